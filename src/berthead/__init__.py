@@ -1,0 +1,55 @@
+"""Predict(BERT(x)): fit a prediction network on a pre-trained BERT, and apply the fitted function."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from berthead.api import Fitted, fit, load
+    from berthead.errors import BertheadError, DataError, GateError, ModelError, OutputError, UsageError
+    from berthead.estimators import TextClassifier, TextRegressor
+    from berthead.records import Prediction
+
+_HOME = {
+    "Fitted": "api",
+    "fit": "api",
+    "load": "api",
+    "TextClassifier": "estimators",
+    "TextRegressor": "estimators",
+    "Prediction": "records",
+    "BertheadError": "errors",
+    "DataError": "errors",
+    "GateError": "errors",
+    "ModelError": "errors",
+    "OutputError": "errors",
+    "UsageError": "errors",
+}
+
+__all__ = [
+    "BertheadError",
+    "DataError",
+    "Fitted",
+    "GateError",
+    "ModelError",
+    "OutputError",
+    "Prediction",
+    "TextClassifier",
+    "TextRegressor",
+    "UsageError",
+    "fit",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import berthead` does not import torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'berthead' has no attribute {name!r}")
+    return getattr(import_module(f"berthead.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

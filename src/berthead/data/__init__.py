@@ -1,0 +1,1 @@
+"""FILES -> EXAMPLES: readers and writers, labels, and rows as examples."""

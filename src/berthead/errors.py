@@ -1,0 +1,95 @@
+"""Every error a user can meet: where it is, what was seen, what is allowed, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class BertheadError(Exception):
+    """An error that a user can act on.
+
+    Args:
+        where: the place, as `file:line`, a folder, a flag or an argument.
+        saw: what was found there.
+        allowed: what would have been right (optional).
+        fix: what to do next (optional).
+    """
+
+    exit_code: ClassVar[int] = 1
+    http_status: ClassVar[int] = 500
+
+    def __init__(self, where: str, saw: str, allowed: str = "", fix: str = "") -> None:
+        self.where, self.saw, self.allowed, self.fix = where, saw, allowed, fix
+        seen = f"{saw}; {allowed}" if allowed else saw
+        message = f"{where}: {seen}" if where else seen
+        super().__init__(f"{message}. {fix}" if fix else message)
+
+
+class UsageError(BertheadError, ValueError):
+    """A flag, an option or an argument that cannot be used."""
+
+    exit_code = 2
+    http_status = 400
+
+
+class DataError(BertheadError, ValueError):
+    """Rows, columns or labels that cannot be used."""
+
+    exit_code = 3
+    http_status = 422
+
+
+class ModelError(BertheadError):
+    """An encoder or a model folder that is missing, broken or not to be trusted."""
+
+    exit_code = 2
+    http_status = 503
+
+
+class OutputError(BertheadError):
+    """A result that could not be written."""
+
+    exit_code = 1
+    http_status = 500
+
+
+class GateError(BertheadError):
+    """A check that did not pass: golden examples, a quality bound."""
+
+    exit_code = 5
+    http_status = 503
+
+
+class Interrupted(BertheadError):
+    """The user stopped the work; what was done is kept."""
+
+    exit_code = 130
+    http_status = 503
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A sentence that names the nearest known word, or nothing.
+
+    Args:
+        word: what was typed.
+        known: the words that exist.
+
+    Returns:
+        `Did you mean "label"?`, or the empty string where nothing is near.
+
+    Example:
+        >>> did_you_mean("lable", ["text", "label"])
+        'Did you mean "label"?'
+    """
+    names = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), list(names), n=1, cutoff=0.6)
+    return f'Did you mean "{names[near[0]]}"?' if near else ""
+
+
+def listed(items: Iterable[object], most: int = 10) -> str:
+    """Items as a short comma-separated list: `a, b, c and 7 more`."""
+    texts = [str(item) for item in items]
+    shown = ", ".join(texts[:most])
+    return shown if len(texts) <= most else f"{shown} and {len(texts) - most} more"

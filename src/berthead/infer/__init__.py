@@ -1,0 +1,1 @@
+"""FITTED MODEL -> PREDICTIONS."""

@@ -1,0 +1,1 @@
+"""PACKS -> LOGITS: BERT (the encoder), Predict (the heads), and what is fitted."""

@@ -1,0 +1,178 @@
+"""The options of each command: one dataclass a command; a field's help is its flag's help."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self, get_args, get_type_hints
+
+from berthead.errors import UsageError, did_you_mean, listed
+
+TASKS = ("classify", "multilabel", "regress")
+POOLINGS = ("auto", "cls", "mean", "pooler")
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+) -> Any:
+    """A dataclass field with its help text and its allowed values."""
+    bounds = {"help": help, "choices": choices, "low": low, "high": high, "above": above}
+    return field(default=default, metadata=bounds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every options record can do: be made from loose values, be checked, be written down."""
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            object.__setattr__(self, spec.name, _checked(type(self), spec.name, getattr(self, spec.name)))
+
+    @classmethod
+    def from_sources(cls, flags: dict[str, Any], config: Path | None = None) -> Self:
+        """Options from flags, then environment, then a YAML file, then defaults.
+
+        Args:
+            flags: what was given explicitly; None means not given.
+            config: a YAML file with the same names as keys, or None.
+
+        Returns:
+            The checked options.
+
+        Raises:
+            UsageError: an unknown key, or a value that is not allowed.
+        """
+        names = [spec.name for spec in fields(cls)]
+        values: dict[str, Any] = {}
+        if config is not None:
+            values |= _read_config(config, names)
+        for name in names:
+            from_environment = os.environ.get(f"BERTHEAD_{name.upper()}")
+            if from_environment is not None:
+                values[name] = from_environment
+        for name, value in flags.items():
+            if name not in names:
+                raise UsageError(name, "is not an option", f"options are {listed(names, 50)}", did_you_mean(name, names))
+            if value is not None:
+                values[name] = value
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as a JSON-serialisable dict."""
+        return {spec.name: getattr(self, spec.name) for spec in fields(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions(Options):
+    """Options of `berthead fit`."""
+
+    task: str = option("classify", "What is predicted.", choices=TASKS)
+    text: str | None = option(None, "Column of the text [default: text, or a usual synonym].")
+    pair: str | None = option(None, "Column of the second text of a pair.")
+    label: str | None = option(None, "Column of the target [default: label, or a usual synonym].")
+    valid: str | None = option(None, "Held-out data: a file, or a share of the rows such as 0.1 [default: 0.1]; 0: none.")
+    encoder: str = option("minilm", "Pre-trained encoder: minilm, a local folder, or a name that was pulled.")
+    adapt: str = option("full", "What learns: encoder and head, or the head alone.", choices=("full", "frozen"))
+    pooling: str = option("auto", "How a row becomes one vector [auto: as the checkpoint was trained].", choices=POOLINGS)
+    epochs: int | None = option(None, "Passes over the data [default: 3; frozen: 30].", low=1)
+    batch: int = option(32, "Rows of one step.", low=1)
+    lr: float | None = option(None, "Peak learning rate [default: 5e-5; frozen: 0.005].", above=0)
+    weight_decay: float = option(0.01, "Decoupled weight decay of the weight matrices.", low=0)
+    warmup: float = option(0.1, "Share of the steps in which the rate rises.", low=0, high=1)
+    clip: float = option(1.0, "Largest norm of the gradient.", above=0)
+    class_weight: str = option("none", "balanced: a rare class counts as much as a common one.", choices=("none", "balanced"))
+    metric: str | None = option(None, "Metric that chooses the best epoch [default: the task's own].")
+    max_tokens: int | None = option(None, "Longest input in tokens; the rest is cut and counted [default: the encoder's].", low=4)
+    precision: str = option("auto", "Arithmetic of training [auto: bf16 where the processor has it].", choices=("auto", "fp32", "bf16"))
+    seed: int = option(0, "Seed of the split, the order, the head and dropout.", low=0)
+    threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1)
+    skip_bad_rows: bool = option(False, "Leave out rows that cannot be used, and report them.")
+    overwrite: bool = option(False, "Replace a model folder that exists.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(Options):
+    """Options of `berthead predict` and `berthead eval`."""
+
+    text: str | None = option(None, "Column of the text [default: as fitted].")
+    pair: str | None = option(None, "Column of the second text of a pair [default: as fitted].")
+    label: str | None = option(None, "Column of the target, for eval [default: as fitted].")
+    precision: str = option("fp32", "Arithmetic: exact, or faster on processors with bfloat16.", choices=("fp32", "bf16"))
+    token_budget: int = option(2048, "Tokens computed at once.", low=1)
+    threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1)
+    probabilities: bool = option(False, "Add one column for each label's probability.")
+    skip_bad_rows: bool = option(False, "eval: leave out rows that cannot be used, and report them.")
+
+
+def flag(name: str) -> str:
+    """The command-line flag of an option: `max_tokens` -> `--max-tokens`."""
+    return "--" + name.replace("_", "-")
+
+
+def _read_config(path: Path, names: list[str]) -> dict[str, Any]:
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(str(path), f"cannot be read as YAML ({reason})", "a mapping of option to value") from error
+    if not isinstance(loaded, dict):
+        raise UsageError(str(path), "does not hold a mapping", "lines such as `epochs: 3`")
+    values = {str(key).replace("-", "_"): value for key, value in loaded.items()}
+    for key in values:
+        if key not in names:
+            known = f"options are {listed(names, 50)}"
+            raise UsageError(f"{path}: {key}", "is not an option", known, did_you_mean(key, names))
+    return values
+
+
+def _checked(cls: type, name: str, value: Any) -> Any:
+    """The value with the field's type, or a UsageError that says what is allowed."""
+    spec = next(spec for spec in fields(cls) if spec.name == name)  # type: ignore[arg-type]
+    hint = get_type_hints(cls)[name]
+    kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
+    if value is None:
+        if type(None) in get_args(hint):
+            return None
+        raise UsageError(flag(name), "is empty", f"a value such as {spec.default}")
+    value = _converted(kinds[0], name, value)
+    rule = spec.metadata
+    if rule["choices"] and value not in rule["choices"]:
+        allowed = f"allowed: {listed(rule['choices'])}"
+        raise UsageError(flag(name), f'is "{value}"', allowed, did_you_mean(str(value), rule["choices"]))
+    for key, words, fine in (
+        ("low", "at least", lambda limit: value >= limit),
+        ("high", "at most", lambda limit: value <= limit),
+        ("above", "above", lambda limit: value > limit),
+    ):
+        if rule[key] is not None and not fine(rule[key]):
+            raise UsageError(flag(name), f"is {value}", f"it must be {words} {rule[key]}")
+    return value
+
+
+def _converted(kind: type, name: str, value: Any) -> Any:
+    if kind is bool:
+        words = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() in words:
+            return words[str(value).lower()]
+        raise UsageError(flag(name), f'is "{value}"', "allowed: true, false")
+    if kind is str:
+        return str(value)
+    try:
+        number = kind(value)
+        whole = kind is not int or float(value) == number
+    except (TypeError, ValueError):
+        whole = False
+    if isinstance(value, bool) or not whole or number != number:
+        raise UsageError(flag(name), f'is "{value}"', "a whole number" if kind is int else "a number")
+    return number

@@ -1,0 +1,102 @@
+"""The frozen records that cross borders between modules: numpy and plain Python, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Label = str | int | float | bool
+"""A label keeps the type it had in the user's data: "0" and 0 are two labels."""
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a file as it stands there.
+
+    Args:
+        values: column name to value; text formats give `str`, JSON Lines and Parquet keep their types.
+        where: `file:line` (or `file:row N` for Parquet).
+        error: why the row cannot be read, or None.
+    """
+
+    values: dict[str, Any]
+    where: str
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One input of the function, and its target where there is one.
+
+    Args:
+        text: the first text.
+        pair: the second text of a pair, or None.
+        target: the answer wanted, in the user's own terms, or None.
+        where: `file:line` or `row N`.
+        error: why this row has no answer, or None.
+    """
+
+    text: str
+    pair: str | None = None
+    target: Any = None
+    where: str = ""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Rows laid end to end, without padding.
+
+    Args:
+        ids: token numbers, int64 [tokens].
+        segments: token types, int64 [tokens].
+        positions: place in the row from 0, int64 [tokens].
+        starts: where each row starts, and the end of the last, int64 [rows + 1].
+        row: which row of the caller's input each row is, int64 [rows].
+    """
+
+    ids: IntArray
+    segments: IntArray
+    positions: IntArray
+    starts: IntArray
+    row: IntArray
+
+    @property
+    def lengths(self) -> IntArray:
+        """Tokens in each row, int64 [rows]."""
+        return np.diff(self.starts)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The function's answer for one input, in plain Python types.
+
+    Args:
+        answer: a label, a list of labels, or a number; None where there is an error.
+        score: probability of the answer (classify), of the surest label (multilabel), None for regress.
+        probabilities: label to probability, in label order; None for regress.
+        n_tokens: tokens of the whole input, special tokens included.
+        truncated: whether tokens were cut off.
+        n_windows: windows the input was read in.
+        error: why there is no answer, or None.
+        where: the input's `file:line` or `row N`.
+    """
+
+    answer: Any
+    score: float | None = None
+    probabilities: dict[Label, float] | None = None
+    n_tokens: int = 0
+    truncated: bool = False
+    n_windows: int = 1
+    error: str | None = None
+    where: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as a JSON-serialisable dict."""
+        return asdict(self)

@@ -1,0 +1,1 @@
+"""EXAMPLES -> TOKEN PACKS: tokenising and packing without padding."""
