@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -59,7 +60,9 @@ class Options:
                 values[name] = from_environment
         for name, value in flags.items():
             if name not in names:
-                raise UsageError(name, "is not an option", f"options are {listed(names, 50)}", did_you_mean(name, names))
+                raise UsageError(
+                    name, "is not an option", f"options are {listed(names, 50)}", did_you_mean(name, names)
+                )
             if value is not None:
                 values[name] = value
         return cls(**values)
@@ -77,20 +80,30 @@ class FitOptions(Options):
     text: str | None = option(None, "Column of the text [default: text, or a usual synonym].")
     pair: str | None = option(None, "Column of the second text of a pair.")
     label: str | None = option(None, "Column of the target [default: label, or a usual synonym].")
-    valid: str | None = option(None, "Held-out data: a file, or a share of the rows such as 0.1 [default: 0.1]; 0: none.")
+    valid: str | None = option(
+        None, "Held-out data: a file, or a share of the rows such as 0.1 [default: 0.1]; 0: none."
+    )
     encoder: str = option("minilm", "Pre-trained encoder: minilm, a local folder, or a name that was pulled.")
     adapt: str = option("full", "What learns: encoder and head, or the head alone.", choices=("full", "frozen"))
-    pooling: str = option("auto", "How a row becomes one vector [auto: as the checkpoint was trained].", choices=POOLINGS)
+    pooling: str = option(
+        "auto", "How a row becomes one vector [auto: as the checkpoint was trained].", choices=POOLINGS
+    )
     epochs: int | None = option(None, "Passes over the data [default: 3; frozen: 30].", low=1)
     batch: int = option(32, "Rows of one step.", low=1)
     lr: float | None = option(None, "Peak learning rate [default: 5e-5; frozen: 0.005].", above=0)
     weight_decay: float = option(0.01, "Decoupled weight decay of the weight matrices.", low=0)
     warmup: float = option(0.1, "Share of the steps in which the rate rises.", low=0, high=1)
     clip: float = option(1.0, "Largest norm of the gradient.", above=0)
-    class_weight: str = option("none", "balanced: a rare class counts as much as a common one.", choices=("none", "balanced"))
+    class_weight: str = option(
+        "none", "balanced: a rare class counts as much as a common one.", choices=("none", "balanced")
+    )
     metric: str | None = option(None, "Metric that chooses the best epoch [default: the task's own].")
-    max_tokens: int | None = option(None, "Longest input in tokens; the rest is cut and counted [default: the encoder's].", low=4)
-    precision: str = option("auto", "Arithmetic of training [auto: bf16 where the processor has it].", choices=("auto", "fp32", "bf16"))
+    max_tokens: int | None = option(
+        None, "Longest input in tokens; the rest is cut and counted [default: the encoder's].", low=4
+    )
+    precision: str = option(
+        "auto", "Arithmetic of training [auto: bf16 where the processor has it].", choices=("auto", "fp32", "bf16")
+    )
     seed: int = option(0, "Seed of the split, the order, the head and dropout.", low=0)
     threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1)
     skip_bad_rows: bool = option(False, "Leave out rows that cannot be used, and report them.")
@@ -104,7 +117,9 @@ class PredictOptions(Options):
     text: str | None = option(None, "Column of the text [default: as fitted].")
     pair: str | None = option(None, "Column of the second text of a pair [default: as fitted].")
     label: str | None = option(None, "Column of the target, for eval [default: as fitted].")
-    precision: str = option("fp32", "Arithmetic: exact, or faster on processors with bfloat16.", choices=("fp32", "bf16"))
+    precision: str = option(
+        "fp32", "Arithmetic: exact, or faster on processors with bfloat16.", choices=("fp32", "bf16")
+    )
     token_budget: int = option(2048, "Tokens computed at once.", low=1)
     threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1)
     probabilities: bool = option(False, "Add one column for each label's probability.")
@@ -134,9 +149,9 @@ def _read_config(path: Path, names: list[str]) -> dict[str, Any]:
     return values
 
 
-def _checked(cls: type, name: str, value: Any) -> Any:
+def _checked(cls: type[Options], name: str, value: Any) -> Any:
     """The value with the field's type, or a UsageError that says what is allowed."""
-    spec = next(spec for spec in fields(cls) if spec.name == name)  # type: ignore[arg-type]
+    spec = next(spec for spec in fields(cls) if spec.name == name)
     hint = get_type_hints(cls)[name]
     kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
     if value is None:
@@ -148,19 +163,28 @@ def _checked(cls: type, name: str, value: Any) -> Any:
     if rule["choices"] and value not in rule["choices"]:
         allowed = f"allowed: {listed(rule['choices'])}"
         raise UsageError(flag(name), f'is "{value}"', allowed, did_you_mean(str(value), rule["choices"]))
-    for key, words, fine in (
-        ("low", "at least", lambda limit: value >= limit),
-        ("high", "at most", lambda limit: value <= limit),
-        ("above", "above", lambda limit: value > limit),
+    for key, words, broken in (
+        ("low", "at least", operator.lt),
+        ("high", "at most", operator.gt),
+        ("above", "above", operator.le),
     ):
-        if rule[key] is not None and not fine(rule[key]):
+        if rule[key] is not None and broken(value, rule[key]):
             raise UsageError(flag(name), f"is {value}", f"it must be {words} {rule[key]}")
     return value
 
 
 def _converted(kind: type, name: str, value: Any) -> Any:
     if kind is bool:
-        words = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+        words = {
+            "true": True,
+            "1": True,
+            "yes": True,
+            "on": True,
+            "false": False,
+            "0": False,
+            "no": False,
+            "off": False,
+        }
         if isinstance(value, bool):
             return value
         if str(value).lower() in words:

