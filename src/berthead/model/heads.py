@@ -29,6 +29,9 @@ class RowHead(nn.Module):
         self.dense = nn.Linear(width, width) if pooling == "pooler" else None
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(width, outputs)
+        nn.init.normal_(self.out.weight, std=0.02)
+        nn.init.zeros_(self.out.bias)
+        self.scale, self.shift = 1.0, 0.0
 
     def forward(self, hidden: Tensor, pack: TensorPack) -> Tensor:
         """Logits of the pack's rows.
@@ -53,7 +56,20 @@ class RowHead(nn.Module):
         if self.dense is not None:
             pooled = torch.tanh(self.dense(pooled))
         logits: Tensor = self.out(self.dropout(pooled))
-        return logits
+        return logits if (self.scale, self.shift) == (1.0, 0.0) else logits * self.scale + self.shift
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Write scale and shift into the last layer's weights: the same function, without them."""
+        self.out.weight.mul_(self.scale)
+        self.out.bias.mul_(self.scale).add_(self.shift)
+        self.scale, self.shift = 1.0, 0.0
+
+    @torch.no_grad()
+    def fold_input(self, mean: Tensor, deviation: Tensor) -> None:
+        """Let the last layer read x where it was fitted on (x - mean) / deviation, each [width]."""
+        self.out.weight.div_(deviation)
+        self.out.bias.sub_(self.out.weight @ mean)
 
     def extra_repr(self) -> str:
         """Pooling and sizes."""

@@ -1,0 +1,97 @@
+"""Label names and their numbers; a label keeps the type that it had in the user's data."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from berthead.errors import DataError, did_you_mean, listed
+from berthead.records import Label
+
+MOST_LABELS = 1_000
+
+
+class Labels:
+    """The labels that a function knows, in a fixed order.
+
+    Args:
+        names: the labels; "0", 0 and False are three labels.
+
+    Example:
+        >>> labels = Labels(["0", 0])
+        >>> labels.number(0), labels.number("0")
+        (1, 0)
+    """
+
+    def __init__(self, names: Sequence[Label]) -> None:
+        self.names = tuple(names)
+        self._numbers = {_key(name): number for number, name in enumerate(self.names)}
+        if len(self._numbers) < len(self.names):
+            raise DataError("labels", "one label stands twice", "each label once")
+
+    @classmethod
+    def from_values(cls, values: Iterable[Label]) -> Labels:
+        """The distinct labels of these values, sorted by type and then by value.
+
+        Args:
+            values: labels, with repetitions.
+
+        Returns:
+            The labels.
+        """
+        distinct = {_key(value): value for value in values}
+        return cls([distinct[key] for key in sorted(distinct)])
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def number(self, label: Label) -> int:
+        """The number of a label, from 0.
+
+        Raises:
+            KeyError: the label is not known; `unknown` says so in words.
+        """
+        return self._numbers[_key(label)]
+
+    def unknown(self, label: Any) -> tuple[str, str]:
+        """What to tell the user about a label that is not known: what was seen, and what is allowed."""
+        near = did_you_mean(str(label), [str(name) for name in self.names])
+        known = f"this model knows {len(self)} labels: {listed(map(shown, self.names))}"
+        return f"is {shown(label)}", f"{known}. {near}" if near else known
+
+    def texts(self) -> list[str]:
+        """Each label as a text of its own, for formats that know text only.
+
+        Returns:
+            `str(label)`, or the JSON form with its type where two labels would read the same.
+        """
+        plain = [str(name) for name in self.names]
+        return [
+            text if plain.count(text) == 1 or isinstance(name, str) else f"{text} ({type(name).__name__})"
+            for text, name in zip(plain, self.names, strict=True)
+        ]
+
+
+def shown(label: Any) -> str:
+    """A label as messages show it: text in quotes, numbers without."""
+    return json.dumps(label, ensure_ascii=False, default=str)
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a cell holds nothing: None, NaN, or text of white space. "None" and "NA" are text."""
+    if value is None:
+        return True
+    if isinstance(value, float):
+        return math.isnan(value)
+    return isinstance(value, str) and not value.strip()
+
+
+def plain(value: Any) -> Any:
+    """A numpy or pandas scalar as the plain Python value; anything else as it is."""
+    return value.item() if hasattr(value, "item") and not isinstance(value, str | bytes) else value
+
+
+def _key(label: Label) -> tuple[str, Label]:
+    return type(label).__name__, label

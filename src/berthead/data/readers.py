@@ -1,0 +1,425 @@
+"""Rows of CSV, TSV, JSON Lines and Parquet files, one at a time, as they stand there: no guessed types."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import itertools
+import json
+import os
+import re
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, NoReturn, Self, cast
+
+from berthead.errors import DataError, UsageError, did_you_mean, listed
+from berthead.records import Row
+
+STDIO = "-"
+_FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_DELIMITERS = ",;\t|"
+_CHUNK = 1 << 16  # bytes read at once
+_BATCH = 1024  # Parquet rows decoded at once
+_SEARCH = 1000  # lines in which JSON Lines must show a first object
+_FIELD_LIMIT = 2**31 - 1  # characters; csv's own limit of 131,072 is too low for documents
+
+
+class RowReader:
+    """The rows of one source, read once from top to bottom in constant memory.
+
+    Args:
+        name: the path as the user typed it, or `stdin`.
+        format: "csv", "tsv", "jsonl" or "parquet".
+        columns: the header; for JSON Lines the keys of the first row that is an object.
+        rows: the rows themselves.
+        stack: what is closed at the end.
+        lines: the text lines below the rows, or None for Parquet.
+        schema: the `pyarrow.Schema` of a Parquet file, or None.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        format: str,
+        columns: list[str],
+        rows: Iterator[Row],
+        stack: ExitStack,
+        lines: _Lines | None = None,
+        schema: Any = None,
+    ) -> None:
+        self.name, self.format, self.columns, self.schema = name, format, columns, schema
+        self._rows, self._stack, self._lines = rows, stack, lines
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know about the rows read so far."""
+        odd = self._lines.not_utf8 if self._lines else 0
+        if not odd:
+            return []
+        what = "1 line is not UTF-8; it was" if odd == 1 else f"{odd} lines are not UTF-8; they were"
+        return [f"{self.name}: {what} read as Latin-1 (Windows-1252)"]
+
+    def __iter__(self) -> Iterator[Row]:
+        try:
+            yield from self._rows
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the file; the rows end here."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_rows(path: str | Path) -> RowReader:
+    r"""Open a file of rows by its extension, or standard input.
+
+    Args:
+        path: .csv, .tsv, .jsonl, .ndjson (each also .gz) or .parquet; `-` is standard input, whose format is sniffed.
+
+    Returns:
+        The reader; `.columns` is known at once, iterating gives one `Row` for each row of the file.
+
+    Raises:
+        UsageError: an extension that is not known.
+        DataError: a file that is missing, empty, damaged or not what its extension says. Damage further down is
+            raised while iterating.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "reviews.csv")
+        >>> _ = path.write_text("text,label\nNA,good\n")
+        >>> with open_rows(path) as rows:
+        ...     print(rows.columns, [row.values for row in rows])
+        ['text', 'label'] [{'text': 'NA', 'label': 'good'}]
+    """
+    path = str(path)
+    with ExitStack() as stack:
+        if path == STDIO:
+            return _text_reader("stdin", "", _stdin(stack), stack)
+        binary = stack.enter_context(_opened(path))
+        format, zipped = format_of(path)
+        if format == "parquet":
+            return _parquet_reader(path, binary, stack)
+        # Read through a second buffer: its peek sees as much as there is, from a named pipe too.
+        return _text_reader(path, format, _unzipped(io.BufferedReader(cast(io.RawIOBase, binary)), zipped), stack)
+
+
+def format_of(path: str) -> tuple[str, bool]:
+    """The format that a path's extension names, and whether it is gzipped.
+
+    Args:
+        path: a file name or path.
+
+    Returns:
+        One of "csv", "tsv", "jsonl", "parquet", and True for a further `.gz`.
+
+    Raises:
+        UsageError: another extension.
+
+    Example:
+        >>> format_of("reviews.csv.gz")
+        ('csv', True)
+    """
+    name = path.lower()
+    zipped = name.endswith(".gz")
+    extension = Path(name.removesuffix(".gz")).suffix
+    if extension not in _FORMATS or (extension == ".parquet" and zipped):
+        shown = extension + ".gz" * zipped
+        saw = f'has the extension "{shown}"' if shown else "has no extension"
+        allowed = f"{listed(ext for ext in _FORMATS if ext != '.parquet')} (each also with .gz) and .parquet"
+        raise UsageError(path, saw, f"known: {allowed}", "Convert or rename the file, or use `-`.")
+    return _FORMATS[extension], zipped
+
+
+def _opened(path: str) -> io.BufferedReader:
+    try:
+        return open(path, "rb")
+    except FileNotFoundError as error:
+        folder, name = os.path.split(path)
+        try:
+            near = did_you_mean(name, os.listdir(folder or "."))  # noqa: PTH208
+        except OSError:
+            near = f'The folder "{folder}" does not exist either.'
+        raise DataError(path, "does not exist", fix=near or "Check the path.") from error
+    except IsADirectoryError as error:
+        raise DataError(path, "is a folder", "one file of rows", "Name a file in it.") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(name: str, error: OSError) -> DataError:
+    return DataError(name, f"cannot be read ({error.strerror or error})", fix="Check the path and its permissions.")
+
+
+def _empty(name: str) -> NoReturn:
+    raise DataError(name, "is empty", "a header or a first row", "Check that this is the right file.")
+
+
+def _stdin(stack: ExitStack) -> BinaryIO:
+    buffered = io.BufferedReader(cast(io.RawIOBase, sys.stdin.buffer))
+    stack.callback(buffered.detach)  # leave sys.stdin itself open
+    return _unzipped(buffered, zipped=False)
+
+
+def _unzipped(binary: io.BufferedReader[Any], zipped: bool) -> BinaryIO:
+    """The stream, unpacked where its name says gzip or where it begins like gzip."""
+    with suppress(OSError):  # the first read meets it again, and names it
+        zipped = zipped or binary.peek(2).startswith(b"\x1f\x8b")
+    return cast(BinaryIO, gzip.GzipFile(fileobj=binary)) if zipped else binary
+
+
+# Bytes to text lines
+
+
+def _latin1(error: UnicodeError) -> tuple[str, int]:
+    """A codec error handler: the bytes that Windows-1252 leaves undefined become the Latin-1 characters."""
+    assert isinstance(error, UnicodeDecodeError)
+    return error.object[error.start : error.end].decode("latin-1"), error.end
+
+
+codecs.register_error("berthead-latin1", _latin1)
+
+
+class _Lines:
+    """Physical lines as text with their line ends, and how many of them are not UTF-8."""
+
+    def __init__(self, binary: BinaryIO, name: str) -> None:
+        self.not_utf8 = 0
+        self._chunks = _utf8(_chunks(binary, name), name)
+
+    def __iter__(self) -> Iterator[str]:
+        for line in _split(self._chunks):
+            try:
+                yield line.decode()
+            except UnicodeDecodeError:
+                self.not_utf8 += 1
+                yield line.decode("cp1252", "berthead-latin1")
+
+
+def _chunks(binary: BinaryIO, name: str) -> Iterator[bytes]:
+    again = "Copy or compress the file again."
+    while True:
+        try:
+            chunk = binary.read(_CHUNK)
+        except EOFError as error:
+            raise DataError(name, "is a gzip file that ends too early", fix=again) from error
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise DataError(name, f"is not a sound gzip file ({error})", fix=again) from error
+        except OSError as error:
+            raise _unreadable(name, error) from error
+        if not chunk:
+            return
+        yield chunk
+
+
+def _utf8(chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
+    """The same text without its byte order mark, UTF-16 recoded to UTF-8."""
+    first = next(chunks, b"")
+    if not first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        yield from itertools.chain([first.removeprefix(codecs.BOM_UTF8)], chunks)
+        return
+    decoder = codecs.getincrementaldecoder("utf-16")()
+    try:
+        for chunk in itertools.chain([first], chunks):
+            yield decoder.decode(chunk).encode()
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        saw = f"begins as UTF-16 and is not valid UTF-16 ({error.reason})"
+        raise DataError(name, saw, fix="Save the file as UTF-8.") from error
+
+
+def _split(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines that end in LF, CRLF or CR; Python's own line reading would take a CR file for one line."""
+    held: list[bytes] = []
+    for chunk in chunks:
+        held.append(chunk)
+        if b"\n" in chunk or b"\r" in chunk:
+            lines = b"".join(held).splitlines(keepends=True)
+            held = [lines.pop()]  # it may go on in the next chunk, a CR with its LF
+            yield from lines
+    yield from b"".join(held).splitlines(keepends=True)
+
+
+# Text lines to rows
+
+
+def _text_reader(name: str, format: str, binary: BinaryIO, stack: ExitStack) -> RowReader:
+    """A reader of CSV, TSV or JSON Lines; an empty format is sniffed."""
+    source = _Lines(binary, name)
+    head, lines = _head(name, iter(source))
+    if head.startswith("PAR1") and not format:
+        raise DataError(name, "is a Parquet file", "CSV, TSV or JSON Lines from stdin", "Give the file's path instead.")
+    if format == "jsonl" or (not format and head.lstrip().startswith("{")):
+        columns, rows = _json_lines(name, lines)
+        return RowReader(name, "jsonl", columns, rows, stack.pop_all(), source)
+    delimiter = _delimiter(head, format)
+    columns, rows = _csv_lines(name, lines, delimiter)
+    format = format or ("tsv" if delimiter == "\t" else "csv")
+    return RowReader(name, format, columns, rows, stack.pop_all(), source)
+
+
+def _head(name: str, lines: Iterator[str]) -> tuple[str, Iterator[str]]:
+    """The first line that is not blank, and all lines, the blank ones before it made empty."""
+    for blank, line in enumerate(lines):
+        if line.strip():
+            return line, itertools.chain(itertools.repeat("\n", blank), [line], lines)
+    _empty(name)
+
+
+def _delimiter(head: str, format: str) -> str:
+    """The commonest delimiter outside the quotes of the header."""
+    bare = re.sub(r'(^|[,;\t|])"(?:[^"]|"")*(?:"|$)', r"\1", head)
+    counts = {delimiter: bare.count(delimiter) for delimiter in _DELIMITERS}
+    if format == "tsv" and (counts["\t"] or not any(counts.values())):
+        return "\t"
+    return max(counts, key=lambda delimiter: counts[delimiter])  # the first, a comma, where there is none
+
+
+def _csv_lines(name: str, lines: Iterator[str], delimiter: str) -> tuple[list[str], Iterator[Row]]:
+    records = _csv_records(name, lines, delimiter)
+    line, cells, opened = next(records)
+    if opened:
+        saw = "the header opens a quote that is never closed"
+        raise DataError(f"{name}:{opened}", saw, fix="Close the quote, or double it where it is part of a name.")
+    columns = [cell if cell.strip() else f"column_{number}" for number, cell in enumerate(cells, 1)]
+    _check_unique(f"{name}:{line}", columns)
+    return columns, _csv_rows(name, columns, records)
+
+
+def _csv_rows(name: str, columns: list[str], records: Iterator[tuple[int, list[str], int]]) -> Iterator[Row]:
+    width = len(columns)
+    for line, cells, opened in records:
+        if len(cells) == 1 < width and not cells[0].strip():
+            continue  # a line of spaces is a blank line too
+        error = None
+        if opened:
+            error = f"the quote opened at line {opened} is never closed"
+        elif len(cells) != width:
+            error = f"has {len(cells)} field{'s' * (len(cells) > 1)}, the header has {width}"
+        yield Row(dict(zip(columns, cells, strict=False)), f"{name}:{line}", error)
+
+
+def _csv_records(name: str, lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str], int]]:
+    """For each record: the line it starts on, its cells, and the line of a quote left open at the end, or 0."""
+    ended = False
+
+    def fed() -> Iterator[str]:
+        # An empty line after the last: csv answers [] to it, or goes on with the open quote, which gives that away.
+        nonlocal ended
+        yield from lines
+        ended = True
+        yield ""
+
+    csv.field_size_limit(_FIELD_LIMIT)  # it is global to the process, and only ever raised here
+    reader = csv.reader(fed(), delimiter=delimiter)
+    start = 1
+    try:
+        for cells in reader:
+            if cells:
+                yield start, cells, _quote_line(cells[-1], reader.line_num - 1) if ended else 0
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{name}:{start}", f"is not CSV ({error})", fix="Correct the row.") from error
+
+
+def _quote_line(cell: str, last: int) -> int:
+    """The line on which an unclosed cell began, from its text and the number of the last line."""
+    breaks = len(re.findall(r"\r\n|\r|\n", cell))
+    return last - breaks + cell.endswith(("\r", "\n"))
+
+
+def _check_unique(where: str, columns: list[str]) -> None:
+    seen: set[str] = set()
+    for column in columns:
+        if column in seen:
+            raise DataError(where, f'has the column "{column}" twice', "each name once", "Rename one of them.")
+        seen.add(column)
+
+
+def _json_lines(name: str, lines: Iterator[str]) -> tuple[list[str], Iterator[Row]]:
+    rows = (_json_row(line, f"{name}:{number}") for number, line in enumerate(lines, 1) if line.strip())
+    seen: list[Row] = []
+    for row in itertools.islice(rows, _SEARCH):
+        seen.append(row)
+        if row.values:
+            return list(row.values), itertools.chain(seen, rows)
+    saw = seen[0].error or "is an object without keys"
+    raise DataError(
+        seen[0].where, saw, 'one object a line, such as {"text": "..."}', "No row could be read; check the format."
+    )
+
+
+def _json_row(line: str, where: str) -> Row:
+    kinds = {list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
+    try:
+        value = json.loads(line.rstrip("\r\n"))
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg} at column {error.colno}"
+    except RecursionError:
+        reason = "nested too deeply"
+    except ValueError as error:  # a number of more than 4,300 digits
+        reason = str(error).split(";")[0]
+    else:
+        if isinstance(value, dict):
+            return Row(value, where)
+        reason = f"it is {kinds.get(type(value), 'null')}"
+    return Row({}, where, f"is not a JSON object ({reason})")
+
+
+# Parquet to rows
+
+
+def _parquet_reader(name: str, binary: io.BufferedReader, stack: ExitStack) -> RowReader:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not binary.peek(1):
+        _empty(name)
+    try:
+        # A buffer, so that a row group is not held in memory whole.
+        file = stack.enter_context(pq.ParquetFile(binary, buffer_size=_CHUNK))
+        schema = file.schema_arrow
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        fix = "Write the file again, or name it after its format."
+        raise DataError(name, f"is not a sound Parquet file ({reason})", fix=fix) from error
+    _check_unique(name, schema.names)
+    return RowReader(
+        name, "parquet", schema.names, _parquet_rows(name, file, schema.names), stack.pop_all(), None, schema
+    )
+
+
+def _parquet_rows(name: str, file: Any, columns: list[str]) -> Iterator[Row]:
+    import pyarrow as pa
+
+    done = 0
+    try:
+        for batch in file.iter_batches(batch_size=_BATCH):
+            for values in zip(*map(_plain_values, batch.columns), strict=True):
+                done += 1
+                yield Row(dict(zip(columns, values, strict=True)), f"{name}:row {done}")
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise DataError(f"{name}:row {done + 1}", f"cannot be read ({reason})", fix="Write the file again.") from error
+
+
+def _plain_values(column: Any) -> list[Any]:
+    """A column as Python values; as text where Python has no such value, such as a nanosecond or the year 20000."""
+    try:
+        return list(column.to_pylist())
+    except (ValueError, OverflowError):
+        return list(column.cast("string").to_pylist())

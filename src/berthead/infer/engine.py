@@ -1,0 +1,187 @@
+"""A model prepared once for a precision: linear layers prepacked for this processor, then Pack -> logits."""
+
+from __future__ import annotations
+
+import copy
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from berthead.model.encoder import Block
+from berthead.model.model import Model
+from berthead.model.tensors import TensorPack
+from berthead.records import FloatArray, Pack
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# The rows of activations that oneDNN lays the weights out for; other numbers work with the same layout.
+TYPICAL_TOKENS = 2048
+
+
+class PackedLinear(nn.Module):
+    """A linear layer whose weights lie as oneDNN wants them, with the activation after it computed in one pass.
+
+    Args:
+        linear: the layer it replaces.
+        dtype: arithmetic.
+        fused: oneDNN's name and algorithm of the activation, such as ("gelu", "none"); ("none", "none") for none.
+    """
+
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype, fused: tuple[str, str] = ("none", "none")) -> None:
+        super().__init__()
+        weight = linear.weight.detach().to(dtype).contiguous()
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_TOKENS)
+        self.bias = linear.bias.detach().to(dtype)
+        self.fused = fused
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activations [tokens, in] -> [tokens, out]."""
+        kind, algorithm = self.fused
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, kind, [], algorithm)
+        return y
+
+
+class CastLinear(nn.Module):
+    """A linear layer with its weights cast once: where oneDNN is absent."""
+
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight.detach().to(dtype), linear.bias.detach().to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activations [tokens, in] -> [tokens, out]."""
+        return F.linear(x, self.weight, self.bias)
+
+
+class CastEmbeddings(nn.Module):
+    """Embeddings in float32, handed on in the engine's precision."""
+
+    def __init__(self, embeddings: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.embeddings, self.dtype = embeddings, dtype
+
+    def forward(self, pack: TensorPack) -> Tensor:
+        """Vectors of the pack's tokens, [tokens, width]."""
+        vectors: Tensor = self.embeddings(pack).to(self.dtype)
+        return vectors
+
+
+class Engine:
+    """A model ready to be applied; safe to call from many threads.
+
+    Args:
+        model: the fitted model; it is not changed, and its embeddings are shared.
+        precision: `fp32` or `bf16`.
+    """
+
+    def __init__(self, model: Model, precision: str = "fp32") -> None:
+        self.precision = precision
+        self.kernels = "oneDNN, weights prepacked" if _has_onednn() else "torch"
+        self.model = prepare(model, PRECISIONS[precision])
+        # One pack at a time: every pack uses all threads already.
+        self._lock = threading.Lock()
+
+    def logits(self, pack: Pack) -> FloatArray:
+        """Logits of the pack's rows, float32 [rows, outputs]."""
+        return self._run(self.model, pack)
+
+    def pooled(self, pack: Pack) -> FloatArray:
+        """The head's input of the pack's rows, float32 [rows, width]."""
+        return self._run(lambda tensors: self.model.head.pool(self.model.encoder(tensors), tensors), pack)
+
+    def _run(self, function: Any, pack: Pack) -> FloatArray:
+        with self._lock, torch.inference_mode():
+            result: FloatArray = function(TensorPack.from_pack(pack)).float().numpy()
+        return result
+
+
+def prepare(model: Model, dtype: torch.dtype) -> Model:
+    """A copy of the model with its encoder's linear layers replaced; parameters that stay are shared.
+
+    Args:
+        model: the fitted model.
+        dtype: arithmetic of the encoder; the head stays in float32.
+
+    Returns:
+        The prepared model, in evaluation mode.
+    """
+    shared = {id(tensor): tensor for tensor in model.parameters()}
+    prepared = copy.deepcopy(model, shared).eval()
+    for block in prepared.encoder.blocks:
+        assert isinstance(block, Block)
+        block.attention.qkv = _linear(block.attention.qkv, dtype)  # type: ignore[assignment]
+        block.attention.out = _linear(block.attention.out, dtype)  # type: ignore[assignment]
+        _prepare_mlp(block.mlp, dtype)
+    if dtype != torch.float32:
+        prepared.encoder.embeddings = CastEmbeddings(prepared.encoder.embeddings, dtype)  # type: ignore[assignment]
+    return prepared
+
+
+def _prepare_mlp(mlp: nn.Sequential, dtype: torch.dtype) -> None:
+    up, function, down = mlp.get_submodule("up"), mlp.get_submodule("activation"), mlp.get_submodule("down")
+    assert isinstance(up, nn.Linear)
+    assert isinstance(down, nn.Linear)
+    fused = _fused(function) if _has_onednn() else None
+    if fused is not None:
+        mlp.add_module("up", PackedLinear(up, dtype, fused))
+        mlp.add_module("activation", nn.Identity())
+    else:
+        mlp.add_module("up", _linear(up, dtype))
+    mlp.add_module("down", _linear(down, dtype))
+
+
+def _fused(function: nn.Module) -> tuple[str, str] | None:
+    if isinstance(function, nn.GELU):
+        return "gelu", function.approximate
+    return ("relu", "none") if isinstance(function, nn.ReLU) else None
+
+
+def _linear(linear: nn.Linear, dtype: torch.dtype) -> nn.Module:
+    return PackedLinear(linear, dtype) if _has_onednn() else CastLinear(linear, dtype)
+
+
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def has_fast_bf16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware."""
+    # torch says so only through private names; without them the exact arithmetic is used.
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+def use_threads(wanted: int | None) -> int:
+    """Let torch use this many processor threads.
+
+    Args:
+        wanted: how many; None: what this process may use.
+
+    Returns:
+        How many are used now.
+    """
+    torch.set_num_threads(wanted or available_threads())
+    return torch.get_num_threads()
+
+
+def available_threads() -> int:
+    """Threads that this process may use: affinity, cgroup quota and OMP_NUM_THREADS respected."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limits = [affinity, _cgroup_quota()]
+    words = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if words.isdigit():
+        limits.append(int(words))
+    return max(1, min(limit for limit in limits if limit))
+
+
+def _cgroup_quota() -> int:
+    """Whole processors of the control group's quota; 0 where there is none."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, int(quota) // int(period)) if quota != "max" else 0
+    except (OSError, ValueError):
+        return 0

@@ -1,0 +1,125 @@
+"""Examples to predictions in input order; eval, files and Python all use it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+
+from berthead.artifact import Artifact
+from berthead.infer.engine import Engine
+from berthead.records import Example, FloatArray, Pack, Prediction
+from berthead.text.packing import pack, plan
+from berthead.text.tokenizer import Encoded, Tokenizer
+
+T = TypeVar("T")
+
+# Rows of one length are found among this many; memory stays bounded by characters where texts are long.
+CHUNK_ROWS = 4096
+CHUNK_CHARACTERS = 4_000_000
+TOKEN_BUDGET = 2048
+
+
+class Predictor:
+    """A fitted function prepared to be applied; safe to call from many threads.
+
+    Args:
+        artifact: the fitted function.
+        precision: `fp32` (exact) or `bf16`.
+        token_budget: tokens computed at once.
+    """
+
+    def __init__(self, artifact: Artifact, precision: str = "fp32", token_budget: int = TOKEN_BUDGET) -> None:
+        self.artifact = artifact
+        self.engine = Engine(artifact.model, precision)
+        self.token_budget = token_budget
+
+    def predict(self, examples: Iterable[Example]) -> Iterator[Prediction]:
+        """Answers in input order, streaming: memory does not grow with the rows.
+
+        Args:
+            examples: texts or pairs; one with an error gets a prediction with that error.
+
+        Yields:
+            One prediction an example.
+        """
+        for chunk, encoded in prefetched(self._encoded_chunks(examples)):
+            logits = self.compute(encoded)
+            answers = iter(zip(self.artifact.task.decode(logits), encoded, strict=True))
+            for example in chunk:
+                yield _prediction(example, None if example.error else next(answers))
+
+    def logits(self, examples: Sequence[Example]) -> FloatArray:
+        """Logits of examples without errors, float32 [rows, outputs]."""
+        parts = [self.compute(encoded) for _, encoded in prefetched(self._encoded_chunks(examples))]
+        return np.concatenate(parts) if parts else self.compute([])
+
+    def compute(self, encoded: Sequence[Encoded]) -> FloatArray:
+        """Logits of tokenised inputs, in their order, float32 [rows, outputs]."""
+        logits = np.zeros((len(encoded), self.artifact.task.outputs), dtype=np.float32)
+        for one in packs(encoded, self.token_budget):
+            logits[one.row] = self.engine.logits(one)
+        return logits
+
+    def _encoded_chunks(self, examples: Iterable[Example]) -> Iterator[tuple[list[Example], list[Encoded]]]:
+        artifact = self.artifact
+        for chunk in chunks(examples):
+            sound = [example for example in chunk if not example.error]
+            yield chunk, encode(artifact.tokenizer, sound, bool(artifact.columns["pair"]), artifact.max_tokens)
+
+
+def encode(tokenizer: Tokenizer, examples: Sequence[Example], pairs: bool, max_tokens: int) -> list[Encoded]:
+    """Token numbers of examples.
+
+    Args:
+        tokenizer: the encoder's.
+        examples: texts, or pairs.
+        pairs: whether each example has a second text.
+        max_tokens: longest input; the rest is cut.
+
+    Returns:
+        One record an example.
+    """
+    second = [example.pair or "" for example in examples] if pairs else None
+    return tokenizer.encode([example.text for example in examples], second, max_tokens)
+
+
+def packs(encoded: Sequence[Encoded], token_budget: int) -> Iterator[Pack]:
+    """Inputs as packs, longest rows first."""
+    for rows in plan([len(one.ids) for one in encoded], token_budget):
+        yield pack(encoded, rows)
+
+
+def chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """Examples in lists bounded by rows and by characters."""
+    chunk: list[Example] = []
+    characters = 0
+    for example in examples:
+        chunk.append(example)
+        characters += len(example.text) + len(example.pair or "")
+        if len(chunk) >= CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def prefetched(items: Iterator[T]) -> Iterator[T]:
+    """The same items, the next one made in another thread while the caller works on this one."""
+    end: Any = object()
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, items, end)
+            yield item
+
+
+def _prediction(example: Example, found: Any) -> Prediction:
+    if found is None:
+        return Prediction(None, error=example.error, where=example.where)
+    answer, encoded = found
+    return Prediction(
+        answer.answer, answer.score, answer.probabilities, encoded.n_tokens, encoded.truncated, where=example.where
+    )

@@ -1,0 +1,76 @@
+"""Long work shows its rate and the time left on stderr, when that is a terminal; results never go there."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+
+class Progress:
+    """A line with done, rate and time left; lines that stay are said with `say`.
+
+    Args:
+        what: what is being done, in a word.
+        total: units to do; None: not known.
+        unit: what is counted, in the plural.
+        quiet: show and say nothing.
+
+    Example:
+        >>> with Progress("predict", total=2, unit="rows", quiet=True) as progress:
+        ...     progress.advance(2)
+    """
+
+    def __init__(self, what: str, total: int | None, unit: str = "rows", quiet: bool = False) -> None:
+        self.what, self.total, self.unit, self.quiet = what, total, unit, quiet
+        self.done = 0
+        self._started = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Self:
+        if not self.quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[unit]}"),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self.what, total=self.total, unit=self.unit, rate="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    @property
+    def rate(self) -> float:
+        """Units a second since the start."""
+        return self.done / max(time.monotonic() - self._started, 1e-9)
+
+    def advance(self, units: int) -> None:
+        """Count units as done."""
+        self.done += units
+        if self._bar is not None:
+            self._bar.update(self._task, advance=units, rate=f"{self.rate:,.0f}/s")
+
+    def say(self, line: str) -> None:
+        """Write a line that stays."""
+        if self.quiet:
+            return
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False, markup=False)
+        else:
+            print(line, file=sys.stderr, flush=True)

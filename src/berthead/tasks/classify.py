@@ -1,0 +1,179 @@
+"""One label a row: softmax and cross-entropy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from berthead.data.labels import MOST_LABELS, Labels, is_blank, plain, shown
+from berthead.errors import DataError, listed
+from berthead.records import FloatArray, Label
+from berthead.tasks.base import Answer, per_label
+
+# Below this many held-out rows a temperature is noise.
+ROWS_FOR_TEMPERATURE = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Classify:
+    """One of the labels a row.
+
+    Args:
+        labels: what can be answered.
+        temperature: divides the logits before the softmax; fitted on held-out rows (Guo et al. 2017, "On Calibration
+            of Modern Neural Networks").
+
+    Example:
+        >>> task = Classify(Labels(["no", "yes"]))
+        >>> task.decode(np.array([[0.0, 0.0]], dtype=np.float32))[0].probabilities
+        {'no': 0.5, 'yes': 0.5}
+    """
+
+    name: ClassVar[str] = "classify"
+    problem_type: ClassVar[str] = "single_label_classification"
+    metrics: ClassVar[Mapping[str, int]] = {"accuracy": 1, "macro_f1": 1, "micro_f1": 1, "loss": -1}
+
+    labels: Labels
+    temperature: float = 1.0
+
+    @classmethod
+    def read(cls, value: Any) -> Label:
+        """The cell as a label, with its type."""
+        value = plain(value)
+        if is_blank(value):
+            raise ValueError("is blank; every row needs a label")
+        if not isinstance(value, str | int | float | bool):
+            raise ValueError(f"is {shown(value)}; a label is a text or a number")
+        return value
+
+    @classmethod
+    def from_targets(cls, targets: Sequence[Label], where: str) -> Self:
+        """The labels that stand in the targets."""
+        labels = Labels.from_values(targets)
+        if len(labels) < 2:
+            seen = f"holds one class only: {shown(labels.names[0])}" if len(labels) else "holds no labelled row"
+            raise DataError(where, seen, f"2 to {MOST_LABELS} classes", "Add rows of another class.")
+        if len(labels) > MOST_LABELS:
+            fix = "Is this the right column? Numbers to be predicted as such need --task regress."
+            raise DataError(where, f"holds {len(labels)} classes", f"2 to {MOST_LABELS} classes", fix)
+        return cls(labels)
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> Self:
+        """The task from its written state."""
+        return cls(Labels(state["labels"]), float(state["temperature"]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Labels and temperature."""
+        return {"labels": list(self.labels.names), "activation": "softmax", "temperature": self.temperature}
+
+    @property
+    def outputs(self) -> int:
+        """The number of labels."""
+        return len(self.labels)
+
+    @property
+    def label_texts(self) -> list[str]:
+        """Each label as a text."""
+        return self.labels.texts()
+
+    def check(self, target: Label) -> None:
+        """Whether the label is known."""
+        try:
+            self.labels.number(target)
+        except KeyError:
+            raise ValueError("; ".join(self.labels.unknown(target))) from None
+
+    def targets(self, values: Sequence[Label]) -> np.ndarray:
+        """Label numbers, int64 [rows]."""
+        return np.array([self.labels.number(value) for value in values], dtype=np.int64)
+
+    def weights(self, targets: np.ndarray) -> FloatArray | None:
+        """Rows / (labels * rows of the label), float32 [labels]."""
+        counts = np.bincount(targets, minlength=self.outputs)
+        return (len(targets) / (self.outputs * np.maximum(counts, 1))).astype(np.float32)
+
+    def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        """Cross-entropy of each row, [rows]."""
+        return F.cross_entropy(logits, targets, weight=weights, reduction="none")
+
+    def affine(self) -> tuple[float, float]:
+        """Logits have no unit."""
+        return 1.0, 0.0
+
+    def tuned(self, logits: FloatArray, targets: np.ndarray) -> Self:
+        """The temperature that makes held-out rows likeliest."""
+        from scipy.optimize import minimize_scalar
+
+        if len(targets) < ROWS_FOR_TEMPERATURE:
+            return self
+        found = minimize_scalar(lambda t: nll(logits, targets, float(np.exp(t))), bounds=(-3, 3), method="bounded")
+        temperature = float(np.exp(found.x))
+        better = nll(logits, targets, temperature) < nll(logits, targets, 1.0)
+        return replace(self, temperature=temperature if better else 1.0)
+
+    def decode(self, logits: FloatArray) -> list[Answer]:
+        """The likeliest label of each row, and every label's probability."""
+        names = self.labels.names
+        answers = []
+        for row in softmax(logits / self.temperature):
+            best = int(row.argmax())
+            shares = row.tolist()
+            answers.append(Answer(names[best], shares[best], dict(zip(names, shares, strict=True))))
+        return answers
+
+    def evaluate(self, logits: FloatArray, targets: np.ndarray) -> dict[str, Any]:
+        """Accuracy, F1 averages, calibration, and a table of the labels."""
+        predicted = logits.argmax(1)
+        table = per_label(self.labels.names, targets, predicted)
+        present = [row["f1"] for row, n in zip(table, np.bincount(predicted, minlength=self.outputs), strict=True)
+                   if row["support"] or n]  # fmt: skip
+        accuracy = float((predicted == targets).mean())
+        never = [name for number, name in enumerate(self.labels.names) if number not in predicted]
+        return {
+            "accuracy": accuracy,
+            "macro_f1": float(np.mean(present)),
+            "micro_f1": accuracy,
+            "loss": nll(logits, targets, self.temperature),
+            "calibration_error": calibration_error(logits / self.temperature, targets),
+            "per_label": table,
+            "warnings": [f"never predicted: {listed(map(shown, never))}"] if never else [],
+        }
+
+
+def softmax(logits: FloatArray) -> FloatArray:
+    """Probabilities of each row, [rows, labels], without overflow."""
+    raised = np.exp(logits - logits.max(1, keepdims=True))
+    shares: FloatArray = raised / raised.sum(1, keepdims=True)
+    return shares
+
+
+def nll(logits: FloatArray, targets: np.ndarray, temperature: float) -> float:
+    """Mean negative log-likelihood in nats."""
+    scaled = logits.astype(np.float64) / temperature
+    scaled -= scaled.max(1, keepdims=True)
+    log_shares = scaled - np.log(np.exp(scaled).sum(1, keepdims=True))
+    return float(-log_shares[np.arange(len(targets)), targets].mean())
+
+
+def calibration_error(logits: FloatArray, targets: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error: mean gap between the answer's probability and its accuracy, over equal bins.
+
+    Args:
+        logits: scaled by the temperature, [rows, labels].
+        targets: label numbers [rows].
+        bins: bins of equal width.
+
+    Returns:
+        From 0 (calibrated) to 1.
+    """
+    shares = softmax(logits)
+    sure, right = shares.max(1), shares.argmax(1) == targets
+    bin_of = np.minimum((sure * bins).astype(int), bins - 1)
+    gaps = [abs(right[bin_of == b].mean() - sure[bin_of == b].mean()) * (bin_of == b).mean() for b in np.unique(bin_of)]
+    return float(np.sum(gaps))

@@ -1,0 +1,200 @@
+"""Any number of labels a row: a sigmoid a label and binary cross-entropy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from berthead.data.labels import MOST_LABELS, Labels, is_blank, plain, shown
+from berthead.errors import DataError, listed
+from berthead.records import FloatArray, Label
+from berthead.tasks.base import Answer, per_label
+
+# A label with fewer held-out rows takes the threshold that is best for all labels together.
+ROWS_FOR_THRESHOLD = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Multilabel:
+    """None, one or several of the labels a row.
+
+    Args:
+        labels: what can be answered.
+        thresholds: the probability from which each label is given.
+
+    Example:
+        >>> task = Multilabel(Labels(["red", "round"]), (0.5, 0.5))
+        >>> task.decode(np.array([[2.0, -2.0]], dtype=np.float32))[0].answer
+        ['red']
+    """
+
+    name: ClassVar[str] = "multilabel"
+    problem_type: ClassVar[str] = "multi_label_classification"
+    metrics: ClassVar[Mapping[str, int]] = {
+        "average_precision": 1, "micro_f1": 1, "macro_f1": 1, "exact_match": 1, "loss": -1,
+    }  # fmt: skip
+
+    labels: Labels
+    thresholds: tuple[float, ...]
+
+    @classmethod
+    def read(cls, value: Any) -> list[Label]:
+        """The cell as a list of labels: a list, a JSON list, or `a|b`; blank is no label."""
+        value = plain(value)
+        if isinstance(value, str):
+            value = _split(value)
+        elif isinstance(value, set | tuple | np.ndarray):
+            value = list(value)
+        elif is_blank(value):
+            value = []
+        if not isinstance(value, list) or not all(isinstance(plain(one), str | int | float | bool) for one in value):
+            raise ValueError(f'is {shown(value)}; labels are a JSON list or "a|b"')
+        return [plain(one) for one in value]
+
+    @classmethod
+    def from_targets(cls, targets: Sequence[list[Label]], where: str) -> Self:
+        """The labels that stand in the targets."""
+        labels = Labels.from_values(label for target in targets for label in target)
+        if not 1 <= len(labels) <= MOST_LABELS:
+            raise DataError(where, f"holds {len(labels)} labels", f"1 to {MOST_LABELS} labels", 'Write them as "a|b".')
+        return cls(labels, (0.5,) * len(labels))
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> Self:
+        """The task from its written state."""
+        return cls(Labels(state["labels"]), tuple(map(float, state["thresholds"])))
+
+    def to_json(self) -> dict[str, Any]:
+        """Labels and thresholds."""
+        return {"labels": list(self.labels.names), "activation": "sigmoid", "thresholds": list(self.thresholds)}
+
+    @property
+    def outputs(self) -> int:
+        """The number of labels."""
+        return len(self.labels)
+
+    @property
+    def label_texts(self) -> list[str]:
+        """Each label as a text."""
+        return self.labels.texts()
+
+    def check(self, target: list[Label]) -> None:
+        """Whether every label is known."""
+        for label in target:
+            try:
+                self.labels.number(label)
+            except KeyError:
+                raise ValueError("; ".join(self.labels.unknown(label))) from None
+
+    def targets(self, values: Sequence[list[Label]]) -> np.ndarray:
+        """0 or 1 for each label, float32 [rows, labels]."""
+        hot = np.zeros((len(values), self.outputs), dtype=np.float32)
+        for row, value in enumerate(values):
+            for label in value:
+                hot[row, self.labels.number(label)] = 1
+        return hot
+
+    def weights(self, targets: np.ndarray) -> FloatArray | None:
+        """Rows without the label / rows with it, at most 100, float32 [labels]."""
+        having = targets.sum(0)
+        return np.clip((len(targets) - having) / np.maximum(having, 1), 1, 100).astype(np.float32)
+
+    def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        """Binary cross-entropy, mean over the labels, [rows]."""
+        every = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights, reduction="none")
+        return every.mean(1)
+
+    def affine(self) -> tuple[float, float]:
+        """Logits have no unit."""
+        return 1.0, 0.0
+
+    def tuned(self, logits: FloatArray, targets: np.ndarray) -> Self:
+        """The thresholds with the best F1 on held-out rows: a label's own, or the common one where rows are few."""
+        shares = sigmoid(logits)
+        if not targets.any():
+            return self
+        common = best_threshold(shares.ravel(), targets.ravel())
+        found = [
+            best_threshold(shares[:, n], targets[:, n]) if targets[:, n].sum() >= ROWS_FOR_THRESHOLD else common
+            for n in range(self.outputs)
+        ]
+        return replace(self, thresholds=tuple(found))
+
+    def decode(self, logits: FloatArray) -> list[Answer]:
+        """The labels above their thresholds, surest first, and every label's probability."""
+        names, thresholds = self.labels.names, np.array(self.thresholds)
+        answers = []
+        for row in sigmoid(logits):
+            given = [number for number in np.argsort(-row, kind="stable") if row[number] >= thresholds[number]]
+            probabilities = dict(zip(names, row.tolist(), strict=True))
+            answers.append(Answer([names[number] for number in given], float(row.max()), probabilities))
+        return answers
+
+    def evaluate(self, logits: FloatArray, targets: np.ndarray) -> dict[str, Any]:
+        """F1 averages, average precision over all cells, exact matches, and a table of the labels."""
+        from sklearn.metrics import average_precision_score, f1_score
+
+        predicted = (sigmoid(logits) >= np.array(self.thresholds)).astype(int)
+        gold = targets.astype(int)
+        never = [name for name, n in zip(self.labels.names, predicted.sum(0), strict=True) if not n]
+        # For one label scikit-learn wants vectors of the positive class.
+        flat = (gold.ravel(), predicted.ravel())
+        every = np.logaddexp(0, -np.where(gold == 1, logits, -logits).astype(np.float64))
+        table = (
+            per_label(self.labels.names, gold, predicted) if self.outputs > 1 else _only(self.labels.names[0], *flat)
+        )
+        return {
+            "average_precision": float(average_precision_score(gold.ravel(), logits.ravel())) if gold.any() else 0.0,
+            "micro_f1": float(f1_score(*flat, zero_division=0)),
+            "macro_f1": float(np.mean([row["f1"] for row in table])),
+            "exact_match": float((predicted == gold).all(1).mean()),
+            "loss": float(every.mean()),
+            "per_label": table,
+            "warnings": [f"never predicted: {listed(map(shown, never))}"] if never else [],
+        }
+
+
+def sigmoid(logits: FloatArray) -> FloatArray:
+    """Probabilities, the shape of the logits, without overflow."""
+    shares: FloatArray = (0.5 * (1 + np.tanh(0.5 * logits))).astype(np.float32)
+    return shares
+
+
+def best_threshold(shares: FloatArray, gold: np.ndarray) -> float:
+    """The probability at which F1 is highest.
+
+    Args:
+        shares: probabilities [cells].
+        gold: 0 or 1 [cells], at least one 1.
+
+    Returns:
+        Half-way between the last cell given and the first not given.
+    """
+    order = np.argsort(-shares, kind="stable")
+    hits = np.cumsum(gold[order])
+    f1 = 2 * hits / (np.arange(1, len(order) + 1) + gold.sum())
+    # Cells of one probability are given together.
+    last_of_equals = np.append(shares[order][1:] != shares[order][:-1], True)
+    best = int(np.argmax(np.where(last_of_equals, f1, -1)))
+    below = shares[order[best + 1]] if best + 1 < len(order) else 0.0
+    return float((shares[order[best]] + below) / 2)
+
+
+def _only(label: Label, gold: np.ndarray, predicted: np.ndarray) -> list[dict[str, Any]]:
+    row = per_label([False, True], gold, predicted)[1]
+    return [row | {"label": label}]
+
+
+def _split(text: str) -> Any:
+    if text.lstrip().startswith("["):
+        try:
+            return json.loads(text)
+        except ValueError:
+            pass
+    return [part.strip() for part in text.split("|") if part.strip()]

@@ -1,0 +1,131 @@
+"""A number a row: squared error in standard deviations of the target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from torch import Tensor
+
+from berthead.data.labels import is_blank, plain, shown
+from berthead.errors import DataError
+from berthead.records import FloatArray
+from berthead.tasks.base import Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Regress:
+    """A number a row, in the user's unit.
+
+    Args:
+        mean: of the fitted rows' target.
+        deviation: standard deviation of the fitted rows' target, above 0.
+        low: smallest target fitted; no answer is below it.
+        high: largest target fitted; no answer is above it.
+
+    Example:
+        >>> Regress(mean=2.5, deviation=1.0, low=1.0, high=5.0).decode(np.array([[7.0]], dtype=np.float32))[0].answer
+        5.0
+    """
+
+    name: ClassVar[str] = "regress"
+    problem_type: ClassVar[str] = "regression"
+    metrics: ClassVar[Mapping[str, int]] = {"pearson": 1, "spearman": 1, "mae": -1, "rmse": -1, "loss": -1}
+
+    mean: float
+    deviation: float
+    low: float
+    high: float
+
+    @classmethod
+    def read(cls, value: Any) -> float:
+        """The cell as a finite number."""
+        value = plain(value)
+        if is_blank(value):
+            raise ValueError("is blank; every row needs a number")
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if isinstance(value, bool) or not math.isfinite(number):
+            raise ValueError(f"is {shown(value)}; --task regress needs finite numbers such as 3.5")
+        return number
+
+    @classmethod
+    def from_targets(cls, targets: Sequence[float], where: str) -> Self:
+        """Mean, deviation and range of the targets."""
+        values = np.array(targets, dtype=np.float64)
+        if len(values) < 2 or values.std() == 0:
+            seen = f"holds only the number {values[0]:g}" if len(values) else "holds no labelled row"
+            raise DataError(where, seen, "at least two different numbers", "Add rows with other targets.")
+        return cls(float(values.mean()), float(values.std()), float(values.min()), float(values.max()))
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> Self:
+        """The task from its written state."""
+        return cls(**{key: float(state[key]) for key in ("mean", "deviation", "low", "high")})
+
+    def to_json(self) -> dict[str, Any]:
+        """The target's mean, deviation and range."""
+        scale = {"mean": self.mean, "deviation": self.deviation, "low": self.low, "high": self.high}
+        return {"labels": [], "activation": "none", **scale}
+
+    @property
+    def outputs(self) -> int:
+        """One number."""
+        return 1
+
+    @property
+    def label_texts(self) -> list[str]:
+        """The one output's name."""
+        return ["value"]
+
+    def check(self, target: float) -> None:
+        """Any finite number can be compared."""
+
+    def targets(self, values: Sequence[float]) -> np.ndarray:
+        """The numbers, float32 [rows, 1]."""
+        return np.array(values, dtype=np.float32)[:, None]
+
+    def weights(self, targets: np.ndarray) -> FloatArray | None:
+        """Numbers have no classes."""
+        return None
+
+    def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        """Squared error in standard deviations, [rows]."""
+        return (((logits - targets) / self.deviation) ** 2).mean(1)
+
+    def affine(self) -> tuple[float, float]:
+        """The head learns standardised numbers; answers are in the user's unit."""
+        return self.deviation, self.mean
+
+    def tuned(self, logits: FloatArray, targets: np.ndarray) -> Self:
+        """Nothing is decided after the fit."""
+        return self
+
+    def decode(self, logits: FloatArray) -> list[Answer]:
+        """The numbers, kept in the fitted range."""
+        return [Answer(number) for number in self._numbers(logits).tolist()]
+
+    def evaluate(self, logits: FloatArray, targets: np.ndarray) -> dict[str, Any]:
+        """Pearson's and Spearman's correlation, mean absolute and root mean squared error."""
+        from scipy.stats import spearmanr
+
+        answers, gold = self._numbers(logits), targets[:, 0].astype(np.float64)
+        wrong = answers - gold
+        varied = len(gold) > 1 and gold.std() > 0 and answers.std() > 0
+        flat = [] if varied else ["correlation is not defined: all answers or all targets are equal"]
+        return {
+            "pearson": float(np.corrcoef(answers, gold)[0, 1]) if varied else 0.0,
+            "spearman": float(spearmanr(answers, gold)[0]) if varied else 0.0,
+            "mae": float(np.abs(wrong).mean()),
+            "rmse": float(np.sqrt((wrong**2).mean())),
+            "loss": float((wrong**2).mean() / self.deviation**2),
+            "warnings": flat,
+        }
+
+    def _numbers(self, logits: FloatArray) -> np.ndarray:
+        return np.clip(logits[:, 0].astype(np.float64), self.low, self.high)

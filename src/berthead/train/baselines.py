@@ -1,0 +1,80 @@
+"""What a fit has to beat: the majority's answer, and TF-IDF with a linear model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from berthead.records import Example
+from berthead.tasks import Task
+
+# TF-IDF baselines need no more rows than this to be fair, and stay a matter of seconds.
+MOST_ROWS = 20_000
+
+
+def baselines(
+    task: Task, train: Sequence[Example], targets: np.ndarray, valid: Sequence[Example], gold: np.ndarray, metric: str
+) -> dict[str, float]:
+    """The metric of two simple functions on the held-out rows.
+
+    Args:
+        task: what is predicted.
+        train: fitted rows; at most the first 20,000 are used.
+        targets: their targets, [rows, ...].
+        valid: held-out rows.
+        gold: their targets.
+        metric: which metric.
+
+    Returns:
+        `majority` and `tfidf`: the metric of each.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    texts = [_joined(example) for example in train[:MOST_ROWS]]
+    targets = targets[:MOST_ROWS]
+    vectoriser = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
+    try:
+        features = vectoriser.fit_transform(texts)
+        unseen = vectoriser.transform([_joined(example) for example in valid])
+    except ValueError:  # no word in any text
+        features = unseen = None
+    majority = np.repeat(_majority(task, targets), len(valid), axis=0)
+    found = {"majority": float(task.evaluate(majority, gold)[metric])}
+    if features is not None:
+        found["tfidf"] = float(task.evaluate(_linear(task, features, targets, unseen), gold)[metric])
+    return found
+
+
+def _joined(example: Example) -> str:
+    return f"{example.text}\n{example.pair}" if example.pair else example.text
+
+
+def _majority(task: Task, targets: np.ndarray) -> np.ndarray:
+    """Logits [1, outputs] of the answer that is right most often."""
+    if task.name == "classify":
+        return np.log(np.bincount(targets, minlength=task.outputs) + 1e-9).astype(np.float32)[None]
+    share = targets.mean(0, keepdims=True)
+    if task.name == "regress":
+        return share.astype(np.float32)
+    return np.log((share + 1e-6) / (1 - share + 1e-6)).astype(np.float32)
+
+
+def _linear(task: Task, features: Any, targets: np.ndarray, unseen: Any) -> np.ndarray:
+    """Logits [rows, outputs] of a linear model on TF-IDF features."""
+    from sklearn.linear_model import LogisticRegression, Ridge
+
+    if task.name == "regress":
+        predicted: np.ndarray = Ridge().fit(features, targets[:, 0]).predict(unseen)
+        return predicted[:, None].astype(np.float32)
+    logits = np.full((unseen.shape[0], task.outputs), -20.0, dtype=np.float32)
+    if task.name == "classify":
+        model = LogisticRegression(C=10, max_iter=300).fit(features, targets)
+        logits[:, model.classes_] = model.predict_log_proba(unseen)
+        return logits
+    for number in range(task.outputs):
+        having = targets[:, number]
+        if 0 < having.sum() < len(having):
+            logits[:, number] = LogisticRegression(C=10, max_iter=300).fit(features, having).decision_function(unseen)
+    return logits
