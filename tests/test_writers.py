@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 import tracemalloc
+from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -48,6 +49,10 @@ def write(path, rows, source="csv", columns=("text",), schema=None, added=None):
 def read(path):
     with open_rows(path) as rows:
         return [row.values for row in rows]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 def copy(source, target, added=None, extra=None):
@@ -227,7 +232,7 @@ def test_csv_to_parquet_gives_text_and_typed_additions(tmp_path):
         ([], ["a"], pa.list_(pa.string()), [[], ["a"]]),
         ({"a": 1}, {"b": 2}, pa.string(), ['{"a": 1}', '{"b": 2}']),
         (0.5, True, pa.string(), ["0.5", "true"]),
-        (2**60 + 1, 0.5, pa.float64(), [float(2**60 + 1), 0.5]),
+        (2**60 + 1, 0.5, pa.string(), [str(2**60 + 1), "0.5"]),
     ],
 )
 @pytest.mark.parametrize("rows", [1, 5000])
@@ -247,10 +252,15 @@ def test_a_value_that_fits_no_type_is_an_output_error(tmp_path):
     writer.write({"n": "many"})
     with pytest.raises(OutputError, match=r'column "n": a value does not fit the Parquet type int64\. Write a \.jsonl'):
         writer.commit()
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 # All or nothing
+
+
+def broken_off(rows, kind):
+    yield from rows
+    raise kind
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -260,8 +270,8 @@ def test_nothing_stands_at_the_target_before_the_commit(tmp_path, name):
     with open_writer(path, "jsonl", ["text"], None, {}) as writer:
         writer.write({"text": "new"})
         assert path.read_text() == "old"
-        assert sorted(os.listdir(tmp_path)) == sorted([f".{name}.part-{os.getpid()}", name])
-    assert os.listdir(tmp_path) == [name]
+        assert names(tmp_path) == sorted([f".{name}.part-{os.getpid()}", name])
+    assert names(tmp_path) == [name]
     assert read(path) == [{"text": "new"}]
 
 
@@ -270,22 +280,21 @@ def test_nothing_stands_at_the_target_before_the_commit(tmp_path, name):
 def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path, name, kind):
     path = tmp_path / name
     path.write_text("old")
-    with pytest.raises(kind), open_writer(path, "jsonl", ["text"], None, {}) as writer:
-        writer.write({"text": "new"})
-        raise kind
-    assert (path.read_text(), os.listdir(tmp_path)) == ("old", [name])
+    with pytest.raises(kind):
+        write(path, broken_off([{"text": "new"}], kind), "jsonl")
+    assert (path.read_text(), names(tmp_path)) == ("old", [name])
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("source", ["jsonl", "csv"])
 def test_an_interrupted_job_can_keep_its_rows(tmp_path, name, source):
     path = tmp_path / name
-    with pytest.raises(KeyboardInterrupt), open_writer(path, source, ["text"], None, {}) as writer:
+    with suppress(KeyboardInterrupt), open_writer(path, source, ["text"], None, {}) as writer:
         writer.write({"text": "a"})
         kept = writer.keep()
         raise KeyboardInterrupt
     assert kept == tmp_path / f"{name}.partial"
-    assert os.listdir(tmp_path) == [kept.name]
+    assert names(tmp_path) == [kept.name]
     assert read(kept.rename(path)) == [{"text": "a"}]
 
 
@@ -295,7 +304,7 @@ def test_a_link_is_followed_and_a_stale_part_replaced(tmp_path):
     (tmp_path / "real" / f".out.csv.part-{os.getpid()}").symlink_to(tmp_path / "elsewhere")
     write(tmp_path / "out.csv", [{"text": "a"}])
     assert (tmp_path / "out.csv").is_symlink()
-    assert os.listdir(tmp_path / "real") == ["out.csv"]
+    assert names(tmp_path / "real") == ["out.csv"]
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -346,7 +355,7 @@ def test_the_early_check_leaves_no_trace(tmp_path):
     check_writable(tmp_path / "a.csv")
     check_writable(tmp_path / "b.parquet")
     check_writable("-")
-    assert os.listdir(tmp_path) == ["a.csv"]
+    assert names(tmp_path) == ["a.csv"]
     assert (tmp_path / "a.csv").read_text() == "old"
 
 
@@ -363,14 +372,10 @@ def small_files():
 @pytest.mark.parametrize("source", ["jsonl", "csv"])
 @pytest.mark.parametrize("rows", [600, 20_000])
 def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path, small_files, capsys, name, source, rows):
-    noise = np.random.default_rng(0).bytes(100).hex()
-    with (
-        pytest.raises(OutputError, match=r"out\..*: the file is larger than is allowed here\. Raise"),
-        open_writer(tmp_path / name, source, ["text"], None, {}) as writer,
-    ):
-        for i in range(rows):
-            writer.write({"text": f"{hash((i, noise)):x}{noise[i % 100 :]}{hash((noise, i)):x}" * 3})
-    assert os.listdir(tmp_path) == []
+    noise = np.random.default_rng(0)
+    with pytest.raises(OutputError, match=r"out\..*: the file is larger than is allowed here\. Raise"):
+        write(tmp_path / name, ({"text": noise.bytes(150).hex()} for _ in range(rows)), source)
+    assert names(tmp_path) == []
     assert capsys.readouterr() == ("", "")
 
 
@@ -381,7 +386,7 @@ def test_a_full_disk_says_so(tmp_path):
         writer.write({"text": "a"})
         with pytest.raises(OutputError, match=r"a\.csv: the disk is full\. Free some space"):
             writer.commit()
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 # Standard output

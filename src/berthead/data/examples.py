@@ -155,7 +155,8 @@ def hold_out(
     held: set[int] = set()
     for key in sorted(groups):
         members = groups[key]
-        count = round(share * len(members))
+        # A group never goes to the held-out side as a whole.
+        count = min(round(share * len(members)), len(members) - 1)
         for index in random.permutation(len(members))[:count]:
             held.update(members[index])
     fitted = [example for number, example in enumerate(examples) if number not in held]

@@ -81,7 +81,7 @@ def shown(label: Any) -> str:
 
 def is_blank(value: Any) -> bool:
     """Whether a cell holds nothing: None, NaN, or text of white space. "None" and "NA" are text."""
-    if value is None:
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):  # pandas' own nothings
         return True
     if isinstance(value, float):
         return math.isnan(value)

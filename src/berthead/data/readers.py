@@ -418,8 +418,17 @@ def _parquet_rows(name: str, file: Any, columns: list[str]) -> Iterator[Row]:
 
 
 def _plain_values(column: Any) -> list[Any]:
-    """A column as Python values; as text where Python has no such value, such as a nanosecond or the year 20000."""
     try:
         return list(column.to_pylist())
     except (ValueError, OverflowError):
-        return list(column.cast("string").to_pylist())
+        return [_plain_value(scalar) for scalar in column]
+
+
+def _plain_value(scalar: Any) -> Any:
+    """A Python value; or nanoseconds as ISO text, and a year past 9999 as a number of the column's unit."""
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError):
+        if not hasattr(scalar, "value"):
+            raise
+        return str(scalar.cast("string")) if str(scalar.type).startswith("timestamp[ns") else scalar.value

@@ -145,7 +145,8 @@ def _linear(linear: nn.Linear, dtype: torch.dtype) -> nn.Module:
 
 
 def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return available and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def has_fast_bf16() -> bool:

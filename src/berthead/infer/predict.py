@@ -56,6 +56,25 @@ class Predictor:
         parts = [self.compute(encoded) for _, encoded in prefetched(self._encoded_chunks(examples))]
         return np.concatenate(parts) if parts else self.compute([])
 
+    def evaluate(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """Metrics over examples with targets.
+
+        Args:
+            examples: without errors, every target known.
+
+        Returns:
+            The task's metrics, `rows`, and `warnings`.
+        """
+        artifact = self.artifact
+        logits, truncated = [], 0
+        for _, encoded in prefetched(self._encoded_chunks(examples)):
+            logits.append(self.compute(encoded))
+            truncated += sum(one.truncated for one in encoded)
+        targets = artifact.task.targets([example.target for example in examples])
+        scores = artifact.task.evaluate(np.concatenate(logits), targets)
+        scores["warnings"] += truncation_note(truncated, len(examples), artifact.max_tokens)
+        return {"rows": len(examples)} | scores
+
     def compute(self, encoded: Sequence[Encoded]) -> FloatArray:
         """Logits of tokenised inputs, in their order, float32 [rows, outputs]."""
         logits = np.zeros((len(encoded), self.artifact.task.outputs), dtype=np.float32)
@@ -114,6 +133,14 @@ def prefetched(items: Iterator[T]) -> Iterator[T]:
         while (item := coming.result()) is not end:
             coming = pool.submit(next, items, end)
             yield item
+
+
+def truncation_note(truncated: int, rows: int, max_tokens: int) -> list[str]:
+    """How many rows were longer than the model reads, as a line; nothing where none were."""
+    if not truncated:
+        return []
+    share = 100 * truncated / rows
+    return [f"{truncated:,} of {rows:,} rows ({share:.1f} %) have over {max_tokens} tokens; their ends were not read"]
 
 
 def _prediction(example: Example, found: Any) -> Prediction:

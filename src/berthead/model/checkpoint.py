@@ -52,6 +52,11 @@ class Checkpoint:
     trained_pooling: str
     left_out: tuple[str, ...]
 
+    @property
+    def label(self) -> str:
+        """The name without the folders that only this machine has."""
+        return self.name if self.name == "minilm" else self.folder.resolve().name
+
     def encoder(self) -> Encoder:
         """A new encoder with theta-hat."""
         return build_encoder(self.config, self.weights)

@@ -103,7 +103,8 @@ class Multilabel:
     def weights(self, targets: np.ndarray) -> FloatArray | None:
         """Rows without the label / rows with it, at most 100, float32 [labels]."""
         having = targets.sum(0)
-        return np.clip((len(targets) - having) / np.maximum(having, 1), 1, 100).astype(np.float32)
+        weights: FloatArray = np.clip((len(targets) - having) / np.maximum(having, 1), 1, 100).astype(np.float32)
+        return weights
 
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
         """Binary cross-entropy, mean over the labels, [rows]."""

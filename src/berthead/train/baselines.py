@@ -54,11 +54,11 @@ def _joined(example: Example) -> str:
 def _majority(task: Task, targets: np.ndarray) -> np.ndarray:
     """Logits [1, outputs] of the answer that is right most often."""
     if task.name == "classify":
-        return np.log(np.bincount(targets, minlength=task.outputs) + 1e-9).astype(np.float32)[None]
-    share = targets.mean(0, keepdims=True)
-    if task.name == "regress":
-        return share.astype(np.float32)
-    return np.log((share + 1e-6) / (1 - share + 1e-6)).astype(np.float32)
+        logits = np.log(np.bincount(targets, minlength=task.outputs) + 1e-9)[None]
+    else:
+        share = targets.mean(0, keepdims=True)
+        logits = share if task.name == "regress" else np.log((share + 1e-6) / (1 - share + 1e-6))
+    return np.asarray(logits, dtype=np.float32)
 
 
 def _linear(task: Task, features: Any, targets: np.ndarray, unseen: Any) -> np.ndarray:

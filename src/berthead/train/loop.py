@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -198,6 +199,7 @@ def _fit_part(
     with Progress("fit", rows * settings.epochs, "rows", quiet) as progress:
         try:
             for epoch in range(settings.epochs):
+                started = time.monotonic()
                 part.module.train()
                 order = random.permutation(rows)
                 total = 0.0
@@ -211,7 +213,9 @@ def _fit_part(
                 value = scores[settings.metric] * task.metrics[settings.metric] if valid else float(epoch)
                 if value > best_value or best is None:
                     best, best_value, history.best_epoch = _copy(part.module), value, epoch + 1
-                progress.say(_epoch_line(epoch + 1, settings, history.epochs[-1], progress.rate))
+                if _is_told(epoch, settings.epochs):
+                    seconds = time.monotonic() - started
+                    progress.say(_epoch_line(epoch + 1, settings, history.epochs[-1], rows / seconds))
         except KeyboardInterrupt:
             history.interrupted = True
     if best is not None:
@@ -249,6 +253,11 @@ def _score(part: _Part, task: Task, valid: Fold | None) -> dict[str, float]:
 
 def _copy(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def _is_told(epoch: int, epochs: int) -> bool:
+    """Ten lines or so, and the last one."""
+    return (epoch + 1) % max(1, round(epochs / 10)) == 0 or epoch + 1 == epochs
 
 
 def _epoch_line(epoch: int, settings: Settings, scores: dict[str, float], rows_per_second: float) -> str:

@@ -1,0 +1,5 @@
+"""`python -m berthead`."""
+
+from berthead.cli import main
+
+main()

@@ -1,0 +1,293 @@
+"""fit(), load(), and the fitted function in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from berthead import artifact as folder_format
+from berthead.artifact import Artifact
+from berthead.data.examples import Columns, find_column, rows_of, sound_examples, to_example
+from berthead.data.readers import open_rows
+from berthead.errors import DataError, Interrupted, UsageError
+from berthead.infer.files import input_columns
+from berthead.infer.predict import Predictor
+from berthead.options import FitOptions, PredictOptions
+from berthead.records import Example, FloatArray, Label, Prediction, Row
+from berthead.tasks import TASKS
+from berthead.train.fit import fit_examples
+
+DEFAULT_HELD_OUT = 0.1
+
+Text = str | tuple[str, str]
+
+
+class Fitted:
+    """A fitted function Predict(BERT(x)), ready to be applied; safe to call from many threads.
+
+    Args:
+        artifact: the function's parts.
+        options: precision and token budget.
+
+    Example:
+        >>> model = load("tickets-model")  # doctest: +SKIP
+        >>> model.predict("My parcel never came").answer  # doctest: +SKIP
+        'delivery'
+    """
+
+    def __init__(self, artifact: Artifact, options: PredictOptions | None = None) -> None:
+        options = options or PredictOptions()
+        self.artifact = artifact
+        self.predictor = Predictor(artifact, options.precision, options.token_budget)
+        self.warnings: list[str] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The prepared weights lie as this processor wants them: they are made again where it is unpickled.
+        engine = {"precision": self.predictor.engine.precision, "token_budget": self.predictor.token_budget}
+        return {"artifact": self.artifact, "warnings": self.warnings, "engine": engine}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["artifact"], PredictOptions(**state["engine"]))  # type: ignore[misc]
+        self.warnings = state["warnings"]
+
+    @property
+    def labels(self) -> list[Label]:
+        """The labels it can answer, in the order of `predict_proba`; none for a regression."""
+        return list(self.artifact.task.to_json()["labels"])
+
+    @overload
+    def predict(self, texts: Text) -> Prediction: ...  # type: ignore[overload-overlap]
+    @overload
+    def predict(self, texts: Iterable[Text]) -> list[Prediction]: ...
+
+    def predict(self, texts: Text | Iterable[Text]) -> Prediction | list[Prediction]:
+        """Answers for one text or for many.
+
+        Args:
+            texts: a text (a tuple of two for a pair), or an iterable of them.
+
+        Returns:
+            One prediction for one text, a list in the same order for many. A text without an answer gets a
+            prediction with `error` set.
+
+        Raises:
+            DataError: something that is neither a text nor a pair.
+        """
+        one = isinstance(texts, str) or _is_pair(texts)
+        inputs: Iterable[Any] = [texts] if one else texts
+        predictions = list(self.predictor.predict(self._examples(inputs)))
+        return predictions[0] if one else predictions
+
+    def predict_proba(self, texts: Iterable[Text]) -> FloatArray:
+        """Probabilities, float32 [rows, labels].
+
+        Args:
+            texts: texts, or tuples of two for pairs.
+
+        Returns:
+            One row a text, columns in the order of `labels`.
+
+        Raises:
+            DataError: a text without an answer.
+            UsageError: the function answers numbers.
+        """
+        if not self.labels:
+            raise UsageError("predict_proba", "a regression has no probabilities", "", "Use predict.")
+        rows: list[list[float]] = []
+        for prediction in self.predictor.predict(self._examples(texts)):
+            if prediction.probabilities is None:
+                raise DataError(prediction.where, str(prediction.error))
+            rows.append(list(prediction.probabilities.values()))
+        return np.array(rows, dtype=np.float32).reshape(len(rows), len(self.labels))
+
+    def evaluate(self, data: Any, **options: Any) -> dict[str, Any]:
+        """Metrics on labelled data.
+
+        Args:
+            data: a file, a data frame, or a list of dicts.
+            options: `text`, `pair`, `label`, `skip_bad_rows`.
+
+        Returns:
+            The task's metrics, `rows`, and `warnings`.
+
+        Raises:
+            DataError: rows that cannot be used, or labels that the function does not know.
+        """
+        chosen = PredictOptions.from_sources(options)
+        names, rows, where = read_rows(data)
+        columns = input_columns(self.artifact, chosen, names, where, label=True)
+        task = self.artifact.task
+
+        def known(value: Any) -> Any:
+            target = task.read(value)
+            task.check(target)
+            return target
+
+        examples, bad = sound_examples((to_example(row, columns, known) for row in rows), chosen.skip_bad_rows)
+        if not examples:
+            raise DataError(where, "holds no rows that can be scored", "rows with a text and a label")
+        scores = self.predictor.evaluate(examples)
+        return scores | {"skipped": len(bad), "warnings": scores["warnings"] + [f"left out: {line}" for line in bad]}
+
+    def verify(self) -> float:
+        """Replay the golden examples.
+
+        Returns:
+            The largest relative difference of a logit.
+
+        Raises:
+            GateError: the answers are not the ones that were saved.
+        """
+        return folder_format.replay(self.artifact, self.predictor.logits)
+
+    def info(self) -> dict[str, Any]:
+        """The formula as fitted: task, encoder, head, hashes of theta and omega, labels, metrics, versions."""
+        return self.artifact.describe()
+
+    def save(self, folder: str | Path, overwrite: bool = False) -> None:
+        """Write the model folder; it is whole or absent.
+
+        Args:
+            folder: where to.
+            overwrite: replace a model folder that exists.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        folder_format.save(self.artifact, Path(folder), overwrite)
+
+    def _examples(self, texts: Iterable[Any]) -> Iterator[Example]:
+        wants_pair = bool(self.artifact.columns["pair"])
+        columns = Columns("text", "pair" if wants_pair else None)
+        for number, value in enumerate(texts, start=1):
+            where = f"input {number}"
+            if wants_pair and not (isinstance(value, tuple | list) and len(value) == 2):
+                raise DataError(where, f"is {type(value).__name__}", "this model reads pairs: a tuple of two texts")
+            if not wants_pair and isinstance(value, tuple | list | dict):
+                raise DataError(where, f"is {type(value).__name__}", "this model reads single texts")
+            row = {"text": value[0], "pair": value[1]} if wants_pair else {"text": value}
+            yield to_example(Row(row, where), columns, None)
+
+
+def fit(
+    data: Any, *, out: str | Path | None = None, config: str | Path | None = None, quiet: bool = False, **options: Any
+) -> Fitted:
+    """Fit Predict(BERT(x)) on labelled data.
+
+    Args:
+        data: a csv, tsv, jsonl or parquet file, a data frame, or a list of dicts.
+        out: the model folder to write; None: none is written.
+        config: a YAML file with options.
+        quiet: show no progress.
+        options: the flags of `berthead fit` as keywords, such as task, text, label, adapt, epochs.
+
+    Returns:
+        The fitted function; `warnings` says what to know about it.
+
+    Raises:
+        UsageError: an option that cannot be used.
+        DataError: rows that cannot be used.
+        ModelError: the encoder cannot be used.
+        OutputError: the folder cannot be written.
+        Interrupted: Ctrl-C; the best epoch so far is kept in `<out>.interrupted`.
+
+    Example:
+        >>> model = fit("tickets.csv", text="text", label="queue", adapt="frozen")  # doctest: +SKIP
+    """
+    chosen = FitOptions.from_sources(options, Path(config) if config else None)
+    folder = Path(out) if out else None
+    if folder:
+        folder_format.check_out(folder, chosen.overwrite)
+    names, rows, where = read_rows(data)
+    columns = Columns(
+        find_column("text", chosen.text, names, where),
+        find_column("pair", chosen.pair, names, where) if chosen.pair else None,
+        find_column("label", chosen.label, names, where),
+    )
+    examples, bad = _labelled(rows, columns, chosen)
+    held_out, bad_held_out = _held_out(chosen, columns)
+    result = fit_examples(examples, held_out, chosen, columns.to_dict(), where, quiet=quiet)
+    fitted = Fitted(result.artifact)
+    fitted.warnings = [f"left out: {line}" for line in bad + bad_held_out] + result.warnings
+    if folder and result.history.interrupted:
+        folder = folder.with_name(f"{folder.name}.interrupted")
+    if folder:
+        fitted.save(folder, overwrite=chosen.overwrite or result.history.interrupted)
+    if result.history.interrupted:
+        epochs = len(result.history.epochs)
+        kept = f"The best of them is kept in {folder}." if epochs else f"The weights so far are kept in {folder}."
+        raise Interrupted("fit", f"stopped after {epochs} whole epochs", fix=kept if folder else "")
+    return fitted
+
+
+def load(folder: str | Path, **options: Any) -> Fitted:
+    """A fitted function from its model folder.
+
+    Args:
+        folder: made by `fit` or `save`.
+        options: `precision` (fp32 or bf16), `token_budget`.
+
+    Returns:
+        The function.
+
+    Raises:
+        ModelError: the folder is missing, broken or not to be trusted.
+    """
+    return Fitted(folder_format.load(Path(folder)), PredictOptions.from_sources(options))
+
+
+def read_rows(data: Any) -> tuple[list[str], Iterable[Row], str]:
+    """Columns, rows and name of a file, a data frame or a list of dicts.
+
+    Args:
+        data: a path, `-`, a pandas or polars data frame, or dicts.
+
+    Returns:
+        Column names, rows, and the data's name for messages.
+
+    Raises:
+        DataError: it is empty or something else.
+    """
+    if isinstance(data, str | Path):
+        reader = open_rows(data)
+        return reader.columns, reader, reader.name
+    if hasattr(data, "to_dicts"):
+        records = data.to_dicts()
+    elif hasattr(data, "to_dict") and hasattr(data, "columns"):
+        records = data.to_dict("records")
+    else:
+        records = list(data) if isinstance(data, Iterable) else [data]
+    if not records:
+        raise DataError("data", "is empty", "at least two labelled rows")
+    if not all(isinstance(record, dict) for record in records):
+        raise DataError("data", f"holds {type(records[0]).__name__}", "a file, a data frame, or a list of dicts")
+    return [str(name) for name in records[0]], rows_of(records), "data"
+
+
+def _labelled(rows: Iterable[Row], columns: Columns, options: FitOptions) -> tuple[list[Example], list[str]]:
+    read = TASKS[options.task].read
+    return sound_examples((to_example(row, columns, read) for row in rows), options.skip_bad_rows)
+
+
+def _held_out(options: FitOptions, columns: Columns) -> tuple[Sequence[Example] | float, list[str]]:
+    if options.valid is None:
+        return DEFAULT_HELD_OUT, []
+    try:
+        share = float(options.valid)
+    except ValueError:
+        names, rows, where = read_rows(options.valid)
+        for role, column in columns.to_dict().items():
+            if column:
+                find_column(role, column, names, where)
+        return _labelled(rows, columns, options)
+    if not 0 <= share < 1:
+        raise UsageError("--valid", f"is {options.valid}", "a file, or a share from 0 to below 1")
+    return share, []
+
+
+def _is_pair(value: Any) -> bool:
+    # In a tuple two texts are a pair, in a list they are a batch of two.
+    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(one, str) for one in value)

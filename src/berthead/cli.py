@@ -1,0 +1,361 @@
+"""The command line: berthead fit, eval, predict, info, verify, pull."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, get_args, get_type_hints
+
+import typer
+
+from berthead import __version__
+from berthead.errors import BertheadError, DataError, UsageError, listed
+from berthead.options import FitOptions, Options, PredictOptions, flag
+
+# Heavy modules are imported inside the commands: --help has to answer at once.
+
+app = typer.Typer(
+    name="berthead",
+    help="Fit and apply Predict(BERT(x)): text in, your labels out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+ModelFolder = Annotated[str, typer.Argument(metavar="MODEL", help="A model folder made by berthead fit.")]
+
+
+def with_options(
+    *kinds: type[Options], only: tuple[str, ...] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the flags of an options record; they reach it as one dict, `None` for what was not given.
+
+    Args:
+        kinds: the options records.
+        only: the fields wanted; empty: all.
+
+    Returns:
+        A decorator for a command with a parameter `given`.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        parameters = [parameter for name, parameter in signature.parameters.items() if name != "given"]
+        names = []
+        for kind in kinds:
+            hints = get_type_hints(kind)
+            for spec in fields(kind):
+                if only and spec.name not in only:
+                    continue
+                names.append(spec.name)
+                parameters.append(_parameter(spec.name, hints[spec.name], spec.default, spec.metadata))
+
+        def run(**values: Any) -> None:
+            given = {name: values.pop(name) for name in names}
+            command(**values, given=given)
+
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
+def _parameter(name: str, hint: Any, default: Any, rule: Any) -> inspect.Parameter:
+    kind = next(one for one in (*get_args(hint), hint) if one is not type(None))
+    help_text = rule["help"]
+    if rule["choices"]:
+        help_text += f" [{' | '.join(rule['choices'])}]"
+    if default is not None and kind is not bool:
+        help_text += f" [default: {default}]"
+    # Choices and bounds are checked by the options record, with the same words for flags, files and Python.
+    described = typer.Option(flag(name), help=help_text, show_default=False, metavar=_METAVARS.get(kind))
+    annotation: Any = Annotated[kind | None, described]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+_METAVARS: dict[type, str] = {str: "TEXT", int: "N", float: "X"}
+
+
+@app.command()
+@with_options(FitOptions)
+def fit(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="csv, tsv, jsonl (also .gz) or parquet, with labels.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The model folder to write.")],
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Options from a YAML file; flags win.")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    *,
+    given: dict[str, Any],
+) -> None:
+    """Fit a prediction head, and the encoder under it, on labelled data."""
+    from berthead import api
+
+    fitted = api.fit(data, out=out, config=config, quiet=quiet, **given)
+    _warn(fitted.warnings)
+    record = fitted.info()
+    if as_json:
+        _print_json({"model": str(out), "warnings": fitted.warnings, **record})
+        return
+    print(_fit_report(record, str(out)))
+
+
+@app.command(name="eval")
+@with_options(PredictOptions, only=("text", "pair", "label", "precision", "token_budget", "threads", "skip_bad_rows"))
+def evaluate(
+    model: ModelFolder,
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled rows.")],
+    as_json: AsJson = False,
+    *,
+    given: dict[str, Any],
+) -> None:
+    """Score a fitted model on labelled data."""
+    fitted = _load(model, given)
+    columns = {name: given[name] for name in ("text", "pair", "label", "skip_bad_rows")}
+    scores = fitted.evaluate(data, **columns)
+    notes = scores.pop("warnings")
+    _warn(notes)
+    if as_json:
+        _print_json(scores | {"warnings": notes})
+    else:
+        print(_score_table(scores))
+    if scores["skipped"]:
+        raise typer.Exit(4)
+
+
+@app.command()
+@with_options(PredictOptions, only=("text", "pair", "precision", "token_budget", "threads", "probabilities"))
+def predict(
+    model: ModelFolder,
+    source: Annotated[str, typer.Argument(metavar="IN", help="A file of rows, - for stdin, or a text.")],
+    second: Annotated[str | None, typer.Argument(metavar="PAIR", help="The second text of a pair.")] = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", metavar="OUT", help="A file, or - for stdout.")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    *,
+    given: dict[str, Any],
+) -> None:
+    """Apply a fitted model to every row of a file, or to one text."""
+    is_file = out is not None or source == "-" or Path(source).is_file()
+    if not is_file and _looks_like_a_file(source):
+        raise DataError(source, "there is no such file", "a file of rows, or a text in quotes")
+    fitted = _load(model, given)
+    if is_file:
+        _predict_file(fitted, source, out or "-", given, as_json, quiet)
+    else:
+        _predict_text(fitted, source, second, as_json)
+
+
+@app.command()
+def info(model: ModelFolder, as_json: AsJson = False) -> None:
+    """Print the formula as fitted: task, encoder, head, hashes of the parameters, labels, metrics."""
+    from berthead import artifact
+
+    record = artifact.load(Path(model)).describe()
+    if as_json:
+        _print_json(record)
+    else:
+        print(_info_text(record, model))
+
+
+@app.command()
+@with_options(PredictOptions, only=("precision", "threads"))
+def verify(model: ModelFolder, as_json: AsJson = False, *, given: dict[str, Any]) -> None:
+    """Replay a model's golden examples on this machine."""
+    fitted = _load(model, given)
+    apart = fitted.verify()
+    count = len(fitted.artifact.golden)
+    if as_json:
+        _print_json({"golden": count, "largest_difference": apart, "passed": True})
+    else:
+        print(f"{count} golden examples give the same logits; largest relative difference {apart:.1e}")
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="owner/name on the hub.")],
+    revision: Annotated[str | None, typer.Option(metavar="REV", help="A branch, tag or commit.")] = None,
+) -> None:
+    """Download an encoder; the only command that uses the network."""
+    from berthead.model import hub
+
+    print(hub.pull(name, revision))
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if show:
+        print(f"berthead {__version__}")
+        raise typer.Exit
+
+
+def main() -> NoReturn:
+    """Run the command line; a user's mistake gives a message and an exit code, never a traceback."""
+    try:
+        app(standalone_mode=False)
+    except BertheadError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        # Whoever read our output has gone away; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        _fail_otherwise(error)
+    sys.exit(0)
+
+
+def _fail_otherwise(error: Exception) -> NoReturn:
+    """Click's own errors are the user's; anything else is ours, and is shown whole."""
+    import click
+
+    if isinstance(error, click.exceptions.Exit):
+        sys.exit(error.exit_code)
+    if isinstance(error, click.exceptions.Abort):
+        _fail("interrupted", 130)
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        hint = f"\nTry: {context.command_path} --help" if context else ""
+        _fail(f"{error.format_message()}{hint}", 2)
+    raise error
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"berthead: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _warn(lines: list[str]) -> None:
+    for line in lines:
+        print(f"note: {line}", file=sys.stderr)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def _load(model: str, given: dict[str, Any]) -> Any:
+    from berthead import api
+    from berthead.infer.engine import use_threads
+
+    use_threads(PredictOptions.from_sources({"threads": given.get("threads")}).threads)
+    engine = {name: given[name] for name in ("precision", "token_budget") if given.get(name) is not None}
+    return api.load(model, **engine)
+
+
+def _predict_text(fitted: Any, text: str, second: str | None, as_json: bool) -> None:
+    from berthead.infer.files import as_line
+
+    if fitted.artifact.columns["pair"] and second is None:
+        raise UsageError("predict", "this model reads pairs", "two texts", 'Give both: berthead predict MODEL "a" "b"')
+    prediction = fitted.predict(text if second is None else (text, second))
+    if prediction.error:
+        raise DataError("predict", prediction.error)
+    print(as_line(prediction, as_json))
+    if prediction.truncated:
+        _warn([f"the text has {prediction.n_tokens} tokens; only the first {fitted.artifact.max_tokens} were read"])
+
+
+def _predict_file(fitted: Any, source: str, out: str, given: dict[str, Any], as_json: bool, quiet: bool) -> None:
+    from berthead.infer.files import predict_file
+    from berthead.infer.predict import truncation_note
+
+    if as_json and out == "-":
+        raise UsageError("--json", "prints a summary, and stdout holds the rows", "a file as --out")
+    options = PredictOptions.from_sources(given)
+    summary = predict_file(fitted.predictor, source, out, options, quiet)
+    if summary.errors_file:
+        summary.notes.append(f"{summary.failed:,} rows have no answer; they are in {summary.errors_file}:")
+    elif summary.failed:
+        summary.notes.append(f"{summary.failed:,} rows have no answer:")
+    more = [f"... and {summary.failed - len(summary.errors):,} more"] if summary.failed > len(summary.errors) else []
+    long = truncation_note(summary.truncated, summary.rows, fitted.artifact.max_tokens)
+    _warn([*long, *summary.notes, *summary.errors, *more])
+    if as_json:
+        _print_json({"out": out, "rows": summary.rows, "failed": summary.failed, "truncated": summary.truncated,
+                     "errors": summary.errors_file})  # fmt: skip
+    if summary.failed:
+        raise typer.Exit(4)
+
+
+def _looks_like_a_file(source: str) -> bool:
+    known = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".gz")
+    return " " not in source and source.lower().endswith(known)
+
+
+def _fit_report(record: dict[str, Any], out: str) -> str:
+    run, task = record["run"], record["task"]["name"]
+    lines = [f"fitted {run['rows']:,} rows ({record['parameters']['adapt']}), best epoch {run['best_epoch']}"]
+    if "metrics" in run:
+        metric = run["settings"]["metric"]
+        lines.append(f"held out: {run['held_out_rows']:,} rows")
+        lines.append(_score_table(run["metrics"]))
+        for name, value in run.get("baselines", {}).items():
+            lines.append(f"{_BASELINES[name]:<30} {metric} {value:.4f}")
+        lines.append(f"{'this model':<30} {metric} {run['metrics'][metric]:.4f}")
+    lines.append(f"model folder: {out}  ({task})")
+    return "\n".join(lines)
+
+
+_BASELINES = {"majority": "baseline: majority", "tfidf": "baseline: TF-IDF + linear"}
+
+
+def _score_table(scores: dict[str, Any]) -> str:
+    lines = []
+    table = scores.get("per_label", [])
+    if table:
+        width = max(5, *(len(str(row["label"])) for row in table))
+        lines.append(f"{'label':<{width}}  precision  recall      f1  support")
+        for row in table:
+            shares = f"{row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1']:6.4f}"
+            lines.append(f"{row['label']!s:<{width}}  {shares}  {row['support']:7,}")
+    lines += [f"{name:<18} {value:,.4f}" if isinstance(value, float) else f"{name:<18} {value:,}"
+              for name, value in scores.items() if isinstance(value, int | float)]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _info_text(record: dict[str, Any], folder: str) -> str:
+    parameters, task, head, run = record["parameters"], record["task"], record["head"], record["run"]
+    same = parameters["theta_is_pretrained"]
+    theta = "θ̃ = θ̂ (frozen: only ω was fitted)" if same else "θ̃ ≠ θ̂ (θ and ω were fitted)"
+
+    rows = [
+        ("y", "Predict_ω̃( BERT_θ̃(x) )" if not same else "Predict_ω̃( BERT_θ̂(x) )"),
+        ("task", task["name"]),
+        ("x", " + ".join(f'"{record["columns"][role]}"' for role in ("text", "pair") if record["columns"][role])),
+        ("encoder", f"{parameters['pretrained']['name']}, {parameters['theta_parameters']:,} parameters"),
+        (
+            "head",
+            f"{head['pooling']} pooling, {head['outputs']} outputs, {parameters['omega_parameters']:,} parameters",
+        ),
+        ("θ", f"sha256 {parameters['theta_sha256']}"),
+        ("θ̂", f"sha256 {parameters['pretrained']['theta_sha256']}"),
+        ("ω", f"sha256 {parameters['omega_sha256']}"),
+        ("", theta),
+    ]
+    if task["labels"]:
+        rows.append(
+            (f"{len(task['labels'])} labels", listed([json.dumps(x, ensure_ascii=False) for x in task["labels"]], 20))
+        )
+    else:
+        rows.append(("range", f"{task['low']:g} to {task['high']:g}"))
+    rows.append(("reads", f"at most {record['max_tokens']} tokens"))
+    if "metrics" in run:
+        scores = {name: value for name, value in run["metrics"].items() if isinstance(value, float)}
+        rows.append(("held out", ", ".join(f"{name} {value:.4f}" for name, value in scores.items())))
+    rows.append(("fitted on", f"{run['rows']:,} rows, sha256 {run['data_sha256']}, seed {run['seed']}"))
+    rows.append(("versions", ", ".join(f"{name} {value}" for name, value in run["versions"].items())))
+    rows.append(("transformers", f"{record['transformers']['class']}. {record['transformers']['note']}"))
+    return "\n".join([folder, *(f"  {name:<13} {value}" for name, value in rows)])

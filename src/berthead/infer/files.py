@@ -1,0 +1,224 @@
+"""File to file: rows in, the same rows with predictions out, in constant memory."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from berthead.artifact import Artifact
+from berthead.data.examples import Columns, find_column, to_example
+from berthead.data.readers import STDIO, RowReader, open_rows
+from berthead.data.writers import RowWriter, check_writable, open_writer
+from berthead.errors import Interrupted, UsageError
+from berthead.infer.predict import Predictor
+from berthead.options import PredictOptions
+from berthead.progress import Progress
+from berthead.records import Example, Prediction, Row
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a job did.
+
+    Args:
+        rows: rows read.
+        failed: rows without an answer.
+        truncated: rows longer than the model reads.
+        errors: the first bad rows, as `file:line: what is wrong`.
+        errors_file: where all of them stand, or None.
+        notes: what the user should know about the input.
+    """
+
+    rows: int = 0
+    failed: int = 0
+    truncated: int = 0
+    errors: list[str] = field(default_factory=list)
+    errors_file: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+# Errors shown at the end; with a file as output all of them are written beside it.
+SHOWN_ERRORS = 10
+
+
+def input_columns(artifact: Artifact, options: PredictOptions, names: list[str], where: str, label: bool) -> Columns:
+    """The columns of an input file, named by the options or as they were at fit.
+
+    Args:
+        artifact: the fitted function.
+        options: may name other columns.
+        names: the file's columns.
+        where: the file, for errors.
+        label: whether targets are read.
+
+    Returns:
+        The columns.
+
+    Raises:
+        DataError: a column is missing.
+        UsageError: a pair is asked of a function of single texts.
+    """
+    fitted = artifact.columns
+    if options.pair and not fitted["pair"]:
+        raise UsageError("--pair", "this model was fitted on single texts", "no --pair")
+
+    def find(role: str) -> str:
+        return find_column(role, getattr(options, role) or fitted[role], names, where)
+
+    return Columns(find("text"), find("pair") if fitted["pair"] else None, find("label") if label else None)
+
+
+def predict_file(
+    predictor: Predictor, source: str, target: str, options: PredictOptions, quiet: bool = False
+) -> Summary:
+    """Predict every row of a file.
+
+    Args:
+        predictor: the fitted function.
+        source: csv, tsv, jsonl (also .gz), parquet, or `-` for stdin.
+        target: the same formats, or `-` for stdout; written aside and renamed when it is whole.
+        options: columns and what to add.
+        quiet: show no progress.
+
+    Returns:
+        What was done. Rows without an answer are left out of the target and stand in `<target>.errors.jsonl`.
+
+    Raises:
+        DataError: the input cannot be read.
+        OutputError: the output cannot be written; nothing is left there.
+        Interrupted: Ctrl-C; the rows done are kept in `<target>.partial`.
+    """
+    check_writable(target)
+    summary = Summary()
+    with ExitStack() as stack:
+        reader = stack.enter_context(open_rows(source))
+        columns = input_columns(predictor.artifact, options, reader.columns, reader.name, label=False)
+        names = added_names(predictor.artifact, reader.columns, options.probabilities)
+        types = _added_types(predictor.artifact, names)
+        writer = stack.enter_context(open_writer(target, reader.format, reader.columns, reader.schema, types))
+        errors = stack.enter_context(_Errors(target, summary))
+        progress = stack.enter_context(Progress("predict", None, "rows", quiet))
+        waiting: deque[Row] = deque()
+        try:
+            for prediction in predictor.predict(_examples(reader, columns, waiting)):
+                row = waiting.popleft()
+                _write(row, prediction, names, writer, errors, summary)
+                progress.advance(1)
+        except KeyboardInterrupt:
+            kept = writer.keep()
+            saw = f"stopped after {summary.rows:,} rows"
+            fix = f"They are kept in {kept}." if kept else ""
+            raise Interrupted(source, saw, fix=fix) from None
+        summary.notes = reader.notes + writer.notes
+    return summary
+
+
+def _examples(reader: RowReader, columns: Columns, waiting: deque[Row]) -> Iterator[Example]:
+    for row in reader:
+        waiting.append(row)
+        yield to_example(row, columns, None)
+
+
+def added_names(artifact: Artifact, columns: list[str], probabilities: bool) -> dict[str, str]:
+    """What is added to each row: our name to a column name that the input does not use yet.
+
+    Args:
+        artifact: the fitted function.
+        columns: the input's columns.
+        probabilities: one column a label as well.
+
+    Returns:
+        `prediction`, `score` (not for numbers), and `p(label)` for each label.
+    """
+    wanted = ["prediction"] if artifact.task.name == "regress" else ["prediction", "score"]
+    if probabilities and artifact.task.name != "regress":
+        wanted += [f"p({text})" for text in artifact.task.label_texts]
+    names: dict[str, str] = {}
+    for name in wanted:
+        free, number = name, 2
+        while free in columns or free in names.values():
+            free, number = f"{name}_{number}", number + 1
+        names[name] = free
+    return names
+
+
+def _added_types(artifact: Artifact, names: dict[str, str]) -> dict[str, type]:
+    answer: dict[str, type] = {"regress": float, "multilabel": list}
+    kind = answer.get(artifact.task.name) or _label_type(artifact)
+    return {name: kind if ours == "prediction" else float for ours, name in names.items()}
+
+
+def _label_type(artifact: Artifact) -> type:
+    kinds = {type(label) for label in artifact.task.to_json()["labels"]}
+    return kinds.pop() if len(kinds) == 1 else str
+
+
+def _write(
+    row: Row, prediction: Prediction, names: dict[str, str], writer: RowWriter, errors: _Errors, summary: Summary
+) -> None:
+    summary.rows += 1
+    if prediction.error is not None:
+        errors.add(row, prediction.error)
+        return
+    summary.truncated += prediction.truncated
+    shares = list((prediction.probabilities or {}).values())
+    values = [prediction.answer, prediction.score, *shares] if "score" in names else [prediction.answer]
+    writer.write(row.values | dict(zip(names.values(), map(_short, values), strict=False)))
+
+
+def _short(value: Any) -> Any:
+    """A float32 in as few digits as it takes to read the same float32 again."""
+    return float(str(np.float32(value))) if isinstance(value, float) else value
+
+
+class _Errors:
+    """Bad rows, put aside as they come: the file is made when the first one does."""
+
+    def __init__(self, target: str, summary: Summary) -> None:
+        self.path = None if target == STDIO else f"{target}.errors.jsonl"
+        self.summary = summary
+        self._stack = ExitStack()
+        self._writer: RowWriter | None = None
+
+    def add(self, row: Row, error: str) -> None:
+        self.summary.failed += 1
+        if len(self.summary.errors) < SHOWN_ERRORS:
+            self.summary.errors.append(f"{row.where}: {error}")
+        if self.path is None:
+            return
+        if self._writer is None:
+            opened = open_writer(self.path, "jsonl", ["where", "error", "row"], None, {})
+            self._writer = self._stack.enter_context(opened)
+            self.summary.errors_file = self.path
+        self._writer.write({"where": row.where, "error": error, "row": row.values})
+
+    def __enter__(self) -> _Errors:
+        if self.path is not None:
+            # Errors of an earlier run would look like errors of this one.
+            Path(self.path).unlink(missing_ok=True)
+        return self
+
+    def __exit__(self, *details: Any) -> None:
+        self._stack.__exit__(*details)
+
+
+def as_line(prediction: Prediction, as_json: bool) -> str:
+    """One answer for a terminal: `label  0.98`, or the whole record as JSON."""
+    if as_json:
+        record = prediction.to_dict()
+        if record["probabilities"] is not None:
+            pairs = prediction.probabilities or {}
+            record["probabilities"] = [{"label": label, "probability": share} for label, share in pairs.items()]
+        return json.dumps(record, ensure_ascii=False)
+    answer = prediction.answer
+    if isinstance(answer, list):
+        shares = prediction.probabilities or {}
+        return "  ".join(f"{label} {shares[label]:.4f}" for label in answer) or "(no label)"
+    return f"{answer}" if prediction.score is None else f"{answer}  {prediction.score:.4f}"

@@ -1,0 +1,138 @@
+"""What the tests share: no network, tiny encoders made on the spot, and models fitted once."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLE = ROOT / "sample" / "tickets"
+WORDS = [
+    "the", "cat", "dog", "sat", "on", "mat", "ran", "good", "bad", "fine", "poor", "great", "awful", "red", "blue",
+    "##s", "##ing", "##ed", "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r",
+    "s", "t", "u", "v", "w", "x", "y", "z", "##a", "##b", "##c", "##d", "##e", "##f", "##g", "##h", "##i", "##j",
+    "##k", "##l", "##m", "##n", "##o", "##p", "##q", "##r", "##t", "##u", "##v", "##w", "##x", "##y", "##z", ".", ",",
+    "!", "?", "0", "1", "2", "3",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch, request):
+    """Connecting anywhere but to this machine fails; so does every look-up of another host's name."""
+    real_connect = socket.socket.connect
+
+    def connect(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test tried to reach {address}")
+        return real_connect(self, address)
+
+    real_lookup = socket.getaddrinfo
+
+    def lookup(host, *args, **kwargs):
+        if host not in (None, "127.0.0.1", "::1", "localhost", b"127.0.0.1"):
+            raise AssertionError(f"a test looked up {host}")
+        return real_lookup(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+
+
+def make_bert(folder: Path, *, seed: int = 0, model_class: str = "BertModel", **config) -> Path:
+    """A tiny random BERT as transformers saves it, with a WordPiece tokenizer over WORDS."""
+    import torch
+    import transformers
+
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    sizes = {
+        "vocab_size": len(vocab), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "intermediate_size": 64, "max_position_embeddings": 64, "type_vocab_size": 2, "pad_token_id": 0,
+    } | config  # fmt: skip
+    torch.manual_seed(seed)
+    model = getattr(transformers, model_class)(transformers.BertConfig(**sizes))
+    # Real weights are far from their initial values: norms and biases that do nothing would hide mistakes.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    write_vocab(folder, vocab)
+    return folder
+
+
+def write_vocab(folder: Path, vocab: list[str]) -> None:
+    """vocab.txt, and the tokenizer.json that transformers makes of it."""
+    from transformers import BertTokenizerFast
+
+    (folder / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
+    # transformers 5 takes the vocabulary itself
+    numbers = {word: number for number, word in enumerate(vocab)}
+    BertTokenizerFast(vocab=numbers, do_lower_case=True).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory) -> Path:
+    """A tiny random BERT checkpoint: config.json, model.safetensors, vocab.txt, tokenizer.json."""
+    return make_bert(tmp_path_factory.mktemp("encoders") / "tiny-bert")
+
+
+GOOD = ["good cat", "great dog", "the cat sat, fine", "fine dog ran", "good good mat", "great red mat", "the fine cat"]
+BAD = ["bad cat", "awful dog", "the cat sat, poor", "poor dog ran", "bad bad mat", "awful red mat", "the poor cat"]
+
+
+def toy_rows(repeats: int = 4) -> list[dict[str, str]]:
+    """Rows that a tiny random encoder can learn: text, pair, label, tags, stars."""
+    rows = []
+    for number in range(repeats):
+        for good, bad in zip(GOOD, BAD, strict=True):
+            tail = " ".join(["red", "blue", "a", "b"][: number % 5])
+            rows.append({"text": f"{good} {tail}".strip(), "pair": "the dog", "label": "positive", "tags": "nice|short", "stars": "4.5"})  # fmt: skip # noqa: E501
+            rows.append({"text": f"{bad} {tail}".strip(), "pair": "the cat", "label": "negative", "tags": "nasty", "stars": "1.5"})  # fmt: skip # noqa: E501
+    return rows
+
+
+def write_csv(path: Path, rows: list[dict]) -> Path:
+    """Rows as CSV with the keys of the first as header."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> Path:
+    """Rows as JSON Lines."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def toy_csv(tmp_path_factory) -> Path:
+    """The toy rows as a CSV file."""
+    return write_csv(tmp_path_factory.mktemp("data") / "toy.csv", toy_rows())
+
+
+@pytest.fixture(scope="session")
+def toy_model(tmp_path_factory, tiny_bert, toy_csv) -> Path:
+    """A model folder: classify, fitted on the toy rows with the tiny encoder. Do not change it: copy it."""
+    import berthead
+
+    folder = tmp_path_factory.mktemp("models") / "toy"
+    berthead.fit(toy_csv, out=folder, encoder=str(tiny_bert), epochs=3, lr=3e-3, valid=0.25, threads=2, quiet=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data sets, where this machine has them."""
+    folder = Path(os.environ.get("BERTHEAD_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}: set BERTHEAD_DATA")
+    return folder
