@@ -125,7 +125,17 @@ def toy_model(tmp_path_factory, tiny_bert, toy_csv) -> Path:
     import berthead
 
     folder = tmp_path_factory.mktemp("models") / "toy"
-    berthead.fit(toy_csv, out=folder, encoder=str(tiny_bert), epochs=3, lr=3e-3, valid=0.25, threads=2, quiet=True)
+    berthead.fit(
+        toy_csv,
+        out=folder,
+        encoder=str(tiny_bert),
+        epochs=15,
+        batch=8,
+        lr=3e-3,
+        valid=0.25,
+        threads=2,
+        quiet=True,
+    )
     return folder
 
 

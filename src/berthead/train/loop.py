@@ -188,7 +188,7 @@ def _by_row(
 def _fit_part(
     part: _Part, task: Task, targets: np.ndarray, valid: Fold | None, settings: Settings, quiet: bool
 ) -> History:
-    history, best, best_value = History(), None, -np.inf
+    history, best, best_value = History(), None, (-np.inf, -np.inf)
     rows = len(targets)
     per_epoch = -(-rows // settings.batch)
     steps = per_epoch * settings.epochs
@@ -210,7 +210,7 @@ def _fit_part(
                     progress.advance(len(chosen))
                 scores = _score(part, task, valid)
                 history.epochs.append({"train_loss": total / rows} | scores)
-                value = scores[settings.metric] * task.metrics[settings.metric] if valid else float(epoch)
+                value = _value(task, settings.metric, scores, epoch)
                 if value > best_value or best is None:
                     best, best_value, history.best_epoch = _copy(part.module), value, epoch + 1
                 if _is_told(epoch, settings.epochs):
@@ -249,6 +249,13 @@ def _score(part: _Part, task: Task, valid: Fold | None) -> dict[str, float]:
     part.module.eval()
     scores = task.evaluate(part.valid_logits(), valid.targets)
     return {name: scores[name] for name in task.metrics}
+
+
+def _value(task: Task, metric: str, scores: dict[str, float], epoch: int) -> tuple[float, float]:
+    """What the best epoch is chosen by: the metric, and among equals the loss; without held-out rows the last one."""
+    if not scores:
+        return float(epoch), 0.0
+    return scores[metric] * task.metrics[metric], -scores["loss"]
 
 
 def _copy(module: nn.Module) -> dict[str, Tensor]:
