@@ -146,3 +146,22 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}: set BERTHEAD_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def fit_toy(tmp_path_factory, tiny_bert, toy_csv):
+    """Fits on the toy rows with the tiny encoder, once for each set of options; copy a folder before changing it."""
+    folders: dict[str, Path] = {}
+
+    def fitted(**options) -> Path:
+        import berthead
+
+        key = json.dumps(options, sort_keys=True)
+        if key not in folders:
+            defaults = {"encoder": str(tiny_bert), "epochs": 2, "batch": 8, "lr": 3e-3, "threads": 2, "valid": 0.25}
+            folder = tmp_path_factory.mktemp("models") / "toy"
+            berthead.fit(toy_csv, out=folder, quiet=True, **(defaults | options))
+            folders[key] = folder
+        return folders[key]
+
+    return fitted

@@ -22,7 +22,6 @@ from berthead.options import FitOptions, Options, PredictOptions, flag
 app = typer.Typer(
     name="berthead",
     help="Fit and apply Predict(BERT(x)): text in, your labels out.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -72,14 +71,15 @@ def with_options(
 
 def _parameter(name: str, hint: Any, default: Any, rule: Any) -> inspect.Parameter:
     kind = next(one for one in (*get_args(hint), hint) if one is not type(None))
+    read_as = bool if kind is bool else str
     help_text = rule["help"]
     if rule["choices"]:
         help_text += f" [{' | '.join(rule['choices'])}]"
     if default is not None and kind is not bool:
         help_text += f" [default: {default}]"
-    # Choices and bounds are checked by the options record, with the same words for flags, files and Python.
+    # Numbers, choices and bounds are checked by the options record, with the same words for flags, files and Python.
     described = typer.Option(flag(name), help=help_text, show_default=False, metavar=_METAVARS.get(kind))
-    annotation: Any = Annotated[kind | None, described]
+    annotation: Any = Annotated[read_as | None, described]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
@@ -193,17 +193,25 @@ def pull(
 
 @app.callback(invoke_without_command=True)
 def _version(
+    context: typer.Context,
     show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if show:
         print(f"berthead {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(2)
 
 
 def main() -> NoReturn:
     """Run the command line; a user's mistake gives a message and an exit code, never a traceback."""
     try:
-        app(standalone_mode=False)
+        # Not `app()`: typer's own main turns Ctrl-C and a closed stdout into its exit codes.
+        command = typer.main.get_command(app)
+        with command.make_context("berthead", sys.argv[1:]) as context:
+            command.invoke(context)
+        sys.stdout.flush()
     except BertheadError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -218,18 +226,20 @@ def main() -> NoReturn:
 
 
 def _fail_otherwise(error: Exception) -> NoReturn:
-    """Click's own errors are the user's; anything else is ours, and is shown whole."""
-    import click
-
-    if isinstance(error, click.exceptions.Exit):
+    """The errors of the argument parser are the user's; anything else is ours, and is shown whole."""
+    if isinstance(error, typer.Exit):
         sys.exit(error.exit_code)
-    if isinstance(error, click.exceptions.Abort):
+    if isinstance(error, typer.Abort):
         _fail("interrupted", 130)
-    if isinstance(error, click.ClickException):
+    if isinstance(error, _PARSER_ERROR):
         context = getattr(error, "ctx", None)
         hint = f"\nTry: {context.command_path} --help" if context else ""
         _fail(f"{error.format_message()}{hint}", 2)
     raise error
+
+
+# click's ClickException, which some releases of typer import from click and others bring along.
+_PARSER_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
 def _fail(message: str, code: int) -> NoReturn:

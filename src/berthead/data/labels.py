@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -65,13 +66,24 @@ class Labels:
         """Each label as a text of its own, for formats that know text only.
 
         Returns:
-            `str(label)`, or the JSON form with its type where two labels would read the same.
+            `str(label)`, with the type's name where two labels would read the same.
         """
-        plain = [str(name) for name in self.names]
-        return [
-            text if plain.count(text) == 1 or isinstance(name, str) else f"{text} ({type(name).__name__})"
-            for text, name in zip(plain, self.names, strict=True)
-        ]
+        counts = Counter(str(name) for name in self.names)
+        taken = {name for name in self.names if isinstance(name, str)}
+        texts = []
+        for name in self.names:
+            text = str(name)
+            if not isinstance(name, str) and counts[text] > 1:
+                text += f" ({type(name).__name__})"
+                while text in taken:
+                    text += "'"
+                taken.add(text)
+            texts.append(text)
+        return texts
+
+    def keys(self) -> list[Label]:
+        """The labels as the keys of one dict: their texts where Python finds two labels equal, such as 0 and False."""
+        return list(self.names) if len(set(self.names)) == len(self) else list(self.texts())
 
 
 def shown(label: Any) -> str:
@@ -90,7 +102,7 @@ def is_blank(value: Any) -> bool:
 
 def plain(value: Any) -> Any:
     """A numpy or pandas scalar as the plain Python value; anything else as it is."""
-    return value.item() if hasattr(value, "item") and not isinstance(value, str | bytes) else value
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
 
 
 def _key(label: Label) -> tuple[str, Label]:

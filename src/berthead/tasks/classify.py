@@ -119,12 +119,12 @@ class Classify:
 
     def decode(self, logits: FloatArray) -> list[Answer]:
         """The likeliest label of each row, and every label's probability."""
-        names = self.labels.names
+        names, keys = self.labels.names, self.labels.keys()
         answers = []
         for row in softmax(logits / self.temperature):
             best = int(row.argmax())
             shares = row.tolist()
-            answers.append(Answer(names[best], shares[best], dict(zip(names, shares, strict=True))))
+            answers.append(Answer(names[best], shares[best], dict(zip(keys, shares, strict=True))))
         return answers
 
     def evaluate(self, logits: FloatArray, targets: np.ndarray) -> dict[str, Any]:

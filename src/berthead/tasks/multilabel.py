@@ -53,9 +53,10 @@ class Multilabel:
             value = list(value)
         elif is_blank(value):
             value = []
-        if not isinstance(value, list) or not all(isinstance(plain(one), str | int | float | bool) for one in value):
+        labels: list[Any] = [plain(one) for one in value] if isinstance(value, list) else [None]
+        if any(is_blank(one) or not isinstance(one, str | int | float | bool) for one in labels):
             raise ValueError(f'is {shown(value)}; labels are a JSON list or "a|b"')
-        return [plain(one) for one in value]
+        return labels
 
     @classmethod
     def from_targets(cls, targets: Sequence[list[Label]], where: str) -> Self:
@@ -129,11 +130,11 @@ class Multilabel:
 
     def decode(self, logits: FloatArray) -> list[Answer]:
         """The labels above their thresholds, surest first, and every label's probability."""
-        names, thresholds = self.labels.names, np.array(self.thresholds)
+        names, keys, thresholds = self.labels.names, self.labels.keys(), np.array(self.thresholds)
         answers = []
         for row in sigmoid(logits):
             given = [number for number in np.argsort(-row, kind="stable") if row[number] >= thresholds[number]]
-            probabilities = dict(zip(names, row.tolist(), strict=True))
+            probabilities = dict(zip(keys, row.tolist(), strict=True))
             answers.append(Answer([names[number] for number in given], float(row.max()), probabilities))
         return answers
 
@@ -183,8 +184,9 @@ def best_threshold(shares: FloatArray, gold: np.ndarray) -> float:
     # Cells of one probability are given together.
     last_of_equals = np.append(shares[order][1:] != shares[order][:-1], True)
     best = int(np.argmax(np.where(last_of_equals, f1, -1)))
-    below = shares[order[best + 1]] if best + 1 < len(order) else 0.0
-    return float((shares[order[best]] + below) / 2)
+    # In float64: between neighbouring float32 there is no half-way.
+    below = float(shares[order[best + 1]]) if best + 1 < len(order) else 0.0
+    return (float(shares[order[best]]) + below) / 2
 
 
 def _only(label: Label, gold: np.ndarray, predicted: np.ndarray) -> list[dict[str, Any]]:

@@ -48,7 +48,7 @@ class Regress:
             raise ValueError("is blank; every row needs a number")
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if isinstance(value, bool) or not math.isfinite(number):
             raise ValueError(f"is {shown(value)}; --task regress needs finite numbers such as 3.5")
@@ -58,7 +58,7 @@ class Regress:
     def from_targets(cls, targets: Sequence[float], where: str) -> Self:
         """Mean, deviation and range of the targets."""
         values = np.array(targets, dtype=np.float64)
-        if len(values) < 2 or values.std() == 0:
+        if len(values) < 2 or values.min() == values.max():
             seen = f"holds only the number {values[0]:g}" if len(values) else "holds no labelled row"
             raise DataError(where, seen, "at least two different numbers", "Add rows with other targets.")
         return cls(float(values.mean()), float(values.std()), float(values.min()), float(values.max()))
@@ -116,7 +116,8 @@ class Regress:
 
         answers, gold = self._numbers(logits), targets[:, 0].astype(np.float64)
         wrong = answers - gold
-        varied = len(gold) > 1 and gold.std() > 0 and answers.std() > 0
+        # The standard deviation of equal numbers is not always 0.
+        varied = gold.min() < gold.max() and answers.min() < answers.max()
         flat = [] if varied else ["correlation is not defined: all answers or all targets are equal"]
         return {
             "pearson": float(np.corrcoef(answers, gold)[0, 1]) if varied else 0.0,
