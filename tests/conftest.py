@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import socket
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -165,3 +169,49 @@ def fit_toy(tmp_path_factory, tiny_bert, toy_csv):
         return folders[key]
 
     return fitted
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command said and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """The command line inside this process, which is fast: cli("fit", "data.csv", ...) -> Ran."""
+
+    def run(*arguments: object, stdin: bytes = b"") -> Ran:
+        from berthead.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["berthead", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        monkeypatch.setenv("BERTHEAD_THREADS", "1")
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return Ran(ended.value.code, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """The command line as users run it, a process of its own in an empty folder: shell("info", folder) -> Ran."""
+
+    def run(*arguments: object, **options) -> Ran:
+        command = [sys.executable, "-m", "berthead", *map(str, arguments)]
+        options = {"cwd": tmp_path, "env": shell_env(), "timeout": 240} | options
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", **options)
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+def shell_env(**more: str) -> dict[str, str]:
+    """The environment of a subprocess: offline, one thread, so that processes beside it do not slow it down."""
+    return os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | more

@@ -112,11 +112,11 @@ def test_the_folder_holds_five_files_and_nothing_else(fit_toy):
 
 @pytest.mark.parametrize(
     "labels",
-    [["0", 0], [0, 1], [False, True], [1.5, 2.25], ["None", "NA", ""[:0] or "null"], ["café 😀", 'quo"ted', "a,b"]],
+    [["0", 0], [0, 1], [False, True], [1.5, 2.25], ["None", "NA", "null"], ["café 😀", 'quo"ted', "a,b"]],
     ids=str,
 )
 def test_labels_keep_their_types_on_disk(labels, tiny_bert, tmp_path):
-    rows = [{"text": f"good cat {'a b c d e f'.split()[n % 6]}", "label": labels[n % len(labels)]} for n in range(24)]
+    rows = [{"text": f"good cat {'abcdef'[n % 6]}", "label": labels[n % len(labels)]} for n in range(24)]
     model = berthead.fit(
         rows, out=tmp_path / "m", encoder=str(tiny_bert), epochs=1, valid=0, quiet=True, threads=2
     )  # fmt: skip
@@ -167,14 +167,12 @@ def test_fitting_twice_gives_the_same_bytes(kind, adapt, fit_toy):
 
 @pytest.mark.parametrize("adapt", ["full", "frozen"])
 def test_fitting_twice_in_fresh_processes_gives_the_same_bytes(adapt, tiny_bert, toy_csv, tmp_path):
-    for name in ("one", "two"):
+    for name, seed in (("one", "1"), ("two", "2")):
         command = [sys.executable, "-m", "berthead", "fit", toy_csv, "--out", tmp_path / name, "--encoder", tiny_bert,
                    "--epochs", "1", "--threads", "2", "--quiet", "--adapt", adapt]  # fmt: skip
         # Python's hash of strings differs from process to process.
-        subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": str(len(name) * 7)})
-        os.environ["PYTHONHASHSEED"] = "1"
-    del os.environ["PYTHONHASHSEED"]
-    assert all_bytes(tmp_path / "one") == all_bytes(tmp_path / "two")
+        subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": seed})
+        assert all_bytes(tmp_path / "one") == all_bytes(tmp_path / "two")
 
 
 @pytest.mark.parametrize("adapt", ["full", "frozen"])
@@ -188,7 +186,7 @@ def test_another_seed_gives_other_weights(adapt, fit_toy):
 
 def test_the_callers_random_state_decides_nothing_and_is_left_alone(fit_toy):
     torch.manual_seed(7)
-    np.random.seed(7)  # noqa: NPY002
+    np.random.seed(7)
     before = torch.random.get_rng_state()
     one = fit_toy(seed=11, warmup=0.1)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -250,7 +248,7 @@ def test_verify_fails_after_a_golden_logit_is_changed(copied):
         record["golden"][2]["logits"][0] += 1e-3
 
     edit_json(copied / "berthead.json", change)
-    with pytest.raises(GateError, match="golden example 3: logits differ by 0.0"):
+    with pytest.raises(GateError, match=r"golden example 3: logits differ by 0\.0"):
         berthead.load(copied).verify()
 
 
@@ -382,7 +380,7 @@ def test_a_save_that_wrote_other_weights_is_no_success(weight, fit_toy, tmp_path
 
     model = berthead.load(fit_toy())
     monkeypatch.setattr("safetensors.torch.save_file", wrong)
-    with pytest.raises((GateError, ModelError), match="sha256|logits differ"):
+    with pytest.raises((GateError, ModelError), match=r"sha256|logits differ"):
         model.save(tmp_path / "model")
     assert names(tmp_path) == []
 
@@ -623,25 +621,19 @@ def test_a_record_that_lacks_a_key_is_refused(key, copied):
     refused(copied, "berthead.json")
 
 
-NULL_IS_FINE = {"columns.pair", "golden.0.pair"}
-
-
 @pytest.mark.parametrize("key", RECORD_KEYS)
 @pytest.mark.parametrize(
     "value", [None, 3.5, True, "words", [], [None], {}, {"a": 1}, 10**400], ids=lambda v: str(v)[:9]
 )
 def test_a_record_with_a_value_of_another_kind_is_refused(key, value, copied):
     """A text may stand where any text may; everything else has one type."""
-    texts = {
-        "columns.text", "columns.pair", "columns.label", "parameters.pretrained.name", "golden.0.text", "golden.0.pair"
-    }  # fmt: skip
+    texts = {"columns.text", "columns.pair", "columns.label", "parameters.pretrained.name", "golden.0.text",
+             "golden.0.pair"}  # fmt: skip
     fine = (
-        (value is None and key in NULL_IS_FINE)
+        (value is None and key in ("columns.pair", "golden.0.pair"))
         or (isinstance(value, str) and key in texts)
         or (value == 3.5 and key == "task.temperature")
-        or (value in ([], {}) and value == {} and key == "run")
         or (value == [] and key == "golden")
-        or (isinstance(value, dict) and key == "run")
     )
     edit_json(copied / "berthead.json", lambda record: replace_key(record, key, value))
     if fine:

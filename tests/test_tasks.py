@@ -24,7 +24,7 @@ from berthead.tasks.classify import calibration_error, nll
 from berthead.tasks.multilabel import best_threshold
 
 QUICK = settings(max_examples=60, deadline=None)
-LOGIT = st.floats(-12, 12, width=32)
+LOGIT = st.integers(-96, 96).map(lambda number: number / 8)  # with ties; exact in float32
 NOTHINGS = [None, math.nan, np.float32("nan"), pd.NA, pd.NaT, "", " \t\n"]
 LABEL = st.one_of(st.text(max_size=4), st.integers(-3, 3), st.booleans(), st.sampled_from([0.0, 1.0, 0.5, 1e16]))
 
@@ -138,11 +138,11 @@ def held_out(rows=400, labels=4, sharpness=3.0, seed=0):
 def test_the_temperature_is_the_one_that_a_grid_search_finds(sharpness):
     logits, gold = held_out(sharpness=sharpness)
     task = classify(4).tuned(logits, gold)
-    grid = np.exp(np.linspace(-3, 3, 3001))
+    grid = np.exp(np.linspace(-3, 3, 601))
     losses = [sk.log_loss(gold, special.softmax(logits.astype(np.float64) / t, axis=1)) for t in grid]
-    assert task.temperature == pytest.approx(grid[int(np.argmin(losses))], rel=0.005)
+    assert task.temperature == pytest.approx(grid[int(np.argmin(losses))], rel=0.01)
     assert task.temperature == pytest.approx(sharpness, rel=0.2)
-    assert task.evaluate(logits, gold)["loss"] == pytest.approx(min(losses), abs=1e-5)
+    assert task.evaluate(logits, gold)["loss"] == pytest.approx(min(losses), abs=1e-4)
 
 
 def test_the_temperature_calibrates_and_keeps_the_answers():

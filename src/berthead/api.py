@@ -11,7 +11,7 @@ import numpy as np
 from berthead import artifact as folder_format
 from berthead.artifact import Artifact
 from berthead.data.examples import Columns, find_column, rows_of, sound_examples, to_example
-from berthead.data.readers import open_rows
+from berthead.data.readers import STDIO, RowReader, open_rows
 from berthead.errors import DataError, Interrupted, UsageError
 from berthead.infer.files import input_columns
 from berthead.infer.predict import Predictor
@@ -130,7 +130,8 @@ class Fitted:
         if not examples:
             raise DataError(where, "holds no rows that can be scored", "rows with a text and a label")
         scores = self.predictor.evaluate(examples)
-        return scores | {"skipped": len(bad), "warnings": scores["warnings"] + [f"left out: {line}" for line in bad]}
+        notes = notes_on(rows) + scores["warnings"] + [f"left out: {line}" for line in bad]
+        return scores | {"skipped": len(bad), "warnings": notes}
 
     def verify(self) -> float:
         """Replay the golden examples.
@@ -207,11 +208,12 @@ def fit(
         find_column("pair", chosen.pair, names, where) if chosen.pair else None,
         find_column("label", chosen.label, names, where),
     )
-    examples, bad = _labelled(rows, columns, chosen)
-    held_out, bad_held_out = _held_out(chosen, columns)
+    examples, bad, notes = _labelled(rows, columns, chosen)
+    held_out, bad_held_out, more_notes = _held_out(chosen, columns)
+    notes += more_notes
     result = fit_examples(examples, held_out, chosen, columns.to_dict(), where, quiet=quiet)
     fitted = Fitted(result.artifact)
-    fitted.warnings = [f"left out: {line}" for line in bad + bad_held_out] + result.warnings
+    fitted.warnings = notes + [f"left out: {line}" for line in bad + bad_held_out] + result.warnings
     if folder and result.history.interrupted:
         folder = folder.with_name(f"{folder.name}.interrupted")
     if folder:
@@ -267,17 +269,28 @@ def read_rows(data: Any) -> tuple[list[str], Iterable[Row], str]:
     return [str(name) for name in records[0]], rows_of(records), "data"
 
 
-def _labelled(rows: Iterable[Row], columns: Columns, options: FitOptions) -> tuple[list[Example], list[str]]:
+def _labelled(rows: Iterable[Row], columns: Columns, options: FitOptions) -> tuple[list[Example], list[str], list[str]]:
+    """Sound examples, the bad rows, and what is to be known about the file."""
     read = TASKS[options.task].read
-    return sound_examples((to_example(row, columns, read) for row in rows), options.skip_bad_rows)
+    sound, bad = sound_examples((to_example(row, columns, read) for row in rows), options.skip_bad_rows)
+    return sound, bad, notes_on(rows)
 
 
-def _held_out(options: FitOptions, columns: Columns) -> tuple[Sequence[Example] | float, list[str]]:
+def notes_on(rows: Iterable[Row]) -> list[str]:
+    """What the reader of a file noticed; nothing for rows in memory."""
+    return rows.notes if isinstance(rows, RowReader) else []
+
+
+def _held_out(options: FitOptions, columns: Columns) -> tuple[Sequence[Example] | float, list[str], list[str]]:
     if options.valid is None:
-        return DEFAULT_HELD_OUT, []
+        return DEFAULT_HELD_OUT, [], []
     try:
         share = float(options.valid)
     except ValueError:
+        path = Path(options.valid)
+        if options.valid != STDIO and not path.suffix and not path.exists():
+            saw = f'is "{options.valid}"'
+            raise UsageError("--valid", saw, "a file, or a share from 0 to below 1 such as 0.1") from None
         names, rows, where = read_rows(options.valid)
         for role, column in columns.to_dict().items():
             if column:
@@ -285,7 +298,7 @@ def _held_out(options: FitOptions, columns: Columns) -> tuple[Sequence[Example] 
         return _labelled(rows, columns, options)
     if not 0 <= share < 1:
         raise UsageError("--valid", f"is {options.valid}", "a file, or a share from 0 to below 1")
-    return share, []
+    return share, [], []
 
 
 def _is_pair(value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from berthead.errors import GateError, ModelError, OutputError, listed
@@ -201,6 +203,8 @@ def check_out(folder: Path, overwrite: bool) -> None:
     Raises:
         OutputError: something is there already, or the place cannot be written.
     """
+    if folder.name in ("", ".."):
+        raise OutputError(str(folder), "has no name of its own", "a new folder", "Give another --out.")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise OutputError(str(folder), "is not a folder", "", "Give another --out.")
     if folder.is_dir() and any(folder.iterdir()):
@@ -209,6 +213,7 @@ def check_out(folder: Path, overwrite: bool) -> None:
         if not overwrite:
             raise OutputError(str(folder), "holds a model already", "", "Give another --out, or add --overwrite.")
     aside = _aside(folder)
+    shutil.rmtree(aside, ignore_errors=True)  # from a process that was killed and had this number
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside.mkdir()
@@ -237,16 +242,11 @@ def save(artifact: Artifact, folder: Path, overwrite: bool = False) -> None:
         written = load(aside)
         if artifact.golden:
             replay(written, lambda examples: plain_logits(written, examples))
-        if folder.is_dir():
-            old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-            folder.rename(old)
-            aside.rename(folder)
-            shutil.rmtree(old)
-        else:
-            aside.rename(folder)
-    except OSError as error:
+        _put_in_place(aside, folder)
+    except (OSError, SafetensorError) as error:
         fix = "Free some space or give another place."
-        raise OutputError(str(folder), f"could not be written ({error.strerror or error})", "", fix) from error
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(str(folder), f"could not be written ({reason})", "", fix) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -267,33 +267,33 @@ def load(folder: Path) -> Artifact:
     record = read_json(folder / RECORD)
     where = str(folder / RECORD)
     version = record.get("format_version")
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
         fix = "Install a newer berthead." if isinstance(version, int) and version > FORMAT_VERSION else ""
         raise ModelError(where, f"has format_version {version!r}", f"this berthead reads {FORMAT_VERSION}", fix)
     raw_config = read_json(folder / "config.json")
     config = EncoderConfig.from_checkpoint(raw_config, str(folder / "config.json"))
     try:
+        _check_record(record, config.positions)
         task = TASKS[record["task"]["name"]].from_json(record["task"])
         pooling, dropout = record["head"]["pooling"], float(record["head"]["dropout"])
         shapes = _shapes(config, pooling, task.outputs)
         parameters, columns = record["parameters"], record["columns"]
-        max_tokens = int(record["max_tokens"])
+        max_tokens = record["max_tokens"]
         hashes = parameters["theta_sha256"], parameters["omega_sha256"]
         artifact_fields = {
             "columns": {key: columns[key] for key in ("text", "pair", "label")},
             "pretrained": dict(parameters["pretrained"]),
             "adapt": parameters["adapt"],
             "run": record["run"],
-            "golden": tuple(record["golden"]),
+            "golden": tuple(_golden(one, task.outputs) for one in record["golden"]),
         }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(where, f"is not a whole record ({type(error).__name__}: {error})") from error
     stored = read_tensors(folder)
     check_shapes(stored, shapes, str(folder / WEIGHTS))
     tensors = {name: tensor.read().float() for name, tensor in stored.items()}
-    theta = {
-        families.plain_name(name): t for name, t in tensors.items() if families.plain_name(name) in plain_shapes(config)
-    }
+    names = plain_shapes(config)
+    theta = {families.plain_name(name): t for name, t in tensors.items() if families.plain_name(name) in names}
     encoder = build_encoder(config, families.from_checkpoint(theta, config.layers))
     head = RowHead(config.width, task.outputs, pooling, dropout)
     head.load_state_dict(head_state(tensors, pooling))
@@ -303,9 +303,51 @@ def load(folder: Path) -> Artifact:
     )  # fmt: skip
     if (sha256_of(artifact.theta()), sha256_of(artifact.omega())) != hashes:
         raise ModelError(str(folder / WEIGHTS), f"does not match the sha256 in {RECORD}", "", "Copy the folder again.")
-    if artifact.tokenizer.vocabulary > config.vocabulary or not 2 < max_tokens <= config.positions:
-        raise ModelError(str(folder), "its tokenizer, max_tokens and config.json do not fit together")
+    if artifact.tokenizer.vocabulary > config.vocabulary:
+        raise ModelError(str(folder), "its tokenizer and config.json do not fit together")
     return artifact
+
+
+def _check_record(record: dict[str, Any], positions: int) -> None:
+    """Whether berthead.json holds what is read of it; ValueError, TypeError or KeyError where it does not."""
+    head, columns, parameters, run = (record[key] for key in ("head", "columns", "parameters", "run"))
+    pretrained = parameters["pretrained"]
+    texts = [columns["text"], columns["label"], pretrained["name"], parameters["adapt"], head["pooling"]]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(columns["pair"], str | None):
+        raise ValueError("a name is not a text")
+    for sha256 in (parameters["theta_sha256"], parameters["omega_sha256"], pretrained["theta_sha256"]):
+        if not re.fullmatch("[0-9a-f]{64}", sha256):
+            raise ValueError(f"{sha256!r} is not a sha256")
+    if type(head["dropout"]) not in (int, float) or not 0 <= head["dropout"] <= 1:
+        raise ValueError(f"dropout is {head['dropout']!r}; allowed: 0 to 1")
+    if type(record["max_tokens"]) is not int or not 2 < record["max_tokens"] <= positions:
+        raise ValueError(f"max_tokens is {record['max_tokens']!r}; config.json allows 3 to {positions}")
+    if not isinstance(run["versions"], dict) or not {"rows", "seed", "data_sha256"} <= run.keys():
+        raise ValueError("run does not say what was fitted")
+
+
+def _golden(example: Any, outputs: int) -> dict[str, Any]:
+    text, pair, logits = example["text"], example["pair"], example["logits"]
+    if not isinstance(text, str) or not isinstance(pair, str | None):
+        raise ValueError("a golden example is not a text")
+    if len(logits) != outputs or not all(type(one) in (int, float) for one in logits):
+        raise ValueError(f"a golden example does not hold {outputs} logits")
+    return {"text": text, "pair": pair, "logits": [float(one) for one in logits]}
+
+
+def _put_in_place(aside: Path, folder: Path) -> None:
+    if not folder.is_dir():
+        aside.rename(folder)
+        return
+    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    shutil.rmtree(old, ignore_errors=True)
+    folder.rename(old)
+    try:
+        aside.rename(folder)
+    except BaseException:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _aside(folder: Path) -> Path:
@@ -365,7 +407,9 @@ def _refuse_strange_files(folder: Path) -> None:
         raise ModelError(str(folder), f"holds no {RECORD}", "a model folder made by berthead fit", fix)
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if any(path.match(pattern) for pattern in (*PICKLES, "*.py", "*.so", "*.pyc")):
+        if any(Path(name.lower()).match(pattern) for pattern in (*PICKLES, "*.py", "*.so", "*.pyc")):
             raise ModelError(str(folder), f"holds {name}", "safetensors and JSON only: pickles and code are refused")
-        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder.resolve()):
             raise ModelError(str(folder), f"{name} is a link to outside the folder", "files of its own")
+        if path.is_symlink() and not path.exists():
+            raise ModelError(str(folder), f"{name} is a link to nowhere", "files of its own")

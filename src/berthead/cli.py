@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import os
 import sys
@@ -14,7 +15,7 @@ from typing import Annotated, Any, NoReturn, get_args, get_type_hints
 import typer
 
 from berthead import __version__
-from berthead.errors import BertheadError, DataError, UsageError, listed
+from berthead.errors import BertheadError, DataError, OutputError, UsageError, listed
 from berthead.options import FitOptions, Options, PredictOptions, flag
 
 # Heavy modules are imported inside the commands: --help has to answer at once.
@@ -106,7 +107,7 @@ def fit(
     if as_json:
         _print_json({"model": str(out), "warnings": fitted.warnings, **record})
         return
-    print(_fit_report(record, str(out)))
+    _print(_fit_report(record, str(out)))
 
 
 @app.command(name="eval")
@@ -127,7 +128,7 @@ def evaluate(
     if as_json:
         _print_json(scores | {"warnings": notes})
     else:
-        print(_score_table(scores))
+        _print(_score_table(scores))
     if scores["skipped"]:
         raise typer.Exit(4)
 
@@ -145,14 +146,16 @@ def predict(
     given: dict[str, Any],
 ) -> None:
     """Apply a fitted model to every row of a file, or to one text."""
-    is_file = out is not None or source == "-" or Path(source).is_file()
-    if not is_file and _looks_like_a_file(source):
-        raise DataError(source, "there is no such file", "a file of rows, or a text in quotes")
+    # os.path: a text may be too long for a file name, at which pathlib raises.
+    is_file = out is not None or source == "-" or os.path.isfile(source) or _looks_like_a_file(source)  # noqa: PTH113
+    if is_file and second is not None:
+        fix = f"To write a file: --out {second}" if _looks_like_a_file(second) else "Name its column: --pair COLUMN"
+        raise UsageError("predict", f'"{second}" stands after a file of rows', "PAIR goes with a text", fix)
     fitted = _load(model, given)
     if is_file:
         _predict_file(fitted, source, out or "-", given, as_json, quiet)
     else:
-        _predict_text(fitted, source, second, as_json)
+        _predict_text(fitted, source, second, bool(given["probabilities"]), as_json)
 
 
 @app.command()
@@ -164,7 +167,7 @@ def info(model: ModelFolder, as_json: AsJson = False) -> None:
     if as_json:
         _print_json(record)
     else:
-        print(_info_text(record, model))
+        _print(_info_text(record, model))
 
 
 @app.command()
@@ -177,7 +180,7 @@ def verify(model: ModelFolder, as_json: AsJson = False, *, given: dict[str, Any]
     if as_json:
         _print_json({"golden": count, "largest_difference": apart, "passed": True})
     else:
-        print(f"{count} golden examples give the same logits; largest relative difference {apart:.1e}")
+        _print(f"{count} golden examples give the same logits; largest relative difference {apart:.1e}")
 
 
 @app.command()
@@ -206,19 +209,20 @@ def _version(
 
 def main() -> NoReturn:
     """Run the command line; a user's mistake gives a message and an exit code, never a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # half a surrogate pair, or a terminal without UTF-8
     try:
         # Not `app()`: typer's own main turns Ctrl-C and a closed stdout into its exit codes.
         command = typer.main.get_command(app)
         with command.make_context("berthead", sys.argv[1:]) as context:
             command.invoke(context)
-        sys.stdout.flush()
     except BertheadError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:
-        # Whoever read our output has gone away; Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has gone away.
+        _drop_stdout()
         sys.exit(0)
     except Exception as error:
         _fail_otherwise(error)
@@ -244,16 +248,42 @@ _PARSER_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__
 
 def _fail(message: str, code: int) -> NoReturn:
     print(f"berthead: {message}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_stdout()
     sys.exit(code)
 
 
+def _drop_stdout() -> None:
+    """What stdout still holds cannot be written: Python would try once more at exit, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _warn(lines: list[str]) -> None:
-    for line in lines:
+    rows = [line for line in lines if line.startswith("left out: ")]
+    others = [line for line in lines if not line.startswith("left out: ")]
+    more = [f"left out: {len(rows) - _SHOWN_ROWS:,} more rows"] if len(rows) > _SHOWN_ROWS else []
+    for line in [*others, *rows[:_SHOWN_ROWS], *more]:
         print(f"note: {line}", file=sys.stderr)
 
 
+# Bad rows shown on a terminal; --json tells them all.
+_SHOWN_ROWS = 10
+
+
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2))
+    _print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def _print(text: str) -> None:
+    """Write a result to stdout now, so that a full disk is met here."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError("stdout", f"cannot be written ({error.strerror})", fix="Free some space.") from error
 
 
 def _load(model: str, given: dict[str, Any]) -> Any:
@@ -265,15 +295,21 @@ def _load(model: str, given: dict[str, Any]) -> Any:
     return api.load(model, **engine)
 
 
-def _predict_text(fitted: Any, text: str, second: str | None, as_json: bool) -> None:
+def _predict_text(fitted: Any, text: str, second: str | None, probabilities: bool, as_json: bool) -> None:
     from berthead.infer.files import as_line
 
     if fitted.artifact.columns["pair"] and second is None:
         raise UsageError("predict", "this model reads pairs", "two texts", 'Give both: berthead predict MODEL "a" "b"')
+    if second is not None and not fitted.artifact.columns["pair"]:
+        fix = "Put a text of several words in quotes."
+        raise UsageError("predict", "there are two texts", "this model reads single texts", fix)
     prediction = fitted.predict(text if second is None else (text, second))
     if prediction.error:
         raise DataError("predict", prediction.error)
-    print(as_line(prediction, as_json))
+    _print(as_line(prediction, as_json))
+    if probabilities and not as_json:
+        for label, share in (prediction.probabilities or {}).items():
+            _print(f"  p({label})  {share:.4f}")
     if prediction.truncated:
         _warn([f"the text has {prediction.n_tokens} tokens; only the first {fitted.artifact.max_tokens} were read"])
 
@@ -286,16 +322,17 @@ def _predict_file(fitted: Any, source: str, out: str, given: dict[str, Any], as_
         raise UsageError("--json", "prints a summary, and stdout holds the rows", "a file as --out")
     options = PredictOptions.from_sources(given)
     summary = predict_file(fitted.predictor, source, out, options, quiet)
-    if summary.errors_file:
-        summary.notes.append(f"{summary.failed:,} rows have no answer; they are in {summary.errors_file}:")
-    elif summary.failed:
-        summary.notes.append(f"{summary.failed:,} rows have no answer:")
+    if summary.failed:
+        place = f"; see {summary.errors_file}" if summary.errors_file else ""
+        summary.notes.append(f"{summary.failed:,} of {summary.rows:,} rows have no answer{place}:")
     more = [f"... and {summary.failed - len(summary.errors):,} more"] if summary.failed > len(summary.errors) else []
     long = truncation_note(summary.truncated, summary.rows, fitted.artifact.max_tokens)
     _warn([*long, *summary.notes, *summary.errors, *more])
     if as_json:
         _print_json({"out": out, "rows": summary.rows, "failed": summary.failed, "truncated": summary.truncated,
                      "errors": summary.errors_file})  # fmt: skip
+    elif out != "-" and not quiet:
+        print(f"{summary.rows - summary.failed:,} rows written to {out}", file=sys.stderr)
     if summary.failed:
         raise typer.Exit(4)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 from dataclasses import dataclass, field, fields
@@ -34,7 +35,8 @@ class Options:
 
     def __post_init__(self) -> None:
         for spec in fields(self):
-            object.__setattr__(self, spec.name, _checked(type(self), spec.name, getattr(self, spec.name)))
+            checked = _checked(type(self), spec.name, getattr(self, spec.name), flag(spec.name))
+            object.__setattr__(self, spec.name, checked)
 
     @classmethod
     def from_sources(cls, flags: dict[str, Any], config: Path | None = None) -> Self:
@@ -51,21 +53,22 @@ class Options:
             UsageError: an unknown key, or a value that is not allowed.
         """
         names = [spec.name for spec in fields(cls)]
-        values: dict[str, Any] = {}
+        # Each value with its place, for errors.
+        values: dict[str, tuple[Any, str]] = {}
         if config is not None:
-            values |= _read_config(config, names)
+            values |= {name: (value, f"{config}: {name}") for name, value in _read_config(config, names).items()}
         for name in names:
-            from_environment = os.environ.get(f"BERTHEAD_{name.upper()}")
-            if from_environment is not None:
-                values[name] = from_environment
+            variable = f"BERTHEAD_{name.upper()}"
+            if variable in os.environ:
+                values[name] = os.environ[variable], variable
         for name, value in flags.items():
             if name not in names:
                 raise UsageError(
                     name, "is not an option", f"options are {listed(names, 50)}", did_you_mean(name, names)
                 )
             if value is not None:
-                values[name] = value
-        return cls(**values)
+                values[name] = value, flag(name)
+        return cls(**{name: _checked(cls, name, value, where) for name, (value, where) in values.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """The options as a JSON-serialisable dict."""
@@ -104,7 +107,7 @@ class FitOptions(Options):
     precision: str = option(
         "auto", "Arithmetic of training [auto: bf16 where the processor has it].", choices=("auto", "fp32", "bf16")
     )
-    seed: int = option(0, "Seed of the split, the order, the head and dropout.", low=0)
+    seed: int = option(0, "Seed of the split, the order, the head and dropout.", low=0, high=2**32 - 1)
     threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1)
     skip_bad_rows: bool = option(False, "Leave out rows that cannot be used, and report them.")
     overwrite: bool = option(False, "Replace a model folder that exists.")
@@ -149,7 +152,7 @@ def _read_config(path: Path, names: list[str]) -> dict[str, Any]:
     return values
 
 
-def _checked(cls: type[Options], name: str, value: Any) -> Any:
+def _checked(cls: type[Options], name: str, value: Any, where: str) -> Any:
     """The value with the field's type, or a UsageError that says what is allowed."""
     spec = next(spec for spec in fields(cls) if spec.name == name)
     hint = get_type_hints(cls)[name]
@@ -157,23 +160,23 @@ def _checked(cls: type[Options], name: str, value: Any) -> Any:
     if value is None:
         if type(None) in get_args(hint):
             return None
-        raise UsageError(flag(name), "is empty", f"a value such as {spec.default}")
-    value = _converted(kinds[0], name, value)
+        raise UsageError(where, "is empty", f"a value such as {spec.default}")
+    value = _converted(kinds[0], where, value)
     rule = spec.metadata
     if rule["choices"] and value not in rule["choices"]:
         allowed = f"allowed: {listed(rule['choices'])}"
-        raise UsageError(flag(name), f'is "{value}"', allowed, did_you_mean(str(value), rule["choices"]))
+        raise UsageError(where, f'is "{value}"', allowed, did_you_mean(str(value), rule["choices"]))
     for key, words, broken in (
         ("low", "at least", operator.lt),
         ("high", "at most", operator.gt),
         ("above", "above", operator.le),
     ):
         if rule[key] is not None and broken(value, rule[key]):
-            raise UsageError(flag(name), f"is {value}", f"it must be {words} {rule[key]}")
+            raise UsageError(where, f"is {value}", f"it must be {words} {rule[key]}")
     return value
 
 
-def _converted(kind: type, name: str, value: Any) -> Any:
+def _converted(kind: type, where: str, value: Any) -> Any:
     if kind is bool:
         words = {
             "true": True,
@@ -189,14 +192,16 @@ def _converted(kind: type, name: str, value: Any) -> Any:
             return value
         if str(value).lower() in words:
             return words[str(value).lower()]
-        raise UsageError(flag(name), f'is "{value}"', "allowed: true, false")
+        raise UsageError(where, f'is "{value}"', "allowed: true, false")
     if kind is str:
+        if isinstance(value, dict | list | tuple | set):
+            raise UsageError(where, f"is {value}", "one text")
         return str(value)
     try:
         number = kind(value)
-        whole = kind is not int or float(value) == number
-    except (TypeError, ValueError):
-        whole = False
-    if isinstance(value, bool) or not whole or number != number:
-        raise UsageError(flag(name), f'is "{value}"', "a whole number" if kind is int else "a number")
+        sound = math.isfinite(number) and (kind is not int or isinstance(value, str) or number == value)
+    except (TypeError, ValueError, OverflowError):
+        sound = False
+    if isinstance(value, bool) or not sound:
+        raise UsageError(where, f'is "{value}"', "a whole number" if kind is int else "a number")
     return number

@@ -89,7 +89,7 @@ def to_example(row: Row, columns: Columns, read: Callable[[Any], Any] | None) ->
         if is_blank(value):
             seen = "is missing" if column not in row.values else "is blank"
             return Example("", where=row.where, error=f'column "{column}" {seen}; a text is needed')
-        if isinstance(value, dict | list | bytes):
+        if isinstance(value, dict | list | tuple | set | bytes | np.ndarray):
             return Example("", where=row.where, error=f'column "{column}" is {shown(value)[:60]}; a text is needed')
         texts.append(value if isinstance(value, str) else str(value))
     target = None
@@ -116,17 +116,15 @@ def sound_examples(examples: Iterable[Example], skip_bad_rows: bool, most: int =
         DataError: there are bad rows and they are not to be skipped.
     """
     sound: list[Example] = []
-    bad: list[str] = []
+    bad: list[Example] = []
     for example in examples:
-        if example.error:
-            bad.append(f"{example.where}: {example.error}")
-        else:
-            sound.append(example)
+        (bad if example.error else sound).append(example)
     if bad and not skip_bad_rows:
-        where, _, saw = bad[0].partition(": ")
-        more = f" ({len(bad)} such rows: {listed((line.split(': ')[0] for line in bad), most)})" if len(bad) > 1 else ""
-        raise DataError(where, saw + more, "", "Correct them, or leave them out with --skip-bad-rows.")
-    return sound, bad
+        more = f" ({len(bad)} such rows: {listed((one.where for one in bad), most)})" if len(bad) > 1 else ""
+        raise DataError(
+            bad[0].where, f"{bad[0].error}{more}", "", "Correct them, or leave them out with --skip-bad-rows."
+        )
+    return sound, [f"{one.where}: {one.error}" for one in bad]
 
 
 def hold_out(
@@ -159,6 +157,13 @@ def hold_out(
         count = min(round(share * len(members)), len(members) - 1)
         for index in random.permutation(len(members))[:count]:
             held.update(members[index])
+    # Nor does a label whose texts all stand under other labels too.
+    kept = {repr(group_of(example)) for number, example in enumerate(examples) if number not in held}
+    for numbers in twins.values():
+        labels = {repr(group_of(examples[number])) for number in numbers}
+        if not labels <= kept:
+            held.difference_update(numbers)
+            kept |= labels
     fitted = [example for number, example in enumerate(examples) if number not in held]
     return fitted, [examples[number] for number in sorted(held)]
 

@@ -45,6 +45,23 @@ class Labels:
         distinct = {_key(value): value for value in values}
         return cls([distinct[key] for key in sorted(distinct)])
 
+    @classmethod
+    def from_json(cls, names: Any) -> Labels:
+        """The labels of a written state.
+
+        Args:
+            names: what JSON gave for them.
+
+        Returns:
+            The labels.
+
+        Raises:
+            ValueError: it is no list of texts, numbers, true and false, each once (a DataError is one too).
+        """
+        if not isinstance(names, list) or not all(isinstance(name, str | int | float | bool) for name in names):
+            raise ValueError(f"labels are {shown(names)[:60]}")
+        return cls(names)
+
     def __len__(self) -> int:
         return len(self.names)
 

@@ -288,7 +288,7 @@ def read_json(path: Path) -> dict[str, Any]:
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelError(str(path.parent), f"holds no {path.name}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(str(path), f"cannot be read as JSON ({error})") from error
     if not isinstance(loaded, dict):
         raise ModelError(str(path), "does not hold a JSON object")

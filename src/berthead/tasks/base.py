@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
@@ -103,6 +104,27 @@ class Task(Protocol):
     def evaluate(self, logits: FloatArray, targets: np.ndarray) -> dict[str, Any]:
         """The metrics of held-out rows; numbers under the names in `metrics`, and tables."""
         ...
+
+
+def number(state: Mapping[Any, Any], key: Any, above: float = -math.inf) -> float:
+    """A finite number of a written state.
+
+    Args:
+        state: what `from_json` reads.
+        key: the number's name.
+        above: it has to be above this.
+
+    Returns:
+        The number.
+
+    Raises:
+        ValueError: it is something else.
+        KeyError: it is not there.
+    """
+    value = state[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not above < float(value) < math.inf:
+        raise ValueError(f"{key} is {value!r}")
+    return float(value)
 
 
 def choose_metric(task: type[Task], wanted: str | None) -> str:

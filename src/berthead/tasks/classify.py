@@ -13,7 +13,7 @@ from torch import Tensor
 from berthead.data.labels import MOST_LABELS, Labels, is_blank, plain, shown
 from berthead.errors import DataError, listed
 from berthead.records import FloatArray, Label
-from berthead.tasks.base import Answer, per_label
+from berthead.tasks.base import Answer, number, per_label
 
 # Below this many held-out rows a temperature is noise.
 ROWS_FOR_TEMPERATURE = 50
@@ -66,7 +66,7 @@ class Classify:
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Self:
         """The task from its written state."""
-        return cls(Labels(state["labels"]), float(state["temperature"]))
+        return cls(Labels.from_json(state["labels"]), number(state, "temperature", above=0))
 
     def to_json(self) -> dict[str, Any]:
         """Labels and temperature."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from berthead.data.labels import MOST_LABELS, Labels, is_blank, plain, shown
 from berthead.errors import DataError, listed
 from berthead.records import FloatArray, Label
-from berthead.tasks.base import Answer, per_label
+from berthead.tasks.base import Answer, number, per_label
 
 # A label with fewer held-out rows takes the threshold that is best for all labels together.
 ROWS_FOR_THRESHOLD = 10
@@ -69,7 +69,10 @@ class Multilabel:
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Self:
         """The task from its written state."""
-        return cls(Labels(state["labels"]), tuple(map(float, state["thresholds"])))
+        labels, thresholds = Labels.from_json(state["labels"]), dict(enumerate(state["thresholds"]))
+        if len(thresholds) != len(labels):
+            raise ValueError(f"{len(labels)} labels have {len(thresholds)} thresholds")
+        return cls(labels, tuple(number(thresholds, place) for place in thresholds))
 
     def to_json(self) -> dict[str, Any]:
         """Labels and thresholds."""

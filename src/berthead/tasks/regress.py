@@ -13,7 +13,7 @@ from torch import Tensor
 from berthead.data.labels import is_blank, plain, shown
 from berthead.errors import DataError
 from berthead.records import FloatArray
-from berthead.tasks.base import Answer
+from berthead.tasks.base import Answer, number
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,10 @@ class Regress:
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Self:
         """The task from its written state."""
-        return cls(**{key: float(state[key]) for key in ("mean", "deviation", "low", "high")})
+        mean, low, high = (number(state, key) for key in ("mean", "low", "high"))
+        if low > high:
+            raise ValueError(f"low {low:g} is above high {high:g}")
+        return cls(mean, number(state, "deviation", above=0), low, high)
 
     def to_json(self) -> dict[str, Any]:
         """The target's mean, deviation and range."""

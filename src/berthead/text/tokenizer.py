@@ -137,7 +137,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         return {}
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(str(path), f"cannot be read as JSON ({error})") from error
     return config if isinstance(config, dict) else {}
 

