@@ -510,7 +510,7 @@ def test_the_threshold_reaches_the_best_f1_of_all_cuts(data):
     shares, gold = data
 
     def f1(threshold):
-        return sk.f1_score(gold, shares >= threshold, zero_division=0)
+        return sk.f1_score(gold, shares.astype(float) >= threshold, zero_division=0)
 
     cuts = sorted({float(share) for share in shares})
     between = [(low + high) / 2 for low, high in pairwise(cuts)]

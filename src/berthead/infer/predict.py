@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from queue import Full, Queue
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,6 +13,7 @@ import numpy as np
 from berthead.artifact import Artifact
 from berthead.infer.engine import Engine
 from berthead.records import Example, FloatArray, Pack, Prediction
+from berthead.tasks import Answer
 from berthead.text.packing import pack, plan
 from berthead.text.tokenizer import Encoded, Tokenizer
 
@@ -19,6 +22,7 @@ T = TypeVar("T")
 # Rows of one length are found among this many; memory stays bounded by characters where texts are long.
 CHUNK_ROWS = 4096
 CHUNK_CHARACTERS = 4_000_000
+DECODED_ROWS = 128
 TOKEN_BUDGET = 2048
 
 
@@ -46,8 +50,7 @@ class Predictor:
             One prediction an example.
         """
         for chunk, encoded in prefetched(self._encoded_chunks(examples)):
-            logits = self.compute(encoded)
-            answers = iter(zip(self.artifact.task.decode(logits), encoded, strict=True))
+            answers = zip(self._decoded(self.compute(encoded)), encoded, strict=True)
             for example in chunk:
                 yield _prediction(example, None if example.error else next(answers))
 
@@ -81,6 +84,11 @@ class Predictor:
         for one in packs(encoded, self.token_budget):
             logits[one.row] = self.engine.logits(one)
         return logits
+
+    def _decoded(self, logits: FloatArray) -> Iterator[Answer]:
+        # A few rows at a time: a row of 1,000 labels is a large dict.
+        for start in range(0, len(logits), DECODED_ROWS):
+            yield from self.artifact.task.decode(logits[start : start + DECODED_ROWS])
 
     def _encoded_chunks(self, examples: Iterable[Example]) -> Iterator[tuple[list[Example], list[Encoded]]]:
         artifact = self.artifact
@@ -126,13 +134,41 @@ def chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
 
 
 def prefetched(items: Iterator[T]) -> Iterator[T]:
-    """The same items, the next one made in another thread while the caller works on this one."""
-    end: Any = object()
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = pool.submit(next, items, end)
+    """The same items, the next one made in another thread while the caller works on this one.
+
+    An error of the maker is raised here, in its place.
+    """
+    ready: Queue[tuple[T | None, BaseException | None]] = Queue(1)
+    stopped = threading.Event()
+
+    def hand_over(item: T | None, error: BaseException | None) -> None:
+        while not stopped.is_set():
+            with suppress(Full):
+                ready.put((item, error), timeout=0.1)
+                return
+
+    def make() -> None:
+        try:
+            for item in items:
+                hand_over(item, None)
+                if stopped.is_set():
+                    return
+            hand_over(None, None)
+        except BaseException as error:
+            hand_over(None, error)
+
+    # A daemon: Ctrl-C must not wait for input that may never come.
+    threading.Thread(target=make, daemon=True).start()
+    try:
+        while True:
+            item, error = ready.get()
+            if error is not None:
+                raise error
+            if item is None:
+                return
             yield item
+    finally:
+        stopped.set()
 
 
 def truncation_note(truncated: int, rows: int, max_tokens: int) -> list[str]:
