@@ -162,7 +162,7 @@ def fit_toy(tmp_path_factory, tiny_bert, toy_csv):
 
         key = json.dumps(options, sort_keys=True)
         if key not in folders:
-            defaults = {"encoder": str(tiny_bert), "epochs": 2, "batch": 8, "lr": 3e-3, "threads": 2, "valid": 0.25}
+            defaults = {"encoder": str(tiny_bert), "epochs": 2, "batch": 8, "lr": 3e-3, "threads": 1, "valid": 0.25}
             folder = tmp_path_factory.mktemp("models") / "toy"
             berthead.fit(toy_csv, out=folder, quiet=True, **(defaults | options))
             folders[key] = folder

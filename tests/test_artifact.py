@@ -138,7 +138,7 @@ def test_thresholds_and_temperature_are_kept(tiny_bert, tmp_path):
     written = json.loads((tmp_path / "classify" / "berthead.json").read_text())
     assert written["task"]["temperature"] != 1
     written = json.loads((tmp_path / "multilabel" / "berthead.json").read_text())
-    assert written["task"]["thresholds"] != [0.5, 0.5]
+    assert written["task"]["thresholds"] != [0.5, 0.5, 0.5]
 
 
 def test_a_model_saved_again_is_the_same_folder(fit_toy, tmp_path):
@@ -627,7 +627,7 @@ def test_a_record_that_lacks_a_key_is_refused(key, copied):
 )
 def test_a_record_with_a_value_of_another_kind_is_refused(key, value, copied):
     """A text may stand where any text may; everything else has one type."""
-    texts = {"columns.text", "columns.pair", "columns.label", "parameters.pretrained.name", "golden.0.text",
+    texts = {"columns.text", "columns.pair", "columns.label", "parameters.pretrained.name", "parameters.adapt", "golden.0.text",
              "golden.0.pair"}  # fmt: skip
     fine = (
         (value is None and key in ("columns.pair", "golden.0.pair"))
@@ -659,9 +659,9 @@ def test_a_record_with_a_value_of_another_kind_is_refused(key, value, copied):
         ("classify", "task.temperature", float("inf")),
         ("classify", "task.temperature", "1"),
         ("multilabel", "task.thresholds", [0.5]),
-        ("multilabel", "task.thresholds", [0.5, 0.5, 0.5]),
-        ("multilabel", "task.thresholds", [0.5, float("nan")]),
-        ("multilabel", "task.thresholds", ["0.5", "0.5"]),
+        ("multilabel", "task.thresholds", [0.5, 0.5, 0.5, 0.5]),
+        ("multilabel", "task.thresholds", [0.5, 0.5, float("nan")]),
+        ("multilabel", "task.thresholds", ["0.5", "0.5", "0.5"]),
         ("multilabel", "task.thresholds", 0.5),
         ("regress", "task.deviation", 0),
         ("regress", "task.mean", float("nan")),

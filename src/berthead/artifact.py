@@ -322,6 +322,8 @@ def _check_record(record: dict[str, Any], positions: int) -> None:
         raise ValueError(f"dropout is {head['dropout']!r}; allowed: 0 to 1")
     if type(record["max_tokens"]) is not int or not 2 < record["max_tokens"] <= positions:
         raise ValueError(f"max_tokens is {record['max_tokens']!r}; config.json allows 3 to {positions}")
+    if not isinstance(record["golden"], list):
+        raise ValueError("golden is not a list")
     if not isinstance(run["versions"], dict) or not {"rows", "seed", "data_sha256"} <= run.keys():
         raise ValueError("run does not say what was fitted")
 

@@ -124,7 +124,7 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
         encoder: `minilm`, a local folder, or a name that was pulled.
         adapt: what learns: `full` or `frozen`.
         pooling: `auto`, `cls`, `mean` or `pooler`.
-        epochs: passes over the data; None: 3, or 20 when frozen.
+        epochs: passes over the data; None: 3, or 40 when frozen.
         batch: rows of one step.
         lr: peak learning rate; None: 5e-5, or 1e-3 when frozen.
         weight_decay: decoupled weight decay.

@@ -91,7 +91,7 @@ class FitOptions(Options):
     pooling: str = option(
         "auto", "How a row becomes one vector [auto: as the checkpoint was trained].", choices=POOLINGS
     )
-    epochs: int | None = option(None, "Passes over the data [default: 3; frozen: 20].", low=1)
+    epochs: int | None = option(None, "Passes over the data [default: 3; frozen: 40].", low=1)
     batch: int = option(32, "Rows of one step.", low=1)
     lr: float | None = option(None, "Peak learning rate [default: 5e-5; frozen: 1e-3].", above=0)
     weight_decay: float = option(0.01, "Decoupled weight decay of the weight matrices.", low=0)

@@ -145,6 +145,36 @@ def format_of(path: str) -> tuple[str, bool]:
     return _FORMATS[extension], zipped
 
 
+def count_lines(path: str) -> int | None:
+    r"""About how many rows a file has, for a progress bar: quick, and too high where cells hold line breaks.
+
+    Args:
+        path: a file name or path.
+
+    Returns:
+        Line ends, or a Parquet file's rows; None where counting would cost as much as reading (gz, pipes).
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "reviews.csv")
+        >>> _ = path.write_text("text\nfine\npoor\n")
+        >>> count_lines(str(path))
+        3
+    """
+    if path == STDIO or not Path(path).is_file():
+        return None
+    format, zipped = format_of(path)
+    if zipped:
+        return None
+    if format == "parquet":
+        import pyarrow.parquet
+
+        rows: int = pyarrow.parquet.read_metadata(path).num_rows
+        return rows
+    with open(path, "rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+
+
 def _opened(path: str) -> io.BufferedReader:
     try:
         return open(path, "rb")

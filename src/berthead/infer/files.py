@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,7 +15,7 @@ import numpy as np
 
 from berthead.artifact import Artifact
 from berthead.data.examples import Columns, find_column, to_example
-from berthead.data.readers import STDIO, RowReader, open_rows
+from berthead.data.readers import STDIO, RowReader, count_lines, open_rows
 from berthead.data.writers import RowWriter, check_writable, open_writer
 from berthead.errors import Interrupted, UsageError
 from berthead.infer.predict import Predictor
@@ -97,6 +98,7 @@ def predict_file(
     """
     check_writable(target)
     summary = Summary()
+    total = count_lines(source) if sys.stderr.isatty() and not quiet else None
     with ExitStack() as stack:
         reader = stack.enter_context(open_rows(source))
         columns = input_columns(predictor.artifact, options, reader.columns, reader.name, label=False)
@@ -104,7 +106,7 @@ def predict_file(
         types = _added_types(predictor.artifact, names)
         writer = stack.enter_context(open_writer(target, reader.format, reader.columns, reader.schema, types))
         errors = stack.enter_context(_Errors(target, summary))
-        progress = stack.enter_context(Progress("predict", None, "rows", quiet))
+        progress = stack.enter_context(Progress("predict", total, "rows", quiet))
         waiting: deque[Row] = deque()
         try:
             for prediction in predictor.predict(_examples(reader, columns, waiting)):

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from berthead.errors import ModelError, UsageError
 from berthead.model.checkpoint import models_home, read_checkpoint
+from berthead.text.tokenizer import Tokenizer
 
 # Data only: no pickles, no code.
 FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
-         "vocab.txt", "special_tokens_map.json", "1_Pooling/config.json", "LICENSE*"]  # fmt: skip
+         "vocab.txt", "special_tokens_map.json", "1_Pooling/config.json", "LICENSE", "LICENSE.txt", "LICENSE.md"]  # fmt: skip
 
 
 def pull(name: str, revision: str | None = None) -> Path:
@@ -29,7 +30,6 @@ def pull(name: str, revision: str | None = None) -> Path:
     """
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError as error:
         fix = "Install it: pip install 'berthead[hub]'"
         raise UsageError("berthead pull", "huggingface_hub is not installed", "", fix) from error
@@ -40,10 +40,15 @@ def pull(name: str, revision: str | None = None) -> Path:
         snapshot_download(name, revision=revision, local_dir=aside, allow_patterns=FILES)
         shutil.rmtree(aside / ".cache", ignore_errors=True)
         read_checkpoint(str(aside))
+        Tokenizer.from_folder(aside)
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except ModelError as error:
+        # The folder aside is gone when the user reads this.
+        where = f"berthead pull {error.where.replace(str(aside), name)}"
+        raise ModelError(where, error.saw, error.allowed, error.fix) from error
+    except Exception as error:  # the library lets the errors of its transport through, and those change
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"berthead pull {name}", f"could not be downloaded ({reason})", "owner/name on the hub"
         ) from error

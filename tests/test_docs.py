@@ -1,0 +1,86 @@
+"""The manual cannot lie: the README's code runs, its flags exist, and the docs name no place of one machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+from conftest import ROOT
+
+from berthead.options import FitOptions, PredictOptions, flag
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def blocks(language: str) -> list[str]:
+    """The README's code blocks of a language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """Every `berthead ...` line of the README's shell blocks, as words."""
+    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("berthead ")]
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def test_the_readme_shows_every_verb():
+    assert {words[1] for words in commands()} == {"fit", "eval", "predict", "info", "verify"}
+    assert "berthead pull" in README
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_flag_in_the_readme_exists(words):
+    known = {flag(spec.name) for kind in (FitOptions, PredictOptions) for spec in fields(kind)}
+    used = {word for word in words if word.startswith("--")}
+    assert used <= known | {"--out", "--json", "--config"}
+
+
+@pytest.mark.parametrize("words", [words for words in commands() if words[1] == "fit"], ids=" ".join)
+def test_every_option_value_in_the_readme_is_allowed(words):
+    given = {words[i].removeprefix("--").replace("-", "_"): words[i + 1] for i in range(3, len(words) - 1, 2)}
+    given.pop("out")
+    assert FitOptions.from_sources(given).task == given.get("task", "classify")
+
+
+@pytest.mark.slow
+def test_the_readmes_python_runs(tmp_path):
+    for place in ("sample", "README.md"):
+        (tmp_path / place).symlink_to(ROOT / place)
+    code = "\n".join(blocks("python"))
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "tickets-model" / "berthead.json").is_file()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_documented_ladder_is_the_enforced_one():
+    import tomllib
+
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    enforced = [layer.replace("berthead.", "") for layer in contract["layers"]][1:]
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert " → ".join(enforced) in contributing
+
+
+def test_every_module_stands_in_the_architecture():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    modules = {path.name for path in (ROOT / "src" / "berthead").rglob("*.py")}
+    assert modules - {"__init__.py", "__main__.py"} == set(re.findall(r"`(\w+\.py)`", page)) - {"__main__.py"}
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, berthead; print(sorted({'torch', 'numpy', 'sklearn', 'pyarrow'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert done.stdout.strip() == "[]"
