@@ -141,6 +141,17 @@ def test_thresholds_and_temperature_are_kept(tiny_bert, tmp_path):
     assert written["task"]["thresholds"] != [0.5, 0.5, 0.5]
 
 
+def test_whoever_may_read_one_file_may_read_them_all(fit_toy, tmp_path):
+    model = berthead.load(fit_toy())
+    for mask, mode in ((0o022, 0o644), (0o077, 0o600)):
+        before = os.umask(mask)
+        try:
+            model.save(tmp_path / "m", overwrite=True)
+        finally:
+            os.umask(before)
+        assert {path.stat().st_mode & 0o777 for path in (tmp_path / "m").iterdir()} == {mode}
+
+
 def test_a_model_saved_again_is_the_same_folder(fit_toy, tmp_path):
     berthead.load(fit_toy()).save(tmp_path / "again")
     assert all_bytes(tmp_path / "again") == all_bytes(fit_toy())
@@ -172,7 +183,7 @@ def test_fitting_twice_in_fresh_processes_gives_the_same_bytes(adapt, tiny_bert,
                    "--epochs", "1", "--threads", "2", "--quiet", "--adapt", adapt]  # fmt: skip
         # Python's hash of strings differs from process to process.
         subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": seed})
-        assert all_bytes(tmp_path / "one") == all_bytes(tmp_path / "two")
+    assert all_bytes(tmp_path / "one") == all_bytes(tmp_path / "two")
 
 
 @pytest.mark.parametrize("adapt", ["full", "frozen"])
@@ -254,7 +265,7 @@ def test_verify_fails_after_a_golden_logit_is_changed(copied):
 
 @pytest.mark.parametrize("weight", ["classifier.weight", "bert.encoder.layer.1.output.dense.weight"])
 def test_verify_fails_after_a_weight_is_changed_and_the_hashes_with_it(weight, copied):
-    edit_weights(copied, lambda tensors: tensors[weight].mul_(1.01), with_hashes=True)
+    edit_weights(copied, lambda tensors: tensors[weight].mul_(1.5), with_hashes=True)
     with pytest.raises(GateError, match="logits differ"):
         berthead.load(copied).verify()
 
@@ -549,7 +560,7 @@ def test_truncated_weights_are_refused(keep, copied):
     refused(copied, "model.safetensors: cannot be read")
 
 
-@pytest.mark.parametrize("place", [-1, -100_000])
+@pytest.mark.parametrize("place", [-1, -50_000])
 def test_one_changed_byte_of_the_weights_is_refused(place, copied):
     path = copied / "model.safetensors"
     data = bytearray(path.read_bytes())

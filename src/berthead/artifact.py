@@ -295,8 +295,9 @@ def load(folder: Path) -> Artifact:
     names = plain_shapes(config)
     theta = {families.plain_name(name): t for name, t in tensors.items() if families.plain_name(name) in names}
     encoder = build_encoder(config, families.from_checkpoint(theta, config.layers))
-    head = RowHead(config.width, task.outputs, pooling, dropout)
-    head.load_state_dict(head_state(tensors, pooling))
+    with torch.device("meta"):  # no weights are drawn: the caller's random state is left as it was
+        head = RowHead(config.width, task.outputs, pooling, dropout)
+    head.load_state_dict({name: t.clone() for name, t in head_state(tensors, pooling).items()}, assign=True)
     artifact = Artifact(
         Model(encoder, head).eval(), Tokenizer.from_folder(folder), task, max_tokens=max_tokens, raw_config=raw_config,
         **artifact_fields,
@@ -363,6 +364,7 @@ def _write(artifact: Artifact, folder: Path) -> None:
     whole = {name: tensor.detach().float().contiguous() for name, tensor in tensors.items()}
     save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
     _write_json(folder / "config.json", _transformers_config(artifact))
+    shutil.copymode(folder / "config.json", folder / WEIGHTS)  # safetensors lets the owner alone read
     artifact.tokenizer.save(folder, artifact.max_tokens)
     _write_json(folder / RECORD, artifact.describe() | {"golden": list(artifact.golden)})
     for path in folder.iterdir():
