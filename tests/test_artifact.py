@@ -36,11 +36,11 @@ IN_ANOTHER_PROCESS = """
 import json, sys
 import berthead
 from berthead.records import Example
-inputs = json.load(sys.stdin)
-model = berthead.load(sys.argv[1])
-examples = [Example(text, pair) for text, pair in inputs]
-logits = model.predictor.logits(examples)
-print(json.dumps({"logits": logits.tolist(), "answers": [p.answer for p in model.predictor.predict(examples)]}))
+for folder, inputs in json.load(sys.stdin):
+    model = berthead.load(folder)
+    examples = [Example(text, pair) for text, pair in inputs]
+    logits = model.predictor.logits(examples)
+    print(json.dumps({"logits": logits.tolist(), "answers": [p.answer for p in model.predictor.predict(examples)]}))
 """
 
 
@@ -83,26 +83,28 @@ def edit_weights(folder: Path, change, *, with_hashes: bool) -> None:
 # One function, wherever it is loaded
 
 
-@pytest.mark.parametrize("pair", [None, "pair"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_fresh_process_gives_the_same_logits(kind, pair, tiny_bert, tmp_path):
-    rows = toy_rows()
-    out = tmp_path / "model"
-    model = berthead.fit(
-        rows, out=out, encoder=str(tiny_bert), epochs=1, lr=3e-3, pair=pair, text="text", quiet=True, threads=2,
-        **({"label": "label"} | KINDS[kind]),
-    )  # fmt: skip
-    inputs = [(text, "the dog sat" if pair else None) for text in TEXTS]
-    examples = [Example(*one) for one in inputs]
+def test_a_fresh_process_gives_the_same_logits(tiny_bert, tmp_path):
+    fitted, jobs = [], []
+    for kind, options in KINDS.items():
+        for pair in (None, "pair"):
+            folder = tmp_path / f"{kind} {pair}"
+            model = berthead.fit(
+                toy_rows(), out=folder, encoder=str(tiny_bert), epochs=1, lr=3e-3, pair=pair, quiet=True, threads=1,
+                **({"label": "label"} | options),
+            )  # fmt: skip
+            inputs = [(text, "the dog sat" if pair else None) for text in TEXTS]
+            fitted.append((kind, model, [Example(*one) for one in inputs]))
+            jobs.append((str(folder), inputs))
     run = subprocess.run(
-        [sys.executable, "-c", IN_ANOTHER_PROCESS, str(out)], input=json.dumps(inputs), capture_output=True, text=True
+        [sys.executable, "-c", IN_ANOTHER_PROCESS], input=json.dumps(jobs), capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
-    there = json.loads(run.stdout)
-    np.testing.assert_allclose(there["logits"], model.predictor.logits(examples), rtol=0, atol=1e-6)
-    np.testing.assert_allclose(there["logits"], plain_logits(model.artifact, examples), rtol=0, atol=1e-5)
-    here = [prediction.answer for prediction in model.predictor.predict(examples)]
-    assert there["answers"] == (pytest.approx(here, abs=1e-6) if kind == "regress" else here)
+    for (kind, model, examples), line in zip(fitted, run.stdout.splitlines(), strict=True):
+        there = json.loads(line)
+        np.testing.assert_allclose(there["logits"], model.predictor.logits(examples), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(there["logits"], plain_logits(model.artifact, examples), rtol=0, atol=1e-5)
+        here = [prediction.answer for prediction in model.predictor.predict(examples)]
+        assert there["answers"] == (pytest.approx(here, abs=1e-6) if kind == "regress" else here)
 
 
 def test_the_folder_holds_five_files_and_nothing_else(fit_toy):
@@ -118,7 +120,7 @@ def test_the_folder_holds_five_files_and_nothing_else(fit_toy):
 def test_labels_keep_their_types_on_disk(labels, tiny_bert, tmp_path):
     rows = [{"text": f"good cat {'abcdef'[n % 6]}", "label": labels[n % len(labels)]} for n in range(24)]
     model = berthead.fit(
-        rows, out=tmp_path / "m", encoder=str(tiny_bert), epochs=1, valid=0, quiet=True, threads=2
+        rows, out=tmp_path / "m", encoder=str(tiny_bert), epochs=1, valid=0, quiet=True, threads=1
     )  # fmt: skip
     again = berthead.load(tmp_path / "m")
     assert [(type(label), label) for label in again.labels] == [(type(label), label) for label in model.labels]
@@ -131,7 +133,7 @@ def test_thresholds_and_temperature_are_kept(tiny_bert, tmp_path):
     rows = toy_rows(20)
     for kind, options in KINDS.items():
         fitted = berthead.fit(
-            rows, out=tmp_path / kind, encoder=str(tiny_bert), adapt="frozen", epochs=2, valid=0.4, quiet=True,
+            rows, out=tmp_path / kind, encoder=str(tiny_bert), adapt="frozen", epochs=2, valid=0.4, quiet=True, threads=1,
             **({"label": "label"} | options),
         )  # fmt: skip
         assert berthead.load(tmp_path / kind).artifact.task.to_json() == fitted.artifact.task.to_json()
@@ -458,7 +460,7 @@ def test_fit_refuses_a_folder_that_cannot_be_put_in_place(name, tmp_path, monkey
 
 def test_fit_fills_an_empty_folder_and_overwrites_a_model(tiny_bert, tmp_path):
     (tmp_path / "m").mkdir()
-    options = {"encoder": str(tiny_bert), "epochs": 1, "adapt": "frozen", "valid": 0, "quiet": True}
+    options = {"encoder": str(tiny_bert), "epochs": 1, "adapt": "frozen", "valid": 0, "quiet": True, "threads": 1}
     berthead.fit(toy_rows(), out=tmp_path / "m", seed=1, **options)
     first = all_bytes(tmp_path / "m")
     berthead.fit(toy_rows(), out=tmp_path / "m", seed=2, overwrite=True, **options)
@@ -638,8 +640,8 @@ def test_a_record_that_lacks_a_key_is_refused(key, copied):
 )
 def test_a_record_with_a_value_of_another_kind_is_refused(key, value, copied):
     """A text may stand where any text may; everything else has one type."""
-    texts = {"columns.text", "columns.pair", "columns.label", "parameters.pretrained.name", "parameters.adapt", "golden.0.text",
-             "golden.0.pair"}  # fmt: skip
+    texts = {"columns.text", "columns.pair", "columns.label", "parameters.pretrained.name", "parameters.adapt",
+             "golden.0.text", "golden.0.pair"}  # fmt: skip
     fine = (
         (value is None and key in ("columns.pair", "golden.0.pair"))
         or (isinstance(value, str) and key in texts)
@@ -719,7 +721,7 @@ def test_auto_map_is_neither_followed_nor_written(tiny_bert, tmp_path, copied):
     (encoder / "modeling.py").write_text(trap)
     for name in ("config.json", "tokenizer_config.json"):
         edit_json(encoder / name, lambda config: config.update(auto_map={"AutoModel": "modeling.Model"}))
-    options = {"encoder": str(encoder), "epochs": 1, "adapt": "frozen", "valid": 0, "quiet": True}
+    options = {"encoder": str(encoder), "epochs": 1, "adapt": "frozen", "valid": 0, "quiet": True, "threads": 1}
     berthead.fit(toy_rows(1), out=tmp_path / "fitted", **options)
     for name in FILES:
         assert b"auto_map" not in (tmp_path / "fitted" / name).read_bytes()

@@ -193,7 +193,7 @@ CASES = {
         FIT + " --config fit.yaml", 2, ("fit.yaml: does not hold a mapping", "`epochs: 3`"), {"fit.yaml": "- epochs\n"}
     ),
     "wrong value in YAML": Case(
-        FIT + " --config fit.yaml", 2, ('--epochs: is "many"', "a whole number"), {"fit.yaml": "epochs: many\n"}
+        FIT + " --config fit.yaml", 2, ('fit.yaml: epochs: is "many"', "a whole number"), {"fit.yaml": "epochs: many\n"}
     ),
     "no such YAML": Case(FIT + " --config fit.yaml", 2, ("fit.yaml: cannot be read", "No such file")),
     # encoders
@@ -496,7 +496,7 @@ def test_a_full_disk_behind_stdout_is_an_error_and_not_silence(places, tmp_path,
 # Ctrl-C
 
 
-def started(words: list, folder: Path) -> subprocess.Popen:
+def started(words: list, folder: Path, stdin: int = subprocess.DEVNULL) -> subprocess.Popen:
     """A command of its own, which hears SIGINT as from a terminal."""
     command = [sys.executable, "-m", "berthead", *map(str, words)]
     # A process that a shell starts in the background ignores SIGINT, and so would its children.
@@ -571,6 +571,30 @@ def test_ctrl_c_before_anything_is_done_leaves_nothing(places, tmp_path, command
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize("source", ["data.csv", "-"])
+def test_ctrl_c_while_rows_are_awaited_ends_at_once_and_keeps_what_is_done(places, tmp_path, source):
+    os.mkfifo(tmp_path / "data.csv")
+    # Open for both, so that neither side waits for the other, and no end of file comes.
+    pipe = os.open(tmp_path / "data.csv", os.O_RDWR)
+    process = started(["predict", places["model"], source, "--out", "out.csv"], tmp_path, stdin=pipe)
+    try:
+        os.write(pipe, b"text,n\n")
+        for n in range(10_000):
+            os.write(pipe, b"good cat,%d\n" % n)
+        wait_until(lambda: any(path.stat().st_size for path in tmp_path.glob(".out.csv.part-*")), process)
+        time.sleep(2)  # until it waits for more
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        os.close(pipe)
+    assert (process.returncode, out) == (130, ""), err
+    assert err.count("\n") == 1, err
+    kept = answers((tmp_path / "out.csv.partial").read_text(encoding="utf-8"))
+    assert [row["n"] for row in kept] == [str(n) for n in range(len(kept))]
+    assert kept
 
 
 def opened_for_writing(path: Path) -> int | None:

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, make_bert
+from conftest import ROOT, make_bert, toy_rows
 from safetensors.torch import load_file, save_file
 
 from berthead.errors import ModelError, UsageError
@@ -403,6 +403,16 @@ def test_code_that_a_config_names_is_never_run(encoder):
     assert not (encoder / "ran").exists()
 
 
+def test_pairs_are_refused_by_an_encoder_with_one_token_type(tmp_path):
+    import berthead
+
+    folder = make_bert(tmp_path / "bert", type_vocab_size=1)
+    with pytest.raises(UsageError, match=r"--pair: .*knows 1 token types"):
+        berthead.fit(toy_rows(), encoder=str(folder), pair="pair", epochs=1, quiet=True, threads=1)
+    single = berthead.fit(toy_rows(1), encoder=str(folder), epochs=1, quiet=True, threads=1)
+    assert single.predict("good cat").answer in ("positive", "negative")
+
+
 # --- pooling ---
 
 
@@ -758,10 +768,27 @@ def test_a_repository_that_is_not_there_leaves_nothing_behind(tmp_path):
     assert_refused(done, tmp_path, "berthead pull owner/nothing", "could not be downloaded", "owner/name on the hub")
 
 
-@pytest.mark.parametrize("name", ["owner/a b", "../../etc", "a/b/c", "", ".."])
-def test_a_name_that_no_hub_has_is_refused(tmp_path, name):
-    with serving(Hub({})) as address:
-        assert_refused(pull(address, tmp_path, "--", name), tmp_path, "berthead pull")
+def test_names_that_no_hub_has_are_refused(tmp_path):
+    names = ["owner/a b", "../../etc", "a/b/c", "", "..", "owner/../x"]
+    code = """
+import sys
+from berthead.errors import ModelError
+from berthead.model.hub import pull
+for name in sys.argv[1:]:
+    try:
+        print("pulled", pull(name))
+    except ModelError as error:
+        print("refused", error)
+"""
+    hub = Hub({})
+    with serving(hub) as address:
+        env = environment(address, tmp_path)
+        done = subprocess.run(
+            [sys.executable, "-c", code, *names], capture_output=True, text=True, env=env, timeout=120, check=True
+        )
+    lines = done.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == [f"refused berthead pull {name}" for name in names]
+    assert left_behind(tmp_path) == []
 
 
 def test_an_encoder_of_an_unknown_family_leaves_nothing_behind(repository, tmp_path):

@@ -271,15 +271,13 @@ def test_every_option_has_help_and_a_default_that_is_allowed(record, spec):
 # The loop's settings
 
 
-@pytest.mark.parametrize(("adapt", "epochs", "lr"), [("full", 3, 5e-5), ("frozen", 20, 1e-3)])
-def test_epochs_and_rate_default_to_what_the_adaptation_needs(adapt, epochs, lr):
+@pytest.mark.parametrize("adapt", ["full", "frozen"])
+def test_epochs_and_rate_default_to_what_the_help_promises_for_the_adaptation(adapt):
     settings = settings_for(FitOptions(adapt=adapt), Classify)
-    assert (settings.epochs, settings.lr) == (epochs, lr)
     given = settings_for(FitOptions(adapt=adapt, epochs=7, lr=0.5), Classify)
     assert (given.epochs, given.lr) == (7, 0.5)
     help_of = {spec.name: spec.metadata["help"] for spec in fields(FitOptions)}
     for name, value in (("epochs", settings.epochs), ("lr", settings.lr)):
-        # The help promises these numbers.
         shown = help_of[name].replace("frozen: ", "").split("[default: ")[1].split("]")[0].split("; ")
         assert float(shown[adapt == "frozen"]) == value
 

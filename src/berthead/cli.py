@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -252,6 +253,10 @@ def _fail(message: str, code: int) -> NoReturn:
         sys.stdout.flush()
     except OSError:
         _drop_stdout()
+    if code == 130 and any(thread.name == "berthead-reader" for thread in threading.enumerate()):
+        # It may stand in a read of stdin, at which Python's own way out would abort.
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

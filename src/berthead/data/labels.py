@@ -58,7 +58,7 @@ class Labels:
         Raises:
             ValueError: it is no list of texts, numbers, true and false, each once (a DataError is one too).
         """
-        if not isinstance(names, list) or not all(isinstance(name, str | int | float | bool) for name in names):
+        if not isinstance(names, list) or not names or not all(isinstance(name, str | int | float | bool) for name in names):
             raise ValueError(f"labels are {shown(names)[:60]}")
         return cls(names)
 

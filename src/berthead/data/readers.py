@@ -75,6 +75,10 @@ class RowReader:
         """Close the file; the rows end here."""
         self._stack.close()
 
+    def abandon(self) -> None:
+        """Leave the file as it is: closing would wait for another thread that stands in a read."""
+        self._stack.pop_all()
+
     def __enter__(self) -> Self:
         return self
 

@@ -110,7 +110,7 @@ def prepare(model: Model, dtype: torch.dtype) -> Model:
         The prepared model, in evaluation mode.
     """
     shared = {id(tensor): tensor for tensor in model.parameters()}
-    prepared = copy.deepcopy(model, shared).eval()
+    prepared = copy.deepcopy(model, shared)
     for block in prepared.encoder.blocks:
         assert isinstance(block, Block)
         block.attention.qkv = _linear(block.attention.qkv, dtype)  # type: ignore[assignment]
@@ -118,7 +118,7 @@ def prepare(model: Model, dtype: torch.dtype) -> Model:
         _prepare_mlp(block.mlp, dtype)
     if dtype != torch.float32:
         prepared.encoder.embeddings = CastEmbeddings(prepared.encoder.embeddings, dtype)  # type: ignore[assignment]
-    return prepared
+    return prepared.eval()
 
 
 def _prepare_mlp(mlp: nn.Sequential, dtype: torch.dtype) -> None:
@@ -174,7 +174,7 @@ def available_threads() -> int:
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limits = [affinity, _cgroup_quota()]
     words = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if words.isdigit():
+    if words.isdecimal():
         limits.append(int(words))
     return max(1, min(limit for limit in limits if limit))
 
@@ -184,5 +184,5 @@ def _cgroup_quota() -> int:
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         return max(1, int(quota) // int(period)) if quota != "max" else 0
-    except (OSError, ValueError):
+    except (OSError, ValueError, ZeroDivisionError):
         return 0

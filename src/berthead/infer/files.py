@@ -114,6 +114,7 @@ def predict_file(
                 _write(row, prediction, names, writer, errors, summary)
                 progress.advance(1)
         except KeyboardInterrupt:
+            reader.abandon()
             kept = writer.keep()
             saw = f"stopped after {summary.rows:,} rows"
             fix = f"They are kept in {kept}." if kept else ""

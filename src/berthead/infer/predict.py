@@ -24,6 +24,7 @@ CHUNK_ROWS = 4096
 CHUNK_CHARACTERS = 4_000_000
 DECODED_ROWS = 128
 TOKEN_BUDGET = 2048
+READER_THREAD = "berthead-reader"
 
 
 class Predictor:
@@ -158,7 +159,7 @@ def prefetched(items: Iterator[T]) -> Iterator[T]:
             hand_over(None, error)
 
     # A daemon: Ctrl-C must not wait for input that may never come.
-    threading.Thread(target=make, daemon=True).start()
+    threading.Thread(target=make, daemon=True, name=READER_THREAD).start()
     try:
         while True:
             item, error = ready.get()

@@ -10,8 +10,10 @@ from berthead.model.checkpoint import models_home, read_checkpoint
 from berthead.text.tokenizer import Tokenizer
 
 # Data only: no pickles, no code.
-FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
-         "vocab.txt", "special_tokens_map.json", "1_Pooling/config.json", "LICENSE", "LICENSE.txt", "LICENSE.md"]  # fmt: skip
+FILES = [
+    "config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
+    "special_tokens_map.json", "1_Pooling/config.json", "LICENSE", "LICENSE.txt", "LICENSE.md",
+]  # fmt: skip
 
 
 def pull(name: str, revision: str | None = None) -> Path:

@@ -113,7 +113,7 @@ class Tokenizer:
         return [_pair(a, b, self._pair, max_tokens) for a, b in zip(first, self._ids(pairs), strict=True)]
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        # A lone surrogate is not text: the library refuses it, so it becomes the replacement character.
+        # A lone surrogate is not text: the library refuses it, so it becomes a question mark.
         clean = [text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text for text in texts]
         return [encoding.ids for encoding in self.backend.encode_batch_fast(clean, add_special_tokens=False)]
 

@@ -124,6 +124,10 @@ def fit_examples(
     if tokenizer.vocabulary > checkpoint.config.vocabulary:
         saw = f"its tokenizer knows {tokenizer.vocabulary} tokens, its embeddings {checkpoint.config.vocabulary}"
         raise DataError(f"--encoder {options.encoder}", saw, "a tokenizer of this encoder")
+    (probe,) = tokenizer.encode(["a"], ["a"] if columns["pair"] is not None else None, 8)
+    if probe.segments.max() >= checkpoint.config.segments:
+        saw = f"{options.encoder} knows {checkpoint.config.segments} token types (type_vocab_size)"
+        raise UsageError("--pair", saw, "an encoder with a token type for the second text")
     max_tokens = _max_tokens(options, checkpoint)
     targets = task.targets([example.target for example in train])
     folds = [
@@ -200,7 +204,8 @@ def _folds(
         try:
             task.check(example.target)
         except ValueError as error:
-            raise DataError(example.where, f"the target {error}") from None
+            fix = "Correct the row, or add rows with that label to the fitted data."
+            raise DataError(example.where, f"the target {error}", fix=fix) from None
     return list(examples), list(held_out)
 
 

@@ -150,7 +150,10 @@ class _HeadOnly(_Part):
         if self.head.dense is None:
             # A linear head learns fastest from features of one scale; `finish` folds the scale into its weights.
             self.mean = self.train.mean(0)
-            self.deviation = self.train.std(0, unbiased=False).clamp_min(1e-6)
+            deviation = self.train.std(0, unbiased=False)
+            # What never varies, but for rounding, has no scale.
+            varies = deviation > 1e-5 * self.mean.abs().clamp_min(1)
+            self.deviation = torch.where(varies, deviation, 1.0)
 
     def _scaled(self, features: Tensor) -> Tensor:
         return (features - self.mean) / self.deviation

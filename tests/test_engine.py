@@ -1,0 +1,342 @@
+"""The engine gives the plain model's logits, changes nothing, and uses the threads that this process may use."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_bert
+from torch import nn
+
+from berthead.api import load
+from berthead.infer import engine as engine_module
+from berthead.infer.engine import (
+    CastLinear,
+    Engine,
+    PackedLinear,
+    available_threads,
+    has_fast_bf16,
+    use_threads,
+)
+from berthead.model.checkpoint import read_checkpoint
+from berthead.model.heads import RowHead
+from berthead.model.model import Model
+from berthead.model.tensors import TensorPack
+from berthead.options import PredictOptions
+from berthead.records import Pack
+from berthead.text.packing import pack
+from berthead.text.tokenizer import Encoded
+
+TOLERANCE = 1e-5
+LENGTHS = [50, 50, 17, 3, 3, 1]
+
+needs_onednn = pytest.mark.skipif(not engine_module._has_onednn(), reason="this torch has no oneDNN")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tiny products gain nothing from threads, and lose much on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def without_onednn(monkeypatch):
+    monkeypatch.setattr(engine_module, "_has_onednn", lambda: False)
+
+
+def a_model(name: str | Path, pooling: str = "mean") -> Model:
+    """The encoder with a random head of three outputs."""
+    checkpoint = read_checkpoint(str(name))
+    torch.manual_seed(1)
+    head = RowHead(checkpoint.config.width, 3, pooling)
+    nn.init.normal_(head.out.weight, std=0.1)
+    nn.init.normal_(head.out.bias)
+    return Model(checkpoint.encoder(), head).eval()
+
+
+def a_pack(lengths=LENGTHS, vocabulary=80, seed=0) -> Pack:
+    random = np.random.default_rng(seed)
+    encoded = [
+        Encoded(random.integers(1, vocabulary, n), (np.arange(n) > n // 2).astype(np.int64), n, False) for n in lengths
+    ]
+    return pack(encoded, np.arange(len(lengths)))
+
+
+def plain_logits(model: Model, one: Pack) -> np.ndarray:
+    with torch.no_grad():
+        return model(TensorPack.from_pack(one)).numpy()
+
+
+def linears(engine: Engine) -> list[nn.Module]:
+    """What stands in the place of each linear layer of the encoder."""
+    return [
+        layer
+        for block in engine.model.encoder.blocks
+        for layer in (block.attention.qkv, block.attention.out, block.mlp.up, block.mlp.down)
+    ]
+
+
+# --- float32 ---
+
+
+@pytest.mark.parametrize("name", ["tiny", "minilm"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "pooler"])
+def test_fp32_equals_the_plain_model(tiny_bert, name, pooling):
+    model = a_model(tiny_bert if name == "tiny" else name, pooling)
+    one = a_pack(LENGTHS if name == "tiny" else [200, 40, 40, 9])
+    engine = Engine(model)
+    logits = engine.logits(one)
+    assert (logits.dtype, logits.shape) == (np.float32, (len(one.row), 3))
+    np.testing.assert_allclose(logits, plain_logits(model, one), atol=TOLERANCE, rtol=0)
+
+
+def test_fp32_equals_transformers(tiny_bert):
+    from transformers import BertModel
+
+    model, theirs = a_model(tiny_bert, "cls"), BertModel.from_pretrained(tiny_bert).eval()
+    one = a_pack([31])
+    with torch.no_grad():
+        inputs = {"input_ids": torch.from_numpy(one.ids)[None], "token_type_ids": torch.from_numpy(one.segments)[None]}
+        wanted = model.head.out(theirs(**inputs).last_hidden_state[:, 0])
+    np.testing.assert_allclose(Engine(model).logits(one), wanted.detach().numpy(), atol=TOLERANCE, rtol=0)
+
+
+@needs_onednn
+@pytest.mark.parametrize("lengths", [[1], [2, 1], [64] * 33], ids=["1 token", "3 tokens", "over 2048 tokens"])
+def test_packs_far_from_the_typical_size_are_computed_alike(tiny_bert, lengths):
+    model, one = a_model(tiny_bert), a_pack(lengths)
+    engine = Engine(model)
+    assert all(isinstance(layer, PackedLinear) for layer in linears(engine))
+    np.testing.assert_allclose(engine.logits(one), plain_logits(model, one), atol=TOLERANCE, rtol=0)
+
+
+ACTIVATIONS = {
+    "gelu": ("gelu", "none"), "gelu_new": ("gelu", "tanh"), "gelu_pytorch_tanh": ("gelu", "tanh"),
+    "relu": ("relu", "none"), "silu": None, "swish": None, "tanh": None,
+}  # fmt: skip
+
+
+@needs_onednn
+@pytest.mark.parametrize(("name", "fused"), ACTIVATIONS.items())
+def test_every_activation_equals_the_plain_model_and_is_fused_where_it_can_be(tmp_path, name, fused):
+    model, one = a_model(make_bert(tmp_path / "bert", hidden_act=name)), a_pack()
+    engine = Engine(model)
+    np.testing.assert_allclose(engine.logits(one), plain_logits(model, one), atol=TOLERANCE, rtol=0)
+    for prepared, block in zip(engine.model.encoder.blocks, model.encoder.blocks, strict=True):
+        assert prepared.mlp.up.fused == (fused or ("none", "none"))
+        assert type(prepared.mlp.activation) is (nn.Identity if fused else type(block.mlp.activation))
+        assert list(dict(prepared.mlp.named_children())) == ["up", "activation", "down"]
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_without_onednn_every_activation_equals_the_plain_model(tmp_path, without_onednn, name):
+    model, one = a_model(make_bert(tmp_path / "bert", hidden_act=name)), a_pack()
+    engine = Engine(model)
+    assert engine.kernels == "torch"
+    assert {type(layer) for layer in linears(engine)} == {CastLinear}
+    np.testing.assert_allclose(engine.logits(one), plain_logits(model, one), atol=TOLERANCE, rtol=0)
+
+
+def test_pooled_is_what_the_head_reads(tiny_bert):
+    for pooling in ("mean", "cls", "pooler"):
+        model, one = a_model(tiny_bert, pooling), a_pack()
+        tensors = TensorPack.from_pack(one)
+        with torch.no_grad():
+            wanted = model.head.pool(model.encoder(tensors), tensors).numpy()
+            pooled = Engine(model).pooled(one)
+            np.testing.assert_allclose(pooled, wanted, atol=TOLERANCE, rtol=0)
+            logits = model.head.classify(torch.from_numpy(pooled)).numpy()
+        np.testing.assert_allclose(logits, Engine(model).logits(one), atol=TOLERANCE, rtol=0)
+
+
+def test_packed_equals_one_by_one(tiny_bert):
+    engine, random = Engine(a_model(tiny_bert)), np.random.default_rng(3)
+    encoded = [Encoded(random.integers(1, 80, n), np.zeros(n, np.int64), int(n), False) for n in range(1, 40)]
+    together = engine.logits(pack(encoded, np.arange(39)))
+    alone = np.concatenate([engine.logits(pack(encoded, np.array([row]))) for row in range(39)])
+    np.testing.assert_allclose(together, alone, atol=TOLERANCE, rtol=0)
+
+
+# --- bfloat16 ---
+
+
+@pytest.mark.parametrize("kernels", ["own", "torch"])
+def test_bf16_is_near_and_is_bf16(tiny_bert, monkeypatch, kernels):
+    if kernels == "torch":
+        monkeypatch.setattr(engine_module, "_has_onednn", lambda: False)
+    model, one = a_model(tiny_bert), a_pack()
+    engine = Engine(model, "bf16")
+    seen = []
+    for module in (*linears(engine), engine.model.head):
+        module.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
+    logits, plain = engine.logits(one), plain_logits(model, one)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, plain, atol=5e-2, rtol=0)
+    assert float(np.abs(logits - plain).max()) > 1e-6  # it is another arithmetic
+    assert seen[:-1] == [(torch.bfloat16, torch.bfloat16)] * 8
+    assert seen[-1] == (torch.bfloat16, torch.float32)  # the head computes in float32
+
+
+def test_bf16_of_minilm_is_near():
+    model = a_model("minilm")
+    one = a_pack([60, 9], vocabulary=30522)
+    np.testing.assert_allclose(Engine(model, "bf16").logits(one), plain_logits(model, one), atol=5e-2, rtol=0)
+
+
+def test_bf16_gives_the_answers_of_a_fitted_model(toy_model):
+    exact, fast = load(toy_model), load(toy_model, precision="bf16")
+    texts = ["good cat", "bad cat", "the dog sat, fine", "awful red mat ran a b", "great great dog", "poor poor cat"]
+    wanted, answers = exact.predict(texts), fast.predict(texts)
+    assert {answer.answer for answer in wanted} == {"positive", "negative"}
+    assert [answer.answer for answer in answers] == [answer.answer for answer in wanted]
+    np.testing.assert_allclose([a.score for a in answers], [a.score for a in wanted], atol=5e-2)
+    assert fast.predictor.engine.precision == PredictOptions(precision="bf16").precision
+
+
+def test_fast_bf16_is_what_the_processor_says():
+    path = Path("/proc/cpuinfo")
+    flags = set(path.read_text().split()) if path.is_file() else set()
+    if not flags & {"flags", "Features"}:
+        pytest.skip("this machine does not list its processor's features")
+    assert has_fast_bf16() == bool(flags & {"avx512_bf16", "amx_tile"})
+
+
+# --- the model it was made from ---
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_model_is_not_changed(tiny_bert, precision):
+    model, one = a_model(tiny_bert).train(), a_pack()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    modules = [(name, type(module), id(module)) for name, module in model.named_modules()]
+    Engine(model, precision).logits(one)
+    assert [(name, type(module), id(module)) for name, module in model.named_modules()] == modules
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    model.eval()(TensorPack.from_pack(one)).sum().backward()  # it can still learn
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_the_engine_is_in_evaluation_mode_whatever_the_model_is(tiny_bert):
+    model, one = a_model(tiny_bert), a_pack()
+    wanted = plain_logits(model, one)
+    engine = Engine(model.train())
+    assert not any(module.training for module in engine.model.modules())
+    np.testing.assert_allclose(engine.logits(one), wanted, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_embeddings_and_head_are_shared_and_linear_layers_are_not_kept_twice(tiny_bert, precision):
+    model = a_model(tiny_bert, "pooler")
+    engine = Engine(model, precision)
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+    kept = dict(engine.model.named_parameters())
+    assert {parameter.data_ptr() for parameter in kept.values()} <= own
+    assert sum(name.endswith("word.weight") for name in kept) == 1
+    assert not any("qkv" in name or "mlp.up" in name for name in kept)
+    with torch.no_grad():
+        model.encoder.embeddings.word.weight.neg_()
+    assert not np.allclose(Engine(a_model(tiny_bert, "pooler")).logits(a_pack()), engine.logits(a_pack()), atol=1e-3)
+
+
+def test_many_threads_get_the_same_answers(tiny_bert):
+    engine = Engine(a_model(tiny_bert))
+    packs = [a_pack([20, 7, 3], seed=seed) for seed in range(16)]
+    wanted = [engine.logits(one) for one in packs]
+    with ThreadPoolExecutor(16) as pool:
+        for _ in range(3):
+            for logits, expected in zip(pool.map(engine.logits, packs), wanted, strict=True):
+                np.testing.assert_array_equal(logits, expected)
+
+
+# --- threads ---
+
+
+def fake_quota(monkeypatch, tmp_path, text: str | None) -> None:
+    """The control group's file holds `text`; None: there is no such file."""
+    fake = tmp_path / "cpu.max"
+    if text is not None:
+        fake.write_text(text)
+
+    def path(name):
+        return fake if name == "/sys/fs/cgroup/cpu.max" else Path(name)
+
+    monkeypatch.setattr(engine_module, "Path", path)
+
+
+def use_affinity(monkeypatch, processors: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(processors)), raising=False)
+
+
+@pytest.mark.parametrize(
+    ("quota", "wanted"),
+    [
+        (None, 16), ("max 100000\n", 16), ("400000 100000\n", 4), ("150000 100000\n", 1), ("50000 100000\n", 1),
+        ("3200000 100000\n", 16), ("100000 50000\n", 2), ("", 16), ("nonsense", 16), ("a b", 16), ("100000 0", 16),
+    ],
+)  # fmt: skip
+def test_the_control_groups_quota_is_respected(monkeypatch, tmp_path, quota, wanted):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    use_affinity(monkeypatch, 16)
+    fake_quota(monkeypatch, tmp_path, quota)
+    assert available_threads() == wanted
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [("3", 3), (" 2 ", 2), ("4,2", 4), ("1", 1), ("99", 8), ("0", 8), ("", 8), ("many", 8), ("-1", 8), ("²", 8)],
+)
+def test_omp_num_threads_is_respected(monkeypatch, tmp_path, words, wanted):
+    use_affinity(monkeypatch, 8)
+    fake_quota(monkeypatch, tmp_path, None)
+    monkeypatch.setenv("OMP_NUM_THREADS", words)
+    assert available_threads() == wanted
+
+
+def test_the_smallest_limit_counts(monkeypatch, tmp_path):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    for processors, quota, wanted in ((8, "600000 100000", 5), (3, "600000 100000", 3), (8, "200000 100000", 2)):
+        use_affinity(monkeypatch, processors)
+        fake_quota(monkeypatch, tmp_path, quota)
+        assert available_threads() == wanted
+
+
+def test_without_affinity_all_processors_count(monkeypatch, tmp_path):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    fake_quota(monkeypatch, tmp_path, None)
+    assert available_threads() == 6
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+def test_affinity_of_a_real_process_is_respected():
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+        "from berthead.infer.engine import available_threads, use_threads; import torch; "
+        "print(available_threads(), use_threads(None), torch.get_num_threads(), use_threads(2))"
+    )
+    env = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert done.stdout.split() == ["1", "1", "1", "2"]
+
+
+def test_threads_asked_for_are_used(monkeypatch, tmp_path):
+    use_affinity(monkeypatch, 3)
+    fake_quota(monkeypatch, tmp_path, None)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    try:
+        assert (use_threads(2), torch.get_num_threads()) == (2, 2)
+        assert (use_threads(None), torch.get_num_threads()) == (3, 3)
+    finally:
+        torch.set_num_threads(1)
