@@ -133,8 +133,8 @@ def test_thresholds_and_temperature_are_kept(tiny_bert, tmp_path):
     rows = toy_rows(20)
     for kind, options in KINDS.items():
         fitted = berthead.fit(
-            rows, out=tmp_path / kind, encoder=str(tiny_bert), adapt="frozen", epochs=2, valid=0.4, quiet=True, threads=1,
-            **({"label": "label"} | options),
+            rows, out=tmp_path / kind, encoder=str(tiny_bert), adapt="frozen", epochs=2, valid=0.4, quiet=True,
+            threads=1, **({"label": "label"} | options),
         )  # fmt: skip
         assert berthead.load(tmp_path / kind).artifact.task.to_json() == fitted.artifact.task.to_json()
     written = json.loads((tmp_path / "classify" / "berthead.json").read_text())

@@ -627,8 +627,8 @@ def test_balanced_weights_find_the_rare_class(tiny_bert):
     rows = skewed()
     recall = {}
     for weight in ("none", "balanced"):
-        chosen = {"adapt": "frozen", "pooling": "mean", "epochs": 20, "lr": 0.02, "valid": 0, "class_weight": weight}
-        model = fitted(tiny_bert, rows, **chosen)
+        chosen = {"adapt": "frozen", "pooling": "mean", "epochs": 40, "batch": 32, "lr": 0.01, "valid": 0}
+        model = fitted(tiny_bert, rows, class_weight=weight, **chosen)
         answers = [one.answer for one in model.predict([row["text"] for row in rows])]
         recall[weight] = recall_score([row["label"] == "rare" for row in rows], [one == "rare" for one in answers])
     assert recall["none"] < 0.3

@@ -30,7 +30,7 @@ from berthead.model.checkpoint import (
 from berthead.model.families import EncoderConfig
 from berthead.model.heads import RowHead
 from berthead.model.model import Model, sha256_of
-from berthead.model.tensors import TensorPack
+from berthead.model.tensors import TensorPack, shapes_only
 from berthead.records import Example, FloatArray
 from berthead.tasks import TASKS, Task
 from berthead.text.packing import pack
@@ -295,7 +295,7 @@ def load(folder: Path) -> Artifact:
     names = plain_shapes(config)
     theta = {families.plain_name(name): t for name, t in tensors.items() if families.plain_name(name) in names}
     encoder = build_encoder(config, families.from_checkpoint(theta, config.layers))
-    with torch.device("meta"):  # no weights are drawn: the caller's random state is left as it was
+    with shapes_only():  # no weights are drawn: the caller's random state is left as it was
         head = RowHead(config.width, task.outputs, pooling, dropout)
     head.load_state_dict({name: t.clone() for name, t in head_state(tensors, pooling).items()}, assign=True)
     artifact = Artifact(
@@ -397,7 +397,7 @@ def _shapes(config: EncoderConfig, pooling: str, outputs: int) -> dict[str, tupl
     if pooling not in TRANSFORMERS:
         raise ValueError(f"pooling is {pooling!r}; allowed: {listed(TRANSFORMERS)}")
     shapes = {f"bert.{name}": shape for name, shape in plain_shapes(config).items()}
-    with torch.device("meta"):
+    with shapes_only():
         head = RowHead(config.width, outputs, pooling).state_dict()
     return shapes | {name: tuple(tensor.shape) for name, tensor in omega_names(head).items()}
 

