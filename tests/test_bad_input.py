@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -501,15 +502,8 @@ def started(words: list, folder: Path, stdin: int = subprocess.DEVNULL) -> subpr
     command = [sys.executable, "-m", "berthead", *map(str, words)]
     # A process that a shell starts in the background ignores SIGINT, and so would its children.
     hears = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=folder,
-        env=shell_env(),
-        preexec_fn=hears,
-    )
+    pipes = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=shell_env(), preexec_fn=hears, **pipes)
 
 
 def test_ctrl_c_in_fit_keeps_the_best_epoch_and_says_where(tiny_bert, tmp_path):
@@ -580,9 +574,8 @@ def test_ctrl_c_while_rows_are_awaited_ends_at_once_and_keeps_what_is_done(place
     pipe = os.open(tmp_path / "data.csv", os.O_RDWR)
     process = started(["predict", places["model"], source, "--out", "out.csv"], tmp_path, stdin=pipe)
     try:
-        os.write(pipe, b"text,n\n")
-        for n in range(10_000):
-            os.write(pipe, b"good cat,%d\n" % n)
+        rows = b"text,n\n" + b"".join(b"good cat,%d\n" % n for n in range(10_000))
+        threading.Thread(target=os.write, args=(pipe, rows), daemon=True).start()
         wait_until(lambda: any(path.stat().st_size for path in tmp_path.glob(".out.csv.part-*")), process)
         time.sleep(2)  # until it waits for more
         process.send_signal(signal.SIGINT)

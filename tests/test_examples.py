@@ -252,7 +252,12 @@ def test_every_class_gives_its_share_within_rounding(counts, share, seed):
     seen = Counter(repr(one.target) for one in held)
     for label, count in counts.items():
         wanted = min(share * count, count - 1)
-        assert abs(seen[repr(label)] - wanted) <= 0.5 + 1e-9
+        assert abs(seen[repr(label)] - wanted) < 1 + 1e-9
+
+
+def test_many_small_classes_give_their_share_together():
+    _, held = hold_out(rows_with({f"class {number}": 4 for number in range(100)}), 0.1, 0, lambda one: one.target)
+    assert len(held) == 40
 
 
 def test_without_classes_the_share_is_of_all_rows():

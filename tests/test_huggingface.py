@@ -39,9 +39,18 @@ AUTO = {
     "BertForTokenClassification": AutoModelForTokenClassification,
 }
 TEXTS = [
-    *(row["text"] for row in toy_rows(1)), "a", "!", "🙂", "Zoë ran; poor DOG?", "unheard-of wörds 12 3 4",
-    " good  cat\n",    "the cat sat on the mat. " * 30, "awful " * 61, "awful " * 62, "awful " * 63, "猫 good 犬", "[SEP] good [MASK] cat",
-]  # fmt: skip
+    *(row["text"] for row in toy_rows(1)),
+    "a",
+    "!",
+    "🙂",
+    "Zoë ran; poor DOG?",
+    "unheard-of wörds 12 3 4",
+    " good  cat\n",
+    "the cat sat on the mat. " * 30,
+    *("awful " * count for count in (61, 62, 63)),
+    "猫 good 犬",
+    "[SEP] good [MASK] cat",
+]
 SECOND = ["the dog", "the cat sat, fine", "q " * 80, "?", "great red mat " * 9]
 
 

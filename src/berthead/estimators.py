@@ -8,12 +8,13 @@ from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
 from berthead.api import Fitted
 from berthead.data.labels import is_blank, plain
-from berthead.errors import DataError, Interrupted
+from berthead.errors import DataError, Interrupted, UsageError
 from berthead.options import FitOptions
 from berthead.records import Example, FloatArray
 from berthead.train.fit import fit_examples
@@ -39,7 +40,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
         max_tokens: int | None = None,
         precision: str = "auto",
         threads: int | None = None,
-        random_state: int = 0,
+        random_state: Any = 0,
         verbose: bool = False,
     ) -> None:
         self.encoder = encoder
@@ -79,11 +80,13 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
         if not texts:
             raise DataError("X", "is empty: 0 samples", "at least 2 texts")
         _refuse_blank(texts)
+        if not 0 <= self.valid < 1:
+            raise UsageError("valid", f"is {self.valid!r}", "a share from 0 to below 1")
         options = FitOptions(
             task=task, encoder=self.encoder, adapt=self.adapt, pooling=self.pooling, epochs=self.epochs,
             batch=self.batch, lr=self.lr, weight_decay=self.weight_decay, warmup=self.warmup, clip=self.clip,
             metric=self.metric, max_tokens=self.max_tokens, precision=self.precision, threads=self.threads,
-            seed=self.random_state, class_weight=class_weight,
+            seed=_seed(self.random_state), class_weight=class_weight,
         )  # fmt: skip
         pairs = isinstance(texts[0], tuple)
         examples = [
@@ -135,7 +138,7 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
         max_tokens: longest input in tokens; None: the encoder's.
         precision: `auto`, `fp32` or `bf16`, of training.
         threads: processor threads; None: what this process may use.
-        random_state: seed.
+        random_state: a seed; None or a `numpy.random.RandomState`: another one each time.
         verbose: show progress on stderr.
         class_weight: None or `balanced`.
 
@@ -166,7 +169,7 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
         max_tokens: int | None = None,
         precision: str = "auto",
         threads: int | None = None,
-        random_state: int = 0,
+        random_state: Any = 0,
         verbose: bool = False,
         class_weight: str | None = None,
     ) -> None:
@@ -271,6 +274,13 @@ class TextRegressor(RegressorMixin, _TextEstimator):  # type: ignore[misc]
         """Numbers, float64 [rows]."""
         logits = self._logits(X)
         return np.array([answer.answer for answer in self.fitted_.artifact.task.decode(logits)], dtype=np.float64)
+
+
+def _seed(random_state: Any) -> Any:
+    """The seed itself, or one drawn where scikit-learn would draw."""
+    if random_state is None or isinstance(random_state, np.random.RandomState):
+        return int(check_random_state(random_state).randint(2**31))
+    return random_state
 
 
 def _texts(X: Any) -> list[Any]:

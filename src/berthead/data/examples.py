@@ -151,10 +151,14 @@ def hold_out(
         groups[repr(group_of(examples[numbers[0]]))].append(numbers)
     random = np.random.default_rng(seed)
     held: set[int] = set()
+    rounding = 0.0
     for key in sorted(groups):
         members = groups[key]
+        # What one group lost or gained by rounding the next one makes up: many small groups give their share too.
+        wanted = share * len(members) + rounding
         # A group never goes to the held-out side as a whole.
-        count = min(round(share * len(members)), len(members) - 1)
+        count = max(0, min(round(wanted), len(members) - 1))
+        rounding = min(max(wanted - count, -0.5), 0.5)
         for index in random.permutation(len(members))[:count]:
             held.update(members[index])
     # Nor does a label whose texts all stand under other labels too.

@@ -58,7 +58,8 @@ class Labels:
         Raises:
             ValueError: it is no list of texts, numbers, true and false, each once (a DataError is one too).
         """
-        if not isinstance(names, list) or not names or not all(isinstance(name, str | int | float | bool) for name in names):
+        sound = isinstance(names, list) and len(names) > 0
+        if not sound or not all(isinstance(name, str | int | float | bool) for name in names):
             raise ValueError(f"labels are {shown(names)[:60]}")
         return cls(names)
 

@@ -172,8 +172,10 @@ def _write(
         return
     summary.truncated += prediction.truncated
     shares = list((prediction.probabilities or {}).values())
-    values = [prediction.answer, prediction.score, *shares] if "score" in names else [prediction.answer]
-    writer.write(row.values | dict(zip(names.values(), map(_short, values), strict=False)))
+    # A label stays as the user wrote it, a number too; what was computed is float32.
+    numbers = [_short(number) for number in (prediction.score, *shares)]
+    values = [prediction.answer, *numbers] if "score" in names else [_short(prediction.answer)]
+    writer.write(row.values | dict(zip(names.values(), values, strict=False)))
 
 
 def _short(value: Any) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from berthead.errors import UsageError
 from berthead.infer.engine import Engine
 from berthead.infer.predict import TOKEN_BUDGET, packs
 from berthead.model.model import Model
@@ -211,6 +212,9 @@ def _fit_part(
                     share = rate(epoch * per_epoch + step, steps, settings.warmup)
                     total += _step(part, task, targets, chosen, optimiser, share * settings.lr, loss_weights, settings)
                     progress.advance(len(chosen))
+                if not np.isfinite(total):
+                    saw = f"the training loss is {total} in epoch {epoch + 1}"
+                    raise UsageError("fit", saw, "a finite loss", f"Lower --lr (it is {settings.lr:g}).")
                 scores = _score(part, task, valid)
                 history.epochs.append({"train_loss": total / rows} | scores)
                 value = _value(task, settings.metric, scores, epoch)
