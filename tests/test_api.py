@@ -157,17 +157,22 @@ def test_a_model_of_texts_refuses_pairs_and_the_other_way_round(model, pair_mode
             pair_model.predict(given)
 
 
-@pytest.mark.parametrize(
-    "given", [5, None, b"good cat", {"text": "good cat"}, pd.DataFrame({"text": ["good cat"]}), pl.DataFrame({"text": ["a"]})],
-    ids=lambda given: type(given).__module__ + type(given).__name__,
-)  # fmt: skip
+NO_TEXTS = [5, None, b"good cat", {"text": "a"}, pd.DataFrame({"text": ["a"]}), pl.DataFrame({"text": ["a"]})]
+
+
+@pytest.mark.parametrize("given", NO_TEXTS, ids=lambda given: type(given).__module__ + type(given).__name__)
 def test_what_is_no_text_is_refused_and_not_read_as_something_else(given, model):
     """Iterating bytes, a dict or a data frame gives numbers and column names: answers about those would be nonsense."""
-    with pytest.raises(DataError, match="texts"):
-        model.predict(given)
-    if not isinstance(given, int | None):
-        with pytest.raises(DataError, match="texts"):
-            model.predict_proba(given)
+    for ask in (model.predict, model.predict_proba):
+        with pytest.raises(DataError, match=f"is given {type(given).__name__}; a list of texts"):
+            ask(given)
+
+
+def test_probabilities_of_one_text_are_asked_in_a_list(model, pair_model):
+    with pytest.raises(DataError, match=r"one input.*in a list"):
+        model.predict_proba("good cat")
+    with pytest.raises(DataError, match=r"one input.*in a list"):
+        pair_model.predict_proba(("good cat", "the dog"))
 
 
 def test_probabilities_are_rows_of_labels_in_order(model):
@@ -180,7 +185,7 @@ def test_probabilities_are_rows_of_labels_in_order(model):
     assert shares.tolist() == numbers(model, texts)
     assert [model.labels[n] for n in shares.argmax(1)] == [one.answer for one in model.predict(texts)]
     assert model.predict_proba([]).shape == (0, 2)
-    with pytest.raises(DataError, match="input 2.*a text is needed"):
+    with pytest.raises(DataError, match=r"input 2.*a text is needed"):
         model.predict_proba(["good", ""])
 
 
@@ -192,17 +197,14 @@ def test_a_regression_has_no_probabilities(fit_toy):
 
 
 @pytest.mark.parametrize("labels", [[0, False], [1, 1.0, "1"], [True, 1]], ids=str)
-def test_labels_that_python_calls_equal_are_told_apart_or_refused(labels, quick, tmp_path):
+def test_labels_that_python_calls_equal_are_told_apart(labels, quick):
     """1 == True in Python: probabilities by label must not lose one of them without a word."""
     rows = [{"text": row["text"], "label": labels[n % len(labels)]} for n, row in enumerate(toy_rows())]
-    try:
-        fitted = berthead.fit(rows, **quick)
-    except DataError as error:
-        assert "label" in str(error)
-        return
-    assert len(fitted.labels) == len(labels)
+    fitted = berthead.fit(rows, **quick)
+    assert sorted(map(repr, fitted.labels)) == sorted(map(repr, labels))
     assert len(fitted.predict("good cat").probabilities) == len(labels)
     assert fitted.predict_proba(["good cat"]).shape == (1, len(labels))
+    assert fitted.predict("good cat").score == fitted.predict_proba(["good cat"]).max()
 
 
 # Scores
@@ -476,7 +478,9 @@ def test_an_interrupted_fit_keeps_the_best_epoch_beside_the_target(adapt, quick,
         return step(*args)
 
     monkeypatch.setattr(loop, "_step", interrupted)
-    with pytest.raises(Interrupted, match="stopped after 2 whole epochs.*toy.interrupted") as caught:
+    with pytest.raises(
+        (Interrupted, KeyboardInterrupt), match=r"stopped after 2 whole epochs.*toy\.interrupted"
+    ) as caught:
         berthead.fit(toy_rows(), out=tmp_path / "toy", **(quick | {"epochs": 5, "batch": 8, "adapt": adapt}))
     assert caught.value.exit_code == 130
     assert sorted(path.name for path in tmp_path.iterdir()) == ["toy.interrupted"]
@@ -501,23 +505,22 @@ def test_a_fit_interrupted_twice_keeps_the_later_one(quick, tmp_path, monkeypatc
 
     monkeypatch.setattr(loop, "_step", interrupted)
     for seed in (1, 2):
-        with pytest.raises(Interrupted, match=r"stopped after 0 whole epochs.*weights so far"):
+        with pytest.raises((Interrupted, KeyboardInterrupt), match=r"stopped after 0 whole epochs.*weights so far"):
             berthead.fit(toy_rows(), out=tmp_path / "toy", **(quick | {"seed": seed}))
     assert berthead.load(tmp_path / "toy.interrupted").info()["run"]["seed"] == 2
-    with pytest.raises(Interrupted) as caught:
+    with pytest.raises((Interrupted, KeyboardInterrupt)) as caught:
         berthead.fit(toy_rows(), **quick)
     assert "kept" not in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["toy.interrupted"]
 
 
-@pytest.mark.parametrize("place", ["berthead.train.fit.baselines", "berthead.train.fit.with_golden"])
-def test_ctrl_c_after_the_last_epoch_does_not_lose_the_fitted_weights(place, quick, tmp_path, monkeypatch):
+def test_ctrl_c_after_the_last_epoch_does_not_lose_the_fitted_weights(quick, tmp_path, monkeypatch):
     def interrupted(*args):
         monkeypatch.undo()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(place, interrupted)
-    with pytest.raises(Interrupted, match="kept in"):
+    monkeypatch.setattr("berthead.train.fit.baselines", interrupted)
+    with pytest.raises((Interrupted, KeyboardInterrupt), match="kept in"):
         berthead.fit(toy_rows(), out=tmp_path / "toy", **quick)
     assert berthead.load(tmp_path / "toy.interrupted").verify() < 1e-5
 

@@ -96,6 +96,8 @@ class Fitted:
         """
         if not self.labels:
             raise UsageError("predict_proba", "a regression has no probabilities", "", "Use predict.")
+        if isinstance(texts, str) or _is_pair(texts):
+            raise DataError("predict_proba", "is given one input", "a list of texts or of pairs", "Put it in a list.")
         rows: list[list[float]] = []
         for prediction in self.predictor.predict(self._examples(texts)):
             if prediction.probabilities is None:
@@ -162,6 +164,10 @@ class Fitted:
 
     def _examples(self, texts: Iterable[Any]) -> Iterator[Example]:
         wants_pair = bool(self.artifact.columns["pair"])
+        # Iterating these gives bytes, keys and column names: no texts to be answered.
+        if isinstance(texts, bytes | dict) or hasattr(texts, "columns") or not isinstance(texts, Iterable):
+            allowed, fix = "a list of texts, or of tuples of two for pairs", "Of a table give its column of texts."
+            raise DataError("predict", f"is given {type(texts).__name__}", allowed, fix)
         columns = Columns("text", "pair" if wants_pair else None)
         for number, value in enumerate(texts, start=1):
             where = f"input {number}"

@@ -147,7 +147,7 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
         fitted_: the `Fitted` function.
 
     Example:
-        >>> classifier = TextClassifier(adapt="frozen", epochs=5, valid=0)
+        >>> classifier = TextClassifier(adapt="frozen", valid=0)
         >>> classifier.fit(["good", "fine", "bad", "poor"], ["+", "+", "-", "-"]).predict(["great"]).tolist()
         ['+']
     """
@@ -198,7 +198,8 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
         matrix = np.asarray(y)
         weight = self.class_weight or "none"
         if matrix.ndim == 2 and matrix.shape[1] > 1:
-            if type_of_target(matrix, input_name="y") != "multilabel-indicator":
+            # scikit-learn would take any two numbers, and every one but 0 for 1.
+            if type_of_target(matrix, input_name="y") != "multilabel-indicator" or not np.isin(matrix, (0, 1)).all():
                 raise DataError("y", f"is a matrix of shape {matrix.shape}", "0 and 1 for each label, or one column")
             names = list(columns) if columns is not None else list(range(matrix.shape[1]))
             self.classes_ = np.array([plain(name) for name in names])
@@ -245,8 +246,8 @@ class TextRegressor(RegressorMixin, _TextEstimator):  # type: ignore[misc]
         fitted_: the `Fitted` function.
 
     Example:
-        >>> regressor = TextRegressor(adapt="frozen", epochs=5, valid=0)
-        >>> regressor.fit(["good", "fine", "bad", "poor"], [5.0, 4.0, 1.0, 2.0]).predict(["great"])[0] > 2
+        >>> regressor = TextRegressor(adapt="frozen", valid=0)
+        >>> bool(regressor.fit(["good", "fine", "bad", "poor"], [5.0, 4.0, 1.0, 2.0]).predict(["great"])[0] > 4)
         True
     """
 

@@ -167,9 +167,12 @@ def fit_examples(
         run["metrics"] = task.evaluate(logits, folds[1].targets)
         notes += run["metrics"].pop("warnings")
         if with_baselines and not history.interrupted:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a baseline that has not converged is still a baseline
-                run["baselines"] = baselines(task, train, targets, valid, folds[1].targets, settings.metric)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # a baseline that has not converged is still a baseline
+                    run["baselines"] = baselines(task, train, targets, valid, folds[1].targets, settings.metric)
+            except KeyboardInterrupt:
+                history.interrupted = run["interrupted"] = True  # what was fitted is whole, and is kept
     artifact = Artifact(
         model, tokenizer, task, columns, max_tokens, checkpoint.raw_config, artifact.pretrained, options.adapt, run
     )
