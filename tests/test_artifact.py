@@ -83,6 +83,7 @@ def edit_weights(folder: Path, change, *, with_hashes: bool) -> None:
 # One function, wherever it is loaded
 
 
+@pytest.mark.slow
 def test_a_fresh_process_gives_the_same_logits(tiny_bert, tmp_path):
     fitted, jobs = [], []
     for kind, options in KINDS.items():
@@ -178,6 +179,7 @@ def test_fitting_twice_gives_the_same_bytes(kind, adapt, fit_toy):
     assert all_bytes(one) == all_bytes(two)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapt", ["full", "frozen"])
 def test_fitting_twice_in_fresh_processes_gives_the_same_bytes(adapt, tiny_bert, toy_csv, tmp_path):
     for name, seed in (("one", "1"), ("two", "2")):

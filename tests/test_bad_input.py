@@ -471,6 +471,7 @@ def test_a_full_disk_at_predict_is_told_and_leaves_nothing(shell, places, tmp_pa
     assert snapshot(tmp_path) == {"data.csv"}
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_fit_is_told_and_leaves_nothing(shell, tiny_bert, tmp_path):
     (tmp_path / "data.csv").write_text(TOY)
     flags = fit_flags(tiny_bert)
@@ -506,6 +507,7 @@ def started(words: list, folder: Path, stdin: int = subprocess.DEVNULL) -> subpr
     return subprocess.Popen(command, cwd=folder, env=shell_env(), preexec_fn=hears, **pipes)
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_fit_keeps_the_best_epoch_and_says_where(tiny_bert, tmp_path):
     (tmp_path / "data.csv").write_text(TOY)
     flags = ["--encoder", tiny_bert, "--epochs", 200, "--precision", "fp32", "--batch", 4]
@@ -545,6 +547,7 @@ def test_ctrl_c_in_predict_keeps_the_rows_that_are_done(places, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"data.csv", "out.csv.partial"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["fit data.csv --out out --encoder {encoder}",
                                      "predict {model} data.csv --out out.csv"])  # fmt: skip
 def test_ctrl_c_before_anything_is_done_leaves_nothing(places, tmp_path, command):
@@ -567,6 +570,7 @@ def test_ctrl_c_before_anything_is_done_leaves_nothing(places, tmp_path, command
     assert not (tmp_path / "out.csv").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["data.csv", "-"])
 def test_ctrl_c_while_rows_are_awaited_ends_at_once_and_keeps_what_is_done(places, tmp_path, source):
     os.mkfifo(tmp_path / "data.csv")

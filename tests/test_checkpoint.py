@@ -741,6 +741,7 @@ def test_pickles_and_code_are_not_downloaded(pulled):
     assert [path.name for path in folder.parent.iterdir()] == ["owner--tiny"]
 
 
+@pytest.mark.slow
 def test_a_revision_is_asked_for_and_a_second_pull_replaces_the_first(repository, tmp_path):
     hub = Hub({"owner/tiny": repository})
     with serving(hub) as address:
@@ -753,6 +754,7 @@ def test_a_revision_is_asked_for_and_a_second_pull_replaces_the_first(repository
     assert left_behind(tmp_path) == ["owner--tiny"]
 
 
+@pytest.mark.slow
 def test_shards_are_pulled(encoder, tmp_path):
     shard(encoder)
     with serving(Hub({"owner/shards": encoder})) as address:
@@ -762,12 +764,14 @@ def test_shards_are_pulled(encoder, tmp_path):
     assert all(torch.equal(t, kept[name]) for name, t in read_checkpoint(str(encoder)).weights.items())
 
 
+@pytest.mark.slow
 def test_a_repository_that_is_not_there_leaves_nothing_behind(tmp_path):
     with serving(Hub({})) as address:
         done = pull(address, tmp_path, "owner/nothing")
     assert_refused(done, tmp_path, "berthead pull owner/nothing", "could not be downloaded", "owner/name on the hub")
 
 
+@pytest.mark.slow
 def test_names_that_no_hub_has_are_refused(tmp_path):
     names = ["owner/a b", "../../etc", "a/b/c", "", "..", "owner/../x"]
     code = """
@@ -791,6 +795,7 @@ for name in sys.argv[1:]:
     assert left_behind(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_an_encoder_of_an_unknown_family_leaves_nothing_behind(repository, tmp_path):
     reconfigure(repository, model_type="deberta")
     with serving(Hub({"owner/other": repository})) as address:
@@ -803,6 +808,7 @@ def test_a_repository_with_pickles_alone_leaves_nothing_behind(repository, tmp_p
         assert_refused(pull(address, tmp_path, "owner/pickles"), tmp_path, f"holds no {WEIGHTS}")
 
 
+@pytest.mark.slow
 def test_a_repository_without_a_tokenizer_leaves_nothing_behind(repository, tmp_path):
     for name in ("tokenizer.json", "vocab.txt"):
         (repository / name).unlink()
@@ -810,6 +816,7 @@ def test_a_repository_without_a_tokenizer_leaves_nothing_behind(repository, tmp_
         assert_refused(pull(address, tmp_path, "owner/mute"), tmp_path, "tokenizer")
 
 
+@pytest.mark.slow
 def test_a_failed_pull_keeps_the_encoder_of_the_last_one(repository, tmp_path):
     hub = Hub({"owner/tiny": repository})
     with serving(hub) as address:
@@ -823,6 +830,7 @@ def test_a_failed_pull_keeps_the_encoder_of_the_last_one(repository, tmp_path):
     read_checkpoint(str(tmp_path / "berthead" / "encoders" / "owner--tiny"))
 
 
+@pytest.mark.slow
 def test_a_download_that_ends_early_leaves_nothing_behind(repository, tmp_path):
     hub = Hub({"owner/tiny": repository})
     hub.cut = WEIGHTS

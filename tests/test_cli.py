@@ -51,6 +51,7 @@ def records(text: str) -> list[dict[str, str]]:
 # Real processes: what only they can show
 
 
+@pytest.mark.slow
 def test_a_users_day_from_fit_to_verify(shell, frozen, toy_csv, tmp_path):
     fit = shell("fit", toy_csv, "--out", "model", *frozen)
     assert fit.code == 0, fit.err
@@ -130,6 +131,7 @@ def test_a_terminal_sees_progress_with_rate_and_time_left(tiny_bert, toy_csv, tm
     assert "epoch 40/40" in shown
 
 
+@pytest.mark.slow
 def test_quiet_shows_no_progress_on_a_terminal(frozen, toy_csv, tmp_path):
     command = [sys.executable, "-m", "berthead", "fit", toy_csv, "--out", tmp_path / "model", "--quiet", *frozen]
     code, shown = on_a_terminal([str(word) for word in command])

@@ -504,6 +504,7 @@ def cells(draw):
     return shares, gold
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(data=cells())
 def test_the_threshold_reaches_the_best_f1_of_all_cuts(data):

@@ -575,6 +575,7 @@ def test_the_encoders_dropout_is_at_work_in_a_fit(tiny_bert, calm):
     assert losses[2] == losses[3]
 
 
+@pytest.mark.slow
 def test_a_fit_in_another_process_gives_the_same_bits(tiny_bert, tmp_path):
     program = (
         "import sys, json, berthead; sys.path.insert(0, sys.argv[2]); from conftest import toy_rows\n"

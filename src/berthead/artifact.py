@@ -374,7 +374,7 @@ def _write(artifact: Artifact, folder: Path) -> None:
 
 def _transformers_config(artifact: Artifact) -> dict[str, Any]:
     # auto_map would name code to be fetched and run.
-    left_out = ("_name_or_path", "auto_map", "torch_dtype", "transformers_version")
+    left_out = ("_name_or_path", "auto_map", "quantization_config", "torch_dtype", "transformers_version")
     config = {key: value for key, value in artifact.raw_config.items() if key not in left_out}
     names = artifact.task.label_texts
     return config | {

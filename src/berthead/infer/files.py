@@ -210,8 +210,10 @@ class _Errors:
             Path(self.path).unlink(missing_ok=True)
         return self
 
-    def __exit__(self, *details: Any) -> None:
-        self._stack.__exit__(*details)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        # After Ctrl-C the rows done are kept, and so are the errors among them.
+        kept = kind is not None and issubclass(kind, Interrupted)
+        self._stack.__exit__(*((None, None, None) if kept else (kind, error, trace)))
 
 
 def as_line(prediction: Prediction, as_json: bool) -> str:

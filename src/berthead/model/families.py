@@ -88,6 +88,8 @@ class EncoderConfig:
         kind = config.get("position_embedding_type") or "absolute"
         if kind != "absolute":
             raise ModelError(where, f'position_embedding_type is "{kind}"', "allowed: absolute")
+        if config.get("is_decoder") or config.get("add_cross_attention"):
+            raise ModelError(where, "describes a decoder", "an encoder: is_decoder and add_cross_attention false")
         activation = config.get("hidden_act", "gelu")
         if activation not in ACTIVATIONS:
             raise ModelError(where, f'hidden_act is "{activation}"', f"known: {listed(ACTIVATIONS)}")
