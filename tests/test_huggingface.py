@@ -21,8 +21,8 @@ from transformers import (
 
 import berthead
 from berthead.api import read_rows
-from berthead.cli import _info_text
 from berthead.records import Example
+from berthead.report import info_text
 
 KINDS = {
     "classify": {},
@@ -196,7 +196,7 @@ def test_the_pipeline_gives_our_probabilities_and_numbers(fit_toy):
 def test_info_says_which_class_loads_the_folder(pooling, words, fit_toy):
     folder = fit_toy(pooling=pooling)
     record = berthead.load(folder).info()
-    text = _info_text(record, str(folder))
+    text = info_text(record, str(folder))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert record["transformers"]["class"] == words[0]
     assert config["architectures"] == words[:1]
