@@ -683,3 +683,36 @@ def test_better_scores_have_the_sign_that_the_metric_says(task):
     good, bad = made.evaluate(right, gold), made.evaluate(wrong, gold)
     for name, sign in made.metrics.items():
         assert good[name] * sign > bad[name] * sign
+
+
+def test_the_prior_is_what_the_targets_shares_say():
+    task = Classify(Labels(["a", "b", "c"]))
+    shares = np.exp(task.prior(np.array([0, 0, 0, 1])))
+    np.testing.assert_allclose(shares, [4 / 7, 2 / 7, 1 / 7], rtol=1e-6)
+    many = Multilabel(Labels(["a", "b"]), (0.5, 0.5))
+    odds = np.exp(many.prior(np.array([[1, 0], [1, 0], [0, 0]], dtype=np.float32)))
+    np.testing.assert_allclose(odds, [3 / 2, 1 / 4], rtol=1e-6)
+    values = np.array([[1.0], [4.0]], dtype=np.float32)
+    assert Regress.from_targets([1.0, 4.0], "y").prior(values).tolist() == [2.5]
+
+
+@pytest.mark.parametrize(("task", "label"), [("classify", "label"), ("multilabel", "tags"), ("regress", "stars")])
+def test_a_new_head_begins_with_the_prior(monkeypatch, tiny_bert, task, label):
+    from conftest import toy_rows
+
+    import berthead
+    from berthead.train import fit as fitting
+
+    seen = {}
+
+    def spy(model, made, train, *args, **kwargs):
+        scale, shift = made.affine()
+        seen["start"] = (model.head.out.bias * scale + shift).tolist()
+        seen["prior"] = made.prior(train.targets).tolist()
+        return real(model, made, train, *args, **kwargs)
+
+    real = fitting.fit_model
+    monkeypatch.setattr(fitting, "fit_model", spy)
+    rows = toy_rows(2)[3:]
+    berthead.fit(rows, task=task, text="text", label=label, encoder=str(tiny_bert), epochs=1, valid=0, quiet=True)
+    assert seen["start"] == pytest.approx(seen["prior"], rel=1e-5)

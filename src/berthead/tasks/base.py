@@ -85,6 +85,10 @@ class Task(Protocol):
         """Weights for `class_weight=balanced`, float32 [outputs]."""
         ...
 
+    def prior(self, targets: np.ndarray) -> FloatArray:
+        """The logits of who knows the targets' shares and reads no text, float32 [outputs]."""
+        ...
+
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
         """The loss of each row, [rows]."""
         ...

@@ -98,6 +98,12 @@ class Classify:
         counts = np.bincount(targets, minlength=self.outputs)
         return (len(targets) / (self.outputs * np.maximum(counts, 1))).astype(np.float32)
 
+    def prior(self, targets: np.ndarray) -> FloatArray:
+        """The log of each label's share, one row added to each, float32 [labels]."""
+        counts = np.bincount(targets, minlength=self.outputs) + 1
+        shares: FloatArray = np.log(counts / counts.sum()).astype(np.float32)
+        return shares
+
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
         """Cross-entropy of each row, [rows]."""
         return F.cross_entropy(logits, targets, weight=weights, reduction="none")

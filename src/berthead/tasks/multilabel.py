@@ -110,6 +110,12 @@ class Multilabel:
         weights: FloatArray = np.clip((len(targets) - having) / np.maximum(having, 1), 1, 100).astype(np.float32)
         return weights
 
+    def prior(self, targets: np.ndarray) -> FloatArray:
+        """The log odds of each label, one row added to both sides, float32 [labels]."""
+        having = targets.sum(0)
+        odds: FloatArray = np.log((having + 1) / (len(targets) - having + 1)).astype(np.float32)
+        return odds
+
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
         """Binary cross-entropy, mean over the labels, [rows]."""
         every = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights, reduction="none")

@@ -97,6 +97,10 @@ class Regress:
         """Numbers have no classes."""
         return None
 
+    def prior(self, targets: np.ndarray) -> FloatArray:
+        """The mean, float32 [1]."""
+        return np.array([self.mean], dtype=np.float32)
+
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
         """Squared error in standard deviations, [rows]."""
         return (((logits - targets) / self.deviation) ** 2).mean(1)

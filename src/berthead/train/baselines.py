@@ -40,7 +40,7 @@ def baselines(
         unseen = vectoriser.transform([_joined(example) for example in valid])
     except ValueError:  # no word in any text
         features = unseen = None
-    majority = np.repeat(_majority(task, targets), len(valid), axis=0)
+    majority = np.repeat(task.prior(targets)[None], len(valid), axis=0)
     found = {"majority": float(task.evaluate(majority, gold)[metric])}
     if features is not None:
         found["tfidf"] = float(task.evaluate(_linear(task, features, targets, unseen), gold)[metric])
@@ -49,16 +49,6 @@ def baselines(
 
 def _joined(example: Example) -> str:
     return f"{example.text}\n{example.pair}" if example.pair else example.text
-
-
-def _majority(task: Task, targets: np.ndarray) -> np.ndarray:
-    """Logits [1, outputs] of the answer that is right most often."""
-    if task.name == "classify":
-        logits = np.log(np.bincount(targets, minlength=task.outputs) + 1e-9)[None]
-    else:
-        share = targets.mean(0, keepdims=True)
-        logits = share if task.name == "regress" else np.log((share + 1e-6) / (1 - share + 1e-6))
-    return np.asarray(logits, dtype=np.float32)
 
 
 def _linear(task: Task, features: Any, targets: np.ndarray, unseen: Any) -> np.ndarray:

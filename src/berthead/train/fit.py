@@ -140,6 +140,8 @@ def fit_examples(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         model = _new_model(checkpoint, choose_pooling(options.pooling, checkpoint), task, HEAD_DROPOUT[options.adapt])
+        if not settings.balanced:
+            _start_at_prior(model.head, task, targets)
         adapt(model, options.adapt)
         history = fit_model(model, task, folds[0], folds[1] if valid else None, settings, quiet)
     model.requires_grad_(False)
@@ -234,6 +236,13 @@ def _new_model(checkpoint: Checkpoint, pooling: str, task: Task, dropout: float)
         assert checkpoint.pooler is not None
         head.dense.load_state_dict({name.removeprefix("dense."): t for name, t in checkpoint.pooler.items()})
     return Model(checkpoint.encoder(), head)
+
+
+def _start_at_prior(head: RowHead, task: Task, targets: np.ndarray) -> None:
+    """Let the head begin with the targets' shares, so that rare labels need not be unlearnt first."""
+    scale, shift = task.affine()
+    with torch.no_grad():
+        head.out.bias.copy_(torch.from_numpy((task.prior(targets) - shift) / scale))
 
 
 def _versions() -> dict[str, Any]:
