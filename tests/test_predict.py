@@ -534,13 +534,40 @@ def test_a_file_that_breaks_in_the_middle_leaves_nothing(model, tmp_path):
     assert names(tmp_path) == ["in.csv.gz"]
 
 
-def test_a_file_can_be_replaced_by_its_own_predictions(model, tmp_path):
+def test_the_input_is_not_replaced_by_the_output(model, tmp_path):
     source = write_csv(tmp_path / "in.csv", ODD_ROWS)
-    predicted(model, source, source)
-    rows = read_csv(source)
-    assert [row["text"] for row in rows] == [row["text"] for row in ODD_ROWS]
-    assert all(row["prediction"] in model.labels for row in rows)
-    assert names(tmp_path) == ["in.csv"]
+    before = source.read_bytes()
+    (tmp_path / "link.csv").symlink_to(source)
+    for target in (source, tmp_path / "link.csv"):
+        with pytest.raises(OutputError, match="is the input"):
+            predicted(model, source, target)
+    assert source.read_bytes() == before
+    assert names(tmp_path) == ["in.csv", "link.csv"]
+
+
+def test_an_odd_first_row_of_json_lines_stops_nothing(model, tmp_path):
+    source = write_jsonl(tmp_path / "in.jsonl", [{"id": 1}, {"text": "good cat", "id": 2}])
+    summary = predicted(model, source, tmp_path / "out.jsonl")
+    assert (summary.rows, summary.failed) == (2, 1)
+    (row,) = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert (row["id"], row["prediction"]) == (2, "positive")
+
+
+def test_no_value_of_json_lines_is_overwritten(model, tmp_path):
+    source = write_jsonl(tmp_path / "in.jsonl", [{"text": "good cat"}, {"text": "bad dog", "prediction": "mine"}])
+    predicted(model, source, tmp_path / "out.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["prediction_2"] for row in rows] == ["positive", "negative"]
+    assert rows[1]["prediction"] == "mine"
+
+
+def test_a_late_row_with_the_name_of_an_added_column_is_put_aside(model, tmp_path):
+    rows = [{"text": "good cat"}] * 1000 + [{"text": "bad dog", "score": 42}]
+    summary = predicted(model, write_jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl")
+    assert (summary.rows, summary.failed) == (1001, 1)
+    (aside,) = [json.loads(line) for line in (tmp_path / "out.jsonl.errors.jsonl").read_text().splitlines()]
+    assert aside["row"] == {"text": "bad dog", "score": 42}
+    assert 'has a value for "score"' in aside["error"]
 
 
 # Memory

@@ -10,9 +10,10 @@ import numpy as np
 
 from berthead import artifact as folder_format
 from berthead.artifact import Artifact
-from berthead.data.examples import Columns, find_column, rows_of, sound_examples, to_example
+from berthead.data.examples import SYNONYMS, Columns, find_column, rows_of, sound_examples, to_example
 from berthead.data.readers import STDIO, RowReader, open_rows
 from berthead.errors import DataError, Interrupted, UsageError
+from berthead.infer.engine import use_threads
 from berthead.infer.files import input_columns
 from berthead.infer.predict import Predictor
 from berthead.options import FitOptions, PredictOptions
@@ -105,12 +106,23 @@ class Fitted:
             rows.append(list(prediction.probabilities.values()))
         return np.array(rows, dtype=np.float32).reshape(len(rows), len(self.labels))
 
-    def evaluate(self, data: Any, **options: Any) -> dict[str, Any]:
+    def evaluate(
+        self,
+        data: Any,
+        *,
+        text: str | None = None,
+        pair: str | None = None,
+        label: str | None = None,
+        skip_bad_rows: bool | None = None,
+    ) -> dict[str, Any]:
         """Metrics on labelled data.
 
         Args:
             data: a file, a data frame, or a list of dicts.
-            options: `text`, `pair`, `label`, `skip_bad_rows`.
+            text: column of the text; None: as fitted.
+            pair: column of the second text; None: as fitted.
+            label: column of the target; None: as fitted.
+            skip_bad_rows: leave out rows that cannot be used; they are counted as `skipped`.
 
         Returns:
             The task's metrics, `rows`, and `warnings`.
@@ -118,7 +130,8 @@ class Fitted:
         Raises:
             DataError: rows that cannot be used, or labels that the function does not know.
         """
-        chosen = PredictOptions.from_sources(options)
+        flags = {"text": text, "pair": pair, "label": label, "skip_bad_rows": skip_bad_rows}
+        chosen = PredictOptions.from_sources(flags)
         names, rows, where = read_rows(data)
         columns = input_columns(self.artifact, chosen, names, where, label=True)
         task = self.artifact.task
@@ -215,6 +228,7 @@ def fit(
         find_column("label", chosen.label, names, where),
     )
     examples, bad, notes = _labelled(rows, columns, chosen)
+    notes += _unread_pair(names, columns)
     held_out, bad_held_out, more_notes = _held_out(chosen, columns)
     notes += more_notes
     result = fit_examples(examples, held_out, chosen, columns.to_dict(), where, quiet=quiet)
@@ -231,12 +245,16 @@ def fit(
     return fitted
 
 
-def load(folder: str | Path, **options: Any) -> Fitted:
+def load(
+    folder: str | Path, *, precision: str | None = None, token_budget: int | None = None, threads: int | None = None
+) -> Fitted:
     """A fitted function from its model folder.
 
     Args:
         folder: made by `fit` or `save`.
-        options: `precision` (fp32 or bf16), `token_budget`.
+        precision: `fp32` (exact, the default) or `bf16`.
+        token_budget: tokens computed at once.
+        threads: processor threads that torch uses from now on; None: what this process may use.
 
     Returns:
         The function.
@@ -244,7 +262,10 @@ def load(folder: str | Path, **options: Any) -> Fitted:
     Raises:
         ModelError: the folder is missing, broken or not to be trusted.
     """
-    return Fitted(folder_format.load(Path(folder)), PredictOptions.from_sources(options))
+    flags = {"precision": precision, "token_budget": token_budget, "threads": threads}
+    options = PredictOptions.from_sources(flags)
+    use_threads(options.threads)
+    return Fitted(folder_format.load(Path(folder)), options)
 
 
 def read_rows(data: Any) -> tuple[list[str], Iterable[Row], str]:
@@ -272,7 +293,7 @@ def read_rows(data: Any) -> tuple[list[str], Iterable[Row], str]:
         raise DataError("data", "is empty", "at least two labelled rows")
     if not all(isinstance(record, dict) for record in records):
         raise DataError("data", f"holds {type(records[0]).__name__}", "a file, a data frame, or a list of dicts")
-    return [str(name) for name in records[0]], rows_of(records), "data"
+    return list(dict.fromkeys(str(name) for record in records for name in record)), rows_of(records), "data"
 
 
 def _labelled(rows: Iterable[Row], columns: Columns, options: FitOptions) -> tuple[list[Example], list[str], list[str]]:
@@ -305,6 +326,13 @@ def _held_out(options: FitOptions, columns: Columns) -> tuple[Sequence[Example] 
     if not 0 <= share < 1:
         raise UsageError("--valid", f"is {options.valid}", "a file, or a share from 0 to below 1")
     return share, [], []
+
+
+def _unread_pair(names: list[str], columns: Columns) -> list[str]:
+    unread = [name for name in SYNONYMS["pair"] if name in names and name not in columns.to_dict().values()]
+    if columns.pair or not unread:
+        return []
+    return [f'column "{unread[0]}" is not read; to fit on pairs: --pair {unread[0]}']
 
 
 def _is_pair(value: Any) -> bool:

@@ -175,7 +175,7 @@ def replay(artifact: Artifact, logits_of: Callable[[list[Example]], FloatArray])
         logits_of: the path: examples to logits [rows, outputs].
 
     Returns:
-        The largest difference, relative to the logits' size.
+        The largest difference, relative to the logits' size in the task's unit.
 
     Raises:
         GateError: it is above the tolerance, or there is nothing to replay.
@@ -184,7 +184,8 @@ def replay(artifact: Artifact, logits_of: Callable[[list[Example]], FloatArray])
         raise GateError("verify", "the model holds no golden examples", "", "Fit it again.")
     examples = [Example(one["text"], one["pair"]) for one in artifact.golden]
     wanted = np.array([one["logits"] for one in artifact.golden], dtype=np.float64)
-    apart = np.abs(logits_of(examples) - wanted) / np.maximum(1, np.abs(wanted))
+    unit, middle = artifact.task.affine()
+    apart = np.abs(logits_of(examples) - wanted) / np.maximum(unit, np.abs(wanted - middle))
     if not apart.max() <= GOLDEN_TOLERANCE:
         row = int(apart.max(1).argmax())
         saw = f"logits differ by {apart.max():.2g} on {json.dumps(examples[row].text[:60], ensure_ascii=False)}"
@@ -203,6 +204,18 @@ def check_out(folder: Path, overwrite: bool) -> None:
     Raises:
         OutputError: something is there already, or the place cannot be written.
     """
+    try:
+        _refuse_taken(folder, overwrite)
+        aside = _aside(folder)
+        shutil.rmtree(aside, ignore_errors=True)  # from a process that was killed and had this number
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside.mkdir()
+        aside.rmdir()
+    except OSError as error:
+        raise OutputError(str(folder), f"cannot be created ({error.strerror})", "", "Give another --out.") from error
+
+
+def _refuse_taken(folder: Path, overwrite: bool) -> None:
     if folder.name in ("", ".."):
         raise OutputError(str(folder), "has no name of its own", "a new folder", "Give another --out.")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
@@ -212,14 +225,6 @@ def check_out(folder: Path, overwrite: bool) -> None:
             raise OutputError(str(folder), "holds other files", "a new or empty folder", "Give another --out.")
         if not overwrite:
             raise OutputError(str(folder), "holds a model already", "", "Give another --out, or add --overwrite.")
-    aside = _aside(folder)
-    shutil.rmtree(aside, ignore_errors=True)  # from a process that was killed and had this number
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside.mkdir()
-        aside.rmdir()
-    except OSError as error:
-        raise OutputError(str(folder), f"cannot be created ({error.strerror})", "", "Give another --out.") from error
 
 
 def save(artifact: Artifact, folder: Path, overwrite: bool = False) -> None:
@@ -403,8 +408,8 @@ def _shapes(config: EncoderConfig, pooling: str, outputs: int) -> dict[str, tupl
 
 
 def _refuse_strange_files(folder: Path) -> None:
-    if not folder.is_dir():
-        saw = "is a file" if folder.exists() else "does not exist"
+    if not os.path.isdir(folder):  # noqa: PTH112 - pathlib raises where a name is too long
+        saw = "is a file" if os.path.exists(folder) else "does not exist"  # noqa: PTH110
         raise ModelError(str(folder), saw, "a model folder made by berthead fit")
     if not (folder / RECORD).is_file():
         fix = "To use it as an encoder: berthead fit --encoder FOLDER" if (folder / "config.json").is_file() else ""

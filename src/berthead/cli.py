@@ -172,7 +172,7 @@ def info(model: ModelFolder, as_json: AsJson = False) -> None:
 
 
 @app.command()
-@with_options(PredictOptions, only=("precision", "threads"))
+@with_options(PredictOptions, only=("threads",))
 def verify(model: ModelFolder, as_json: AsJson = False, *, given: dict[str, Any]) -> None:
     """Replay a model's golden examples on this machine."""
     fitted = _load(model, given)
@@ -293,11 +293,8 @@ def _print(text: str) -> None:
 
 def _load(model: str, given: dict[str, Any]) -> Any:
     from berthead import api
-    from berthead.infer.engine import use_threads
 
-    use_threads(PredictOptions.from_sources({"threads": given.get("threads")}).threads)
-    engine = {name: given[name] for name in ("precision", "token_budget") if given.get(name) is not None}
-    return api.load(model, **engine)
+    return api.load(model, **{name: given.get(name) for name in ("precision", "token_budget", "threads")})
 
 
 def _predict_text(fitted: Any, text: str, second: str | None, probabilities: bool, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +15,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 
 from berthead.api import Fitted
 from berthead.data.labels import is_blank, plain
-from berthead.errors import DataError, Interrupted, UsageError
+from berthead.errors import DataError, UsageError
 from berthead.options import FitOptions
 from berthead.records import Example, FloatArray
 from berthead.train.fit import fit_examples
@@ -96,8 +97,13 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
         columns = {"text": "text", "pair": "pair" if pairs else None, "label": "label"}
         result = fit_examples(examples, self.valid, options, columns, "y", with_baselines=False, quiet=not self.verbose)
         if result.history.interrupted:
-            raise Interrupted("fit", "stopped")
-        return Fitted(result.artifact)
+            # scikit-learn's searches take any Exception for a bad candidate and go on.
+            raise KeyboardInterrupt
+        fitted = Fitted(result.artifact)
+        fitted.warnings = result.warnings
+        for line in result.warnings:
+            warnings.warn(line, UserWarning, stacklevel=3)
+        return fitted
 
     def _logits(self, X: Any) -> FloatArray:
         check_is_fitted(self, "fitted_")
@@ -316,3 +322,8 @@ def _refuse_missing(y: Any) -> None:
     if y is None:
         # scikit-learn's own words, which its checks look for.
         raise DataError("y", "requires y to be passed, but the target y is None", "labels or numbers")
+    values = np.asarray(y)
+    if values.ndim == 1 and values.dtype == object:
+        for row, value in enumerate(values.tolist()):
+            if value is None or value != value:
+                raise DataError(f"y[{row}]", "is missing", "a label or a number for every text")

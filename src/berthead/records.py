@@ -98,5 +98,9 @@ class Prediction:
     where: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as a JSON-serialisable dict."""
-        return asdict(self)
+        """The record as a JSON-serialisable dict; probabilities as a list, since JSON's keys know text only."""
+        record = asdict(self)
+        if self.probabilities is not None:
+            pairs = self.probabilities.items()
+            record["probabilities"] = [{"label": label, "probability": share} for label, share in pairs]
+        return record

@@ -36,7 +36,7 @@ class RowReader:
     Args:
         name: the path as the user typed it, or `stdin`.
         format: "csv", "tsv", "jsonl" or "parquet".
-        columns: the header; for JSON Lines the keys of the first row that is an object.
+        columns: the header; for JSON Lines the keys of the first thousand rows.
         rows: the rows themselves.
         stack: what is closed at the end.
         lines: the text lines below the rows, or None for Parquet.
@@ -344,7 +344,10 @@ def _csv_rows(name: str, columns: list[str], records: Iterator[tuple[int, list[s
             error = f"the quote opened at line {opened} is never closed"
         elif len(cells) != width:
             error = f"has {len(cells)} field{'s' * (len(cells) > 1)}, the header has {width}"
-        yield Row(dict(zip(columns, cells, strict=False)), f"{name}:{line}", error)
+        values: dict[str, Any] = dict(zip(columns, cells, strict=False))
+        if len(cells) > width:
+            values[""] = cells[width:]  # a bad row is put aside whole
+        yield Row(values, f"{name}:{line}", error)
 
 
 def _csv_records(name: str, lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str], int]]:
@@ -386,11 +389,11 @@ def _check_unique(where: str, columns: list[str]) -> None:
 
 def _json_lines(name: str, lines: Iterator[str]) -> tuple[list[str], Iterator[Row]]:
     rows = (_json_row(line, f"{name}:{number}") for number, line in enumerate(lines, 1) if line.strip())
-    seen: list[Row] = []
-    for row in itertools.islice(rows, _SEARCH):
-        seen.append(row)
-        if row.values:
-            return list(row.values), itertools.chain(seen, rows)
+    # Rows may have different keys, and the first may be the odd one.
+    seen = list(itertools.islice(rows, _SEARCH))
+    columns = list(dict.fromkeys(key for row in seen for key in row.values))
+    if columns:
+        return columns, itertools.chain(seen, rows)
     saw = seen[0].error or "is an object without keys"
     raise DataError(
         seen[0].where, saw, 'one object a line, such as {"text": "..."}', "No row could be read; check the format."

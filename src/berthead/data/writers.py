@@ -141,6 +141,7 @@ def open_writer(
         OutputError: a place that cannot be written.
 
     Example:
+        >>> import tempfile
         >>> path = Path(tempfile.mkdtemp(), "out.csv")
         >>> with open_writer(path, "csv", ["text"], None, {"prediction": str}) as writer:
         ...     writer.write({"text": "fine", "prediction": "good"})
@@ -174,6 +175,7 @@ def check_writable(path: str | Path) -> None:
         OutputError: a folder as target, or a place that cannot be written.
 
     Example:
+        >>> import tempfile
         >>> check_writable(Path(tempfile.mkdtemp(), "out.csv"))
     """
     path = str(path)

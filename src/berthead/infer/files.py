@@ -17,7 +17,7 @@ from berthead.artifact import Artifact
 from berthead.data.examples import Columns, find_column, to_example
 from berthead.data.readers import STDIO, RowReader, count_lines, open_rows
 from berthead.data.writers import RowWriter, check_writable, open_writer
-from berthead.errors import Interrupted, UsageError
+from berthead.errors import Interrupted, OutputError, UsageError
 from berthead.infer.predict import Predictor
 from berthead.options import PredictOptions
 from berthead.progress import Progress
@@ -97,6 +97,8 @@ def predict_file(
         Interrupted: Ctrl-C; the rows done are kept in `<target>.partial`.
     """
     check_writable(target)
+    if STDIO not in (source, target) and Path(target).exists() and Path(target).samefile(source):
+        raise OutputError(target, "is the input", "another file", "The output would replace it.")
     summary = Summary()
     total = count_lines(source) if sys.stderr.isatty() and not quiet else None
     with ExitStack() as stack:
@@ -170,6 +172,11 @@ def _write(
     if prediction.error is not None:
         errors.add(row, prediction.error)
         return
+    taken = names.values() & row.values.keys()
+    if taken:
+        # Names are chosen by the header; a row of JSON Lines may have more.
+        errors.add(row, f'has a value for "{min(taken)}", the name of an added column')
+        return
     summary.truncated += prediction.truncated
     shares = list((prediction.probabilities or {}).values())
     # A label stays as the user wrote it, a number too; what was computed is float32.
@@ -219,13 +226,10 @@ class _Errors:
 def as_line(prediction: Prediction, as_json: bool) -> str:
     """One answer for a terminal: `label  0.98`, or the whole record as JSON."""
     if as_json:
-        record = prediction.to_dict()
-        if record["probabilities"] is not None:
-            pairs = prediction.probabilities or {}
-            record["probabilities"] = [{"label": label, "probability": share} for label, share in pairs.items()]
-        return json.dumps(record, ensure_ascii=False)
+        return json.dumps(prediction.to_dict(), ensure_ascii=False)
     answer = prediction.answer
     if isinstance(answer, list):
         shares = prediction.probabilities or {}
-        return "  ".join(f"{label} {shares[label]:.4f}" for label in answer) or "(no label)"
+        shown = (f"{label} {shares[label]:.4f}" if label in shares else f"{label}" for label in answer)
+        return "  ".join(shown) or "(no label)"
     return f"{answer}" if prediction.score is None else f"{answer}  {prediction.score:.4f}"

@@ -98,13 +98,13 @@ def find_encoder(name: str) -> Path:
     """
     if name == "minilm":
         return _find_minilm()
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(name))  # noqa: PTH111 - pathlib raises where there is no such user
+    if os.path.isdir(folder):  # noqa: PTH112 - pathlib raises where a name is too long
         return folder
     pulled = models_home() / name.replace("/", "--")
-    if pulled.is_dir():
+    if os.path.isdir(pulled):  # noqa: PTH112
         return pulled
-    if folder.exists():
+    if os.path.exists(folder):  # noqa: PTH110
         raise ModelError(name, "is a file", "a folder with config.json, model.safetensors and tokenizer.json")
     hint = did_you_mean(name, ["minilm"]) or f"Give a folder that exists, or run: berthead pull {name}"
     raise ModelError(f"--encoder {name}", "is not here", "minilm, a local folder, or a name that was pulled", hint)

@@ -155,9 +155,9 @@ def _wordpiece(vocab: Path, config: dict[str, Any]) -> Any:
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-    lacking = [token for token, number in special if number is None]
+    lacking = [token for token in ("[UNK]", "[CLS]", "[SEP]") if backend.token_to_id(token) is None]
     if lacking:
-        raise ModelError(str(vocab), f"lacks {lacking[0]}", "BERT's vocabulary, with [CLS] and [SEP]")
+        raise ModelError(str(vocab), f"lacks {lacking[0]}", "BERT's vocabulary, with [UNK], [CLS] and [SEP]")
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1", special_tokens=special
     )

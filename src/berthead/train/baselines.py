@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,9 +42,16 @@ def baselines(
     except ValueError:  # no word in any text
         features = unseen = None
     majority = np.repeat(task.prior(targets)[None], len(valid), axis=0)
-    found = {"majority": float(task.evaluate(majority, gold)[metric])}
+
+    def score(logits: np.ndarray) -> float:
+        # Each function gets thresholds and a temperature of its own, as the fitted one did.
+        return float(task.tuned(logits, gold).evaluate(logits, gold)[metric])
+
+    found = {"majority": score(majority)}
     if features is not None:
-        found["tfidf"] = float(task.evaluate(_linear(task, features, targets, unseen), gold)[metric])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a baseline that has not converged is still a baseline
+            found["tfidf"] = score(_linear(task, features, targets, unseen))
     return found
 
 

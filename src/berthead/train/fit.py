@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 
 from berthead.artifact import Artifact, with_golden
 from berthead.data.examples import hold_out
-from berthead.errors import DataError, UsageError, listed
+from berthead.errors import DataError, ModelError, UsageError, listed
 from berthead.infer.engine import has_fast_bf16, use_threads
 from berthead.infer.predict import Predictor, encode, truncation_note
 from berthead.model import families
@@ -115,40 +114,28 @@ def fit_examples(
     """
     kind = TASKS[options.task]
     settings = settings_for(options, kind)
-    task = kind.from_targets([example.target for example in examples], where)
-    train, valid = _folds(examples, held_out, options.seed, task)
-    notes = _few_rows(task, train) + ([] if valid else ["no held-out rows: the last epoch is kept, unscored"])
+    task, train, valid = _folds(kind, examples, held_out, options.seed, where)
     threads = use_threads(options.threads)
     checkpoint = read_checkpoint(options.encoder)
-    tokenizer = Tokenizer.from_folder(checkpoint.folder)
-    if tokenizer.vocabulary > checkpoint.config.vocabulary:
-        saw = f"its tokenizer knows {tokenizer.vocabulary} tokens, its embeddings {checkpoint.config.vocabulary}"
-        raise DataError(f"--encoder {options.encoder}", saw, "a tokenizer of this encoder")
-    (probe,) = tokenizer.encode(["a"], ["a"] if columns["pair"] is not None else None, 8)
-    if probe.segments.max() >= checkpoint.config.segments:
-        saw = f"{options.encoder} knows {checkpoint.config.segments} token types (type_vocab_size)"
-        raise UsageError("--pair", saw, "an encoder with a token type for the second text")
-    max_tokens = _max_tokens(options, checkpoint)
-    targets = task.targets([example.target for example in train])
-    folds = [
-        Fold(encode(tokenizer, rows, columns["pair"] is not None, max_tokens), task.targets([e.target for e in rows]))
-        for rows in (train, valid)
-        if rows
-    ]
-    notes += truncation_note(sum(one.truncated for fold in folds for one in fold.encoded), len(examples), max_tokens)
+    tokenizer, max_tokens = _reader(checkpoint, options, bool(columns["pair"]))
+    folds = [_fold(rows, task, tokenizer, bool(columns["pair"]), max_tokens) for rows in (train, valid)]
+    scored = folds[1] if valid else None
+    notes = _notes(task, folds, max_tokens, checkpoint)
+    if not valid and held_out != 0:
+        notes.append("too few rows to hold any out: the last epoch is kept, unscored")
     # The caller's random state is left as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         model = _new_model(checkpoint, choose_pooling(options.pooling, checkpoint), task, HEAD_DROPOUT[options.adapt])
         if not settings.balanced:
-            _start_at_prior(model.head, task, targets)
+            _start_at_prior(model.head, task, folds[0].targets)
         adapt(model, options.adapt)
-        history = fit_model(model, task, folds[0], folds[1] if valid else None, settings, quiet)
+        history = fit_model(model, task, folds[0], scored, settings, quiet)
     model.requires_grad_(False)
     theta_hat = families.to_checkpoint(checkpoint.weights, checkpoint.config.layers)
+    pretrained = {"name": checkpoint.label, "theta_sha256": sha256_of(theta_hat)}
     artifact = Artifact(
-        model, tokenizer, task, columns, max_tokens, checkpoint.raw_config,
-        {"name": checkpoint.label, "theta_sha256": sha256_of(theta_hat)}, options.adapt,
+        model, tokenizer, task, columns, max_tokens, checkpoint.raw_config, pretrained, options.adapt
     )  # fmt: skip
     run: dict[str, Any] = {
         "rows": len(train),
@@ -160,24 +147,19 @@ def fit_examples(
         "class_weight": options.class_weight,
         "epochs": history.epochs,
         "best_epoch": history.best_epoch,
-        "interrupted": history.interrupted,
         "versions": _versions(),
     }
-    if valid:
-        logits = Predictor(artifact).compute(folds[1].encoded)
-        task = task.tuned(logits, folds[1].targets)
-        run["metrics"] = task.evaluate(logits, folds[1].targets)
+    if scored:
+        logits = Predictor(artifact).compute(scored.encoded)
+        task = task.tuned(logits, scored.targets)
+        run["metrics"] = task.evaluate(logits, scored.targets)
         notes += run["metrics"].pop("warnings")
         if with_baselines and not history.interrupted:
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # a baseline that has not converged is still a baseline
-                    run["baselines"] = baselines(task, train, targets, valid, folds[1].targets, settings.metric)
+                run["baselines"] = baselines(task, train, folds[0].targets, valid, scored.targets, settings.metric)
             except KeyboardInterrupt:
-                history.interrupted = run["interrupted"] = True  # what was fitted is whole, and is kept
-    artifact = Artifact(
-        model, tokenizer, task, columns, max_tokens, checkpoint.raw_config, artifact.pretrained, options.adapt, run
-    )
+                history.interrupted = True  # what was fitted is whole, and is kept
+    artifact = replace(artifact, task=task, run=run | {"interrupted": history.interrupted})
     return FitResult(with_golden(artifact, golden_inputs(valid or train)), history, notes)
 
 
@@ -198,29 +180,65 @@ def data_sha256(examples: Sequence[Example]) -> str:
 
 
 def _folds(
-    examples: Sequence[Example], held_out: Sequence[Example] | float, seed: int, task: Task
-) -> tuple[list[Example], list[Example]]:
-    if isinstance(held_out, int | float):
-        if held_out == 0:
-            return list(examples), []
-        in_proportion = task.name == "classify"
-        return hold_out(examples, held_out, seed, lambda example: example.target if in_proportion else None)
+    kind: type[Task], examples: Sequence[Example], held_out: Sequence[Example] | float, seed: int, where: str
+) -> tuple[Task, list[Example], list[Example]]:
+    """The task that the targets call for, fitted rows and held-out rows."""
+    task = kind.from_targets([example.target for example in examples], where)
+    if not isinstance(held_out, int | float):
+        _refuse_unknown(task, held_out)
+        return task, list(examples), list(held_out)
+    if held_out == 0:
+        return task, list(examples), []
+    in_proportion = task.name == "classify"
+    train, valid = hold_out(examples, held_out, seed, lambda example: example.target if in_proportion else None)
+    if task.name == "regress":
+        # Its mean and range are fitted too, so held-out rows have no part in them.
+        task = kind.from_targets([example.target for example in train], where)
+    return task, train, valid
+
+
+def _refuse_unknown(task: Task, held_out: Sequence[Example]) -> None:
     for example in held_out:
         try:
             task.check(example.target)
         except ValueError as error:
             fix = "Correct the row, or add rows with that label to the fitted data."
             raise DataError(example.where, f"the target {error}", fix=fix) from None
-    return list(examples), list(held_out)
 
 
-def _few_rows(task: Task, train: Sequence[Example]) -> list[str]:
-    if task.name == "regress":
-        return []
-    targets = task.targets([example.target for example in train])
-    counts = targets.sum(0) if isinstance(task, Multilabel) else np.bincount(targets, minlength=task.outputs)
-    few = [f"{text} ({int(n)})" for text, n in zip(task.label_texts, counts, strict=True) if n < FEW_ROWS]
-    return [f"labels with fewer than {FEW_ROWS} fitted rows: {listed(few)}"] if few else []
+def _fold(rows: Sequence[Example], task: Task, tokenizer: Tokenizer, pairs: bool, max_tokens: int) -> Fold:
+    targets = task.targets([example.target for example in rows]) if rows else np.empty(0)
+    return Fold(encode(tokenizer, rows, pairs, max_tokens), targets)
+
+
+def _notes(task: Task, folds: Sequence[Fold], max_tokens: int, checkpoint: Checkpoint) -> list[str]:
+    """What the user should know before the fit: rare labels, cut texts, weights that are not used."""
+    encoded = [one for fold in folds for one in fold.encoded]
+    notes = truncation_note(sum(one.truncated for one in encoded), len(encoded), max_tokens)
+    targets = folds[0].targets
+    if task.name != "regress":
+        counts = targets.sum(0) if isinstance(task, Multilabel) else np.bincount(targets, minlength=task.outputs)
+        few = [f"{text} ({int(n)})" for text, n in zip(task.label_texts, counts, strict=True) if n < FEW_ROWS]
+        notes += [f"labels with fewer than {FEW_ROWS} fitted rows: {listed(few)}"] if few else []
+    other = [name for name in checkpoint.left_out if not name.endswith("position_ids")]
+    if other:
+        notes.append(
+            f"{checkpoint.name}: {len(other)} weights belong to another head and are not used: {listed(other, 3)}"
+        )
+    return notes
+
+
+def _reader(checkpoint: Checkpoint, options: FitOptions, pairs: bool) -> tuple[Tokenizer, int]:
+    """The checkpoint's tokenizer and the longest input, in tokens."""
+    tokenizer = Tokenizer.from_folder(checkpoint.folder)
+    if tokenizer.vocabulary > checkpoint.config.vocabulary:
+        saw = f"its tokenizer knows {tokenizer.vocabulary} tokens, its embeddings {checkpoint.config.vocabulary}"
+        raise ModelError(f"--encoder {options.encoder}", saw, "a tokenizer of this encoder")
+    (probe,) = tokenizer.encode(["a"], ["a"] if pairs else None, 8)
+    if probe.segments.max() >= checkpoint.config.segments:
+        saw = f"{options.encoder} does not tell the second text from the first (type_vocab_size is 1)"
+        raise UsageError("--pair", saw, "an encoder with two token types")
+    return tokenizer, _max_tokens(options, checkpoint)
 
 
 def _max_tokens(options: FitOptions, checkpoint: Checkpoint) -> int:
