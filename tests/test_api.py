@@ -8,6 +8,7 @@ import importlib
 import json
 import pickle
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ from sklearn import metrics
 
 import berthead
 from berthead.artifact import Artifact
-from berthead.errors import DataError, Interrupted, ModelError, OutputError, UsageError
+from berthead.errors import DataError, GateError, Interrupted, ModelError, OutputError, UsageError
 
 KINDS = {
     "classify": {},
@@ -538,3 +539,66 @@ def test_a_fitted_function_is_made_of_its_artifact(model):
     """What the documentation names: an Artifact can be wrapped by hand."""
     assert isinstance(model.artifact, Artifact)
     assert berthead.Fitted(model.artifact).predict("good cat") == model.predict("good cat")
+
+
+def test_cut_rows_are_counted_over_fitted_and_held_out_rows_together(quick, tmp_path):
+    held_out = write_csv(tmp_path / "valid.csv", toy_rows(2))
+    fitted = berthead.fit(toy_rows(1), valid=str(held_out), **(quick | {"max_tokens": 4}))
+    (note,) = [line for line in fitted.warnings if "over 4 tokens" in line]
+    cut, rows = re.match(r"(\d+) of (\d+) rows", note).groups()
+    assert int(cut) <= int(rows) == 14 + 28
+
+
+def test_the_range_of_a_regression_is_that_of_its_fitted_rows(quick):
+    rows = [row | {"stars": str(number)} for number, row in enumerate(toy_rows(4))]
+    options = {key: value for key, value in quick.items() if key != "label"}
+    for seed in range(3):
+        fitted = berthead.fit(rows, task="regress", label="stars", valid="0.25", **(options | {"seed": seed}))
+        task = fitted.info()["task"]
+        seen = fitted.info()["run"]["rows"]
+        assert seen == 42
+        # 56 numbers from 0 to 55, a quarter held out: mean and deviation are of 42 of them, not of all
+        assert task["mean"] != pytest.approx(27.5, abs=1e-9)
+
+
+@pytest.mark.parametrize("unit", [1e-5, 1.0, 1e6])
+def test_verify_notices_another_tokenizer_whatever_the_targets_unit_is(quick, tmp_path, unit):
+    rows = [row | {"stars": str(unit * float(row["stars"]))} for row in toy_rows(2)]
+    options = {key: value for key, value in quick.items() if key != "label"} | {"epochs": 8, "lr": 3e-3}
+    folder = tmp_path / "model"
+    berthead.fit(rows, task="regress", label="stars", out=folder, **options)
+    assert berthead.load(folder).verify() < 1e-5
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    words = tokenizer["model"]["vocab"]
+    words["good"], words["bad"], words["cat"], words["dog"] = words["bad"], words["good"], words["dog"], words["cat"]
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(GateError):
+        berthead.load(folder).verify()
+
+
+def test_labels_that_python_finds_equal_are_printed(quick):
+    from berthead.infer.files import as_line
+
+    rows = [row | {"tags": [1, True] if row["label"] == "positive" else [2]} for row in toy_rows(1)]
+    options = {key: value for key, value in quick.items() if key != "label"}
+    fitted = berthead.fit(rows, task="multilabel", label="tags", **options)
+    for one in fitted.predict(["good cat", "bad dog"]):
+        as_line(one, as_json=False)
+        assert len(json.loads(as_line(one, as_json=True))["probabilities"]) == 3
+
+
+def test_baselines_have_a_decision_of_their_own(monkeypatch, quick):
+    import numpy as np
+
+    from berthead.data.labels import Labels
+    from berthead.records import Example
+    from berthead.tasks import Multilabel
+    from berthead.train.baselines import baselines
+
+    rows = toy_rows(4)
+    task = Multilabel(Labels(["nasty", "nice", "short"]), (0.999, 0.999, 0.999))
+    examples = [Example(row["text"]) for row in rows]
+    targets = task.targets([row["tags"].split("|") for row in rows])
+    assert baselines(task, examples, targets, examples, targets, "micro_f1")["tfidf"] == 1
+    assert np.all(np.array(task.thresholds) == 0.999)

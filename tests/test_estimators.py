@@ -474,3 +474,36 @@ def test_regression_answers_stay_in_the_fitted_range(options):
     answers = regressor.predict(["the", "good good good good", "awful awful awful"])
     assert answers.dtype == np.float64
     assert ((answers >= min(STARS)) & (answers <= max(STARS))).all()
+
+
+def test_ctrl_c_ends_a_search_and_is_not_taken_for_a_bad_candidate(tiny_bert, monkeypatch):
+    from dataclasses import replace
+
+    from berthead import estimators
+
+    real = estimators.fit_examples
+
+    def interrupted(*args, **kwargs):
+        result = real(*args, **kwargs)
+        return replace(result, history=replace(result.history, interrupted=True))
+
+    monkeypatch.setattr(estimators, "fit_examples", interrupted)
+    search = GridSearchCV(
+        TextClassifier(encoder=str(tiny_bert), adapt="frozen", epochs=1, valid=0), {"lr": [0.1, 0.2]}, cv=2
+    )
+    with pytest.raises(KeyboardInterrupt):
+        search.fit(["good", "fine", "bad", "poor"] * 3, ["+", "+", "-", "-"] * 3)
+
+
+def test_texts_that_are_cut_are_told(tiny_bert):
+    classifier = TextClassifier(encoder=str(tiny_bert), adapt="frozen", epochs=1, valid=0, max_tokens=4)
+    with pytest.warns(UserWarning, match=r"12 of 12 rows \(100.0 %\) have over 4 tokens"):
+        classifier.fit(["the good cat sat", "the bad dog ran"] * 6, ["+", "-"] * 6)
+    assert any("over 4 tokens" in line for line in classifier.fitted_.warnings)
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan"), pd.NA])
+def test_a_missing_label_is_named(tiny_bert, nothing):
+    y = pd.Series(["+", "-", nothing, "+"], dtype=object)
+    with pytest.raises(ValueError, match=r"y\[2\]: is missing"):
+        TextClassifier(encoder=str(tiny_bert)).fit(["a", "b", "c", "d"], y)

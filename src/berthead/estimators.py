@@ -325,5 +325,5 @@ def _refuse_missing(y: Any) -> None:
     values = np.asarray(y)
     if values.ndim == 1 and values.dtype == object:
         for row, value in enumerate(values.tolist()):
-            if value is None or value != value:
+            if is_blank(value):
                 raise DataError(f"y[{row}]", "is missing", "a label or a number for every text")
