@@ -340,3 +340,42 @@ def test_threads_asked_for_are_used(monkeypatch, tmp_path):
         assert (use_threads(None), torch.get_num_threads()) == (3, 3)
     finally:
         torch.set_num_threads(1)
+
+
+SHAPES = """
+import numpy as np
+import torch
+from berthead.infer.engine import Engine
+from berthead.model.checkpoint import build_encoder
+from berthead.model.encoder import Encoder
+from berthead.model.families import EncoderConfig
+from berthead.model.heads import RowHead
+from berthead.model.model import Model
+from berthead.records import Pack
+
+torch.set_num_threads(1)
+sizes = EncoderConfig(vocabulary=100, width=384, layers=1, heads=12, inner=1536, positions=512, segments=2)
+engine = Engine(Model(Encoder(sizes).eval(), RowHead(384, 2, "mean")), "PRECISION")
+
+def resident_mb():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+
+def compute(length):
+    zeros = np.zeros(length, dtype=np.int64)
+    engine.logits(Pack(zeros, zeros, np.arange(length), np.array([0, length]), np.array([0])))
+
+for length in range(100, 164):
+    compute(length)
+before = resident_mb()
+for length in range(164, 500):
+    compute(length)
+print(resident_mb() - before)
+"""
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_memory_does_not_grow_with_the_number_of_pack_sizes(precision):
+    done = subprocess.run(
+        [sys.executable, "-c", SHAPES.replace("PRECISION", precision)], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 150  # without the limits: over 800

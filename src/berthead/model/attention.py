@@ -12,6 +12,8 @@ from berthead.model.tensors import Run
 
 # Measured on CPU at head size 32: plain products win on short rows, the fused kernel's memory on long ones.
 LONGEST_MATMUL = 128
+# In bfloat16, oneDNN makes a kernel for each shape of a product: up to this length that costs more than it gains.
+LONGEST_FLOAT32 = 64
 
 
 def kernel_for(device: torch.device, length: int, dropout: float) -> str:
@@ -62,6 +64,13 @@ def attention(qkv: Tensor, runs: tuple[Run, ...], heads: int, dropout: float = 0
 def _attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
     if kernel_for(query.device, query.shape[2], dropout) == "sdpa":
         return F.scaled_dot_product_attention(query, key, value)
+    if query.dtype == torch.bfloat16 and query.device.type == "cpu" and query.shape[2] <= LONGEST_FLOAT32:
+        with torch.autocast("cpu", enabled=False):
+            return _products(query.float(), key.float(), value.float(), dropout).to(query.dtype)
+    return _products(query, key, value, dropout)
+
+
+def _products(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
     scores = (query * (1 / math.sqrt(query.shape[-1]))) @ key.transpose(-1, -2)  # [rows, heads, length, length]
     weights = scores.softmax(-1)
     if dropout > 0:
