@@ -5,7 +5,12 @@ cd "$(dirname "$0")/.."
 out=demo-out
 tickets=sample/tickets
 rm -rf "$out"
-say() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
+say() {
+  local word line='$'
+  for word in "$@"; do [[ $word == *' '* ]] && line+=" \"$word\"" || line+=" $word"; done
+  printf '\n\033[1m%s\033[0m\n' "$line"
+  "$@"
+}
 
 # Which queue does a ticket belong to? Only the head is fitted; two baselines stand beside it.
 say berthead fit $tickets/train.csv --label queue --adapt frozen --out $out/queue

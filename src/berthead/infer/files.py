@@ -232,4 +232,6 @@ def as_line(prediction: Prediction, as_json: bool) -> str:
         shares = prediction.probabilities or {}
         shown = (f"{label} {shares[label]:.4f}" if label in shares else f"{label}" for label in answer)
         return "  ".join(shown) or "(no label)"
+    if isinstance(answer, float) and prediction.score is None:
+        return f"{answer:.6g}"
     return f"{answer}" if prediction.score is None else f"{answer}  {prediction.score:.4f}"
