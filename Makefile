@@ -29,7 +29,7 @@ static: $(READY)
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy --no-error-summary
-	$(BIN)/lint-imports --no-timing > .lint-imports.log || (cat .lint-imports.log; exit 1)
+	$(BIN)/lint-imports > .lint-imports.log || (cat .lint-imports.log; exit 1)
 
 format: $(READY)
 	$(BIN)/ruff check --fix --quiet .
