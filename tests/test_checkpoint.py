@@ -207,9 +207,7 @@ def test_loads_shards(encoder):
     assert worst_gap(encoder) <= 1e-5
 
 
-@pytest.mark.parametrize(
-    "outside", ["../outside.safetensors", "/tmp/outside.safetensors", "sub/../x.safetensors", ".."]
-)
+@pytest.mark.parametrize("outside", ["../outside.safetensors", "/outside.safetensors", "sub/../x.safetensors", ".."])
 def test_an_index_that_names_a_shard_outside_the_folder_is_refused(encoder, outside):
     index = shard(encoder)
     name = next(iter(index["weight_map"]))

@@ -113,7 +113,7 @@ def test_every_line_end_is_known(tmp_path, end, last):
 
 
 def test_a_line_end_across_two_reads_is_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("berthead.data.readers._CHUNK", 3)
+    monkeypatch.setattr("berthead.data.lines.CHUNK", 3)
     path = put(tmp_path, "a.csv", 'text,label\r\nab,x\r\n"c\r\nd",y\r\nlong without an end,z')
     rows = read(path)[1]
     assert [row.values["text"] for row in rows] == ["ab", "c\r\nd", "long without an end"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,10 +15,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from berthead.checks import RECORD, check_record, golden_example, refuse_strange_files
 from berthead.errors import GateError, ModelError, OutputError, listed
 from berthead.model import families
 from berthead.model.checkpoint import (
-    PICKLES,
     WEIGHTS,
     build_encoder,
     check_shapes,
@@ -37,7 +36,6 @@ from berthead.text.packing import pack
 from berthead.text.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
-RECORD = "berthead.json"
 # Golden logits are replayed on other processors and in other orders: float32 noise, relative to their size.
 GOLDEN_TOLERANCE = 1e-4
 
@@ -268,7 +266,7 @@ def load(folder: Path) -> Artifact:
     Raises:
         ModelError: what is wrong with the folder.
     """
-    _refuse_strange_files(folder)
+    refuse_strange_files(folder)
     record = read_json(folder / RECORD)
     where = str(folder / RECORD)
     version = record.get("format_version")
@@ -278,7 +276,7 @@ def load(folder: Path) -> Artifact:
     raw_config = read_json(folder / "config.json")
     config = EncoderConfig.from_checkpoint(raw_config, str(folder / "config.json"))
     try:
-        _check_record(record, config.positions)
+        check_record(record, config.positions)
         task = TASKS[record["task"]["name"]].from_json(record["task"])
         pooling, dropout = record["head"]["pooling"], float(record["head"]["dropout"])
         shapes = _shapes(config, pooling, task.outputs)
@@ -290,7 +288,7 @@ def load(folder: Path) -> Artifact:
             "pretrained": dict(parameters["pretrained"]),
             "adapt": parameters["adapt"],
             "run": record["run"],
-            "golden": tuple(_golden(one, task.outputs) for one in record["golden"]),
+            "golden": tuple(golden_example(one, task.outputs) for one in record["golden"]),
         }
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(where, f"is not a whole record ({type(error).__name__}: {error})") from error
@@ -312,35 +310,6 @@ def load(folder: Path) -> Artifact:
     if artifact.tokenizer.vocabulary > config.vocabulary:
         raise ModelError(str(folder), "its tokenizer and config.json do not fit together")
     return artifact
-
-
-def _check_record(record: dict[str, Any], positions: int) -> None:
-    """Whether berthead.json holds what is read of it; ValueError, TypeError or KeyError where it does not."""
-    head, columns, parameters, run = (record[key] for key in ("head", "columns", "parameters", "run"))
-    pretrained = parameters["pretrained"]
-    texts = [columns["text"], columns["label"], pretrained["name"], parameters["adapt"], head["pooling"]]
-    if not all(isinstance(text, str) for text in texts) or not isinstance(columns["pair"], str | None):
-        raise ValueError("a name is not a text")
-    for sha256 in (parameters["theta_sha256"], parameters["omega_sha256"], pretrained["theta_sha256"]):
-        if not re.fullmatch("[0-9a-f]{64}", sha256):
-            raise ValueError(f"{sha256!r} is not a sha256")
-    if type(head["dropout"]) not in (int, float) or not 0 <= head["dropout"] <= 1:
-        raise ValueError(f"dropout is {head['dropout']!r}; allowed: 0 to 1")
-    if type(record["max_tokens"]) is not int or not 2 < record["max_tokens"] <= positions:
-        raise ValueError(f"max_tokens is {record['max_tokens']!r}; config.json allows 3 to {positions}")
-    if not isinstance(record["golden"], list):
-        raise ValueError("golden is not a list")
-    if not isinstance(run["versions"], dict) or not {"rows", "seed", "data_sha256"} <= run.keys():
-        raise ValueError("run does not say what was fitted")
-
-
-def _golden(example: Any, outputs: int) -> dict[str, Any]:
-    text, pair, logits = example["text"], example["pair"], example["logits"]
-    if not isinstance(text, str) or not isinstance(pair, str | None):
-        raise ValueError("a golden example is not a text")
-    if len(logits) != outputs or not all(type(one) in (int, float) for one in logits):
-        raise ValueError(f"a golden example does not hold {outputs} logits")
-    return {"text": text, "pair": pair, "logits": [float(one) for one in logits]}
 
 
 def _put_in_place(aside: Path, folder: Path) -> None:
@@ -405,20 +374,3 @@ def _shapes(config: EncoderConfig, pooling: str, outputs: int) -> dict[str, tupl
     with shapes_only():
         head = RowHead(config.width, outputs, pooling).state_dict()
     return shapes | {name: tuple(tensor.shape) for name, tensor in omega_names(head).items()}
-
-
-def _refuse_strange_files(folder: Path) -> None:
-    if not os.path.isdir(folder):  # noqa: PTH112 - pathlib raises where a name is too long
-        saw = "is a file" if os.path.exists(folder) else "does not exist"  # noqa: PTH110
-        raise ModelError(str(folder), saw, "a model folder made by berthead fit")
-    if not (folder / RECORD).is_file():
-        fix = "To use it as an encoder: berthead fit --encoder FOLDER" if (folder / "config.json").is_file() else ""
-        raise ModelError(str(folder), f"holds no {RECORD}", "a model folder made by berthead fit", fix)
-    for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        if any(Path(name.lower()).match(pattern) for pattern in (*PICKLES, "*.py", "*.so", "*.pyc")):
-            raise ModelError(str(folder), f"holds {name}", "safetensors and JSON only: pickles and code are refused")
-        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder.resolve()):
-            raise ModelError(str(folder), f"{name} is a link to outside the folder", "files of its own")
-        if path.is_symlink() and not path.exists():
-            raise ModelError(str(folder), f"{name} is a link to nowhere", "files of its own")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import gzip
 import io
@@ -11,20 +10,19 @@ import json
 import os
 import re
 import sys
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NoReturn, Self, cast
 
+from berthead.data.lines import CHUNK, Lines, unreadable
 from berthead.errors import DataError, UsageError, did_you_mean, listed
 from berthead.records import Row
 
 STDIO = "-"
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _DELIMITERS = ",;\t|"
-_CHUNK = 1 << 16  # bytes read at once
 _BATCH = 1024  # Parquet rows decoded at once
 _SEARCH = 1000  # lines in which JSON Lines must show a first object
 _FIELD_LIMIT = 2**31 - 1  # characters; csv's own limit of 131,072 is too low for documents
@@ -50,7 +48,7 @@ class RowReader:
         columns: list[str],
         rows: Iterator[Row],
         stack: ExitStack,
-        lines: _Lines | None = None,
+        lines: Lines | None = None,
         schema: Any = None,
     ) -> None:
         self.name, self.format, self.columns, self.schema = name, format, columns, schema
@@ -192,11 +190,7 @@ def _opened(path: str) -> io.BufferedReader:
     except IsADirectoryError as error:
         raise DataError(path, "is a folder", "one file of rows", "Name a file in it.") from error
     except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(name: str, error: OSError) -> DataError:
-    return DataError(name, f"cannot be read ({error.strerror or error})", fix="Check the path and its permissions.")
+        raise unreadable(path, error) from error
 
 
 def _empty(name: str) -> NoReturn:
@@ -219,81 +213,12 @@ def _unzipped(binary: io.BufferedReader[Any], zipped: bool) -> BinaryIO:
 # Bytes to text lines
 
 
-def _latin1(error: UnicodeError) -> tuple[str, int]:
-    """A codec error handler: the bytes that Windows-1252 leaves undefined become the Latin-1 characters."""
-    assert isinstance(error, UnicodeDecodeError)
-    return error.object[error.start : error.end].decode("latin-1"), error.end
-
-
-codecs.register_error("berthead-latin1", _latin1)
-
-
-class _Lines:
-    """Physical lines as text with their line ends, and how many of them are not UTF-8."""
-
-    def __init__(self, binary: BinaryIO, name: str) -> None:
-        self.not_utf8 = 0
-        self._chunks = _utf8(_chunks(binary, name), name)
-
-    def __iter__(self) -> Iterator[str]:
-        for line in _split(self._chunks):
-            try:
-                yield line.decode()
-            except UnicodeDecodeError:
-                self.not_utf8 += 1
-                yield line.decode("cp1252", "berthead-latin1")
-
-
-def _chunks(binary: BinaryIO, name: str) -> Iterator[bytes]:
-    again = "Copy or compress the file again."
-    while True:
-        try:
-            chunk = binary.read(_CHUNK)
-        except EOFError as error:
-            raise DataError(name, "is a gzip file that ends too early", fix=again) from error
-        except (gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(name, f"is not a sound gzip file ({error})", fix=again) from error
-        except OSError as error:
-            raise _unreadable(name, error) from error
-        if not chunk:
-            return
-        yield chunk
-
-
-def _utf8(chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
-    """The same text without its byte order mark, UTF-16 recoded to UTF-8."""
-    first = next(chunks, b"")
-    if not first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        yield from itertools.chain([first.removeprefix(codecs.BOM_UTF8)], chunks)
-        return
-    decoder = codecs.getincrementaldecoder("utf-16")()
-    try:
-        for chunk in itertools.chain([first], chunks):
-            yield decoder.decode(chunk).encode()
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError as error:
-        saw = f"begins as UTF-16 and is not valid UTF-16 ({error.reason})"
-        raise DataError(name, saw, fix="Save the file as UTF-8.") from error
-
-
-def _split(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines that end in LF, CRLF or CR; Python's own line reading would take a CR file for one line."""
-    held: list[bytes] = []
-    for chunk in chunks:
-        held.append(chunk)
-        if b"\n" in chunk or b"\r" in chunk:
-            lines = b"".join(held).splitlines(keepends=True)
-            held = [lines.pop()]  # it may go on in the next chunk, a CR with its LF
-            yield from lines
-    yield from b"".join(held).splitlines(keepends=True)
-
-
 # Text lines to rows
 
 
 def _text_reader(name: str, format: str, binary: BinaryIO, stack: ExitStack) -> RowReader:
     """A reader of CSV, TSV or JSON Lines; an empty format is sniffed."""
-    source = _Lines(binary, name)
+    source = Lines(binary, name)
     head, lines = _head(name, iter(source))
     if head.startswith("PAR1") and not format:
         raise DataError(name, "is a Parquet file", "CSV, TSV or JSON Lines from stdin", "Give the file's path instead.")
@@ -428,7 +353,7 @@ def _parquet_reader(name: str, binary: io.BufferedReader, stack: ExitStack) -> R
         _empty(name)
     try:
         # A buffer, so that a row group is not held in memory whole.
-        file = stack.enter_context(pq.ParquetFile(binary, buffer_size=_CHUNK))
+        file = stack.enter_context(pq.ParquetFile(binary, buffer_size=CHUNK))
         schema = file.schema_arrow
     except (pa.ArrowException, OSError) as error:
         reason = str(error).split("\n")[0].rstrip(".")

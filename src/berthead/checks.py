@@ -1,0 +1,79 @@
+"""What a model folder must be before anything in it is used."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from berthead.errors import ModelError
+from berthead.model.checkpoint import PICKLES
+
+RECORD = "berthead.json"
+
+
+def refuse_strange_files(folder: Path) -> None:
+    """Whether a folder holds a model and nothing that could run or lead elsewhere.
+
+    Args:
+        folder: the model folder.
+
+    Raises:
+        ModelError: what is strange about it.
+    """
+    if not os.path.isdir(folder):  # noqa: PTH112 - pathlib raises where a name is too long
+        saw = "is a file" if os.path.exists(folder) else "does not exist"  # noqa: PTH110
+        raise ModelError(str(folder), saw, "a model folder made by berthead fit")
+    if not (folder / RECORD).is_file():
+        fix = "To use it as an encoder: berthead fit --encoder FOLDER" if (folder / "config.json").is_file() else ""
+        raise ModelError(str(folder), f"holds no {RECORD}", "a model folder made by berthead fit", fix)
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if any(Path(name.lower()).match(pattern) for pattern in (*PICKLES, "*.py", "*.so", "*.pyc")):
+            raise ModelError(str(folder), f"holds {name}", "safetensors and JSON only: pickles and code are refused")
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder.resolve()):
+            raise ModelError(str(folder), f"{name} is a link to outside the folder", "files of its own")
+        if path.is_symlink() and not path.exists():
+            raise ModelError(str(folder), f"{name} is a link to nowhere", "files of its own")
+
+
+def check_record(record: dict[str, Any], positions: int) -> None:
+    """Whether berthead.json holds what is read of it; ValueError, TypeError or KeyError where it does not."""
+    head, columns, parameters, run = (record[key] for key in ("head", "columns", "parameters", "run"))
+    pretrained = parameters["pretrained"]
+    texts = [columns["text"], columns["label"], pretrained["name"], parameters["adapt"], head["pooling"]]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(columns["pair"], str | None):
+        raise ValueError("a name is not a text")
+    for sha256 in (parameters["theta_sha256"], parameters["omega_sha256"], pretrained["theta_sha256"]):
+        if not re.fullmatch("[0-9a-f]{64}", sha256):
+            raise ValueError(f"{sha256!r} is not a sha256")
+    if type(head["dropout"]) not in (int, float) or not 0 <= head["dropout"] <= 1:
+        raise ValueError(f"dropout is {head['dropout']!r}; allowed: 0 to 1")
+    if type(record["max_tokens"]) is not int or not 2 < record["max_tokens"] <= positions:
+        raise ValueError(f"max_tokens is {record['max_tokens']!r}; config.json allows 3 to {positions}")
+    if not isinstance(record["golden"], list):
+        raise ValueError("golden is not a list")
+    if not isinstance(run["versions"], dict) or not {"rows", "seed", "data_sha256"} <= run.keys():
+        raise ValueError("run does not say what was fitted")
+
+
+def golden_example(example: Any, outputs: int) -> dict[str, Any]:
+    """A golden example as it was written.
+
+    Args:
+        example: what berthead.json holds.
+        outputs: the task's outputs.
+
+    Returns:
+        `text`, `pair` and `logits`.
+
+    Raises:
+        ValueError: it is something else (or KeyError, TypeError).
+    """
+    text, pair, logits = example["text"], example["pair"], example["logits"]
+    if not isinstance(text, str) or not isinstance(pair, str | None):
+        raise ValueError("a golden example is not a text")
+    if len(logits) != outputs or not all(type(one) in (int, float) for one in logits):
+        raise ValueError(f"a golden example does not hold {outputs} logits")
+    return {"text": text, "pair": pair, "logits": [float(one) for one in logits]}

@@ -1,0 +1,88 @@
+"""Bytes to lines of text: compressed or not, UTF-8, UTF-16 or Windows-1252, whatever ends a line."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import itertools
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
+
+from berthead.errors import DataError
+
+CHUNK = 1 << 16  # bytes read at once
+
+
+def unreadable(name: str, error: OSError) -> DataError:
+    """What to tell about a file that the system does not let us read."""
+    return DataError(name, f"cannot be read ({error.strerror or error})", fix="Check the path and its permissions.")
+
+
+def _latin1(error: UnicodeError) -> tuple[str, int]:
+    """A codec error handler: the bytes that Windows-1252 leaves undefined become the Latin-1 characters."""
+    assert isinstance(error, UnicodeDecodeError)
+    return error.object[error.start : error.end].decode("latin-1"), error.end
+
+
+codecs.register_error("berthead-latin1", _latin1)
+
+
+class Lines:
+    """Physical lines as text with their line ends, and how many of them are not UTF-8."""
+
+    def __init__(self, binary: BinaryIO, name: str) -> None:
+        self.not_utf8 = 0
+        self._chunks = _utf8(_chunks(binary, name), name)
+
+    def __iter__(self) -> Iterator[str]:
+        for line in _split(self._chunks):
+            try:
+                yield line.decode()
+            except UnicodeDecodeError:
+                self.not_utf8 += 1
+                yield line.decode("cp1252", "berthead-latin1")
+
+
+def _chunks(binary: BinaryIO, name: str) -> Iterator[bytes]:
+    again = "Copy or compress the file again."
+    while True:
+        try:
+            chunk = binary.read(CHUNK)
+        except EOFError as error:
+            raise DataError(name, "is a gzip file that ends too early", fix=again) from error
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise DataError(name, f"is not a sound gzip file ({error})", fix=again) from error
+        except OSError as error:
+            raise unreadable(name, error) from error
+        if not chunk:
+            return
+        yield chunk
+
+
+def _utf8(chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
+    """The same text without its byte order mark, UTF-16 recoded to UTF-8."""
+    first = next(chunks, b"")
+    if not first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        yield from itertools.chain([first.removeprefix(codecs.BOM_UTF8)], chunks)
+        return
+    decoder = codecs.getincrementaldecoder("utf-16")()
+    try:
+        for chunk in itertools.chain([first], chunks):
+            yield decoder.decode(chunk).encode()
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        saw = f"begins as UTF-16 and is not valid UTF-16 ({error.reason})"
+        raise DataError(name, saw, fix="Save the file as UTF-8.") from error
+
+
+def _split(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines that end in LF, CRLF or CR; Python's own line reading would take a CR file for one line."""
+    held: list[bytes] = []
+    for chunk in chunks:
+        held.append(chunk)
+        if b"\n" in chunk or b"\r" in chunk:
+            lines = b"".join(held).splitlines(keepends=True)
+            held = [lines.pop()]  # it may go on in the next chunk, a CR with its LF
+            yield from lines
+    yield from b"".join(held).splitlines(keepends=True)
