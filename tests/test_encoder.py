@@ -16,6 +16,7 @@ from berthead.model import attention as attention_module
 from berthead.model import families
 from berthead.model.attention import attention, kernel_for
 from berthead.model.checkpoint import find_encoder, read_checkpoint
+from berthead.model.dropout import Dropout, keep_mask
 from berthead.model.encoder import Attention, Encoder
 from berthead.model.families import EncoderConfig
 from berthead.model.heads import RowHead
@@ -292,7 +293,7 @@ def test_each_dropout_drops_its_share_and_scales_the_rest(tmp_path):
         return hook
 
     for name, module in encoder.named_modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, Dropout):
             module.register_forward_hook(watch(name))
     torch.manual_seed(0)
     with torch.no_grad():
@@ -349,15 +350,53 @@ def test_attention_dropout_keeps_the_mean_for_rows_of_any_length(tmp_path, lengt
     assert float(weights.var()) == pytest.approx(variance, rel=0.1)
 
 
+@pytest.mark.parametrize("weights_at_once", [1, 500, 10**6], ids=["one group", "ragged", "all"])
+def test_attention_with_dropout_is_torchs_function_of_the_mask_with_its_gradient(monkeypatch, weights_at_once):
+    rows, length, heads, size = 3, 11, 4, 8
+    masks = []
+
+    def kept(*arguments):
+        masks.append(keep_mask(*arguments))
+        return masks[-1]
+
+    monkeypatch.setattr(attention_module, "keep_mask", kept)
+    monkeypatch.setattr(attention_module, "CHUNK_WEIGHTS", weights_at_once)
+    torch.manual_seed(0)
+    qkv = torch.randn(rows * length, 3 * heads * size, dtype=torch.float64, requires_grad=True)
+    ours = attention(qkv, (Run(0, rows, length),), heads, ATTENTION_DROPOUT)
+    mask = torch.cat(masks).view(rows, heads, length, length)
+    query, key, value = qkv.view(rows, length, 3, heads, size).permute(2, 0, 3, 1, 4).unbind(0)
+    weights = torch.nn.functional.softmax(query @ key.transpose(-1, -2) / size**0.5, -1)
+    dropped = torch.where(mask, weights / (1 - ATTENTION_DROPOUT), 0.0)
+    theirs = (dropped @ value).transpose(1, 2).reshape(rows * length, heads * size)
+    torch.testing.assert_close(ours, theirs)
+    grad = torch.randn_like(ours)
+    (wanted,) = torch.autograd.grad(theirs, qkv, grad, retain_graph=True)
+    (got,) = torch.autograd.grad(ours, qkv, grad)
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.999])
+def test_a_mask_keeps_its_share_independently_of_neighbours(share):
+    torch.manual_seed(0)
+    kept = keep_mask((1000, 1001), share)
+    assert kept.shape == (1000, 1001)
+    deviation = (share * (1 - share)) ** 0.5
+    assert float(kept.float().mean()) == pytest.approx(1 - share, abs=6 * deviation / 1000 + 1 / 65536)
+    flat = kept.flatten().float() - (1 - share)
+    for lag in (1, 2, 3, 4):  # four values come from one draw
+        assert float((flat[lag:] * flat[:-lag]).mean()) == pytest.approx(0, abs=6 * deviation**2 / 1000 + 1e-9)
+
+
 # --- kernels ---
 
 
 def test_the_kernel_is_chosen_by_device_length_and_dropout():
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert [kernel_for(cpu, length, 0.0) for length in (1, 127, 128, 129, 512)] == ["matmul"] * 3 + ["sdpa"] * 2
-    assert [kernel_for(cpu, length, 0.1) for length in (1, 129, 512)] == ["matmul"] * 3
+    assert [kernel_for(cpu, length, 0.1) for length in (1, 129, 512)] == ["chunked"] * 3
     assert [kernel_for(cuda, length, 0.0) for length in (1, 512)] == ["sdpa"] * 2
-    assert kernel_for(cuda, 512, 0.1) == "matmul"
+    assert kernel_for(cuda, 512, 0.1) == "chunked"
 
 
 @pytest.fixture

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from berthead.model.dropout import keep_mask
 from berthead.model.tensors import Run
 
 # Measured on CPU at head size 32: plain products win on short rows, the fused kernel's memory on long ones.
 LONGEST_MATMUL = 128
 # In bfloat16, oneDNN makes a kernel for each shape of a product: up to this length that costs more than it gains.
 LONGEST_FLOAT32 = 64
+# Attention weights in one step of the chunked kernel; between 2**17 and 2**20 speed differs little.
+CHUNK_WEIGHTS = 2**18
 
 
 def kernel_for(device: torch.device, length: int, dropout: float) -> str:
-    """The kernel that computes rows of this length: `matmul` or `sdpa`.
+    """The kernel that computes rows of this length: `matmul`, `sdpa` or `chunked`.
 
     Args:
         device: where the tensors lie.
@@ -25,11 +29,12 @@ def kernel_for(device: torch.device, length: int, dropout: float) -> str:
         dropout: share of attention weights dropped; above 0 only in training.
 
     Returns:
-        `matmul` (product, softmax, product) or `sdpa` (torch's fused kernel).
+        `matmul` (product, softmax, product), `sdpa` (torch's fused kernel) or `chunked` (the products of a few rows at
+        a time, with dropout).
     """
-    if dropout > 0 or (device.type == "cpu" and length <= LONGEST_MATMUL):
-        return "matmul"
-    return "sdpa"
+    if dropout > 0:
+        return "chunked"
+    return "matmul" if device.type == "cpu" and length <= LONGEST_MATMUL else "sdpa"
 
 
 def attention(qkv: Tensor, runs: tuple[Run, ...], heads: int, dropout: float = 0.0) -> Tensor:
@@ -62,7 +67,8 @@ def attention(qkv: Tensor, runs: tuple[Run, ...], heads: int, dropout: float = 0
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
-    if kernel_for(query.device, query.shape[2], dropout) == "sdpa":
+    kernel = kernel_for(query.device, query.shape[2], dropout)
+    if kernel == "sdpa":
         return F.scaled_dot_product_attention(query, key, value)
     if query.dtype == torch.bfloat16 and query.device.type == "cpu" and query.shape[2] <= LONGEST_FLOAT32:
         with torch.autocast("cpu", enabled=False):
@@ -71,8 +77,52 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor
 
 
 def _products(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
-    scores = (query * (1 / math.sqrt(query.shape[-1]))) @ key.transpose(-1, -2)  # [rows, heads, length, length]
-    weights = scores.softmax(-1)
     if dropout > 0:
-        weights = F.dropout(weights, dropout)
-    return weights @ value
+        grouped = (side.flatten(0, 1) for side in (query, key, value))
+        mixed: Tensor = _Chunked.apply(*grouped, dropout)  # type: ignore[no-untyped-call]
+        return mixed.view_as(query)
+    scores = (query * (1 / math.sqrt(query.shape[-1]))) @ key.transpose(-1, -2)  # [rows, heads, length, length]
+    return scores.softmax(-1) @ value
+
+
+class _Chunked(torch.autograd.Function):
+    """Attention with dropout, a few [length, length] products at a time: they stay in the processor's cache.
+
+    Source of the gradient: Dao et al. 2022, "FlashAttention", appendix B.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+        """Each [groups, length, size] -> [groups, length, size]."""
+        scaled = query * (1 / math.sqrt(query.shape[-1]))
+        mixed = torch.empty_like(scaled)
+        ctx.dropout, ctx.kept = dropout, []
+        for chunk in _chunks(query):
+            weights = (scaled[chunk] @ key[chunk].transpose(1, 2)).softmax(-1)
+            mask = keep_mask(weights.shape, dropout, weights.device)
+            mixed[chunk] = (weights * mask) @ value[chunk]
+            ctx.kept.append((weights, mask))
+        mixed.mul_(1 / (1 - dropout))
+        ctx.save_for_backward(scaled, key, value, mixed)
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of query, key and value."""
+        scaled, key, value, mixed = ctx.saved_tensors
+        to_query, to_key, to_value = torch.empty_like(scaled), torch.empty_like(key), torch.empty_like(value)
+        through_softmax = (grads[0].float() * mixed.float()).sum(-1, keepdim=True).to(scaled.dtype)
+        grad = grads[0] * (1 / (1 - ctx.dropout))
+        for chunk, (weights, mask) in zip(_chunks(scaled), ctx.kept, strict=True):
+            to_value[chunk] = (weights * mask).transpose(1, 2) @ grad[chunk]
+            to_scores = (grad[chunk] @ value[chunk].transpose(1, 2)).mul_(mask)
+            to_scores.sub_(through_softmax[chunk]).mul_(weights)
+            to_query[chunk] = to_scores @ key[chunk]
+            to_key[chunk] = to_scores.transpose(1, 2) @ scaled[chunk]
+        return to_query.mul_(1 / math.sqrt(scaled.shape[-1])), to_key, to_value, None
+
+
+def _chunks(query: Tensor) -> list[slice]:
+    groups, length, _ = query.shape
+    step = max(1, CHUNK_WEIGHTS // length**2)
+    return [slice(first, min(first + step, groups)) for first in range(0, groups, step)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from berthead.model.attention import attention
+from berthead.model.dropout import Dropout
 from berthead.model.families import EncoderConfig
 from berthead.model.tensors import Run, TensorPack
 
@@ -31,7 +32,7 @@ class Embeddings(nn.Module):
         self.position = nn.Embedding(config.positions, config.width)
         self.segment = nn.Embedding(config.segments, config.width)
         self.norm = nn.LayerNorm(config.width, config.eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, pack: TensorPack) -> Tensor:
         """Vectors of the pack's tokens, [tokens, width]."""
@@ -69,7 +70,7 @@ class Block(nn.Module):
         self.mlp.add_module("activation", activation(config.activation))
         self.mlp.add_module("down", nn.Linear(config.inner, config.width))
         self.mlp_norm = nn.LayerNorm(config.width, config.eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, hidden: Tensor, runs: tuple[Run, ...]) -> Tensor:
         """The block's output, [tokens, width]."""
