@@ -147,7 +147,9 @@ def test_a_tuple_is_a_pair_and_a_list_of_tuples_many(pair_model):
     one = pair_model.predict(("good cat", "the dog"))
     many = pair_model.predict([("good cat", "the dog"), ("bad cat", "the cat"), ["good cat", "the dog"]])
     assert one.answer in pair_model.labels
-    assert [one.probabilities, one.n_tokens] == [many[0].probabilities, many[0].n_tokens]
+    # One row and three are other matrices to multiply: float32 noise.
+    assert many[0].probabilities == pytest.approx(one.probabilities, abs=1e-6)
+    assert many[0].n_tokens == one.n_tokens
     assert many[2].probabilities == pytest.approx(one.probabilities, abs=1e-5)
     assert one.n_tokens == 7
     other = pair_model.predict(("the dog", "good cat"))

@@ -497,11 +497,62 @@ def test_a_folder_that_lacks_a_file_is_refused(name, copied):
 
 
 @pytest.mark.parametrize(
-    ("version", "reason"), [(2, "newer berthead"), (0, "reads 1"), ("1", "reads 1"), (None, "reads 1"), (True, "reads")]
+    ("version", "reason"), [(3, "newer berthead"), (0, "reads 1"), ("1", "reads 1"), (None, "reads 1"), (True, "reads")]
 )
 def test_another_format_version_is_refused(version, reason, copied):
     edit_json(copied / "berthead.json", lambda record: record.update(format_version=version))
     refused(copied, f"format_version.*{reason}")
+
+
+@pytest.fixture
+def first_version(tmp_path) -> Path:
+    """A folder of format_version 1, as berthead 1e348db wrote it."""
+    return Path(shutil.copytree(Path(__file__).parent / "data" / "model-v1", tmp_path / "model-v1"))
+
+
+def assert_answers_of_the_first_version(model) -> None:
+    """What the berthead that wrote the folder said; longer texts end where it cut them."""
+    said = json.loads((Path(__file__).parent / "data" / "model-v1-answers.json").read_text(encoding="utf-8"))
+    answers = [one.to_dict() for one in model.predict(said["texts"])]
+    assert [one["truncated"] for one in said["answers"]].count(True) == 2
+    for one, wanted in zip(answers, said["answers"], strict=True):
+        shares = wanted.pop("probabilities")
+        assert [pair["label"] for pair in one["probabilities"]] == [pair["label"] for pair in shares]
+        found = [pair["probability"] for pair in one["probabilities"]]
+        assert found == pytest.approx([pair["probability"] for pair in shares], abs=1e-4)
+        assert one["score"] == pytest.approx(wanted.pop("score"), abs=1e-4)
+        assert {key: one[key] for key in wanted} == wanted
+
+
+def test_a_folder_of_the_first_version_gives_the_answers_of_its_time(first_version):
+    assert json.loads((first_version / "berthead.json").read_text(encoding="utf-8"))["format_version"] == 1
+    model = berthead.load(first_version)
+    assert len(model.artifact.golden) == 8
+    assert model.verify() < 1e-5
+    assert model.labels == ["negative", "positive"]
+    assert (model.artifact.max_tokens, model.artifact.reading.on_long) == (24, "truncate")
+    assert max(one["text"].count(" ") for one in model.artifact.golden) > 24  # so that cutting is replayed too
+    assert_answers_of_the_first_version(model)
+
+
+def test_a_folder_of_the_first_version_is_saved_as_one_of_today(first_version, tmp_path):
+    before = json.loads((first_version / "berthead.json").read_text(encoding="utf-8"))
+    berthead.load(first_version).save(tmp_path / "again")
+    record = json.loads((tmp_path / "again" / "berthead.json").read_text(encoding="utf-8"))
+    assert record["format_version"] == folder_format.FORMAT_VERSION == 2
+    for key in ("task", "columns", "max_tokens", "on_long", "parameters", "transformers", "run", "golden"):
+        assert record[key] == before[key]
+    assert record["head"] == before["head"] | {"windows": "mean"}
+    assert record["stride"] is None
+    again = berthead.load(tmp_path / "again")
+    assert again.verify() < 1e-5
+    assert_answers_of_the_first_version(again)
+
+
+def test_the_command_line_reads_a_folder_of_the_first_version(first_version, cli):
+    assert cli("verify", first_version).code == 0
+    assert "reads         at most 24 tokens at once, of longer texts the beginning" in cli("info", first_version).out
+    assert cli("predict", first_version, "good cat").out.startswith("positive  0.8921")
 
 
 @pytest.mark.parametrize(
@@ -612,11 +663,11 @@ def test_files_that_hold_something_else_are_refused(name, content, copied):
 
 
 RECORD_KEYS = [
-    "format_version", "task", "task.name", "task.labels", "task.temperature", "head", "head.pooling", "head.dropout",
-    "columns", "columns.text", "columns.pair", "columns.label", "max_tokens", "parameters", "parameters.theta_sha256",
-    "parameters.omega_sha256", "parameters.pretrained", "parameters.pretrained.name",
-    "parameters.pretrained.theta_sha256", "parameters.adapt", "run", "golden", "golden.0", "golden.0.text",
-    "golden.0.pair", "golden.0.logits",
+    "format_version", "task", "task.name", "task.labels", "task.temperature", "head", "head.kind", "head.pooling",
+    "head.outputs", "head.dropout", "columns", "columns.text", "columns.pair", "columns.label", "max_tokens", "on_long",
+    "parameters", "parameters.theta_sha256", "parameters.omega_sha256", "parameters.pretrained",
+    "parameters.pretrained.name", "parameters.pretrained.theta_sha256", "parameters.adapt", "run", "golden", "golden.0",
+    "golden.0.text", "golden.0.pair", "golden.0.logits",
 ]  # fmt: skip
 
 
@@ -684,6 +735,11 @@ def test_a_record_with_a_value_of_another_kind_is_refused(key, value, copied):
         ("regress", "task.high", None),
         ("classify", "head.pooling", "max"),
         ("classify", "head.pooling", "mean"),
+        ("classify", "head.kind", "token"),
+        ("classify", "head.kind", "rows"),
+        ("classify", "head.outputs", 3),
+        ("classify", "head.windows", "sum"),
+        ("classify", "head.windows", "attention"),
         ("classify", "head.dropout", 5),
         ("classify", "head.dropout", -0.1),
         ("classify", "head.dropout", float("nan")),
@@ -695,6 +751,11 @@ def test_a_record_with_a_value_of_another_kind_is_refused(key, value, copied):
         ("classify", "max_tokens", float("inf")),
         ("classify", "max_tokens", 12.5),
         ("classify", "max_tokens", "12"),
+        ("classify", "on_long", "cut"),
+        ("classify", "stride", -1),
+        ("classify", "stride", 64),
+        ("classify", "stride", 2.5),
+        ("classify", "stride", "4"),
         ("classify", "parameters.theta_sha256", "0" * 64),
         ("classify", "parameters.omega_sha256", "0" * 64),
         ("classify", "golden.0.logits", [0.0]),

@@ -414,7 +414,12 @@ def test_a_digit_is_a_text_from_csv_and_a_number_from_json(cli, tiny_bert, tmp_p
     assert (type(text), type(number)) == (str, int)
 
 
-def test_texts_over_the_limit_are_counted_at_fit_eval_and_predict(cli, tmp_path):
+@pytest.mark.parametrize(
+    ("flags", "what", "truncated"),
+    [(["--on-long", "truncate"], "their ends were not read", 2), ([], "they were read in windows", 0)],
+    ids=["truncate", "window"],
+)
+def test_texts_over_the_limit_are_counted_at_fit_eval_and_predict(cli, tmp_path, flags, what, truncated):
     encoder = make_bert(tmp_path / "encoder", max_position_embeddings=512)
     rows = (
         toy_rows()[:30]
@@ -422,16 +427,16 @@ def test_texts_over_the_limit_are_counted_at_fit_eval_and_predict(cli, tmp_path)
         + [{"text": "a " * 510, "label": "negative"}]
     )
     data = write_csv(tmp_path / "data.csv", [{key: row[key] for key in ("text", "label")} for row in rows])
-    told = "note: 2 of 33 rows (6.1 %) have over 512 tokens; their ends were not read"
+    told = f"note: 2 of 33 rows (6.1 %) have over 512 tokens; {what}"
     for ran in (
-        cli("fit", data, "--out", tmp_path / "m", *fit_flags(encoder)),
+        cli("fit", data, "--out", tmp_path / "m", *fit_flags(encoder), *flags),
         cli("eval", tmp_path / "m", data),
         cli("predict", tmp_path / "m", data, "--out", tmp_path / "out.csv"),
     ):
         assert ran.code == 0, ran.err
         assert told in ran.err
     summary = cli("predict", tmp_path / "m", data, "--out", tmp_path / "out.csv", "--json")
-    assert json.loads(summary.out)["truncated"] == 2
+    assert json.loads(summary.out)["truncated"] == truncated
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -29,7 +29,9 @@ METRICS = {
     "multilabel": {"average_precision", "micro_f1", "macro_f1", "exact_match", "loss", "per_label"},
     "regress": {"pearson", "spearman", "mae", "rmse", "loss"},
 }
-RECORD = {"format_version", "task", "head", "columns", "max_tokens", "on_long", "parameters", "transformers", "run"}
+RECORD = {
+    "format_version", "task", "head", "columns", "max_tokens", "on_long", "stride", "parameters", "transformers", "run",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -207,7 +209,7 @@ def test_fit_eval_predict_verify_agree_with_each_other_and_with_python(cli, froz
     predict = cli("predict", folder, data, "--out", tmp_path / "answers.jsonl", "--json", "--quiet")
     assert predict.code == 0, predict.err
     assert json.loads(predict.out) == {
-        "out": str(tmp_path / "answers.jsonl"), "rows": 56, "failed": 0, "truncated": 0, "errors": None,
+        "out": str(tmp_path / "answers.jsonl"), "rows": 56, "failed": 0, "truncated": 0, "windowed": 0, "errors": None,
     }  # fmt: skip
     written = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [{key: row[key] for key in rows[0]} for row in written] == rows
@@ -311,8 +313,11 @@ def test_predict_a_pair_of_texts(cli, fit_toy):
     assert expected.score != berthead.load(folder).predict(("good cat", "bad bad mat")).score
 
 
-def test_predict_a_text_longer_than_a_file_name_can_be(cli, model):
+def test_predict_a_text_longer_than_a_file_name_can_be(cli, model, fit_toy):
     ran = cli("predict", model, "good cat " * 40)
+    assert (ran.code, ran.err) == (0, "")
+    cutting = fit_toy(threads=1, precision="fp32", adapt="frozen", on_long="truncate")
+    ran = cli("predict", cutting, "good cat " * 40)
     assert ran.code == 0, ran.err
     assert ran.err == "note: the text has 82 tokens; only the first 64 were read\n"
 
@@ -379,7 +384,8 @@ def test_every_flag_of_fit_reaches_the_options(cli, tiny_bert, tmp_path, monkeyp
         "task": "classify", "text": "text", "pair": "pair", "label": "label", "valid": "0.2", "encoder": str(tiny_bert),
         "adapt": "frozen", "pooling": "mean", "epochs": 2, "batch": 7, "lr": 0.5, "weight_decay": 0.0, "warmup": 0.5,
         "clip": 2.0, "class_weight": "balanced", "metric": "loss", "max_tokens": 30, "precision": "fp32", "seed": 3,
-        "threads": 1, "skip_bad_rows": True, "overwrite": True,
+        "threads": 1, "skip_bad_rows": True, "overwrite": True, "head": "linear", "on_long": "error", "stride": 5,
+        "windows": "max", "device": "cuda", "choices": "a,b", "intent": "intent",
     }  # fmt: skip
     assert given.keys() == {spec.name for spec in fields(FitOptions)}
     seen = {}

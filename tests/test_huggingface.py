@@ -23,6 +23,8 @@ import berthead
 from berthead.api import read_rows
 from berthead.records import Example
 from berthead.report import info_text
+from berthead.text.layout import Layout
+from berthead.text.windows import Reading, read_texts
 
 KINDS = {
     "classify": {},
@@ -74,6 +76,14 @@ def their_model(folder: Path):
     return model.eval()
 
 
+def rows_read(model, examples):
+    """What the model reads of examples whose ends are cut: one row each."""
+    artifact = model.artifact
+    layout = Layout(artifact.task.inputs(artifact.tokenizer, examples, artifact.reading))
+    assert layout.plain
+    return layout.rows
+
+
 def their_logits(folder: Path, model, examples) -> np.ndarray:
     pooling = json.loads((folder / "berthead.json").read_text(encoding="utf-8"))["head"]["pooling"]
     batch = tokens_of(folder, examples, padding=True, return_tensors="pt")
@@ -91,7 +101,7 @@ def their_logits(folder: Path, model, examples) -> np.ndarray:
 @pytest.mark.parametrize("pooling", ["pooler", "mean", "cls"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_transformers_gives_our_logits(kind, pooling, pair, fit_toy):
-    folder = fit_toy(pooling=pooling, pair=pair, **KINDS[kind])
+    folder = fit_toy(pooling=pooling, pair=pair, on_long="truncate", **KINDS[kind])
     examples = inputs_of(folder)
     ours = berthead.load(folder).predictor.logits(examples)
     theirs = their_model(folder)
@@ -104,11 +114,9 @@ def test_transformers_gives_our_logits(kind, pooling, pair, fit_toy):
 @pytest.mark.parametrize("pair", [None, "pair"])
 @pytest.mark.parametrize("max_tokens", [None, 12])
 def test_the_tokenizer_of_the_folder_gives_our_ids(pair, max_tokens, fit_toy):
-    folder = fit_toy(pooling="mean", pair=pair, max_tokens=max_tokens)
-    model = berthead.load(folder)
+    folder = fit_toy(pooling="mean", pair=pair, max_tokens=max_tokens, on_long="truncate")
     examples = inputs_of(folder)
-    second = [one.pair for one in examples] if pair else None
-    ours = model.artifact.tokenizer.encode([one.text for one in examples], second, model.artifact.max_tokens)
+    ours = rows_read(berthead.load(folder), examples)
     theirs = tokens_of(folder, examples)
     assert max(len(ids) for ids in theirs["input_ids"]) == (max_tokens or 64)
     assert [one.ids.tolist() for one in ours] == theirs["input_ids"]
@@ -122,10 +130,14 @@ def test_the_tokenizer_of_the_folder_gives_our_ids(pair, max_tokens, fit_toy):
 def test_long_pairs_are_cut_as_transformers_cuts_them(lengths, room, fit_toy):
     folder = fit_toy(pooling="mean", pair="pair")
     tokenizer = berthead.load(folder).artifact.tokenizer
+    reading = Reading(room, "truncate")
     first = [" ".join("abcdefghijklmnopqrstuvwxyz!?.0123"[n] for n in range(one)) for one, _ in lengths]
     second = [" ".join("zyxwvutsrqponmlkjihgfedcba3210.?!,"[n] for n in range(two)) for _, two in lengths]
     theirs = AutoTokenizer.from_pretrained(folder)(first, second, truncation=True, max_length=room)
-    ours = tokenizer.encode(first, second, room)
+    ours = [row for one in read_texts(tokenizer, first, second, reading) for row in one.rows]
+    for mine, encoded in zip(ours, tokenizer.encode(first, second, room), strict=True):
+        assert (mine.ids.tolist(), mine.segments.tolist()) == (encoded.ids.tolist(), encoded.segments.tolist())
+        assert (mine.n_tokens, mine.truncated) == (encoded.n_tokens, encoded.truncated)
     assert [one.ids.tolist() for one in ours] == theirs["input_ids"]
     assert [one.segments.tolist() for one in ours] == theirs["token_type_ids"]
 
@@ -153,7 +165,7 @@ def test_labels_that_read_alike_are_told_apart_in_config(tiny_bert, tmp_path):
 
 
 def test_the_pipeline_gives_our_label_and_score(fit_toy):
-    folder = fit_toy(pooling="pooler", epochs=6)
+    folder = fit_toy(pooling="pooler", epochs=6, on_long="truncate")
     model = berthead.load(folder)
     assert model.artifact.task.temperature == 1
     answers = pipeline("text-classification", str(folder), device="cpu")(TEXTS, truncation=True)
@@ -164,7 +176,7 @@ def test_the_pipeline_gives_our_label_and_score(fit_toy):
 
 
 def test_the_pipeline_gives_our_label_and_score_for_pairs(fit_toy):
-    folder = fit_toy(pooling="pooler", pair="pair")
+    folder = fit_toy(pooling="pooler", pair="pair", on_long="truncate")
     examples = inputs_of(folder)
     apply = pipeline("text-classification", str(folder), device="cpu")
     answers = [apply({"text": one.text, "text_pair": one.pair}, truncation=True) for one in examples]
@@ -174,11 +186,11 @@ def test_the_pipeline_gives_our_label_and_score_for_pairs(fit_toy):
 
 
 def test_the_pipeline_gives_our_probabilities_and_numbers(fit_toy):
-    folder = fit_toy(pooling="pooler", **KINDS["multilabel"])
+    folder = fit_toy(pooling="pooler", on_long="truncate", **KINDS["multilabel"])
     answers = pipeline("text-classification", str(folder), device="cpu")(TEXTS, truncation=True, top_k=None)
     for theirs, ours in zip(answers, berthead.load(folder).predict(TEXTS), strict=True):
         assert {one["label"]: one["score"] for one in theirs} == pytest.approx(ours.probabilities, abs=1e-5)
-    folder = fit_toy(pooling="pooler", **KINDS["regress"])
+    folder = fit_toy(pooling="pooler", on_long="truncate", **KINDS["regress"])
     answers = pipeline("text-classification", str(folder), device="cpu")(TEXTS, truncation=True)
     ours = berthead.load(folder).predict(TEXTS)
     # Ours stay in the fitted range, 1.5 to 4.5.
@@ -189,8 +201,11 @@ def test_the_pipeline_gives_our_probabilities_and_numbers(fit_toy):
     ("pooling", "words"),
     [
         ("pooler", ["BertForSequenceClassification", "gives this folder's logits"]),
-        ("mean", ["BertForTokenClassification", "no sequence-classification class", "the mean of its token logits"]),
-        ("cls", ["BertForTokenClassification", "no sequence-classification class", "at the first token"]),
+        (
+            "mean",
+            ["BertForTokenClassification", "no class for this task with mean pooling", "the mean of its token logits"],
+        ),
+        ("cls", ["BertForTokenClassification", "no class for this task with cls pooling", "at the first token"]),
     ],
 )
 def test_info_says_which_class_loads_the_folder(pooling, words, fit_toy):
@@ -211,8 +226,9 @@ def test_the_packaged_encoder_fitted_frozen_gives_our_logits_in_transformers(tmp
     rows = [row.values for row in read_rows(SAMPLE / "test.csv")[1]][:60]
     folder = tmp_path / "tickets"
     model = berthead.fit(
-        rows, out=folder, text="text", label="queue", adapt="frozen", epochs=3, threads=2, valid=0, quiet=True
-    )
+        rows, out=folder, text="text", label="queue", adapt="frozen", epochs=3, threads=2, valid=0, quiet=True,
+        on_long="truncate",
+    )  # fmt: skip
     assert model.info()["head"]["pooling"] == "mean"
     texts = sorted((row["text"] for row in rows), key=len)
     chosen = [*texts[::6], " ".join(texts[:20]), " ".join(texts)]
@@ -223,6 +239,6 @@ def test_the_packaged_encoder_fitted_frozen_gives_our_logits_in_transformers(tmp
     alone = np.concatenate([their_logits(folder, theirs, [example]) for example in examples])
     np.testing.assert_allclose(ours, alone, rtol=0, atol=1e-5)
     ids = tokens_of(folder, examples)["input_ids"]
-    encoded = model.artifact.tokenizer.encode(chosen, None, model.artifact.max_tokens)
+    encoded = rows_read(model, examples)
     assert [one.ids.tolist() for one in encoded] == ids
     assert max(one.n_tokens for one in encoded) > model.artifact.max_tokens == 512

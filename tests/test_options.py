@@ -12,7 +12,7 @@ import pytest
 import berthead
 from berthead.errors import UsageError
 from berthead.options import FitOptions, PredictOptions, flag
-from berthead.tasks import TASKS, Classify, Multilabel, Regress
+from berthead.tasks import TASKS, Classify, Multilabel
 from berthead.train import fit as fit_module
 from berthead.train.fit import settings_for
 
@@ -93,7 +93,7 @@ def test_a_config_file_reaches_fit(tmp_path, toy_csv):
 
 def test_an_unknown_flag_gets_the_nearest_name():
     message = refused(epoch=3)
-    assert message.startswith("epoch: is not an option; options are task, text, pair, label, valid, ")
+    assert message.startswith("epoch: is not an option; options are task, text, pair, label, choices, intent, valid, ")
     assert message.endswith('skip_bad_rows, overwrite. Did you mean "epochs"?')
     assert refused(zzz=None).startswith("zzz: is not an option")
 
@@ -153,7 +153,15 @@ def test_an_error_says_which_source_the_value_is_from(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"task": "clasify"}, '--task: is "clasify"; allowed: classify, multilabel, regress. Did you mean "classify"?'),
+        (
+            {"task": "clasify"},
+            '--task: is "clasify"; allowed: classify, multilabel, regress, tag, span, choose, joint. '
+            'Did you mean "classify"?',
+        ),
+        ({"head": "cfr"}, '--head: is "cfr"; allowed: auto, linear, crf. Did you mean "crf"?'),
+        ({"on_long": "cut"}, '--on-long: is "cut"; allowed: window, truncate, error'),
+        ({"windows": "sum"}, '--windows: is "sum"; allowed: mean, max, attention'),
+        ({"stride": -1}, "--stride: is -1; it must be at least 0"),
         ({"adapt": "half"}, '--adapt: is "half"; allowed: full, frozen'),
         ({"pooling": "max"}, '--pooling: is "max"; allowed: auto, cls, mean, pooler'),
         ({"precision": "fp16"}, '--precision: is "fp16"; allowed: auto, fp32, bf16. Did you mean "bf16"?'),
@@ -260,7 +268,7 @@ def test_options_are_frozen_and_are_written_as_json():
 def test_every_option_has_help_and_a_default_that_is_allowed(record, spec):
     words = spec.metadata["help"]
     assert len(words) > 10
-    assert words[0].isupper() or words.split(":")[0] in ("balanced", "eval")
+    assert words[0].isupper() or words.split(":")[0] in ("balanced", "eval", "choose", "joint")
     assert words.endswith((".", "].", "none"))
     default = getattr(record(), spec.name)
     assert default == spec.default
@@ -293,23 +301,24 @@ def test_every_other_setting_is_the_option_s():
 
 @pytest.mark.parametrize("has_bf16", [True, False])
 def test_automatic_precision_is_what_the_processor_has(monkeypatch, has_bf16):
-    monkeypatch.setattr(fit_module, "has_fast_bf16", lambda: has_bf16)
+    monkeypatch.setattr(fit_module, "has_fast_bf16", lambda device: has_bf16)
     assert settings_for(FitOptions(), Classify).precision == ("bf16" if has_bf16 else "fp32")
     for precision in ("fp32", "bf16"):
         assert settings_for(FitOptions(precision=precision), Classify).precision == precision
 
 
-def test_class_weights_with_a_regression_are_an_error():
-    with pytest.raises(UsageError, match="--class-weight balanced: a regression has no classes; none"):
-        settings_for(FitOptions(task="regress", class_weight="balanced"), Regress)
+def test_class_weights_with_a_regression_are_an_error_before_anything_is_fitted(monkeypatch, toy_csv, tiny_bert):
+    monkeypatch.setattr(fit_module, "fit_model", None)
+    with pytest.raises(UsageError, match="--class-weight balanced: --task regress has no classes; none"):
+        berthead.fit(toy_csv, encoder=str(tiny_bert), task="regress", label="stars", class_weight="balanced")
 
 
-@pytest.mark.parametrize("task", list(TASKS))
+@pytest.mark.parametrize("task", ["classify", "multilabel", "regress"])
 def test_an_unknown_metric_is_an_error_before_anything_is_computed(monkeypatch, toy_csv, task):
     def never(*args, **kwargs):
         raise AssertionError("work was done")
 
-    for name in ("read_checkpoint", "fit_model", "encode"):
+    for name in ("read_checkpoint", "fit_model", "_fold"):
         monkeypatch.setattr(fit_module, name, never)
     column = {"classify": "label", "multilabel": "tags", "regress": "stars"}[task]
     with pytest.raises(UsageError) as error:

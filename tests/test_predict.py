@@ -190,7 +190,7 @@ def test_64_threads_on_one_model_get_the_answers_of_one(model):
 
 @pytest.mark.parametrize("max_tokens", [None, 8])
 def test_tokens_and_truncation_are_counted(max_tokens, fit_toy):
-    folder = fit_toy(max_tokens=max_tokens)
+    folder = fit_toy(max_tokens=max_tokens, on_long="truncate")
     model, tokenizer = berthead.load(folder), AutoTokenizer.from_pretrained(folder)
     texts = ["cat", "good cat sat on the mat", "cat " * 6, "cat " * 7, "cat " * 62, "cat " * 63, "bad " * 500]
     lengths = [len(ids) for ids in tokenizer(texts)["input_ids"]]
@@ -198,7 +198,23 @@ def test_tokens_and_truncation_are_counted(max_tokens, fit_toy):
     assert [one.n_tokens for one in answers] == lengths
     assert [one.truncated for one in answers] == [length > (max_tokens or 64) for length in lengths]
     assert {one.truncated for one in answers} == {True, False}
+    assert {(one.n_windows, one.window) for one in answers} == {(1, 0)}
     assert model.predict("bad " * 500).score == model.predict("bad " * 499).score
+
+
+@pytest.mark.parametrize("max_tokens", [None, 8])
+def test_tokens_and_windows_are_counted_where_nothing_is_cut(max_tokens, fit_toy):
+    model = berthead.load(fit_toy(max_tokens=max_tokens, pooling="mean", adapt="frozen", epochs=10, lr=0.1))
+    room = (max_tokens or 64) - 2
+    lengths = [1, 6, 7, 12, 13, 62, 63, 124, 125, 500]
+    answers = model.predict(["cat " * length for length in lengths])
+    assert [one.n_tokens for one in answers] == [length + 2 for length in lengths]
+    assert [one.n_windows for one in answers] == [-(-length // room) for length in lengths]
+    assert not any(one.truncated for one in answers)
+    assert all(0 <= one.window < one.n_windows for one in answers)
+    ends = [Example("bad " * 2 * room + word) for word in ("good", "bad")]
+    assert [one.n_windows for one in model.predict([one.text for one in ends])] == [3, 3]
+    assert np.ptp(model.predictor.logits(ends), axis=0).min() > 1e-2  # the last word is read
 
 
 def test_a_prediction_is_plain_python_and_json(fit_toy):
@@ -249,7 +265,8 @@ def test_csv_keeps_every_cell_and_adds_pythons_answers(model, tmp_path):
     assert [float(row["score"]) for row in rows] == close(one.score for one in wanted)
     for label in model.labels:
         assert [float(row[f"p({label})"]) for row in rows] == close(one.probabilities[label] for one in wanted)
-    assert (summary.rows, summary.failed, summary.truncated, summary.errors_file) == (5, 0, 1, None)
+    assert (summary.rows, summary.failed, summary.errors_file) == (5, 0, None)
+    assert (summary.truncated, summary.windowed) == (0, 1)
     assert names(tmp_path) == ["in.csv", "out.csv"]
 
 

@@ -20,7 +20,6 @@ from torch import nn
 
 import berthead
 from berthead.infer.engine import Engine
-from berthead.infer.predict import encode
 from berthead.model import families
 from berthead.model.adapt import adapt
 from berthead.model.checkpoint import read_checkpoint
@@ -30,8 +29,10 @@ from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
 from berthead.records import Example
 from berthead.tasks import TASKS, Classify, Regress
+from berthead.text.layout import Layout
 from berthead.text.packing import pack
 from berthead.text.tokenizer import Tokenizer
+from berthead.text.windows import Reading
 from berthead.train import loop
 from berthead.train.loop import Fold, Settings, fit_model
 from berthead.train.optim import adamw, rate
@@ -70,10 +71,7 @@ def problem(folder, task="classify", rows=None, held_out=8, pooling="pooler", st
     made = kind.from_targets([one.target for one in examples], "toy")
     tokenizer = Tokenizer.from_folder(folder)
     parts = (examples[held_out:], examples[:held_out]) if held_out else (examples, [])
-    folds = [
-        Fold(encode(tokenizer, part, False, 64), made.targets([one.target for one in part])) if part else None
-        for part in parts
-    ]
+    folds = [fold_of(made, tokenizer, part) if part else None for part in parts]
     checkpoint = read_checkpoint(str(folder))
     torch.manual_seed(1)
     head = RowHead(checkpoint.config.width, made.outputs, pooling, dropout)
@@ -84,12 +82,26 @@ def problem(folder, task="classify", rows=None, held_out=8, pooling="pooler", st
     return model, made, *folds
 
 
+def fold_of(task, tokenizer, examples):
+    """Examples read to be fitted or scored."""
+    inputs = task.inputs(tokenizer, examples, Reading(64))
+    return Fold(examples, inputs, task.targets([one.target for one in examples], inputs))
+
+
+def encoded(fold):
+    """The rows that the encoder reads: one for each of these short examples."""
+    layout = Layout(fold.inputs)
+    assert layout.plain
+    return layout.rows
+
+
 def logits_of(model, fold):
     """The plain model, row by row."""
     model.eval()
+    rows = encoded(fold)
     with torch.no_grad():
-        rows = [model(TensorPack.from_pack(pack(fold.encoded, [row]))) for row in range(len(fold.encoded))]
-    return torch.cat(rows).numpy()
+        logits = [model(TensorPack.from_pack(pack(rows, [row]))) for row in range(len(rows))]
+    return torch.cat(logits).numpy()
 
 
 def state_of(module):
@@ -227,7 +239,7 @@ def their_model(folder, head, outputs):
     return model.train()
 
 
-@pytest.mark.parametrize("task", list(TASKS))
+@pytest.mark.parametrize("task", list(COLUMNS))
 @pytest.mark.parametrize("balanced", [False, True])
 def test_every_step_is_that_of_transformers_with_plain_torch(calm, monkeypatch, task, balanced):
     if balanced and task == "regress":
@@ -326,7 +338,7 @@ def test_every_row_is_fitted_once_in_each_epoch_in_a_new_order(calm, monkeypatch
         assert set(epoch) == {"train_loss", *Classify.metrics}
 
 
-@pytest.mark.parametrize("task", list(TASKS))
+@pytest.mark.parametrize("task", list(COLUMNS))
 def test_a_batch_computed_in_parts_has_the_gradient_of_the_whole(calm, monkeypatch, task):
     gradients, packs = [], []
     for micro_tokens in (10**6, 24, 1):
@@ -334,9 +346,9 @@ def test_a_batch_computed_in_parts_has_the_gradient_of_the_whole(calm, monkeypat
         model, made, train, _ = problem(calm, task, held_out=0)
         with monkeypatch.context() as patch:
             seen = counted(patch)
-            chosen = settings(epochs=1, batch=len(train.encoded), clip=1e9, balanced=task != "regress")
+            chosen = settings(epochs=1, batch=len(encoded(train)), clip=1e9, balanced=task != "regress")
             fit_model(model, made, train, None, chosen, quiet=True)
-        assert sum(seen) == len(train.encoded)
+        assert sum(seen) == len(encoded(train))
         packs.append(len(seen))
         # The gradient of the one step is still there.
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).double())
@@ -366,7 +378,7 @@ def test_a_frozen_encoder_keeps_its_bytes_and_reads_each_row_once(calm, monkeypa
     theta, omega = state_of(model.encoder), state_of(model.head)
     seen = counted(monkeypatch)
     fit_model(model, made, train, valid, settings(epochs=6), quiet=True)
-    assert sum(seen) == len(train.encoded) + len(valid.encoded)
+    assert sum(seen) == len(encoded(train)) + len(encoded(valid))
     assert same(state_of(model.encoder), theta)
     moved = {name for name, tensor in model.head.state_dict().items() if not torch.equal(tensor, omega[name])}
     assert moved == set(omega)
@@ -379,20 +391,20 @@ def test_a_full_fit_moves_every_weight_that_the_rows_reach(calm):
     for name, tensor in model.state_dict().items():
         assert not torch.equal(tensor, before[name]), name
     # Words that no row holds stay where they were.
-    words = set(np.concatenate([one.ids for one in train.encoded]).tolist())
+    words = set(np.concatenate([one.ids for one in encoded(train)]).tolist())
     moved = (model.encoder.embeddings.word.weight != before["encoder.embeddings.word.weight"]).any(1)
     assert set(torch.nonzero(moved)[:, 0].tolist()) == words
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-@pytest.mark.parametrize("task", list(TASKS))
+@pytest.mark.parametrize("task", list(COLUMNS))
 def test_folding_the_scale_of_the_features_keeps_the_logits(calm, monkeypatch, pooling, task):
     model, made, train, valid = problem(calm, task, pooling=pooling, strategy="frozen")
     before, finish = [], loop._HeadOnly.finish
 
     def spy(self):
         before.append(self.valid_logits())
-        raw = self.head.out(self.valid) * self.head.scale + self.head.shift
+        raw = self.head.out(self.valid_vectors) * self.head.scale + self.head.shift
         assert np.abs(raw.detach().numpy() - before[0]).max() > 1e-2  # so that there is something to fold
         finish(self)
 
@@ -405,13 +417,13 @@ def test_a_feature_that_never_varied_in_the_fit_is_not_blown_up(calm):
     rows = [row | {"text": "good cat"} for row in toy_rows(2)]
     model, made, train, _ = problem(calm, rows=rows, held_out=0, pooling="mean", strategy="frozen")
     fit_model(model, made, train, None, settings(), quiet=True)
-    other = Fold(encode(Tokenizer.from_folder(calm), [Example("bad dog ran !")], False, 64), train.targets[:1])
+    other = fold_of(made, Tokenizer.from_folder(calm), [Example("bad dog ran !", target="positive")])
     assert np.abs(logits_of(model, other)).max() < 10
 
 
 @pytest.mark.parametrize("strategy", ["full", "frozen"])
 @pytest.mark.parametrize("pooling", ["pooler", "mean"])
-@pytest.mark.parametrize("task", list(TASKS))
+@pytest.mark.parametrize("task", list(COLUMNS))
 def test_the_model_that_is_left_has_the_scores_of_the_best_epoch(calm, task, pooling, strategy):
     model, made, train, valid = problem(calm, task, pooling=pooling, strategy=strategy, dropout=0.1)
     metric = {"classify": "loss", "multilabel": "average_precision", "regress": "rmse"}[task]
@@ -432,7 +444,7 @@ def test_the_logits_of_a_regression_are_in_the_users_unit(calm):
     assert (model.head.scale, model.head.shift) == (1.0, 0.0)
     logits = logits_of(model, train)
     assert np.abs(logits - train.targets).mean() < 30  # their standard deviation is 150
-    np.testing.assert_allclose(Engine(model).logits(pack(train.encoded, [0, 1])), logits[:2], rtol=1e-5)
+    np.testing.assert_allclose(Engine(model).logits(pack(encoded(train), [0, 1])), logits[:2], rtol=1e-5)
 
 
 # Which epoch is kept
@@ -442,7 +454,7 @@ def scripted(monkeypatch, model, values):
     """Let held-out rows score (accuracy, loss) as given, epoch by epoch; the states that the model had then."""
     states = []
 
-    def evaluate(self, logits, targets):
+    def evaluate(self, logits, targets, batch=None):
         states.append(state_of(model))
         accuracy, loss = values[len(states) - 1]
         return {"accuracy": accuracy, "macro_f1": 0.0, "micro_f1": 0.0, "loss": loss, "warnings": []}
@@ -494,11 +506,11 @@ def stopped(monkeypatch, call):
     """Ctrl-C in the middle of the given step, counted from 1."""
     real, calls = Classify.loss, []
 
-    def loss(self, logits, targets, weights):
+    def loss(self, logits, targets, weights, sizes=()):
         calls.append(0)
         if len(calls) == call:
             raise KeyboardInterrupt
-        return real(self, logits, targets, weights)
+        return real(self, logits, targets, weights, sizes)
 
     monkeypatch.setattr(Classify, "loss", loss)
 

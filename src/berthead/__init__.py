@@ -10,16 +10,20 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from berthead.api import Fitted, fit, load
     from berthead.errors import BertheadError, DataError, GateError, ModelError, OutputError, UsageError
-    from berthead.estimators import TextClassifier, TextRegressor
-    from berthead.records import Prediction
+    from berthead.estimators import MultipleChoice, SequenceLabeler, SpanExtractor, TextClassifier, TextRegressor
+    from berthead.records import Prediction, Span
 
 _HOME = {
     "Fitted": "api",
     "fit": "api",
     "load": "api",
+    "MultipleChoice": "estimators",
+    "SequenceLabeler": "estimators",
+    "SpanExtractor": "estimators",
     "TextClassifier": "estimators",
     "TextRegressor": "estimators",
     "Prediction": "records",
+    "Span": "records",
     "BertheadError": "errors",
     "DataError": "errors",
     "GateError": "errors",
@@ -34,8 +38,12 @@ __all__ = [
     "Fitted",
     "GateError",
     "ModelError",
+    "MultipleChoice",
     "OutputError",
     "Prediction",
+    "SequenceLabeler",
+    "Span",
+    "SpanExtractor",
     "TextClassifier",
     "TextRegressor",
     "UsageError",

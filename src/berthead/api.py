@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -11,19 +12,21 @@ import numpy as np
 from berthead import artifact as folder_format
 from berthead.artifact import Artifact
 from berthead.data.examples import SYNONYMS, Columns, find_column, rows_of, sound_examples, to_example
+from berthead.data.labels import is_blank
 from berthead.data.readers import STDIO, RowReader, open_rows
 from berthead.errors import DataError, Interrupted, UsageError
 from berthead.infer.engine import use_threads
 from berthead.infer.files import input_columns
-from berthead.infer.predict import Predictor
+from berthead.infer.predict import Predictor, split_readable
 from berthead.options import FitOptions, PredictOptions
 from berthead.records import Example, FloatArray, Label, Prediction, Row
-from berthead.tasks import TASKS
+from berthead.tasks import Task, find_task
 from berthead.train.fit import fit_examples
 
 DEFAULT_HELD_OUT = 0.1
 
-Text = str | tuple[str, str]
+Text = str | tuple[str, Any] | dict[str, Any]
+"""One input: a text; a tuple of two texts; question and context; question and choices; {"tokens": [...]}."""
 
 
 class Fitted:
@@ -56,7 +59,7 @@ class Fitted:
 
     @property
     def labels(self) -> list[Label]:
-        """The labels it can answer, in the order of `predict_proba`; none for a regression."""
+        """The labels it can answer, in the order of `predict_proba`; none for regress, span and choose."""
         return list(self.artifact.task.to_json()["labels"])
 
     @overload
@@ -68,7 +71,9 @@ class Fitted:
         """Answers for one text or for many.
 
         Args:
-            texts: a text (a tuple of two for a pair), or an iterable of them.
+            texts: an input or an iterable of them. An input is a text; for pairs a tuple of two texts; for span
+                (question, context); for choose (question, [choice, ...]); for tag and joint a text, or
+                {"tokens": [...]}. Each may also be a dict with the columns that the function was fitted on.
 
         Returns:
             One prediction for one text, a list in the same order for many. A text without an answer gets a
@@ -77,7 +82,7 @@ class Fitted:
         Raises:
             DataError: something that is neither a text nor a pair.
         """
-        one = isinstance(texts, str) or _is_pair(texts)
+        one = self._is_one(texts)
         inputs: Iterable[Any] = [texts] if one else texts
         predictions = list(self.predictor.predict(self._examples(inputs)))
         return predictions[0] if one else predictions
@@ -95,9 +100,10 @@ class Fitted:
             DataError: a text without an answer.
             UsageError: the function answers numbers.
         """
-        if not self.labels:
-            raise UsageError("predict_proba", "a regression has no probabilities", "", "Use predict.")
-        if isinstance(texts, str) or _is_pair(texts):
+        if not self.labels or self.artifact.task.name == "tag":
+            saw = f"--task {self.artifact.task.name} has no probabilities of labels a row"
+            raise UsageError("predict_proba", saw, "", "Use predict.")
+        if self._is_one(texts):
             raise DataError("predict_proba", "is given one input", "a list of texts or of pairs", "Put it in a list.")
         rows: list[list[float]] = []
         for prediction in self.predictor.predict(self._examples(texts)):
@@ -113,6 +119,8 @@ class Fitted:
         text: str | None = None,
         pair: str | None = None,
         label: str | None = None,
+        choices: str | None = None,
+        intent: str | None = None,
         skip_bad_rows: bool | None = None,
     ) -> dict[str, Any]:
         """Metrics on labelled data.
@@ -122,6 +130,8 @@ class Fitted:
             text: column of the text; None: as fitted.
             pair: column of the second text; None: as fitted.
             label: column of the target; None: as fitted.
+            choices: column of the choices, or one for each, as a,b,c; None: as fitted.
+            intent: column of the label beside tags; None: as fitted.
             skip_bad_rows: leave out rows that cannot be used; they are counted as `skipped`.
 
         Returns:
@@ -130,7 +140,10 @@ class Fitted:
         Raises:
             DataError: rows that cannot be used, or labels that the function does not know.
         """
-        flags = {"text": text, "pair": pair, "label": label, "skip_bad_rows": skip_bad_rows}
+        flags = {
+            "text": text, "pair": pair, "label": label, "choices": choices, "intent": intent,
+            "skip_bad_rows": skip_bad_rows,
+        }  # fmt: skip
         chosen = PredictOptions.from_sources(flags)
         names, rows, where = read_rows(data)
         columns = input_columns(self.artifact, chosen, names, where, label=True)
@@ -141,11 +154,16 @@ class Fitted:
             task.check(target)
             return target
 
-        examples, bad = sound_examples((to_example(row, columns, known) for row in rows), chosen.skip_bad_rows)
+        read = (to_example(row, columns, known, task.settled) for row in rows)
+        examples, bad = sound_examples(read, chosen.skip_bad_rows)
+        if chosen.skip_bad_rows:
+            artifact = self.artifact
+            examples, long = split_readable(task, artifact.tokenizer, examples, artifact.reading)
+            bad += long
         if not examples:
             raise DataError(where, "holds no rows that can be scored", "rows with a text and a label")
         scores = self.predictor.evaluate(examples)
-        notes = notes_on(rows) + scores["warnings"] + [f"left out: {line}" for line in bad]
+        notes = notes_on(rows) + mended(examples) + scores["warnings"] + [f"left out: {line}" for line in bad]
         return scores | {"skipped": len(bad), "warnings": notes}
 
     def verify(self) -> float:
@@ -175,21 +193,55 @@ class Fitted:
         """
         folder_format.save(self.artifact, Path(folder), overwrite)
 
+    def _is_one(self, texts: Any) -> bool:
+        """Whether this is one input; in a tuple two texts are a pair, in a list they are a batch of two."""
+        if isinstance(texts, str) or (isinstance(texts, dict) and self._form != "text"):
+            return True
+        if not isinstance(texts, tuple) or len(texts) != 2 or not isinstance(texts[0], str):
+            return False
+        return isinstance(texts[1], str) or (self._form == "choices" and isinstance(texts[1], list | tuple))
+
+    @property
+    def _form(self) -> str:
+        return self.artifact.task.form
+
     def _examples(self, texts: Iterable[Any]) -> Iterator[Example]:
-        wants_pair = bool(self.artifact.columns["pair"])
         # Iterating these gives bytes, keys and column names: no texts to be answered.
         if isinstance(texts, bytes | dict) or hasattr(texts, "columns") or not isinstance(texts, Iterable):
             allowed, fix = "a list of texts, or of tuples of two for pairs", "Of a table give its column of texts."
             raise DataError("predict", f"is given {type(texts).__name__}", allowed, fix)
-        columns = Columns("text", "pair" if wants_pair else None)
+        wants_pair = bool(self.artifact.columns["pair"])
+        columns = Columns("text", "pair" if wants_pair else None, form=self._form)
+        if self._form == "choices":
+            columns = replace(columns, choices=("choices",))
         for number, value in enumerate(texts, start=1):
             where = f"input {number}"
-            if wants_pair and not (isinstance(value, tuple | list) and len(value) == 2):
-                raise DataError(where, f"is {type(value).__name__}", "this model reads pairs: a tuple of two texts")
-            if not wants_pair and isinstance(value, tuple | list | dict):
-                raise DataError(where, f"is {type(value).__name__}", "this model reads single texts")
-            row = {"text": value[0], "pair": value[1]} if wants_pair else {"text": value}
-            yield to_example(Row(row, where), columns, None)
+            yield to_example(Row(self._values(value, where), where), columns, None)
+
+    def _values(self, value: Any, where: str) -> dict[str, Any]:
+        """One input as text, pair and choices."""
+        names, form = self.artifact.columns, self._form
+        second = "choices" if form == "choices" else "pair" if names["pair"] else None
+        if form != "text" and isinstance(value, dict):
+            wanted: dict[str, Any] = {role: names[role] for role in ("text", "pair") if names[role] in value}
+            wanted["choices"] = [name for name in names.get("choices", []) if name in value]
+            own = Columns.find(form, wanted, list(value), where, label=False)
+            choices = [value[name] for name in own.choices]
+            while len(choices) > 1 and is_blank(choices[-1]):
+                choices.pop()  # as in a file: rows may have fewer choices than columns
+            found = {"text": value[own.text], "pair": value.get(own.pair or "")}
+            return found | {"choices": choices if len(own.choices) > 1 else choices[0] if choices else None}
+        if second is None and isinstance(value, dict):
+            raise DataError(where, f"is {type(value).__name__}", "this model reads single texts")
+        if second is None and isinstance(value, tuple | list) and not form.startswith("words"):
+            raise DataError(where, f"is {type(value).__name__}", "this model reads single texts")
+        if second is None:
+            return {"text": value}
+        if not (isinstance(value, tuple | list) and len(value) == 2):
+            wanted = {"choices": "a question and its choices", "question": "a question and its context"}
+            allowed = f"this model reads {wanted.get(form, 'pairs')}: a tuple of two"
+            raise DataError(where, f"is {type(value).__name__}", f"{allowed} texts" if form == "text" else allowed)
+        return {"text": value[0], second: value[1]}
 
 
 def fit(
@@ -222,14 +274,11 @@ def fit(
     if folder:
         folder_format.check_out(folder, chosen.overwrite)
     names, rows, where = read_rows(data)
-    columns = Columns(
-        find_column("text", chosen.text, names, where),
-        find_column("pair", chosen.pair, names, where) if chosen.pair else None,
-        find_column("label", chosen.label, names, where),
-    )
-    examples, bad, notes = _labelled(rows, columns, chosen)
+    task = find_task(chosen.task)
+    columns = Columns.find(task.form, chosen.to_dict(), names, where)
+    examples, bad, notes = _labelled(rows, columns, task, chosen)
     notes += _unread_pair(names, columns)
-    held_out, bad_held_out, more_notes = _held_out(chosen, columns)
+    held_out, bad_held_out, more_notes = _held_out(chosen, task, columns)
     notes += more_notes
     result = fit_examples(examples, held_out, chosen, columns.to_dict(), where, quiet=quiet)
     fitted = Fitted(result.artifact)
@@ -296,11 +345,18 @@ def read_rows(data: Any) -> tuple[list[str], Iterable[Row], str]:
     return list(dict.fromkeys(str(name) for record in records for name in record)), rows_of(records), "data"
 
 
-def _labelled(rows: Iterable[Row], columns: Columns, options: FitOptions) -> tuple[list[Example], list[str], list[str]]:
+def _labelled(
+    rows: Iterable[Row], columns: Columns, task: type[Task], options: FitOptions
+) -> tuple[list[Example], list[str], list[str]]:
     """Sound examples, the bad rows, and what is to be known about the file."""
-    read = TASKS[options.task].read
-    sound, bad = sound_examples((to_example(row, columns, read) for row in rows), options.skip_bad_rows)
-    return sound, bad, notes_on(rows)
+    read = (to_example(row, columns, task.read, task.settled) for row in rows)
+    sound, bad = sound_examples(read, options.skip_bad_rows)
+    return sound, bad, notes_on(rows) + mended(sound)
+
+
+def mended(examples: Iterable[Example]) -> list[str]:
+    """What was mended in the rows, as lines."""
+    return [f"mended: {example.where}: {example.note}" for example in examples if example.note]
 
 
 def notes_on(rows: Iterable[Row]) -> list[str]:
@@ -308,7 +364,9 @@ def notes_on(rows: Iterable[Row]) -> list[str]:
     return rows.notes if isinstance(rows, RowReader) else []
 
 
-def _held_out(options: FitOptions, columns: Columns) -> tuple[Sequence[Example] | float, list[str], list[str]]:
+def _held_out(
+    options: FitOptions, task: type[Task], columns: Columns
+) -> tuple[Sequence[Example] | float, list[str], list[str]]:
     if options.valid is None:
         return DEFAULT_HELD_OUT, [], []
     try:
@@ -320,9 +378,10 @@ def _held_out(options: FitOptions, columns: Columns) -> tuple[Sequence[Example] 
             raise UsageError("--valid", saw, "a file, or a share from 0 to below 1 such as 0.1") from None
         names, rows, where = read_rows(options.valid)
         for role, column in columns.to_dict().items():
-            if column:
-                find_column(role, column, names, where)
-        return _labelled(rows, columns, options)
+            for name in column if isinstance(column, list) else [column]:
+                if name:
+                    find_column(role, name, names, where)
+        return _labelled(rows, columns, task, options)
     if not 0 <= share < 1:
         raise UsageError("--valid", f"is {options.valid}", "a file, or a share from 0 to below 1")
     return share, [], []
@@ -330,11 +389,6 @@ def _held_out(options: FitOptions, columns: Columns) -> tuple[Sequence[Example] 
 
 def _unread_pair(names: list[str], columns: Columns) -> list[str]:
     unread = [name for name in SYNONYMS["pair"] if name in names and name not in columns.to_dict().values()]
-    if columns.pair or not unread:
+    if columns.form != "text" or columns.pair or not unread:
         return []
     return [f'column "{unread[0]}" is not read; to fit on pairs: --pair {unread[0]}']
-
-
-def _is_pair(value: Any) -> bool:
-    # In a tuple two texts are a pair, in a list they are a batch of two.
-    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(one, str) for one in value)

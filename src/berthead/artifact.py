@@ -15,9 +15,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from berthead.checks import RECORD, check_record, golden_example, refuse_strange_files
-from berthead.errors import GateError, ModelError, OutputError, listed
+from berthead import plugins
+from berthead.checks import RECORD, check_record, golden_example, golden_input, refuse_strange_files
+from berthead.errors import GateError, ModelError, OutputError
 from berthead.model import families
+from berthead.model.book import head_record, make_head, omega_names, state_named, transformers_class
 from berthead.model.checkpoint import (
     WEIGHTS,
     build_encoder,
@@ -27,31 +29,23 @@ from berthead.model.checkpoint import (
     read_tensors,
 )
 from berthead.model.families import EncoderConfig
-from berthead.model.heads import RowHead
 from berthead.model.model import Model, sha256_of
 from berthead.model.tensors import TensorPack, shapes_only
+from berthead.model.units import unit_logits
 from berthead.records import Example, FloatArray
-from berthead.tasks import TASKS, Task
-from berthead.text.packing import pack
+from berthead.tasks import TASKS, Batch, Joint, Task, find_task
+from berthead.text.layout import Layout
 from berthead.text.tokenizer import Tokenizer
+from berthead.text.windows import Reading
 
-FORMAT_VERSION = 1
+# 1: one answer a row, long texts cut. 2: every task, and windows.
+FORMAT_VERSION = 2
 # Golden logits are replayed on other processors and in other orders: float32 noise, relative to their size.
 GOLDEN_TOLERANCE = 1e-4
 
-_NATIVE = "AutoModelForSequenceClassification gives this folder's logits."
-_BY_TOKEN = (
-    "transformers has no sequence-classification class with {0} pooling. AutoModelForTokenClassification loads this "
-    "folder, and {1} is this folder's logits. AutoModelForSequenceClassification would put a random pooler in between."
-)
-TRANSFORMERS = {
-    "pooler": {"class": "BertForSequenceClassification", "note": _NATIVE},
-    "mean": {
-        "class": "BertForTokenClassification",
-        "note": _BY_TOKEN.format("mean", "the mean of its token logits over a row's tokens"),
-    },
-    "cls": {"class": "BertForTokenClassification", "note": _BY_TOKEN.format("cls", "its logits at the first token")},
-}
+# Units of a golden example that are kept and compared: a long text has thousands.
+GOLDEN_UNITS = 64
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,25 +56,34 @@ class Artifact:
         model: theta-tilde and omega-tilde.
         tokenizer: text to token numbers.
         task: the meaning of the logits.
-        columns: the columns it was fitted on: `text`, `pair` (or None), `label`.
-        max_tokens: longest input in tokens; the rest is cut and counted.
+        columns: the columns it was fitted on: `text`, `pair` (or None), `label`, and what else the task reads.
+        reading: how long inputs are read.
         raw_config: the encoder's config.json.
         pretrained: `name` of the encoder and `theta_sha256` of theta-hat.
         adapt: what learnt: `full` or `frozen`.
         run: options, data, seed, versions and metrics of the fit.
         golden: inputs with their logits, which `verify` replays.
+        own_head: the name of a head of another package, or None.
+        dropout: of the head, in training.
     """
 
     model: Model
     tokenizer: Tokenizer
     task: Task
-    columns: dict[str, str | None]
-    max_tokens: int
+    columns: dict[str, Any]
+    reading: Reading
     raw_config: dict[str, Any]
     pretrained: dict[str, str]
     adapt: str
     run: dict[str, Any] = field(default_factory=dict)
     golden: tuple[dict[str, Any], ...] = ()
+    own_head: str | None = None
+    dropout: float = 0.0
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest row in tokens."""
+        return self.reading.max_tokens
 
     def theta(self) -> dict[str, Tensor]:
         """The encoder's parameters under their checkpoint names."""
@@ -88,7 +91,8 @@ class Artifact:
 
     def omega(self) -> dict[str, Tensor]:
         """The head's parameters under their checkpoint names."""
-        return omega_names(self.model.head.state_dict())
+        head = self.model.head
+        return state_named(head.state_dict(), omega_names(head, self.task.problem_type))
 
     def parameters(self) -> dict[str, Any]:
         """Hashes and sizes of theta and omega, and whether theta is still the pre-trained one."""
@@ -109,30 +113,21 @@ class Artifact:
         head = self.model.head
         return {
             "format_version": FORMAT_VERSION,
-            "task": {"name": self.task.name, **self.task.to_json()},
-            "head": {"kind": "row", "pooling": head.pooling, "outputs": self.task.outputs, "dropout": head.dropout.p},
+            "task": {"name": self.task.name, **_package(self.task.name), **self.task.to_json()},
+            "head": head_record(head, self.own_head, self.task.outputs, self.dropout),
             "columns": self.columns,
-            "max_tokens": self.max_tokens,
-            "on_long": "truncate",
+            "max_tokens": self.reading.max_tokens,
+            "on_long": self.reading.on_long,
+            "stride": self.reading.stride,
             "parameters": self.parameters(),
-            "transformers": TRANSFORMERS[head.pooling],
+            "transformers": transformers_class(head, self.task.problem_type),
             "run": self.run,
         }
 
 
-def omega_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The head's tensors under the names that transformers gives them."""
-    names = {f"{name}": f"bert.{plain}" for name, plain in families.POOLER.items()}
-    names |= {"out.weight": "classifier.weight", "out.bias": "classifier.bias"}
-    return {names[name]: tensor for name, tensor in state.items()}
-
-
-def head_state(tensors: Mapping[str, Tensor], pooling: str) -> dict[str, Tensor]:
-    """The inverse of `omega_names`."""
-    state = {"out.weight": tensors["classifier.weight"], "out.bias": tensors["classifier.bias"]}
-    if pooling == "pooler":
-        state |= {name: tensors[f"bert.{plain}"] for name, plain in families.POOLER.items()}
-    return state
+def _package(task: str) -> dict[str, str]:
+    """The package of a task that is not berthead's own."""
+    return {} if task in TASKS else {"package": plugins.package(plugins.TASKS, task)}
 
 
 def plain_logits(artifact: Artifact, examples: Sequence[Example]) -> FloatArray:
@@ -140,29 +135,39 @@ def plain_logits(artifact: Artifact, examples: Sequence[Example]) -> FloatArray:
 
     Args:
         artifact: the fitted function.
-        examples: texts or pairs.
+        examples: what the task reads.
 
     Returns:
-        float32 [rows, outputs].
+        float32 [units, outputs].
     """
-    pairs = [example.pair or "" for example in examples] if artifact.columns["pair"] else None
-    encoded = artifact.tokenizer.encode([example.text for example in examples], pairs, artifact.max_tokens)
-    artifact.model.eval()
+    model = artifact.model.eval()
+    layout = Layout(artifact.task.inputs(artifact.tokenizer, examples, artifact.reading))
     with torch.inference_mode():
-        rows = [
-            artifact.model(TensorPack.from_pack(pack(encoded, np.array([row])))).numpy() for row in range(len(encoded))
-        ]
-    return np.concatenate(rows)
+        return unit_logits(
+            layout, lambda one: model(TensorPack.from_pack(one)).numpy(), model.head, artifact.task.outputs,
+            token_budget=1,
+        )[0]  # fmt: skip
 
 
 def with_golden(artifact: Artifact, examples: Sequence[Example]) -> Artifact:
     """The artifact with these inputs and their logits as its golden examples."""
-    logits = plain_logits(artifact, examples) if examples else np.empty((0, 0))
-    golden = tuple(
-        {"text": example.text, "pair": example.pair, "logits": [float(x) for x in row]}
-        for example, row in zip(examples, logits, strict=True)
-    )
-    return replace(artifact, golden=golden)
+    golden = []
+    for example, rows in zip(examples, _by_example(artifact, examples, plain_logits(artifact, examples)), strict=True):
+        kept = rows[:GOLDEN_UNITS].tolist()
+        one = {"text": example.text, "pair": example.pair, "logits": kept if has_units(artifact.task) else kept[0]}
+        one |= {"words": list(example.words)} if example.words is not None else {}
+        golden.append(one | ({"choices": list(example.choices)} if example.choices is not None else {}))
+    return replace(artifact, golden=tuple(golden))
+
+
+def has_units(task: Task) -> bool:
+    """Whether an example may get several rows of logits."""
+    return task.form != "text" or task.level != "row"
+
+
+def _by_example(artifact: Artifact, examples: Sequence[Example], logits: FloatArray) -> list[FloatArray]:
+    inputs = artifact.task.inputs(artifact.tokenizer, examples, artifact.reading)
+    return Batch(examples, inputs).split(logits)
 
 
 def replay(artifact: Artifact, logits_of: Callable[[list[Example]], FloatArray]) -> float:
@@ -170,7 +175,7 @@ def replay(artifact: Artifact, logits_of: Callable[[list[Example]], FloatArray])
 
     Args:
         artifact: the fitted function.
-        logits_of: the path: examples to logits [rows, outputs].
+        logits_of: the path: examples to logits [units, outputs].
 
     Returns:
         The largest difference, relative to the logits' size in the task's unit.
@@ -180,16 +185,23 @@ def replay(artifact: Artifact, logits_of: Callable[[list[Example]], FloatArray])
     """
     if not artifact.golden:
         raise GateError("verify", "the model holds no golden examples", "", "Fit it again.")
-    examples = [Example(one["text"], one["pair"]) for one in artifact.golden]
-    wanted = np.array([one["logits"] for one in artifact.golden], dtype=np.float64)
+    examples = [golden_input(one) for one in artifact.golden]
     unit, middle = artifact.task.affine()
-    apart = np.abs(logits_of(examples) - wanted) / np.maximum(unit, np.abs(wanted - middle))
-    if not apart.max() <= GOLDEN_TOLERANCE:
-        row = int(apart.max(1).argmax())
-        saw = f"logits differ by {apart.max():.2g} on {json.dumps(examples[row].text[:60], ensure_ascii=False)}"
-        fix = "The weights, the tokenizer or the arithmetic changed: take a whole copy of the folder."
-        raise GateError(f"golden example {row + 1}", saw, f"at most {GOLDEN_TOLERANCE:g} (relative)", fix)
-    return float(apart.max())
+    largest = 0.0
+    found = _by_example(artifact, examples, logits_of(examples))
+    for number, (example, golden, rows) in enumerate(zip(examples, artifact.golden, found, strict=True), 1):
+        wanted = np.array(golden["logits"], dtype=np.float64).reshape(-1, artifact.task.outputs)
+        if len(wanted) != min(len(rows), GOLDEN_UNITS):
+            apart = np.inf  # other words or tokens than were found at fit
+        else:
+            gaps = np.abs(rows[: len(wanted)] - wanted) / np.maximum(unit, np.abs(wanted - middle))
+            apart = float(gaps.max()) if gaps.size else 0.0
+        if not apart <= GOLDEN_TOLERANCE:
+            saw = f"logits differ by {apart:.2g} on {json.dumps(example.text[:60], ensure_ascii=False)}"
+            fix = "The weights, the tokenizer or the arithmetic changed: take a whole copy of the folder."
+            raise GateError(f"golden example {number}", saw, f"at most {GOLDEN_TOLERANCE:g} (relative)", fix)
+        largest = max(largest, apart)
+    return largest
 
 
 def check_out(folder: Path, overwrite: bool) -> None:
@@ -270,39 +282,54 @@ def load(folder: Path) -> Artifact:
     record = read_json(folder / RECORD)
     where = str(folder / RECORD)
     version = record.get("format_version")
-    if type(version) is not int or version != FORMAT_VERSION:
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         fix = "Install a newer berthead." if isinstance(version, int) and version > FORMAT_VERSION else ""
-        raise ModelError(where, f"has format_version {version!r}", f"this berthead reads {FORMAT_VERSION}", fix)
+        raise ModelError(where, f"has format_version {version!r}", f"this berthead reads 1 to {FORMAT_VERSION}", fix)
     raw_config = read_json(folder / "config.json")
     config = EncoderConfig.from_checkpoint(raw_config, str(folder / "config.json"))
     try:
         check_record(record, config.positions)
-        task = TASKS[record["task"]["name"]].from_json(record["task"])
-        pooling, dropout = record["head"]["pooling"], float(record["head"]["dropout"])
-        shapes = _shapes(config, pooling, task.outputs)
-        parameters, columns = record["parameters"], record["columns"]
-        max_tokens = record["max_tokens"]
+        task = find_task(record["task"]["name"], record["task"].get("package")).from_json(record["task"])
+        head_says = record["head"]
+        if head_says["outputs"] != task.outputs:
+            raise ValueError(f"the head has {head_says['outputs']} outputs, the task {task.outputs}")
+        # The caller's random state is left as it was. A head of another package may hold more than its weights.
+        with torch.random.fork_rng(devices=[]) if head_says["kind"] == "own" else shapes_only():
+            head = make_head(head_says, config.width)
+        if isinstance(task, Joint) and head_says["tags"] != task.tag.outputs:
+            raise ValueError(f"the head has {head_says['tags']} outputs for tags, the task {task.tag.outputs}")
+        if head.level != task.level:
+            raise ValueError(f"the head answers each {head.level}, the task each {task.level}")
+        parameters = record["parameters"]
         hashes = parameters["theta_sha256"], parameters["omega_sha256"]
         artifact_fields = {
-            "columns": {key: columns[key] for key in ("text", "pair", "label")},
+            "columns": dict(record["columns"]),
+            "reading": Reading(record["max_tokens"], record["on_long"], record.get("stride")),
             "pretrained": dict(parameters["pretrained"]),
             "adapt": parameters["adapt"],
             "run": record["run"],
-            "golden": tuple(golden_example(one, task.outputs) for one in record["golden"]),
+            "golden": tuple(
+                golden_example(one, task.outputs, task.form, many=has_units(task)) for one in record["golden"]
+            ),
+            "own_head": head_says["name"] if head_says["kind"] == "own" else None,
+            "dropout": float(head_says["dropout"]),
         }
+    except ModelError as error:  # a task or a head that is not installed
+        raise ModelError(f"{where}: {error.where}", error.saw, error.allowed, error.fix) from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(where, f"is not a whole record ({type(error).__name__}: {error})") from error
+    names = omega_names(head, task.problem_type)
+    shapes = {f"bert.{name}": shape for name, shape in plain_shapes(config).items()}
+    shapes |= {names[name]: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
     stored = read_tensors(folder)
     check_shapes(stored, shapes, str(folder / WEIGHTS))
     tensors = {name: tensor.read().float() for name, tensor in stored.items()}
-    names = plain_shapes(config)
-    theta = {families.plain_name(name): t for name, t in tensors.items() if families.plain_name(name) in names}
+    plain = plain_shapes(config)
+    theta = {families.plain_name(name): t for name, t in tensors.items() if families.plain_name(name) in plain}
     encoder = build_encoder(config, families.from_checkpoint(theta, config.layers))
-    with shapes_only():  # no weights are drawn: the caller's random state is left as it was
-        head = RowHead(config.width, task.outputs, pooling, dropout)
-    head.load_state_dict({name: t.clone() for name, t in head_state(tensors, pooling).items()}, assign=True)
+    head.load_state_dict({ours: tensors[theirs].clone() for ours, theirs in names.items()}, assign=True)
     artifact = Artifact(
-        Model(encoder, head).eval(), Tokenizer.from_folder(folder), task, max_tokens=max_tokens, raw_config=raw_config,
+        Model(encoder, head).eval(), Tokenizer.from_folder(folder), task.bound(head), raw_config=raw_config,
         **artifact_fields,
     )  # fmt: skip
     if (sha256_of(artifact.theta()), sha256_of(artifact.omega())) != hashes:
@@ -352,25 +379,16 @@ def _transformers_config(artifact: Artifact) -> dict[str, Any]:
     config = {key: value for key, value in artifact.raw_config.items() if key not in left_out}
     names = artifact.task.label_texts
     return config | {
-        "architectures": [TRANSFORMERS[artifact.model.head.pooling]["class"]],
+        "architectures": [transformers_class(artifact.model.head, artifact.task.problem_type)["class"]],
         "model_type": "bert",
-        "problem_type": artifact.task.problem_type,
+        # Of other tasks transformers knows no problem_type, and refuses it.
+        "problem_type": artifact.task.problem_type if artifact.task.problem_type in PROBLEM_TYPES else None,
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
-        "classifier_dropout": artifact.model.head.dropout.p,
+        "classifier_dropout": artifact.dropout,
         "dtype": "float32",
     }
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace")
-
-
-def _shapes(config: EncoderConfig, pooling: str, outputs: int) -> dict[str, tuple[int, ...]]:
-    """The shape of every weight in the model folder, by its full name."""
-    if pooling not in TRANSFORMERS:
-        raise ValueError(f"pooling is {pooling!r}; allowed: {listed(TRANSFORMERS)}")
-    shapes = {f"bert.{name}": shape for name, shape in plain_shapes(config).items()}
-    with shapes_only():
-        head = RowHead(config.width, outputs, pooling).state_dict()
-    return shapes | {name: tuple(tensor.shape) for name, tensor in omega_names(head).items()}

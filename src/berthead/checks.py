@@ -9,6 +9,7 @@ from typing import Any
 
 from berthead.errors import ModelError
 from berthead.model.checkpoint import PICKLES
+from berthead.records import Example
 
 RECORD = "berthead.json"
 
@@ -42,14 +43,22 @@ def check_record(record: dict[str, Any], positions: int) -> None:
     """Whether berthead.json holds what is read of it; ValueError, TypeError or KeyError where it does not."""
     head, columns, parameters, run = (record[key] for key in ("head", "columns", "parameters", "run"))
     pretrained = parameters["pretrained"]
-    texts = [columns["text"], columns["label"], pretrained["name"], parameters["adapt"], head["pooling"]]
+    texts = [columns["text"], columns["label"], pretrained["name"], parameters["adapt"], head["kind"]]
+    texts += columns.get("choices", [])
     if not all(isinstance(text, str) for text in texts) or not isinstance(columns["pair"], str | None):
         raise ValueError("a name is not a text")
+    if not isinstance(columns.get("intent"), str | None) or not isinstance(columns.get("choices", []), list):
+        raise ValueError("a name is not a text")
+    if not columns.keys() <= {"text", "pair", "label", "choices", "intent"}:
+        raise ValueError(f"columns are {sorted(columns)}")
     for sha256 in (parameters["theta_sha256"], parameters["omega_sha256"], pretrained["theta_sha256"]):
         if not re.fullmatch("[0-9a-f]{64}", sha256):
             raise ValueError(f"{sha256!r} is not a sha256")
-    if type(head["dropout"]) not in (int, float) or not 0 <= head["dropout"] <= 1:
-        raise ValueError(f"dropout is {head['dropout']!r}; allowed: 0 to 1")
+    if record["on_long"] not in ("window", "truncate", "error"):
+        raise ValueError(f"on_long is {record['on_long']!r}")
+    stride = record.get("stride")
+    if stride is not None and (type(stride) is not int or not 0 <= stride < record["max_tokens"]):
+        raise ValueError(f"stride is {stride!r}")
     if type(record["max_tokens"]) is not int or not 2 < record["max_tokens"] <= positions:
         raise ValueError(f"max_tokens is {record['max_tokens']!r}; config.json allows 3 to {positions}")
     if not isinstance(record["golden"], list):
@@ -58,22 +67,42 @@ def check_record(record: dict[str, Any], positions: int) -> None:
         raise ValueError("run does not say what was fitted")
 
 
-def golden_example(example: Any, outputs: int) -> dict[str, Any]:
+def golden_example(example: Any, outputs: int, form: str = "text", *, many: bool = False) -> dict[str, Any]:
     """A golden example as it was written.
 
     Args:
         example: what berthead.json holds.
         outputs: the task's outputs.
+        form: of the task's rows.
+        many: it has several units, with logits each.
 
     Returns:
-        `text`, `pair` and `logits`.
+        `text`, `pair`, `logits`, and `words` or `choices` where it has them.
 
     Raises:
         ValueError: it is something else (or KeyError, TypeError).
     """
     text, pair, logits = example["text"], example["pair"], example["logits"]
-    if not isinstance(text, str) or not isinstance(pair, str | None):
+    lists = {key: example[key] for key in ("words", "choices") if key in example}
+    parts = [text, *(part for values in lists.values() for part in values)]
+    if not all(isinstance(values, list) for values in lists.values()):
+        raise ValueError("a golden example's words are not a list")
+    if not all(isinstance(part, str) for part in parts) or not isinstance(pair, str | None):
         raise ValueError("a golden example is not a text")
-    if len(logits) != outputs or not all(type(one) in (int, float) for one in logits):
-        raise ValueError(f"a golden example does not hold {outputs} logits")
-    return {"text": text, "pair": pair, "logits": [float(one) for one in logits]}
+    if (len(lists.get("choices", ())) > 1) != (form == "choices") or (pair is None and form == "question"):
+        raise ValueError(f"a golden example does not have the form {form!r}")
+    rows = logits if many else [logits]
+    for row in rows:
+        if len(row) != outputs or not all(type(one) in (int, float) for one in row):
+            raise ValueError(f"a golden example does not hold {outputs} logits")
+    numbers = [[float(one) for one in row] for row in rows]
+    return {"text": text, "pair": pair, "logits": numbers if many else numbers[0]} | lists
+
+
+def golden_input(example: dict[str, Any]) -> Example:
+    """What a golden example reads."""
+    words, choices = example.get("words"), example.get("choices")
+    return Example(
+        example["text"], example["pair"], words=None if words is None else tuple(words),
+        choices=None if choices is None else tuple(choices),
+    )  # fmt: skip

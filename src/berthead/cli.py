@@ -91,7 +91,9 @@ _METAVARS: dict[type, str] = {str: "TEXT", int: "N", float: "X"}
 @app.command()
 @with_options(FitOptions)
 def fit(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="csv, tsv, jsonl (also .gz) or parquet, with labels.")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="csv, tsv, jsonl, conll, SQuAD json (also .gz) or parquet.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The model folder to write.")],
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="Options from a YAML file; flags win.")] = None,
     as_json: AsJson = False,
@@ -111,8 +113,11 @@ def fit(
     _print(report.fit_report(record, str(out)))
 
 
+_COLUMNS = ("text", "pair", "label", "choices", "intent")
+
+
 @app.command(name="eval")
-@with_options(PredictOptions, only=("text", "pair", "label", "precision", "token_budget", "threads", "skip_bad_rows"))
+@with_options(PredictOptions, only=(*_COLUMNS, "precision", "token_budget", "threads", "skip_bad_rows"))
 def evaluate(
     model: ModelFolder,
     data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled rows.")],
@@ -122,7 +127,7 @@ def evaluate(
 ) -> None:
     """Score a fitted model on labelled data."""
     fitted = _load(model, given)
-    columns = {name: given[name] for name in ("text", "pair", "label", "skip_bad_rows")}
+    columns = {name: given[name] for name in (*_COLUMNS, "skip_bad_rows")}
     scores = fitted.evaluate(data, **columns)
     notes = scores.pop("warnings")
     _warn(notes)
@@ -135,11 +140,13 @@ def evaluate(
 
 
 @app.command()
-@with_options(PredictOptions, only=("text", "pair", "precision", "token_budget", "threads", "probabilities"))
+@with_options(PredictOptions, only=("text", "pair", "choices", "precision", "token_budget", "threads", "probabilities"))
 def predict(
     model: ModelFolder,
     source: Annotated[str, typer.Argument(metavar="IN", help="A file of rows, - for stdin, or a text.")],
-    second: Annotated[str | None, typer.Argument(metavar="PAIR", help="The second text of a pair.")] = None,
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="MORE", help="The second text, the context, or the choices.")
+    ] = None,
     out: Annotated[str | None, typer.Option("--out", "-o", metavar="OUT", help="A file, or - for stdout.")] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -149,14 +156,14 @@ def predict(
     """Apply a fitted model to every row of a file, or to one text."""
     # os.path: a text may be too long for a file name, at which pathlib raises.
     is_file = out is not None or source == "-" or os.path.isfile(source) or _looks_like_a_file(source)  # noqa: PTH113
-    if is_file and second is not None:
-        fix = f"To write a file: --out {second}" if _looks_like_a_file(second) else "Name its column: --pair COLUMN"
-        raise UsageError("predict", f'"{second}" stands after a file of rows', "PAIR goes with a text", fix)
+    if is_file and more:
+        fix = f"To write a file: --out {more[0]}" if _looks_like_a_file(more[0]) else "Name its column: --pair COLUMN"
+        raise UsageError("predict", f'"{more[0]}" stands after a file of rows', "MORE goes with a text", fix)
     fitted = _load(model, given)
     if is_file:
         _predict_file(fitted, source, out or "-", given, as_json, quiet)
     else:
-        _predict_text(fitted, source, second, bool(given["probabilities"]), as_json)
+        _predict_text(fitted, source, more or [], bool(given["probabilities"]), as_json)
 
 
 @app.command()
@@ -266,13 +273,17 @@ def _drop_stdout() -> None:
 
 
 def _warn(lines: list[str]) -> None:
-    rows = [line for line in lines if line.startswith("left out: ")]
-    others = [line for line in lines if not line.startswith("left out: ")]
-    more = [f"left out: {len(rows) - _SHOWN_ROWS:,} more rows"] if len(rows) > _SHOWN_ROWS else []
-    for line in [*others, *rows[:_SHOWN_ROWS], *more]:
+    groups = [[line for line in lines if line.startswith(kind)] for kind in _ROW_NOTES]
+    shown = [line for line in lines if not line.startswith(_ROW_NOTES)]
+    for kind, rows in zip(_ROW_NOTES, groups, strict=True):
+        more = [f"{kind}{len(rows) - _SHOWN_ROWS:,} more rows"] if len(rows) > _SHOWN_ROWS else []
+        shown += rows[:_SHOWN_ROWS] + more
+    for line in shown:
         print(f"note: {line}", file=sys.stderr)
 
 
+# Notes on single rows: there may be thousands.
+_ROW_NOTES = ("left out: ", "mended: ", "out of place: ")
 # Bad rows shown on a terminal; --json tells them all.
 _SHOWN_ROWS = 10
 
@@ -297,15 +308,24 @@ def _load(model: str, given: dict[str, Any]) -> Any:
     return api.load(model, **{name: given.get(name) for name in ("precision", "token_budget", "threads")})
 
 
-def _predict_text(fitted: Any, text: str, second: str | None, probabilities: bool, as_json: bool) -> None:
+def _predict_text(fitted: Any, text: str, more: list[str], probabilities: bool, as_json: bool) -> None:
     from berthead.infer.files import as_line
 
-    if fitted.artifact.columns["pair"] and second is None:
-        raise UsageError("predict", "this model reads pairs", "two texts", 'Give both: berthead predict MODEL "a" "b"')
-    if second is not None and not fitted.artifact.columns["pair"]:
+    form, pairs = fitted.artifact.task.form, bool(fitted.artifact.columns["pair"])
+    wanted = {"choices": "a question and its choices", "question": "a question and its context"}.get(form, "pairs")
+    if form == "choices":
+        if len(more) < 2:
+            fix = 'Give all of them: berthead predict MODEL "question" "choice a" "choice b"'
+            raise UsageError("predict", f"this model reads {wanted}", "a question and two choices or more", fix)
+        prediction = fitted.predict((text, more))
+    elif pairs != (len(more) == 1) or len(more) > 1:
+        if pairs:
+            fix = 'Give both: berthead predict MODEL "a" "b"'
+            raise UsageError("predict", f"this model reads {wanted}", "two texts", fix)
         fix = "Put a text of several words in quotes."
         raise UsageError("predict", "there are two texts", "this model reads single texts", fix)
-    prediction = fitted.predict(text if second is None else (text, second))
+    else:
+        prediction = fitted.predict((text, more[0]) if pairs else text)
     if prediction.error:
         raise DataError("predict", prediction.error)
     _print(as_line(prediction, as_json))
@@ -313,12 +333,15 @@ def _predict_text(fitted: Any, text: str, second: str | None, probabilities: boo
         for label, share in (prediction.probabilities or {}).items():
             _print(f"  p({label})  {share:.4f}")
     if prediction.truncated:
-        _warn([f"the text has {prediction.n_tokens} tokens; only the first {fitted.artifact.max_tokens} were read"])
+        limit = fitted.artifact.max_tokens
+        whole = fitted.artifact.reading.on_long == "truncate"
+        read = f"only the first {limit} were read" if whole else f"some were not read: {limit} fit at once"
+        _warn([f"the text has {prediction.n_tokens} tokens; {read}"])
 
 
 def _predict_file(fitted: Any, source: str, out: str, given: dict[str, Any], as_json: bool, quiet: bool) -> None:
     from berthead.infer.files import predict_file
-    from berthead.infer.predict import truncation_note
+    from berthead.infer.predict import long_notes
 
     if as_json and out == "-":
         raise UsageError("--json", "prints a summary, and stdout holds the rows", "a file as --out")
@@ -328,11 +351,11 @@ def _predict_file(fitted: Any, source: str, out: str, given: dict[str, Any], as_
         place = f"; see {summary.errors_file}" if summary.errors_file else ""
         summary.notes.append(f"{summary.failed:,} of {summary.rows:,} rows have no answer{place}:")
     more = [f"... and {summary.failed - len(summary.errors):,} more"] if summary.failed > len(summary.errors) else []
-    long = truncation_note(summary.truncated, summary.rows, fitted.artifact.max_tokens)
+    long = long_notes(summary.truncated, summary.windowed, summary.rows, fitted.artifact.max_tokens)
     _warn([*long, *summary.notes, *summary.errors, *more])
     if as_json:
-        _print_json({"out": out, "rows": summary.rows, "failed": summary.failed, "truncated": summary.truncated,
-                     "errors": summary.errors_file})  # fmt: skip
+        counts = {name: getattr(summary, name) for name in ("rows", "failed", "truncated", "windowed")}
+        _print_json({"out": out, **counts, "errors": summary.errors_file})
     elif out != "-" and not quiet:
         print(f"{summary.rows - summary.failed:,} rows written to {out}", file=sys.stderr)
     if summary.failed:
@@ -340,5 +363,6 @@ def _predict_file(fitted: Any, source: str, out: str, given: dict[str, Any], as_
 
 
 def _looks_like_a_file(source: str) -> bool:
-    known = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".gz")
-    return " " not in source and source.lower().endswith(known)
+    from berthead.data.readers import EXTENSIONS
+
+    return " " not in source and source.lower().endswith((*EXTENSIONS, ".gz"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class BertheadError(Exception):
@@ -35,10 +35,20 @@ class UsageError(BertheadError, ValueError):
 
 
 class DataError(BertheadError, ValueError):
-    """Rows, columns or labels that cannot be used."""
+    """Rows, columns or labels that cannot be used.
+
+    Attributes:
+        row: which of the rows it is about, from 0, where whoever raised it knew rows but not their places.
+    """
 
     exit_code = 3
     http_status = 422
+    row: int | None = None
+
+    def about(self, row: int) -> Self:
+        """The same error, about this row."""
+        self.row = row
+        return self
 
 
 class ModelError(BertheadError):

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self, get_args, get_type_hints
 
+from berthead import plugins
 from berthead.errors import UsageError, did_you_mean, listed
 
-TASKS = ("classify", "multilabel", "regress")
+TASKS = ("classify", "multilabel", "regress", "tag", "span", "choose", "joint")
+HEADS = ("auto", "linear", "crf")
 POOLINGS = ("auto", "cls", "mean", "pooler")
 
 
@@ -20,12 +22,13 @@ def option(
     help: str,
     *,
     choices: tuple[str, ...] | None = None,
+    more: str | None = None,
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
 ) -> Any:
-    """A dataclass field with its help text and its allowed values."""
-    bounds = {"help": help, "choices": choices, "low": low, "high": high, "above": above}
+    """A dataclass field with its help text and its allowed values; `more`: entry points that allow others."""
+    bounds = {"help": help, "choices": choices, "more": more, "low": low, "high": high, "above": above}
     return field(default=default, metadata=bounds)
 
 
@@ -79,15 +82,25 @@ class Options:
 class FitOptions(Options):
     """Options of `berthead fit`."""
 
-    task: str = option("classify", "What is predicted.", choices=TASKS)
-    text: str | None = option(None, "Column of the text [default: text, or a usual synonym].")
-    pair: str | None = option(None, "Column of the second text of a pair.")
-    label: str | None = option(None, "Column of the target [default: label, or a usual synonym].")
+    task: str = option("classify", "What is predicted.", choices=TASKS, more=plugins.TASKS)
+    text: str | None = option(
+        None, "Column of the text, the tokens or the question [default: text, or a usual synonym]."
+    )
+    pair: str | None = option(None, "Column of the second text of a pair, or of the context of a question.")
+    label: str | None = option(None, "Column of the target, the tags or the answers [default: a usual name].")
+    choices: str | None = option(None, "choose: column of the choices, or one for each: a,b,c [default: a usual name].")
+    intent: str | None = option(None, "joint: column of the label beside the tags [default: intent, or label].")
     valid: str | None = option(
         None, "Held-out data: a file, or a share of the rows such as 0.1 [default: 0.1]; 0: none."
     )
     encoder: str = option("minilm", "Pre-trained encoder: minilm, a local folder, or a name that was pulled.")
     adapt: str = option("full", "What learns: encoder and head, or the head alone.", choices=("full", "frozen"))
+    head: str = option(
+        "auto",
+        "Prediction network [auto: linear]; crf: tags as a conditional random field.",
+        choices=HEADS,
+        more=plugins.HEADS,
+    )
     pooling: str = option(
         "auto", "How a row becomes one vector [auto: as the checkpoint was trained].", choices=POOLINGS
     )
@@ -101,12 +114,20 @@ class FitOptions(Options):
         "none", "balanced: a rare class counts as much as a common one.", choices=("none", "balanced")
     )
     metric: str | None = option(None, "Metric that chooses the best epoch [default: the task's own].")
-    max_tokens: int | None = option(
-        None, "Longest input in tokens; the rest is cut and counted [default: the encoder's].", low=4
+    max_tokens: int | None = option(None, "Longest row or window in tokens [default: the encoder's].", low=4)
+    on_long: str = option(
+        "window", "What happens to longer inputs, in fit and predict alike.", choices=("window", "truncate", "error")
+    )
+    stride: int | None = option(
+        None, "Tokens that windows share [default: a quarter of one for tag, span and joint, else none].", low=0
+    )
+    windows: str = option(
+        "mean", "How the windows of a long text become one answer.", choices=("mean", "max", "attention")
     )
     precision: str = option(
         "auto", "Arithmetic of training [auto: bf16 where the processor has it].", choices=("auto", "fp32", "bf16")
     )
+    device: str = option("cpu", "Where it is fitted; cuda: the first NVIDIA GPU.", choices=("cpu", "cuda"))
     seed: int = option(0, "Seed of the split, the order, the head and dropout.", low=0, high=2**32 - 1)
     threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1)
     skip_bad_rows: bool = option(False, "Leave out rows that cannot be used, and report them.")
@@ -120,6 +141,8 @@ class PredictOptions(Options):
     text: str | None = option(None, "Column of the text [default: as fitted].")
     pair: str | None = option(None, "Column of the second text of a pair [default: as fitted].")
     label: str | None = option(None, "Column of the target, for eval [default: as fitted].")
+    choices: str | None = option(None, "choose: column of the choices, or a column for each [default: as fitted].")
+    intent: str | None = option(None, "joint: column of the label, for eval [default: as fitted].")
     precision: str = option(
         "fp32", "Arithmetic: exact, or faster on processors with bfloat16.", choices=("fp32", "bf16")
     )
@@ -164,8 +187,9 @@ def _checked(cls: type[Options], name: str, value: Any, where: str) -> Any:
     value = _converted(kinds[0], where, value)
     rule = spec.metadata
     if rule["choices"] and value not in rule["choices"]:
-        allowed = f"allowed: {listed(rule['choices'])}"
-        raise UsageError(where, f'is "{value}"', allowed, did_you_mean(str(value), rule["choices"]))
+        known = (*rule["choices"], *(plugins.names(rule["more"]) if rule["more"] else ()))
+        if value not in known:
+            raise UsageError(where, f'is "{value}"', f"allowed: {listed(known)}", did_you_mean(str(value), known))
     for key, words, broken in (
         ("low", "at least", operator.lt),
         ("high", "at most", operator.gt),

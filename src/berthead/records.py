@@ -35,11 +35,14 @@ class Example:
     """One input of the function, and its target where there is one.
 
     Args:
-        text: the first text.
-        pair: the second text of a pair, or None.
+        text: the first text; the question; the tokens joined by spaces.
+        pair: the second text of a pair, the context of a question, or None.
         target: the answer wanted, in the user's own terms, or None.
         where: `file:line` or `row N`.
         error: why this row has no answer, or None.
+        words: the tokens of the text where the user gave tokens, or None.
+        choices: the choices of a question, or None.
+        note: what was mended in this row, or None.
     """
 
     text: str
@@ -47,6 +50,9 @@ class Example:
     target: Any = None
     where: str = ""
     error: str | None = None
+    words: tuple[str, ...] | None = None
+    choices: tuple[str, ...] | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +80,41 @@ class Pack:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """A part of the user's own text: `text[start:end]` of the input is `text`.
+
+    Args:
+        start: its first character, from 0.
+        end: the character after its last.
+        text: the characters.
+        label: what it is, or None: an answer to a question.
+        score: its probability.
+        window: the window that decided, from 0.
+    """
+
+    start: int
+    end: int
+    text: str
+    label: Label | None = None
+    score: float | None = None
+    window: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """The function's answer for one input, in plain Python types.
 
     Args:
-        answer: a label, a list of labels, or a number; None where there is an error.
-        score: probability of the answer (classify), of the surest label (multilabel), None for regress.
-        probabilities: label to probability, in label order; None for regress.
+        answer: a label, a list of labels, a number, a list of spans (tag), a text (span; empty: the context holds no
+            answer), or a choice; None where there is an error.
+        score: probability of the answer (of the surest label for multilabel); None for regress and tag.
+        probabilities: label or number of the choice to probability; None where there are no labels.
         n_tokens: tokens of the whole input, special tokens included.
         truncated: whether tokens were cut off.
         n_windows: windows the input was read in.
+        window: the window that decided, from 0; None where each span has its own.
+        spans: the entities (tag, joint) or the best answers, best first (span); None for other tasks.
+        tags: one for each token where tokens were given (tag, joint), else None.
         error: why there is no answer, or None.
         where: the input's `file:line` or `row N`.
     """
@@ -94,6 +125,9 @@ class Prediction:
     n_tokens: int = 0
     truncated: bool = False
     n_windows: int = 1
+    window: int | None = 0
+    spans: list[Span] | None = None
+    tags: list[str] | None = None
     error: str | None = None
     where: str = ""
 

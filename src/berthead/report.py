@@ -65,13 +65,10 @@ def info_text(record: dict[str, Any], folder: str) -> str:
 
     rows = [
         ("y", "Predict_ω̃( BERT_θ̃(x) )" if not same else "Predict_ω̃( BERT_θ̂(x) )"),
-        ("task", task["name"]),
+        ("task", f"{task['name']} of {task['package']}" if task.get("package") else task["name"]),
         ("x", " + ".join(f'"{record["columns"][role]}"' for role in ("text", "pair") if record["columns"][role])),
         ("encoder", f"{parameters['pretrained']['name']}, {parameters['theta_parameters']:,} parameters"),
-        (
-            "head",
-            f"{head['pooling']} pooling, {head['outputs']} outputs, {parameters['omega_parameters']:,} parameters",
-        ),
+        ("head", f"{_head(head)}, {head['outputs']} outputs, {parameters['omega_parameters']:,} parameters"),
         ("θ", f"sha256 {parameters['theta_sha256']}"),
         ("θ̂", f"sha256 {parameters['pretrained']['theta_sha256']}"),
         ("ω", f"sha256 {parameters['omega_sha256']}"),
@@ -81,9 +78,14 @@ def info_text(record: dict[str, Any], folder: str) -> str:
         rows.append(
             (f"{len(task['labels'])} labels", listed([json.dumps(x, ensure_ascii=False) for x in task["labels"]], 20))
         )
-    else:
+    elif "low" in task:
         rows.append(("range", f"{task['low']:g} to {task['high']:g}"))
-    rows.append(("reads", f"at most {record['max_tokens']} tokens"))
+    long = {
+        "window": "longer texts in windows",
+        "truncate": "of longer texts the beginning",
+        "error": "no longer texts",
+    }
+    rows.append(("reads", f"at most {record['max_tokens']} tokens at once, {long[record['on_long']]}"))
     if "metrics" in run:
         scores = {name: value for name, value in run["metrics"].items() if isinstance(value, float)}
         rows.append(("held out", ", ".join(f"{name} {value:.4f}" for name, value in scores.items())))
@@ -91,3 +93,12 @@ def info_text(record: dict[str, Any], folder: str) -> str:
     rows.append(("versions", ", ".join(f"{name} {value}" for name, value in run["versions"].items())))
     rows.append(("transformers", f"{record['transformers']['class']}. {record['transformers']['note']}"))
     return "\n".join([folder, *(f"  {name:<13} {value}" for name, value in rows)])
+
+
+def _head(head: dict[str, Any]) -> str:
+    """A head in words."""
+    if head["kind"] == "own":
+        return f"{head['name']} of {head['package'] or 'another package'}"
+    crf = ["conditional random field"] if head.get("crf") else []
+    pooled = [f"{head['pooling']} pooling"] if "pooling" in head else ["one answer a token"]
+    return ", ".join([*pooled, *crf])

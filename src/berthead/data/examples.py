@@ -1,16 +1,18 @@
-"""Rows to examples for a task, and a seeded hold-out split."""
+"""Rows to examples of a task's form, and a seeded hold-out split."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from berthead.data.labels import is_blank, plain, shown
-from berthead.errors import DataError, did_you_mean, listed
+from berthead.errors import DataError, UsageError, did_you_mean, listed
 from berthead.records import Example, Row
 
 # What the field calls these columns, the first is ours.
@@ -19,35 +21,136 @@ SYNONYMS = {
     "pair": ("pair", "text_pair", "sentence2", "hypothesis", "question2"),
     "label": ("label", "labels", "target", "category", "class", "score"),
 }
+_TAGS = ("tags", "ner_tags", "spans", "entities", "labels", "label")
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a row of data holds, by the usual names of its columns.
+
+    Args:
+        text: the first text, the tokens, or the question.
+        label: the target.
+        pair: the second text, or the context.
+        needs_pair: whether there always is one.
+        choices: one column with a list of choices; empty: there are none.
+        intent: the label beside the tags; empty: there is none.
+    """
+
+    text: tuple[str, ...] = SYNONYMS["text"]
+    label: tuple[str, ...] = SYNONYMS["label"]
+    pair: tuple[str, ...] = SYNONYMS["pair"]
+    needs_pair: bool = False
+    choices: tuple[str, ...] = ()
+    intent: tuple[str, ...] = ()
+
+
+FORMS = {
+    "text": Form(),
+    "words": Form(("tokens", "words", "text", "sentence"), _TAGS, ()),
+    "words and label": Form(("tokens", "words", "text", "sentence"), _TAGS[:-1], (), intent=("intent", "label")),
+    "question": Form(("question", "query"), ("answers", "answer"), ("context", "passage", "paragraph"), True),
+    "choices": Form(
+        ("question", "stem", "premise", "text"), ("label", "answer", "answerKey", "correct"), (),
+        choices=("choices", "options", "endings"),
+    ),
+}  # fmt: skip
+# A column for each choice, such as choice_1, option B, ending0, or A, B, C.
+_CHOICE_COLUMN = re.compile(r"((choice|option|ending|answer)[ _-]?([0-9]+|[a-h])|[A-H])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which columns hold the text, the second text and the target.
+    """Which columns hold what.
 
     Args:
-        text: the text's column.
-        pair: the second text's column, or None: single texts.
-        label: the target's column, or None: targets are not read.
+        text: the column of the text, the tokens or the question.
+        pair: of the second text or the context, or None.
+        label: of the target, or None: targets are not read.
+        choices: of the choices: one that holds lists, or one for each choice.
+        intent: of the label beside the tags, or None.
+        form: a key of FORMS.
     """
 
     text: str
     pair: str | None = None
     label: str | None = None
+    choices: tuple[str, ...] = ()
+    intent: str | None = None
+    form: str = "text"
 
-    def to_dict(self) -> dict[str, str | None]:
-        """The three names."""
-        return {"text": self.text, "pair": self.pair, "label": self.label}
+    @classmethod
+    def find(
+        cls, form: str, wanted: Mapping[str, Any], names: Sequence[str], where: str, *, label: bool = True
+    ) -> Columns:
+        """The columns of a file.
+
+        Args:
+            form: a key of FORMS.
+            wanted: role to column where one was named; None: the usual names are tried.
+            names: the file's columns.
+            where: the file, for errors.
+            label: whether targets are read.
+
+        Returns:
+            The columns.
+
+        Raises:
+            DataError: one is missing.
+            UsageError: one was named that this form does not have.
+        """
+        kind = FORMS[form]
+        for role in ("pair", "choices", "intent"):
+            if wanted.get(role) and not getattr(kind, role):
+                raise UsageError(
+                    f"--{role}", f'is "{wanted[role]}", and this task reads no such column', f"no --{role}"
+                )
+
+        def find(role: str, usual: tuple[str, ...]) -> str:
+            return find_column(role, wanted.get(role), names, where, usual)
+
+        text = find("text", kind.text)
+        has_pair = kind.needs_pair or wanted.get("pair")
+        return cls(
+            text,
+            find("pair", kind.pair) if has_pair else None,
+            find("label", kind.label) if label else None,
+            _choice_columns(kind, wanted.get("choices"), names, where) if kind.choices else (),
+            find("intent", kind.intent) if kind.intent and label else None,
+            form,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The names; those of choices and intent where there are some."""
+        names: dict[str, Any] = {"text": self.text, "pair": self.pair, "label": self.label}
+        names |= {"choices": list(self.choices)} if self.choices else {}
+        return names | ({"intent": self.intent} if self.intent else {})
 
 
-def find_column(role: str, wanted: str | None, columns: Sequence[str], where: str) -> str:
+def _choice_columns(kind: Form, wanted: Any, names: Sequence[str], where: str) -> tuple[str, ...]:
+    if wanted:
+        named = wanted.split(",") if isinstance(wanted, str) else list(wanted)
+        return tuple(find_column("choices", name.strip(), names, where) for name in named)
+    for name in kind.choices:
+        if name in names:
+            return (name,)
+    several = tuple(name for name in names if _CHOICE_COLUMN.fullmatch(name))
+    if len(several) < 2:
+        saw = "has no column of choices, and no two columns such as choice_a, choice_b"
+        fix = "Name them: --choices COLUMN,COLUMN."
+        raise DataError(where, saw, f"its columns are {listed(names, 20)}", fix)
+    return several
+
+
+def find_column(role: str, wanted: str | None, columns: Sequence[str], where: str, usual: tuple[str, ...] = ()) -> str:
     """The column that plays a role.
 
     Args:
-        role: `text`, `pair` or `label`.
-        wanted: the name that was given; None: the role's usual names are tried.
+        role: `text`, `pair`, `label` or another.
+        wanted: the name that was given; None: the usual names are tried.
         columns: the columns there are.
         where: the file, for errors.
+        usual: the role's usual names; empty: those of a single text.
 
     Returns:
         A name in `columns`.
@@ -59,7 +162,7 @@ def find_column(role: str, wanted: str | None, columns: Sequence[str], where: st
         >>> find_column("text", None, ["id", "sentence"], "a.csv")
         'sentence'
     """
-    names = (wanted,) if wanted else SYNONYMS[role]
+    names = (wanted,) if wanted else usual or SYNONYMS[role]
     for name in names:
         if name in columns:
             return name
@@ -68,37 +171,108 @@ def find_column(role: str, wanted: str | None, columns: Sequence[str], where: st
     raise DataError(where, seen, f"its columns are {listed(columns, 20)}", fix or f"Name one: --{role} COLUMN.")
 
 
-def to_example(row: Row, columns: Columns, read: Callable[[Any], Any] | None) -> Example:
+def to_example(
+    row: Row, columns: Columns, read: Callable[[Any], Any] | None,
+    settle: Callable[[Example], Example] | None = None,
+) -> Example:  # fmt: skip
     """A row as an example; what is wrong with it becomes its error.
 
     Args:
         row: the row.
-        columns: where text, pair and target stand.
+        columns: where things stand.
         read: a cell to a target (raises ValueError), or None: targets are not read.
+        settle: compares the target with the text (raises ValueError), or None.
 
     Returns:
         The example.
     """
     if row.error:
         return Example("", where=row.where, error=row.error)
-    texts: list[str] = []
-    for column in (columns.text, columns.pair):
-        if column is None:
-            continue
-        value = plain(row.values.get(column))
-        if is_blank(value):
-            seen = "is missing" if column not in row.values else "is blank"
-            return Example("", where=row.where, error=f'column "{column}" {seen}; a text is needed')
-        if isinstance(value, dict | list | tuple | set | bytes | np.ndarray):
-            return Example("", where=row.where, error=f'column "{column}" is {shown(value)[:60]}; a text is needed')
-        texts.append(value if isinstance(value, str) else str(value))
-    target = None
-    if columns.label is not None and read is not None:
+    try:
+        example = _untargeted(row, columns)
+    except ValueError as error:
+        return Example("", where=row.where, error=str(error))
+    if columns.label is None or read is None:
+        return example
+    cell: Any = row.values.get(columns.label)
+    if columns.intent is not None:
+        cell = cell, row.values.get(columns.intent)
+    if columns.choices:
+        cell = cell, example.choices
+    try:
+        example = replace(example, target=read(cell))
+        return settle(example) if settle else example
+    except ValueError as error:
+        return Example("", where=row.where, error=f'column "{columns.label}" {error}')
+
+
+def _untargeted(row: Row, columns: Columns) -> Example:
+    """Texts, words and choices of a row; ValueError says what is wrong with them."""
+    words = _words(row, columns.text) if columns.form.startswith("words") else None
+    text = " ".join(words) if words is not None else _cell_text(row, columns.text)
+    pair = _cell_text(row, columns.pair) if columns.pair else None
+    return Example(
+        text, pair, None, row.where, words=words, choices=_choices(row, columns) if columns.choices else None
+    )
+
+
+def _cell_text(row: Row, column: str) -> str:
+    value = plain(row.values.get(column))
+    if is_blank(value):
+        seen = "is missing" if column not in row.values else "is blank"
+        raise ValueError(f'column "{column}" {seen}; a text is needed')
+    if isinstance(value, dict | list | tuple | set | bytes | np.ndarray):
+        raise ValueError(f'column "{column}" is {shown(value)[:60]}; a text is needed')
+    return value if isinstance(value, str) else str(value)
+
+
+def _words(row: Row, column: str) -> tuple[str, ...] | None:
+    """The tokens in a cell: a list, or its JSON; None where it holds a text."""
+    value = _listed(row.values.get(column))
+    if value is None:
+        return None
+    for number, word in enumerate(value):
+        if not isinstance(word, str) or not word:
+            raise ValueError(f'column "{column}" holds {shown(word)[:60]} as token {number + 1}; tokens are texts')
+    if not any(word.strip() for word in value):
+        raise ValueError(f'column "{column}" holds no token; a text is needed')
+    return tuple(value)
+
+
+def _choices(row: Row, columns: Columns) -> tuple[str, ...]:
+    """The choices of a row: of a column with a list, or of the columns that are not blank."""
+    if len(columns.choices) > 1:
+        cells = [plain(row.values.get(name)) for name in columns.choices]
+        while cells and is_blank(cells[-1]):
+            cells.pop()  # rows may have fewer choices than columns
+        where = columns.choices
+    else:
+        found = _listed(row.values.get(columns.choices[0]))
+        if found is None:
+            seen = shown(row.values.get(columns.choices[0]))[:60]
+            raise ValueError(f'column "{columns.choices[0]}" is {seen}; a list of choices is needed')
+        cells, where = found, (columns.choices[0],) * len(found)
+    for number, cell in enumerate(cells):
+        if is_blank(cell) or isinstance(cell, dict | list | tuple):
+            seen = "empty" if is_blank(cell) else shown(cell)[:60]
+            raise ValueError(
+                f'column "{where[number]}": choice {number + 1} of {len(cells)} is {seen}; a text is needed'
+            )
+    if len(cells) < 2:
+        raise ValueError(f'column "{columns.choices[0]}" holds {len(cells)} choices; at least 2 are needed')
+    return tuple(str(cell) for cell in cells)
+
+
+def _listed(value: Any) -> list[Any] | None:
+    """A list, or the list that a JSON text stands for; None for anything else."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            target = read(row.values.get(columns.label))
-        except ValueError as error:
-            return Example("", where=row.where, error=f'column "{columns.label}" {error}')
-    return Example(texts[0], texts[1] if columns.pair else None, target, row.where)
+            value = json.loads(value)
+        except ValueError:
+            return None
+    if isinstance(value, np.ndarray | tuple):
+        value = list(value)
+    return [plain(one) for one in value] if isinstance(value, list) else None
 
 
 def sound_examples(examples: Iterable[Example], skip_bad_rows: bool, most: int = 5) -> tuple[list[Example], list[str]]:
@@ -128,24 +302,25 @@ def sound_examples(examples: Iterable[Example], skip_bad_rows: bool, most: int =
 
 
 def hold_out(
-    examples: Sequence[Example], share: float, seed: int, group_of: Callable[[Example], Any]
+    examples: Sequence[Example], share: float, seed: int, group_of: Callable[[Example], Any], *, by_pair: bool = False
 ) -> tuple[list[Example], list[Example]]:
     """Split examples into fitted and held-out ones.
 
-    Equal texts stay on one side, and every group gives the same share.
+    Equal texts and questions about one context stay on one side, and every group gives the same share.
 
     Args:
         examples: all examples.
         share: share held out, above 0 and below 1.
         seed: of the choice.
         group_of: what is kept in proportion, such as the label.
+        by_pair: rows with one second text, such as a context, stay on one side.
 
     Returns:
         Fitted and held-out examples, each in the given order.
     """
-    twins: dict[tuple[str, str | None], list[int]] = defaultdict(list)
+    twins: dict[Any, list[int]] = defaultdict(list)
     for number, example in enumerate(examples):
-        twins[example.text, example.pair].append(number)
+        twins[example.pair if by_pair else (example.text, example.pair)].append(number)
     groups: dict[Any, list[list[int]]] = defaultdict(list)
     for numbers in twins.values():
         groups[repr(group_of(examples[numbers[0]]))].append(numbers)

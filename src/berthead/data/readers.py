@@ -1,4 +1,4 @@
-"""Rows of CSV, TSV, JSON Lines and Parquet files, one at a time, as they stand there: no guessed types."""
+"""Rows of tables, CoNLL columns, SQuAD and annotation exports, as they stand there: no guessed types."""
 
 from __future__ import annotations
 
@@ -10,21 +10,37 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NoReturn, Self, cast
 
+from berthead.data.annotations import is_label_studio, kind_of, label_studio_rows, span_keys, with_spans
+from berthead.data.conll import conll_rows
 from berthead.data.lines import CHUNK, Lines, unreadable
+from berthead.data.squad import is_squad, squad_rows
 from berthead.errors import DataError, UsageError, did_you_mean, listed
 from berthead.records import Row
 
 STDIO = "-"
+FORMATS = ("csv", "tsv", "jsonl", "parquet", "conll", "json", "squad", "label-studio")
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+# Only read. There is no other text format, so a .txt can be nothing but columns; what a .json is its content says.
+_CONLL = (".conll", ".bio", ".iob", ".iob2", ".bioes", ".annotated", ".txt")
+_READ_FORMATS = _FORMATS | {".json": "json"} | dict.fromkeys(_CONLL, "conll")
+EXTENSIONS = tuple(_READ_FORMATS)
+_COUNTED = ("csv", "tsv", "jsonl", "parquet")  # a line or a Parquet row is a row
+_SQUAD = 'SQuAD, as {"data": [{"paragraphs": [...]}]}'
+_STUDIO = 'a Label Studio export, as [{"data": {"text": "..."}, "annotations": [...]}]'
+_DOCUMENTS = {
+    "squad": _SQUAD,
+    "label-studio": f"{_STUDIO}, or as JSON-MIN",
+    "json": f"{_SQUAD}; {_STUDIO}; or a list of objects",
+}
 _DELIMITERS = ",;\t|"
 _BATCH = 1024  # Parquet rows decoded at once
-_SEARCH = 1000  # lines in which JSON Lines must show a first object
+_SEARCH = 1000  # rows of JSON in which every key should show, and a first object
 _FIELD_LIMIT = 2**31 - 1  # characters; csv's own limit of 131,072 is too low for documents
 
 
@@ -33,8 +49,8 @@ class RowReader:
 
     Args:
         name: the path as the user typed it, or `stdin`.
-        format: "csv", "tsv", "jsonl" or "parquet".
-        columns: the header; for JSON Lines the keys of the first thousand rows.
+        format: one of `FORMATS`; "json" is a list of plain objects.
+        columns: the header; for JSON the keys of the first thousand rows.
         rows: the rows themselves.
         stack: what is closed at the end.
         lines: the text lines below the rows, or None for Parquet.
@@ -86,17 +102,20 @@ class RowReader:
         self.close()
 
 
-def open_rows(path: str | Path) -> RowReader:
+def open_rows(path: str | Path, format: str | None = None) -> RowReader:
     r"""Open a file of rows by its extension, or standard input.
 
     Args:
-        path: .csv, .tsv, .jsonl, .ndjson (each also .gz) or .parquet; `-` is standard input, whose format is sniffed.
+        path: a table: .csv, .tsv, .jsonl, .ndjson or .parquet; sentences in CoNLL columns: .conll, .bio, .iob, .iob2,
+            .bioes, .annotated or .txt; a JSON document: .json, which holds SQuAD, a Label Studio export or a list of
+            objects. Each but Parquet also as .gz. `-` is standard input, whose format is sniffed (CoNLL is not).
+        format: one of `FORMATS`, whatever the extension; None: by the extension. "json" is any JSON document.
 
     Returns:
         The reader; `.columns` is known at once, iterating gives one `Row` for each row of the file.
 
     Raises:
-        UsageError: an extension that is not known.
+        UsageError: an extension or a format that is not known.
         DataError: a file that is missing, empty, damaged or not what its extension says. Damage further down is
             raised while iterating.
 
@@ -109,25 +128,28 @@ def open_rows(path: str | Path) -> RowReader:
         ['text', 'label'] [{'text': 'NA', 'label': 'good'}]
     """
     path = str(path)
+    if format is not None and format not in FORMATS:
+        raise UsageError("format", f'is "{format}"', f"known: {listed(FORMATS)}", did_you_mean(format, FORMATS))
     with ExitStack() as stack:
         if path == STDIO:
-            return _text_reader("stdin", "", _stdin(stack), stack)
+            return _text_reader("stdin", format or "", _stdin(stack), stack)
         binary = stack.enter_context(_opened(path))
-        format, zipped = format_of(path)
+        format, zipped = (format, path.lower().endswith(".gz")) if format else format_of(path, reading=True)
         if format == "parquet":
             return _parquet_reader(path, binary, stack)
         # Read through a second buffer: its peek sees as much as there is, from a named pipe too.
         return _text_reader(path, format, _unzipped(io.BufferedReader(cast(io.RawIOBase, binary)), zipped), stack)
 
 
-def format_of(path: str) -> tuple[str, bool]:
+def format_of(path: str, reading: bool = False) -> tuple[str, bool]:
     """The format that a path's extension names, and whether it is gzipped.
 
     Args:
         path: a file name or path.
+        reading: know the formats too that are read and never written.
 
     Returns:
-        One of "csv", "tsv", "jsonl", "parquet", and True for a further `.gz`.
+        One of "csv", "tsv", "jsonl", "parquet" (reading also "conll" and "json"), and True for a further `.gz`.
 
     Raises:
         UsageError: another extension.
@@ -136,25 +158,29 @@ def format_of(path: str) -> tuple[str, bool]:
         >>> format_of("reviews.csv.gz")
         ('csv', True)
     """
+    known = _READ_FORMATS if reading else _FORMATS
     name = path.lower()
     zipped = name.endswith(".gz")
     extension = Path(name.removesuffix(".gz")).suffix
-    if extension not in _FORMATS or (extension == ".parquet" and zipped):
+    if extension not in known or (extension == ".parquet" and zipped):
         shown = extension + ".gz" * zipped
         saw = f'has the extension "{shown}"' if shown else "has no extension"
-        allowed = f"{listed(ext for ext in _FORMATS if ext != '.parquet')} (each also with .gz) and .parquet"
+        texts = [ext for ext in known if ext != ".parquet"]
+        allowed = f"{listed(texts, len(texts))} (each also with .gz) and .parquet"
         raise UsageError(path, saw, f"known: {allowed}", "Convert or rename the file, or use `-`.")
-    return _FORMATS[extension], zipped
+    return known[extension], zipped
 
 
-def count_lines(path: str) -> int | None:
+def count_lines(path: str, format: str | None = None) -> int | None:
     r"""About how many rows a file has, for a progress bar: quick, and too high where cells hold line breaks.
 
     Args:
         path: a file name or path.
+        format: as for `open_rows`.
 
     Returns:
-        Line ends, or a Parquet file's rows; None where counting would cost as much as reading (gz, pipes).
+        Line ends, or a Parquet file's rows; None where counting would cost as much as reading: gz, pipes, and formats
+        whose rows are not lines.
 
     Example:
         >>> import tempfile
@@ -165,8 +191,8 @@ def count_lines(path: str) -> int | None:
     """
     if path == STDIO or not Path(path).is_file():
         return None
-    format, zipped = format_of(path)
-    if zipped:
+    format, zipped = (format, path.lower().endswith(".gz")) if format else format_of(path, reading=True)
+    if zipped or format not in _COUNTED:
         return None
     if format == "parquet":
         import pyarrow.parquet
@@ -210,25 +236,41 @@ def _unzipped(binary: io.BufferedReader[Any], zipped: bool) -> BinaryIO:
     return cast(BinaryIO, gzip.GzipFile(fileobj=binary)) if zipped else binary
 
 
-# Bytes to text lines
-
-
 # Text lines to rows
 
 
 def _text_reader(name: str, format: str, binary: BinaryIO, stack: ExitStack) -> RowReader:
-    """A reader of CSV, TSV or JSON Lines; an empty format is sniffed."""
+    """A reader of any format but Parquet; an empty format is sniffed."""
     source = Lines(binary, name)
     head, lines = _head(name, iter(source))
-    if head.startswith("PAR1") and not format:
-        raise DataError(name, "is a Parquet file", "CSV, TSV or JSON Lines from stdin", "Give the file's path instead.")
-    if format == "jsonl" or (not format and head.lstrip().startswith("{")):
+    if format == "parquet" or (not format and head.startswith("PAR1")):
+        raise DataError(name, "is a Parquet file", "a text format from stdin", "Give the file's path instead.")
+    format = format or _sniffed(head)
+    if format == "conll":
+        columns, rows = conll_rows(name, lines)
+    elif format == "jsonl":
         columns, rows = _json_lines(name, lines)
-        return RowReader(name, "jsonl", columns, rows, stack.pop_all(), source)
-    delimiter = _delimiter(head, format)
-    columns, rows = _csv_lines(name, lines, delimiter)
-    format = format or ("tsv" if delimiter == "\t" else "csv")
+    elif format in ("json", "squad", "label-studio"):
+        format, columns, rows = _json_document(name, format, lines)
+    else:
+        delimiter = _delimiter(head, format)
+        columns, rows = _csv_lines(name, lines, delimiter)
+        format = format or ("tsv" if delimiter == "\t" else "csv")
     return RowReader(name, format, columns, rows, stack.pop_all(), source)
+
+
+def _sniffed(head: str) -> str:
+    """What a first line says: JSON Lines, a JSON document, or nothing: then it is a header."""
+    head = head.strip()
+    # A document goes on behind its first line, or is a list, or is SQuAD whole.
+    if re.match(r"\[\s*([{\]]|$)", head) or (head.startswith("{") and head.endswith(("{", "["))):
+        return "json"
+    if not head.startswith("{"):
+        return ""
+    if '"paragraphs"' in head:
+        with suppress(ValueError, RecursionError):
+            return "json" if is_squad(json.loads(head)) else "jsonl"
+    return "jsonl"
 
 
 def _head(name: str, lines: Iterator[str]) -> tuple[str, Iterator[str]]:
@@ -316,9 +358,11 @@ def _json_lines(name: str, lines: Iterator[str]) -> tuple[list[str], Iterator[Ro
     rows = (_json_row(line, f"{name}:{number}") for number, line in enumerate(lines, 1) if line.strip())
     # Rows may have different keys, and the first may be the odd one.
     seen = list(itertools.islice(rows, _SEARCH))
-    columns = list(dict.fromkeys(key for row in seen for key in row.values))
+    marked = span_keys(row.values for row in seen)
+    seen = [_spanned(row, marked) for row in seen]
+    columns = _keys(seen)
     if columns:
-        return columns, itertools.chain(seen, rows)
+        return columns, itertools.chain(seen, (_spanned(row, marked) for row in rows))
     saw = seen[0].error or "is an object without keys"
     raise DataError(
         seen[0].where, saw, 'one object a line, such as {"text": "..."}', "No row could be read; check the format."
@@ -326,20 +370,113 @@ def _json_lines(name: str, lines: Iterator[str]) -> tuple[list[str], Iterator[Ro
 
 
 def _json_row(line: str, where: str) -> Row:
-    kinds = {list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
     try:
         value = json.loads(line.rstrip("\r\n"))
-    except json.JSONDecodeError as error:
-        reason = f"{error.msg} at column {error.colno}"
-    except RecursionError:
-        reason = "nested too deeply"
-    except ValueError as error:  # a number of more than 4,300 digits
-        reason = str(error).split(";")[0]
+    except (ValueError, RecursionError) as error:
+        reason = _reason(error)
     else:
         if isinstance(value, dict):
             return Row(value, where)
-        reason = f"it is {kinds.get(type(value), 'null')}"
+        reason = f"it is {kind_of(value)}"
     return Row({}, where, f"is not a JSON object ({reason})")
+
+
+def _reason(error: ValueError | RecursionError) -> str:
+    """Why a text is no JSON."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg.removesuffix(' at')} at column {error.colno}"
+    # Else a number of more than 4,300 digits.
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error).split(";")[0]
+
+
+def _spanned(row: Row, marked: frozenset[str]) -> Row:
+    """The row, with spans where it is one of doccano's."""
+    values = with_spans(row.values, marked)
+    return row if values is row.values else Row(values, row.where, row.error)
+
+
+def _keys(rows: Iterable[Row]) -> list[str]:
+    """The keys of these rows, each once; a bad row says nothing about the others."""
+    return list(dict.fromkeys(key for row in rows if not row.error for key in row.values))
+
+
+# JSON documents to rows
+
+
+def _json_document(name: str, asked: str, lines: Iterator[str]) -> tuple[str, list[str], Iterator[Row]]:
+    """The format found, columns and rows of a document, which is held in memory whole."""
+    document = _document(name, "".join(lines))
+    format = _document_format(document)
+    if not format or asked not in ("json", format):
+        raise DataError(name, _described(document), _DOCUMENTS[asked], "Check that this is the right file.")
+    # Needed columns are named although no row may have them: then the rows' own errors are told.
+    needed: tuple[str, ...] = ()
+    if format == "squad":
+        needed, rows = ("question", "context"), squad_rows(name, document)
+    elif format == "label-studio":
+        needed, rows = ("text",), label_studio_rows(name, document)
+    else:
+        rows = _plain_rows(name, document)
+    seen = list(itertools.islice(rows, _SEARCH))
+    if not seen:
+        raise DataError(
+            name, "is SQuAD without a question", "questions under qas", "Check that this is the right file."
+        )
+    columns = list(dict.fromkeys([*_keys(seen), *needed]))
+    if not columns:
+        raise DataError(seen[0].where, seen[0].error or "is an object without keys", "objects with keys")
+    return format, columns, itertools.chain(seen, rows)
+
+
+def _document(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        # No line end may stand in a string: one that is not closed goes on to the end of the file.
+        early = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
+        saw = "ends in the middle of the JSON document" if early else "is not JSON"
+        fix = "Copy or export the file again."
+        if error.msg == "Extra data":
+            fix = "If every line is an object, name the file .jsonl."
+        raise DataError(f"{name}:{error.lineno}", f"{saw} ({_reason(error)})", fix=fix) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(name, f"is not JSON ({_reason(error)})", fix="Correct the file.") from error
+
+
+def _document_format(document: Any) -> str:
+    """One of `FORMATS`; empty for what has no rows."""
+    if is_squad(document):
+        return "squad"
+    if not isinstance(document, list) or not any(isinstance(row, dict) for row in document):
+        return ""
+    return "label-studio" if is_label_studio(document) else "json"
+
+
+def _described(document: Any) -> str:
+    """What was seen in place of rows."""
+    if isinstance(document, list) and document:
+        first = document[0]
+        keys = f" with the keys {_quoted(first)}" if isinstance(first, dict) and first else ""
+        return f"is a JSON list that begins with {kind_of(first)}{keys}"
+    if isinstance(document, dict) and document:
+        nearly = isinstance(document.get("data"), list) and not is_squad(document)
+        articles = '; none of "data" has "paragraphs"' if nearly else ""
+        return f"is a JSON object with the keys {_quoted(document)}{articles}"
+    return "is an empty JSON document" if document in ({}, []) else f"holds nothing but {kind_of(document)}"
+
+
+def _quoted(keys: Iterable[str]) -> str:
+    return listed(f'"{key}"' for key in keys)
+
+
+def _plain_rows(name: str, document: list[Any]) -> Iterator[Row]:
+    marked = span_keys(value for value in document if isinstance(value, dict))
+    for number, value in enumerate(document):
+        where = f"{name}:[{number}]"
+        if isinstance(value, dict):
+            yield Row(with_spans(value, marked), where)
+        else:
+            yield Row({}, where, f"is {kind_of(value)}; an object is needed")
 
 
 # Parquet to rows

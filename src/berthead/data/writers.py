@@ -127,8 +127,8 @@ def open_writer(
 
     Args:
         path: .csv, .tsv, .jsonl, .ndjson (each also .gz) or .parquet; `-` is standard output in the source's format
-            (JSON Lines for Parquet).
-        source_format: "csv", "tsv", "jsonl" or "parquet".
+            where that is CSV or TSV, else JSON Lines.
+        source_format: what `open_rows` found.
         columns: the input's columns.
         schema: the `pyarrow.Schema` of a Parquet source, or None.
         added: new column to its type: str, float, int, bool or list (of str).
@@ -150,7 +150,7 @@ def open_writer(
     """
     path = str(path)
     if path == STDIO:
-        name, format = "stdout", "jsonl" if source_format == "parquet" else source_format
+        name, format = "stdout", source_format if source_format in ("csv", "tsv") else "jsonl"
     else:
         name, format = path, format_of(path)[0]
     sink: _Sink | None = None
@@ -272,7 +272,7 @@ def _row_format(
         return JsonRows(sink.stream)
     if format != "parquet":
         return CsvRows(sink.stream, names, "\t" if format == "tsv" else ",")
-    if source_format == "jsonl":
+    if source_format not in ("csv", "tsv", "parquet"):  # values have types, which are not known beforehand
         assert isinstance(sink, _Aside)  # standard output is never Parquet
         return SpooledParquet(sink.stream, names, added_types(added), sink.part.parent)
     return ParquetRows(sink.stream, parquet_schema(names, schema, added_types(added)))

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from berthead.errors import UsageError
 from berthead.model.encoder import Block
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
@@ -99,6 +100,41 @@ class Engine:
         return result
 
 
+class DeviceEngine:
+    """A model applied as it is, where its parameters lie: what scores held-out rows while a GPU fits.
+
+    Args:
+        model: it is not changed, but put into evaluation mode while it computes.
+        device: where its parameters lie.
+    """
+
+    def __init__(self, model: Model, device: torch.device) -> None:
+        self.model, self.device = model, device
+
+    def logits(self, pack: Pack) -> FloatArray:
+        """Logits of the pack's rows or tokens, float32 [rows or tokens, outputs]."""
+        return self._run(self.model, pack)
+
+    def pooled(self, pack: Pack) -> FloatArray:
+        """The head's input of the pack's rows or tokens, float32 [rows or tokens, width]."""
+        return self._run(lambda tensors: self.model.head.pool(self.model.encoder(tensors), tensors), pack)
+
+    def _run(self, function: Any, pack: Pack) -> FloatArray:
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                result: FloatArray = function(TensorPack.from_pack(pack, self.device)).float().cpu().numpy()
+        finally:
+            self.model.train(training)
+        return result
+
+
+def engine_for(model: Model, device: torch.device) -> Engine | DeviceEngine:
+    """What applies a model during a fit: the engine on a CPU, the model itself elsewhere."""
+    return Engine(model) if device.type == "cpu" else DeviceEngine(model, device)
+
+
 def prepare(model: Model, dtype: torch.dtype) -> Model:
     """A copy of the model with its encoder's linear layers replaced; parameters that stay are shared.
 
@@ -149,11 +185,31 @@ def _has_onednn() -> bool:
     return available and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def has_fast_bf16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware."""
+def has_fast_bf16(device: torch.device | None = None) -> bool:
+    """Whether this processor, or that device, multiplies bfloat16 in hardware."""
+    if device is not None and device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # torch says so only through private names; without them the exact arithmetic is used.
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+def find_device(name: str) -> torch.device:
+    """A device by its name.
+
+    Args:
+        name: `cpu` or `cuda`.
+
+    Returns:
+        The device.
+
+    Raises:
+        UsageError: torch sees no such device.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        fix = "Leave --device out, or install a torch that was built for this machine's GPU."
+        raise UsageError("--device cuda", "torch sees no CUDA device", "cpu", fix)
+    return torch.device(name)
 
 
 def use_threads(wanted: int | None) -> int:

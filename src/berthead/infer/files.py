@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 
 from berthead.artifact import Artifact
-from berthead.data.examples import Columns, find_column, to_example
+from berthead.data.examples import Columns, to_example
+from berthead.data.labels import Labels
 from berthead.data.readers import STDIO, RowReader, count_lines, open_rows
 from berthead.data.writers import RowWriter, check_writable, open_writer
 from berthead.errors import Interrupted, OutputError, UsageError
 from berthead.infer.predict import Predictor
 from berthead.options import PredictOptions
 from berthead.progress import Progress
-from berthead.records import Example, Prediction, Row
+from berthead.records import Example, Prediction, Row, Span
+from berthead.tasks import Choose
 
 
 @dataclass(slots=True)
@@ -31,7 +33,8 @@ class Summary:
     Args:
         rows: rows read.
         failed: rows without an answer.
-        truncated: rows longer than the model reads.
+        truncated: rows of which tokens were cut.
+        windowed: rows that were read in several windows.
         errors: the first bad rows, as `file:line: what is wrong`.
         errors_file: where all of them stand, or None.
         notes: what the user should know about the input.
@@ -40,6 +43,7 @@ class Summary:
     rows: int = 0
     failed: int = 0
     truncated: int = 0
+    windowed: int = 0
     errors: list[str] = field(default_factory=list)
     errors_file: str | None = None
     notes: list[str] = field(default_factory=list)
@@ -70,10 +74,18 @@ def input_columns(artifact: Artifact, options: PredictOptions, names: list[str],
     if options.pair and not fitted["pair"]:
         raise UsageError("--pair", "this model was fitted on single texts", "no --pair")
 
-    def find(role: str) -> str:
-        return find_column(role, getattr(options, role) or fitted[role], names, where)
+    form = artifact.task.form
+    wanted = {role: getattr(options, role) or fitted.get(role) for role in ("text", "pair", "label", "intent")}
+    wanted["choices"] = options.choices or fitted.get("choices")
+    if form != "text":
+        # Other data of the same form may call its columns by other usual names, and hold a text where fit saw tokens.
+        given = options.to_dict()
+        wanted = {role: given[role] or (name if _there(name, names) else None) for role, name in wanted.items()}
+    return Columns.find(form, wanted, names, where, label=label)
 
-    return Columns(find("text"), find("pair") if fitted["pair"] else None, find("label") if label else None)
+
+def _there(wanted: Any, names: list[str]) -> bool:
+    return bool(wanted) and all(name in names for name in ([wanted] if isinstance(wanted, str) else wanted))
 
 
 def predict_file(
@@ -140,11 +152,22 @@ def added_names(artifact: Artifact, columns: list[str], probabilities: bool) -> 
         probabilities: one column a label as well.
 
     Returns:
-        `prediction`, `score` (not for numbers), and `p(label)` for each label.
+        `prediction`, `score` (not for numbers and tags), `start` and `end` of an answer, `spans` beside a label,
+        `predicted_tags` where the input may hold tokens, and `p(label)` for each label.
     """
-    wanted = ["prediction"] if artifact.task.name == "regress" else ["prediction", "score"]
-    if probabilities and artifact.task.name != "regress":
-        wanted += [f"p({text})" for text in artifact.task.label_texts]
+    task = artifact.task
+    more = {
+        "regress": [],
+        "tag": ["predicted_tags"],
+        "span": ["score", "start", "end"],
+        "joint": ["score", "spans", "predicted_tags"],
+    }
+    wanted = ["prediction", *more.get(task.name, ["score"])]
+    labels = task.to_json()["labels"]
+    if probabilities and labels and task.name != "tag":
+        wanted += [f"p({text})" for text in Labels(labels).texts()]
+    elif probabilities and task.form == "choices":
+        wanted.append("probabilities")  # of as many choices as each row has
     names: dict[str, str] = {}
     for name in wanted:
         free, number = name, 2
@@ -155,14 +178,57 @@ def added_names(artifact: Artifact, columns: list[str], probabilities: bool) -> 
 
 
 def _added_types(artifact: Artifact, names: dict[str, str]) -> dict[str, type]:
-    answer: dict[str, type] = {"regress": float, "multilabel": list}
-    kind = answer.get(artifact.task.name) or _label_type(artifact)
-    return {name: kind if ours == "prediction" else float for ours, name in names.items()}
+    answer: dict[str, type] = {"regress": float, "multilabel": list, "tag": str, "span": str}
+    task = artifact.task
+    if isinstance(task, Choose):
+        answer["choose"] = int if task.style == "number" else str
+    kind = answer.get(task.name) or _label_type(artifact)
+    kinds: dict[str, type] = {
+        "prediction": kind,
+        "start": int,
+        "end": int,
+        "spans": str,
+        "predicted_tags": list,
+        "probabilities": str,
+    }
+    return {name: kinds.get(ours, float) for ours, name in names.items()}
 
 
 def _label_type(artifact: Artifact) -> type:
     kinds = {type(label) for label in artifact.task.to_json()["labels"]}
     return kinds.pop() if len(kinds) == 1 else str
+
+
+def _added_values(prediction: Prediction, names: dict[str, str]) -> dict[str, Any]:
+    """Our names to values: a label stays as the user wrote it, what was computed is float32."""
+    answer = prediction.answer
+    if isinstance(answer, list) and prediction.spans is not None and prediction.tags != answer:
+        answer = spans_json(prediction.spans)
+    values: dict[str, Any] = {
+        "prediction": answer if "score" in names or prediction.spans is not None else _short(answer)
+    }
+    values |= {
+        "score": None if prediction.score is None else _short(prediction.score),
+        "predicted_tags": prediction.tags,
+    }
+    if "start" in names:
+        best = prediction.spans[0] if prediction.answer and prediction.spans else None
+        values |= {"start": best and best.start, "end": best.end if best else None}
+    if "spans" in names:
+        values["spans"] = spans_json(prediction.spans or [])
+    shares = [_short(share) for share in (prediction.probabilities or {}).values()]
+    if "probabilities" in names:
+        values["probabilities"] = shares
+    columns = [name for name in names if name.startswith("p(")]
+    return {name: values[name] for name in names if name in values} | dict(zip(columns, shares, strict=False))
+
+
+def spans_json(spans: Sequence[Span]) -> list[dict[str, Any]]:
+    """Spans as JSON objects: start, end, label, text and score."""
+    return [
+        {"start": one.start, "end": one.end, "label": one.label, "text": one.text, "score": _short(one.score)}
+        for one in spans
+    ]
 
 
 def _write(
@@ -178,11 +244,9 @@ def _write(
         errors.add(row, f'has a value for "{min(taken)}", the name of an added column')
         return
     summary.truncated += prediction.truncated
-    shares = list((prediction.probabilities or {}).values())
-    # A label stays as the user wrote it, a number too; what was computed is float32.
-    numbers = [_short(number) for number in (prediction.score, *shares)]
-    values = [prediction.answer, *numbers] if "score" in names else [_short(prediction.answer)]
-    writer.write(row.values | dict(zip(names.values(), values, strict=False)))
+    summary.windowed += prediction.n_windows > 1
+    added = _added_values(prediction, names)
+    writer.write(row.values | {names[ours]: value for ours, value in added.items()})
 
 
 def _short(value: Any) -> Any:
@@ -227,11 +291,20 @@ def as_line(prediction: Prediction, as_json: bool) -> str:
     """One answer for a terminal: `label  0.98`, or the whole record as JSON."""
     if as_json:
         return json.dumps(prediction.to_dict(), ensure_ascii=False)
-    answer = prediction.answer
+    answer, spans = prediction.answer, prediction.spans
+    if spans is not None and (isinstance(answer, list) or prediction.probabilities):
+        shown = "\n".join(f"{one.start}-{one.end}  {one.label}  {one.text}  {one.score or 0:.4f}" for one in spans)
+        whole = "" if isinstance(answer, list) else f"{answer}  {prediction.score or 0:.4f}\n"
+        return whole + (shown or "(no span)")
+    if spans is not None:
+        place = f"  {spans[0].start}-{spans[0].end}" if answer else ""
+        return (
+            f"{answer or '(no answer)'}" + (f"  {prediction.score:.4f}" if prediction.score is not None else "") + place
+        )
     if isinstance(answer, list):
         shares = prediction.probabilities or {}
-        shown = (f"{label} {shares[label]:.4f}" if label in shares else f"{label}" for label in answer)
-        return "  ".join(shown) or "(no label)"
+        shown = "  ".join(f"{label} {shares[label]:.4f}" if label in shares else f"{label}" for label in answer)
+        return shown or "(no label)"
     if isinstance(answer, float) and prediction.score is None:
         return f"{answer:.6g}"
     return f"{answer}" if prediction.score is None else f"{answer}  {prediction.score:.4f}"

@@ -5,17 +5,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from queue import Full, Queue
 from typing import Any, TypeVar
 
 import numpy as np
 
 from berthead.artifact import Artifact
+from berthead.errors import DataError
 from berthead.infer.engine import Engine
-from berthead.records import Example, FloatArray, Pack, Prediction
-from berthead.tasks import Answer
-from berthead.text.packing import pack, plan
-from berthead.text.tokenizer import Encoded, Tokenizer
+from berthead.model.units import unit_logits
+from berthead.records import Example, FloatArray, Prediction
+from berthead.tasks import Answer, Batch, Task
+from berthead.text.layout import Layout
+from berthead.text.tokenizer import Tokenizer
+from berthead.text.windows import Input, Reading
 
 T = TypeVar("T")
 
@@ -25,6 +29,21 @@ CHUNK_CHARACTERS = 4_000_000
 DECODED_ROWS = 128
 TOKEN_BUDGET = 2048
 READER_THREAD = "berthead-reader"
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What the model says of inputs.
+
+    Args:
+        values: logits of their units, float32 [units, outputs].
+        rows: logits of their rows, float32 [rows, ...], where several rows make one unit; else None.
+        layout: which units belong to which input.
+    """
+
+    values: FloatArray
+    rows: FloatArray | None
+    layout: Layout
 
 
 class Predictor:
@@ -45,20 +64,27 @@ class Predictor:
         """Answers in input order, streaming: memory does not grow with the rows.
 
         Args:
-            examples: texts or pairs; one with an error gets a prediction with that error.
+            examples: what the task reads; one with an error gets a prediction with that error.
 
         Yields:
             One prediction an example.
         """
-        for chunk, encoded in prefetched(self._encoded_chunks(examples)):
-            answers = zip(self._decoded(self.compute(encoded)), encoded, strict=True)
-            for example in chunk:
-                yield _prediction(example, None if example.error else next(answers))
+        for chunk, inputs in prefetched(self._read_chunks(examples)):
+            sound = [(example, one) for example, one in zip(chunk, inputs, strict=True) if one and not one.error]
+            answers = self._answers([example for example, _ in sound], [one for _, one in sound])
+            for example, one in zip(chunk, inputs, strict=True):
+                error = example.error or (one.error if one else None)
+                if error or one is None:
+                    yield Prediction(None, window=None, error=error, where=example.where)
+                else:
+                    yield _prediction(example, one, *next(answers))
 
     def logits(self, examples: Sequence[Example]) -> FloatArray:
-        """Logits of examples without errors, float32 [rows, outputs]."""
-        parts = [self.compute(encoded) for _, encoded in prefetched(self._encoded_chunks(examples))]
-        return np.concatenate(parts) if parts else self.compute([])
+        """Logits of examples without errors, float32 [units, outputs]: a unit is a row, a choice, a word or a token."""
+        parts = [
+            self.compute(readable(chunk, inputs)).values for chunk, inputs in prefetched(self._read_chunks(examples))
+        ]
+        return np.concatenate(parts) if parts else np.empty((0, self.artifact.task.outputs), dtype=np.float32)
 
     def evaluate(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Metrics over examples with targets.
@@ -68,56 +94,86 @@ class Predictor:
 
         Returns:
             The task's metrics, `rows`, and `warnings`.
+
+        Raises:
+            DataError: an example cannot be read, and the function was fitted so that this is an error.
         """
         artifact = self.artifact
-        logits, truncated = [], 0
-        for _, encoded in prefetched(self._encoded_chunks(examples)):
-            logits.append(self.compute(encoded))
-            truncated += sum(one.truncated for one in encoded)
-        targets = artifact.task.targets([example.target for example in examples])
-        scores = artifact.task.evaluate(np.concatenate(logits), targets)
-        scores["warnings"] += truncation_note(truncated, len(examples), artifact.max_tokens)
+        values, inputs = [], []
+        for chunk, read in prefetched(self._read_chunks(examples)):
+            sound = readable(chunk, read)
+            values.append(self.compute(sound).values)
+            inputs += [one.without_rows() for one in sound]
+        targets = artifact.task.targets([example.target for example in examples], inputs)
+        scores = artifact.task.evaluate(np.concatenate(values), targets, Batch(examples, inputs))
+        misfits = [f"out of place: {line}" for line in artifact.task.misfits(examples, inputs)]
+        scores["warnings"] += misfits + length_notes(inputs, artifact.reading)
         return {"rows": len(examples)} | scores
 
-    def compute(self, encoded: Sequence[Encoded]) -> FloatArray:
-        """Logits of tokenised inputs, in their order, float32 [rows, outputs]."""
-        logits = np.zeros((len(encoded), self.artifact.task.outputs), dtype=np.float32)
-        for one in packs(encoded, self.token_budget):
-            logits[one.row] = self.engine.logits(one)
-        return logits
+    def compute(self, inputs: Sequence[Input]) -> Computed:
+        """Logits of what was read, in its order."""
+        layout, task = Layout(inputs), self.artifact.task
+        head, budget = self.artifact.model.head, self.token_budget
+        return Computed(*unit_logits(layout, self.engine.logits, head, task.outputs, budget), layout)
 
-    def _decoded(self, logits: FloatArray) -> Iterator[Answer]:
+    def _answers(self, examples: list[Example], inputs: list[Input]) -> Iterator[tuple[Answer, int | None]]:
+        computed = self.compute(inputs)
+        layout, task = computed.layout, self.artifact.task
         # A few rows at a time: a row of 1,000 labels is a large dict.
-        for start in range(0, len(logits), DECODED_ROWS):
-            yield from self.artifact.task.decode(logits[start : start + DECODED_ROWS])
+        for start in range(0, len(inputs), DECODED_ROWS):
+            some = np.arange(start, min(start + DECODED_ROWS, len(inputs)))
+            values = computed.values[layout.unit_starts[some[0]] : layout.unit_starts[some[-1] + 1]]
+            batch = Batch(examples[start : start + len(some)], inputs[start : start + len(some)])
+            for number, answer in zip(some, task.decode(values, batch), strict=True):
+                yield answer, _deciding_window(computed, int(number))
 
-    def _encoded_chunks(self, examples: Iterable[Example]) -> Iterator[tuple[list[Example], list[Encoded]]]:
+    def _read_chunks(self, examples: Iterable[Example]) -> Iterator[tuple[list[Example], list[Input | None]]]:
         artifact = self.artifact
         for chunk in chunks(examples):
             sound = [example for example in chunk if not example.error]
-            yield chunk, encode(artifact.tokenizer, sound, bool(artifact.columns["pair"]), artifact.max_tokens)
+            inputs = iter(artifact.task.inputs(artifact.tokenizer, sound, artifact.reading))
+            yield chunk, [None if example.error else next(inputs) for example in chunk]
 
 
-def encode(tokenizer: Tokenizer, examples: Sequence[Example], pairs: bool, max_tokens: int) -> list[Encoded]:
-    """Token numbers of examples.
+def split_readable(
+    task: Task, tokenizer: Tokenizer, examples: Sequence[Example], reading: Reading
+) -> tuple[list[Example], list[str]]:
+    """Examples that can be read, and a line for each of the others.
 
     Args:
+        task: how they are read.
         tokenizer: the encoder's.
-        examples: texts, or pairs.
-        pairs: whether each example has a second text.
-        max_tokens: longest input; the rest is cut.
+        examples: without errors.
+        reading: how long ones are read; with `window` and `truncate` all can be read.
 
     Returns:
-        One record an example.
+        The sound examples, and `file:line: what is wrong`.
     """
-    second = [example.pair or "" for example in examples] if pairs else None
-    return tokenizer.encode([example.text for example in examples], second, max_tokens)
+    if reading.on_long != "error":
+        return list(examples), []
+    sound, bad = [], []
+    for chunk in chunks(examples):
+        for example, one in zip(chunk, task.inputs(tokenizer, chunk, reading), strict=True):
+            if one.error:
+                bad.append(f"{example.where}: {one.error}")
+            else:
+                sound.append(example)
+    return sound, bad
 
 
-def packs(encoded: Sequence[Encoded], token_budget: int) -> Iterator[Pack]:
-    """Inputs as packs, longest rows first."""
-    for rows in plan([len(one.ids) for one in encoded], token_budget):
-        yield pack(encoded, rows)
+def readable(examples: Sequence[Example], inputs: Sequence[Input | None]) -> list[Input]:
+    """What was read of the examples.
+
+    Raises:
+        DataError: one of them cannot be read.
+    """
+    sound = []
+    for example, one in zip(examples, inputs, strict=True):
+        error = example.error or (one.error if one else None)
+        if error or one is None:
+            raise DataError(example.where, str(error), "", "Correct the row, or fit with --on-long window.")
+        sound.append(one)
+    return sound
 
 
 def chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
@@ -126,7 +182,7 @@ def chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
     characters = 0
     for example in examples:
         chunk.append(example)
-        characters += len(example.text) + len(example.pair or "")
+        characters += len(example.text) + len(example.pair or "") + sum(map(len, example.choices or ()))
         if len(chunk) >= CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
             yield chunk
             chunk, characters = [], 0
@@ -172,18 +228,54 @@ def prefetched(items: Iterator[T]) -> Iterator[T]:
         stopped.set()
 
 
-def truncation_note(truncated: int, rows: int, max_tokens: int) -> list[str]:
-    """How many rows were longer than the model reads, as a line; nothing where none were."""
-    if not truncated:
-        return []
-    share = 100 * truncated / rows
-    return [f"{truncated:,} of {rows:,} rows ({share:.1f} %) have over {max_tokens} tokens; their ends were not read"]
+def length_notes(inputs: Sequence[Input], reading: Reading) -> list[str]:
+    """How many rows were longer than the model reads at once, as lines; nothing where none were."""
+    cut, windowed = sum(one.truncated for one in inputs), sum(one.n_windows > 1 for one in inputs)
+    return long_notes(cut, windowed, len(inputs), reading.max_tokens)
 
 
-def _prediction(example: Example, found: Any) -> Prediction:
-    if found is None:
-        return Prediction(None, error=example.error, where=example.where)
-    answer, encoded = found
+def long_notes(truncated: int, windowed: int, rows: int, max_tokens: int) -> list[str]:
+    """The same from counts.
+
+    Args:
+        truncated: rows of which tokens were cut.
+        windowed: rows that were read in several windows.
+        rows: all rows.
+        max_tokens: tokens of a window.
+
+    Returns:
+        Lines.
+    """
+    whats = ((truncated, "their ends were not read"), (windowed, "they were read in windows"))
+    return [
+        f"{count:,} of {rows:,} rows ({100 * count / rows:.1f} %) have over {max_tokens} tokens; {what}"
+        for count, what in whats
+        if count
+    ]
+
+
+def _deciding_window(computed: Computed, number: int) -> int | None:
+    """The window whose own logit is largest for the answer; of numbers, the one nearest to the answer."""
+    layout = computed.layout
+    if layout.by_token:
+        return None
+    if computed.rows is None:
+        return 0
+    values = computed.values[layout.unit_starts[number] : layout.unit_starts[number + 1]]
+    unit, column = np.unravel_index(int(values.argmax()), values.shape)
+    rows = np.arange(layout.row_starts[number], layout.row_starts[number + 1])
+    rows = rows[layout.unit_of_row[rows] == layout.unit_starts[number] + unit]
+    own = computed.rows[rows]
+    outputs = values.shape[1]
+    if own.shape[1] > outputs:  # windows attend: the last column is what each weighs
+        return int(own[:, outputs].argmax())
+    if values.size == 1:
+        return int(np.abs(own[:, 0] - values[0, 0]).argmin())
+    return int(own[:, column].argmax())
+
+
+def _prediction(example: Example, read: Input, answer: Answer, window: int | None) -> Prediction:
     return Prediction(
-        answer.answer, answer.score, answer.probabilities, encoded.n_tokens, encoded.truncated, where=example.where
-    )
+        answer.answer, answer.score, answer.probabilities, read.n_tokens, read.truncated, read.n_windows,
+        window if answer.spans is None else None, answer.spans, answer.tags, where=example.where,
+    )  # fmt: skip

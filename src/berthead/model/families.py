@@ -34,7 +34,9 @@ _BLOCK = {
 POOLER = {"dense.weight": "pooler.dense.weight", "dense.bias": "pooler.dense.bias"}
 
 # Not parameters of the encoder: a buffer, and the heads of the pre-training or of another task.
-_NOT_ENCODER = re.compile(r"(embeddings\.position_ids$)|((cls|classifier|qa_outputs)\.)")
+_NOT_ENCODER = re.compile(
+    r"(embeddings\.position_ids$)|((cls|classifier|qa_outputs|label_classifier|window_attention|crf|head)\.)"
+)
 
 
 @dataclass(frozen=True, slots=True)

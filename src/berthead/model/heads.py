@@ -1,11 +1,30 @@
-"""Predict_omega: the encoder's vectors to logits. Pooling lives here."""
+"""Predict_omega: the encoder's vectors to logits. Pooling lives here, of tokens and of windows."""
 
 from __future__ import annotations
+
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from berthead.model.tensors import TensorPack
+
+WINDOW_POOLINGS = ("mean", "max", "attention")
+
+
+class Head(Protocol):
+    """What a prediction network is: any torch module with this forward; the other parts are optional.
+
+    A head with `pool` and `classify` such that `forward` is one after the other is fitted on a frozen encoder from
+    vectors that are computed once. `fold_input` lets those vectors be standardised.
+    """
+
+    level: ClassVar[str]
+    """`row`: forward gives one answer a row; `token`: one a token."""
+
+    def __call__(self, hidden: Tensor, pack: TensorPack) -> Tensor:
+        """The encoder's vectors [tokens, width] to logits, float32 [rows or tokens, outputs]."""
+        ...
 
 
 class RowHead(nn.Module):
@@ -17,20 +36,27 @@ class RowHead(nn.Module):
         pooling: `cls` (the first token), `mean` (of all tokens), or `pooler` (the first token through BERT's own
             dense + tanh layer, which starts from the checkpoint's weights and belongs to omega).
         dropout: share of the pooled vector dropped in training.
+        windows: how the windows of a long text become one answer: `mean` or `max` of their logits, or `attention`
+            (their mean, weighted by what a linear layer finds in each).
 
     Example:
         >>> RowHead(8, 3, "mean")
         RowHead(pooling=mean, 8 -> 3)
     """
 
-    def __init__(self, width: int, outputs: int, pooling: str, dropout: float = 0.0) -> None:
+    level: ClassVar[str] = "row"
+
+    def __init__(self, width: int, outputs: int, pooling: str, dropout: float = 0.0, windows: str = "mean") -> None:
         super().__init__()
-        self.pooling = pooling
+        self.pooling, self.windows = pooling, windows
         self.dense = nn.Linear(width, width) if pooling == "pooler" else None
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(width, outputs)
-        nn.init.normal_(self.out.weight, std=0.02)
-        nn.init.zeros_(self.out.bias)
+        self.attend = nn.Linear(width, 1) if windows == "attention" else None
+        for layer in (self.out, self.attend):
+            if layer is not None:
+                nn.init.normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
         self.scale, self.shift = 1.0, 0.0
 
     def forward(self, hidden: Tensor, pack: TensorPack) -> Tensor:
@@ -41,7 +67,7 @@ class RowHead(nn.Module):
             pack: the rows they belong to.
 
         Returns:
-            float32 [rows, outputs].
+            float32 [rows, outputs]; one column more, each window's weight, where windows attend.
         """
         return self.classify(self.pool(hidden, pack))
 
@@ -55,8 +81,33 @@ class RowHead(nn.Module):
         """The part that learns: [rows, width] -> [rows, outputs]."""
         if self.dense is not None:
             pooled = torch.tanh(self.dense(pooled))
-        logits: Tensor = self.out(self.dropout(pooled))
-        return logits if (self.scale, self.shift) == (1.0, 0.0) else logits * self.scale + self.shift
+        dropped = self.dropout(pooled)
+        logits: Tensor = self.out(dropped)
+        if (self.scale, self.shift) != (1.0, 0.0):
+            logits = logits * self.scale + self.shift
+        return logits if self.attend is None else torch.cat([logits, self.attend(dropped)], 1)
+
+    def combine(self, logits: Tensor, unit_of_row: Tensor, units: int) -> Tensor:
+        """One answer for the windows of each text.
+
+        Args:
+            logits: what `classify` gives, [rows, ...].
+            unit_of_row: the text each row belongs to, int64 [rows].
+            units: texts.
+
+        Returns:
+            [units, outputs].
+        """
+        outputs = self.out.out_features
+        values, weights = logits[:, :outputs], logits[:, outputs:]
+        if len(values) == units:
+            return values  # rows lie in the order of their texts, and every text has one
+        return pool_windows(values, unit_of_row, units, self.windows, weights)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether `fold_input` can undo a change of scale of what `classify` reads."""
+        return self.dense is None
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -65,11 +116,11 @@ class RowHead(nn.Module):
         self.out.bias.mul_(self.scale).add_(self.shift)
         self.scale, self.shift = 1.0, 0.0
 
-    @torch.no_grad()
     def fold_input(self, mean: Tensor, deviation: Tensor) -> None:
         """Let the last layer read x where it was fitted on (x - mean) / deviation, each [width]."""
-        self.out.weight.div_(deviation)
-        self.out.bias.sub_(self.out.weight @ mean)
+        _fold_input(self.out, mean, deviation)
+        if self.attend is not None:
+            _fold_input(self.attend, mean, deviation)
 
     def extra_repr(self) -> str:
         """Pooling and sizes."""
@@ -79,6 +130,134 @@ class RowHead(nn.Module):
         return f"RowHead({self.extra_repr()})"
 
 
+class TokenHead(nn.Module):
+    """A linear layer on each token's vector.
+
+    Args:
+        width: size of a token's vector.
+        outputs: numbers wanted a token.
+        dropout: share of the vector dropped in training.
+        crf: hold the scores of a linear-chain conditional random field: of the first and the last label, and of each
+            step from one to the next (Lafferty et al. 2001). The task reads them, `forward` does not.
+
+    Example:
+        >>> TokenHead(8, 3)
+        TokenHead(8 -> 3)
+    """
+
+    level: ClassVar[str] = "token"
+    is_linear: ClassVar[bool] = True
+
+    def __init__(self, width: int, outputs: int, dropout: float = 0.0, crf: bool = False) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(width, outputs)
+        nn.init.normal_(self.out.weight, std=0.02)
+        nn.init.zeros_(self.out.bias)
+        self.crf = crf
+        if crf:
+            self.first = nn.Parameter(torch.zeros(outputs))
+            self.last = nn.Parameter(torch.zeros(outputs))
+            self.step = nn.Parameter(torch.zeros(outputs, outputs))
+
+    def forward(self, hidden: Tensor, pack: TensorPack) -> Tensor:
+        """Logits of the pack's tokens, float32 [tokens, outputs]."""
+        return self.classify(self.pool(hidden, pack))
+
+    def pool(self, hidden: Tensor, pack: TensorPack) -> Tensor:
+        """The vectors themselves, float32 [tokens, width]."""
+        return hidden.float()
+
+    def classify(self, vectors: Tensor) -> Tensor:
+        """The part that learns: [tokens, width] -> [tokens, outputs]."""
+        logits: Tensor = self.out(self.dropout(vectors))
+        return logits
+
+    def fold_input(self, mean: Tensor, deviation: Tensor) -> None:
+        """Let the layer read x where it was fitted on (x - mean) / deviation, each [width]."""
+        _fold_input(self.out, mean, deviation)
+
+    def __repr__(self) -> str:
+        return f"TokenHead({'crf, ' if self.crf else ''}{self.out.in_features} -> {self.out.out_features})"
+
+
+class JointHead(nn.Module):
+    """A TokenHead and a RowHead on the same vectors: each token's logits stand beside those of its row.
+
+    Args:
+        tokens: for the tokens.
+        row: for the row.
+
+    Example:
+        >>> JointHead(TokenHead(8, 3), RowHead(8, 2, "cls"))
+        JointHead(TokenHead(8 -> 3), RowHead(pooling=cls, 8 -> 2))
+    """
+
+    level: ClassVar[str] = "token"
+
+    def __init__(self, tokens: TokenHead, row: RowHead) -> None:
+        super().__init__()
+        self.tokens, self.row = tokens, row
+
+    def forward(self, hidden: Tensor, pack: TensorPack) -> Tensor:
+        """Logits of the pack's tokens, float32 [tokens, outputs of both]."""
+        return self.classify(self.pool(hidden, pack))
+
+    def pool(self, hidden: Tensor, pack: TensorPack) -> Tensor:
+        """Each token's vector and its row's, float32 [tokens, 2 * width]."""
+        rows = self.row.pool(hidden, pack).repeat_interleave(pack.lengths, 0)
+        return torch.cat([self.tokens.pool(hidden, pack), rows], 1)
+
+    def classify(self, vectors: Tensor) -> Tensor:
+        """The part that learns: [tokens, 2 * width] -> [tokens, outputs of both]."""
+        token, row = vectors.chunk(2, 1)
+        return torch.cat([self.tokens.classify(token), self.row.classify(row)], 1)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether `fold_input` can undo a change of scale of what `classify` reads."""
+        return self.row.is_linear
+
+    def fold_input(self, mean: Tensor, deviation: Tensor) -> None:
+        """Let both layers read x where they were fitted on (x - mean) / deviation, each [2 * width]."""
+        means, deviations = mean.chunk(2), deviation.chunk(2)
+        self.tokens.fold_input(means[0], deviations[0])
+        self.row.fold_input(means[1], deviations[1])
+
+    def __repr__(self) -> str:
+        return f"JointHead({self.tokens!r}, {self.row!r})"
+
+
+def pool_windows(values: Tensor, unit_of_row: Tensor, units: int, how: str, weights: Tensor) -> Tensor:
+    """One answer for the windows of each text.
+
+    Args:
+        values: the windows' logits, [rows, outputs].
+        unit_of_row: the text each window belongs to, int64 [rows].
+        units: texts.
+        how: `mean`, `max` or `attention`.
+        weights: for `attention`, each window's score, [rows, 1].
+
+    Returns:
+        [units, outputs].
+
+    Example:
+        >>> one_text = torch.zeros(2, dtype=torch.int64)
+        >>> pool_windows(torch.tensor([[1.0], [3.0]]), one_text, 1, "mean", torch.empty(2, 0))
+        tensor([[2.]])
+    """
+    place = unit_of_row[:, None].expand_as(values)
+    empty = values.new_zeros(units, values.shape[1])
+    if how == "max":
+        return empty.scatter_reduce(0, place, values, "amax", include_self=False)
+    if how == "mean":
+        return empty.scatter_reduce(0, place, values, "mean", include_self=False)
+    most = weights.new_zeros(units, 1).scatter_reduce(0, unit_of_row[:, None], weights, "amax", include_self=False)
+    raised = (weights - most.detach()[unit_of_row]).exp()
+    total = raised.new_zeros(units, 1).index_add(0, unit_of_row, raised)
+    return empty.index_add(0, unit_of_row, values * raised / total[unit_of_row])
+
+
 def row_means(hidden: Tensor, pack: TensorPack) -> Tensor:
     """The mean of each row's vectors: [tokens, width] -> float32 [rows, width]."""
     means = [
@@ -86,3 +265,9 @@ def row_means(hidden: Tensor, pack: TensorPack) -> Tensor:
         for run in pack.runs
     ]
     return means[0] if len(means) == 1 else torch.cat(means)
+
+
+@torch.no_grad()
+def _fold_input(linear: nn.Linear, mean: Tensor, deviation: Tensor) -> None:
+    linear.weight.div_(deviation)
+    linear.bias.sub_(linear.weight @ mean)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
 from berthead.model.encoder import Encoder
-from berthead.model.heads import RowHead
 from berthead.model.tensors import TensorPack
 
 
@@ -17,10 +17,10 @@ class Model(nn.Module):
 
     Args:
         encoder: BERT_theta.
-        head: Predict_omega.
+        head: Predict_omega, a torch module as `heads.Head` describes it.
     """
 
-    def __init__(self, encoder: Encoder, head: RowHead) -> None:
+    def __init__(self, encoder: Encoder, head: Any) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head

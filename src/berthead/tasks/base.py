@@ -11,7 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from berthead.errors import UsageError, did_you_mean, listed
-from berthead.records import FloatArray, Label
+from berthead.records import Example, FloatArray, Label, Span
+from berthead.text.tokenizer import Tokenizer
+from berthead.text.windows import Input, Reading, read_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +23,40 @@ class Answer:
     answer: Any
     score: float | None = None
     probabilities: dict[Label, float] | None = None
+    spans: list[Span] | None = None
+    tags: list[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The examples that logits belong to, for tasks whose examples have several units.
+
+    Args:
+        examples: the rows.
+        inputs: what was read of each.
+    """
+
+    examples: Sequence[Example]
+    inputs: Sequence[Input]
+
+    def split(self, values: np.ndarray) -> list[np.ndarray]:
+        """Values of all units as those of each example."""
+        edges = np.cumsum([one.n_units for one in self.inputs])
+        return np.split(values, edges[:-1]) if len(edges) else []
 
 
 class Task(Protocol):
-    """The meaning of the logits. A task is a small immutable record; its state is what `to_json` writes."""
+    """The meaning of the logits. A task is a small immutable record; its state is what `to_json` writes.
+
+    What is read and answered is the example as a whole unless `inputs` says otherwise. Such a task may leave `batch`
+    out of account: its logits have one row an example.
+    """
 
     name: ClassVar[str]
+    form: ClassVar[str] = "text"
+    """What a row of data holds: a key of `data.examples.FORMS`."""
+    level: ClassVar[str] = "row"
+    """The head it needs: `row` or `token`."""
     problem_type: ClassVar[str]
     """transformers' word for it, in config.json."""
     metrics: ClassVar[Mapping[str, int]]
@@ -40,6 +70,15 @@ class Task(Protocol):
             ValueError: it is none; the message says what was seen and what is allowed.
         """
         ...
+
+    @classmethod
+    def settled(cls, example: Example) -> Example:
+        """The example with its target compared with its text.
+
+        Raises:
+            ValueError: they do not go together.
+        """
+        return example
 
     @classmethod
     def from_targets(cls, targets: Sequence[Any], where: str) -> Self:
@@ -77,8 +116,21 @@ class Task(Protocol):
         """
         ...
 
-    def targets(self, values: Sequence[Any]) -> np.ndarray:
-        """Targets as the loss reads them: int64 [rows] or float32 [rows, outputs]."""
+    def bound(self, head: Any) -> Self:
+        """The task with what it reads of the head when it decodes; most read nothing."""
+        return self
+
+    def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], reading: Reading) -> list[Input]:
+        """Examples as the encoder reads them."""
+        pairs = [example.pair or "" for example in examples] if any(x.pair is not None for x in examples) else None
+        return read_texts(tokenizer, [example.text for example in examples], pairs, reading)
+
+    def misfits(self, examples: Sequence[Example], inputs: Sequence[Input]) -> list[str]:
+        """Targets that do not fit what was read, as lines with their rows."""
+        return []
+
+    def targets(self, values: Sequence[Any], inputs: Sequence[Input] = ()) -> np.ndarray:
+        """Targets as the loss reads them: int64 [rows], float32 [rows, outputs], or an array [units, ...] for each."""
         ...
 
     def weights(self, targets: np.ndarray) -> FloatArray | None:
@@ -89,23 +141,27 @@ class Task(Protocol):
         """The logits of who knows the targets' shares and reads no text, float32 [outputs]."""
         ...
 
-    def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
-        """The loss of each row, [rows]."""
+    def over(self, targets: Tensor, examples: int) -> Self:
+        """The task for the parts of one batch, where its loss is a mean over something else than the examples."""
+        return self
+
+    def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None, sizes: Sequence[int] = ()) -> Tensor:
+        """The loss of each example, [examples]; `sizes`: the units of each."""
         ...
 
     def affine(self) -> tuple[float, float]:
         """The scale and shift that turn a head's raw outputs into the user's unit."""
         ...
 
-    def tuned(self, logits: FloatArray, targets: np.ndarray) -> Self:
+    def tuned(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> Self:
         """The task with its decision fitted on held-out rows: temperature, thresholds."""
         ...
 
-    def decode(self, logits: FloatArray) -> list[Answer]:
-        """Logits [rows, outputs] as answers."""
+    def decode(self, logits: FloatArray, batch: Batch | None = None) -> list[Answer]:
+        """Logits [units, outputs] as one answer an example."""
         ...
 
-    def evaluate(self, logits: FloatArray, targets: np.ndarray) -> dict[str, Any]:
+    def evaluate(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> dict[str, Any]:
         """The metrics of held-out rows; numbers under the names in `metrics`, and tables."""
         ...
 
@@ -129,6 +185,14 @@ def number(state: Mapping[Any, Any], key: Any, above: float = -math.inf) -> floa
     if isinstance(value, bool) or not isinstance(value, int | float) or not above < float(value) < math.inf:
         raise ValueError(f"{key} is {value!r}")
     return float(value)
+
+
+def ragged(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays of several lengths as one array of them, [rows]."""
+    one = np.empty(len(arrays), dtype=object)
+    for place, array in enumerate(arrays):
+        one[place] = array
+    return one
 
 
 def choose_metric(task: type[Task], wanted: str | None) -> str:

@@ -13,14 +13,15 @@ from torch import Tensor
 from berthead.data.labels import MOST_LABELS, Labels, is_blank, plain, shown
 from berthead.errors import DataError, listed
 from berthead.records import FloatArray, Label
-from berthead.tasks.base import Answer, number, per_label
+from berthead.tasks.base import Answer, Batch, Task, number, per_label
+from berthead.text.windows import Input
 
 # Below this many held-out rows a temperature is noise.
 ROWS_FOR_TEMPERATURE = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Classify:
+class Classify(Task):
     """One of the labels a row.
 
     Args:
@@ -89,7 +90,7 @@ class Classify:
         except KeyError:
             raise ValueError("; ".join(self.labels.unknown(target))) from None
 
-    def targets(self, values: Sequence[Label]) -> np.ndarray:
+    def targets(self, values: Sequence[Label], inputs: Sequence[Input] = ()) -> np.ndarray:
         """Label numbers, int64 [rows]."""
         return np.array([self.labels.number(value) for value in values], dtype=np.int64)
 
@@ -104,7 +105,7 @@ class Classify:
         shares: FloatArray = np.log(counts / counts.sum()).astype(np.float32)
         return shares
 
-    def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+    def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None, sizes: Sequence[int] = ()) -> Tensor:
         """Cross-entropy of each row, [rows]."""
         return F.cross_entropy(logits, targets, weight=weights, reduction="none")
 
@@ -112,7 +113,7 @@ class Classify:
         """Logits have no unit."""
         return 1.0, 0.0
 
-    def tuned(self, logits: FloatArray, targets: np.ndarray) -> Self:
+    def tuned(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> Self:
         """The temperature that makes held-out rows likeliest."""
         from scipy.optimize import minimize_scalar
 
@@ -123,7 +124,7 @@ class Classify:
         better = nll(logits, targets, temperature) < nll(logits, targets, 1.0)
         return replace(self, temperature=temperature if better else 1.0)
 
-    def decode(self, logits: FloatArray) -> list[Answer]:
+    def decode(self, logits: FloatArray, batch: Batch | None = None) -> list[Answer]:
         """The likeliest label of each row, and every label's probability."""
         names, keys = self.labels.names, self.labels.keys()
         answers = []
@@ -133,7 +134,7 @@ class Classify:
             answers.append(Answer(names[best], shares[best], dict(zip(keys, shares, strict=True))))
         return answers
 
-    def evaluate(self, logits: FloatArray, targets: np.ndarray) -> dict[str, Any]:
+    def evaluate(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> dict[str, Any]:
         """Accuracy, F1 averages, calibration, and a table of the labels."""
         predicted = logits.argmax(1)
         table = per_label(self.labels.names, targets, predicted)
@@ -152,7 +153,7 @@ class Classify:
         }
 
 
-def softmax(logits: FloatArray) -> FloatArray:
+def softmax(logits: np.ndarray) -> FloatArray:
     """Probabilities of each row, [rows, labels], without overflow."""
     raised = np.exp(logits - logits.max(1, keepdims=True))
     shares: FloatArray = raised / raised.sum(1, keepdims=True)

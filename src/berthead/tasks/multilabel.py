@@ -14,14 +14,15 @@ from torch import Tensor
 from berthead.data.labels import MOST_LABELS, Labels, is_blank, plain, shown
 from berthead.errors import DataError, listed
 from berthead.records import FloatArray, Label
-from berthead.tasks.base import Answer, number, per_label
+from berthead.tasks.base import Answer, Batch, Task, number, per_label
+from berthead.text.windows import Input
 
 # A label with fewer held-out rows takes the threshold that is best for all labels together.
 ROWS_FOR_THRESHOLD = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Multilabel:
+class Multilabel(Task):
     """None, one or several of the labels a row.
 
     Args:
@@ -96,7 +97,7 @@ class Multilabel:
             except KeyError:
                 raise ValueError("; ".join(self.labels.unknown(label))) from None
 
-    def targets(self, values: Sequence[list[Label]]) -> np.ndarray:
+    def targets(self, values: Sequence[list[Label]], inputs: Sequence[Input] = ()) -> np.ndarray:
         """0 or 1 for each label, float32 [rows, labels]."""
         hot = np.zeros((len(values), self.outputs), dtype=np.float32)
         for row, value in enumerate(values):
@@ -116,7 +117,7 @@ class Multilabel:
         odds: FloatArray = np.log((having + 1) / (len(targets) - having + 1)).astype(np.float32)
         return odds
 
-    def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+    def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None, sizes: Sequence[int] = ()) -> Tensor:
         """Binary cross-entropy, mean over the labels, [rows]."""
         every = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights, reduction="none")
         return every.mean(1)
@@ -125,7 +126,7 @@ class Multilabel:
         """Logits have no unit."""
         return 1.0, 0.0
 
-    def tuned(self, logits: FloatArray, targets: np.ndarray) -> Self:
+    def tuned(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> Self:
         """The thresholds with the best F1 on held-out rows: a label's own, or the common one where rows are few."""
         shares = sigmoid(logits)
         if not targets.any():
@@ -137,7 +138,7 @@ class Multilabel:
         ]
         return replace(self, thresholds=tuple(found))
 
-    def decode(self, logits: FloatArray) -> list[Answer]:
+    def decode(self, logits: FloatArray, batch: Batch | None = None) -> list[Answer]:
         """The labels above their thresholds, surest first, and every label's probability."""
         names, keys, thresholds = self.labels.names, self.labels.keys(), np.array(self.thresholds)
         answers = []
@@ -147,7 +148,7 @@ class Multilabel:
             answers.append(Answer([names[number] for number in given], float(row.max()), probabilities))
         return answers
 
-    def evaluate(self, logits: FloatArray, targets: np.ndarray) -> dict[str, Any]:
+    def evaluate(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> dict[str, Any]:
         """F1 averages, average precision over all cells, exact matches, and a table of the labels."""
         from sklearn.metrics import average_precision_score, f1_score
 

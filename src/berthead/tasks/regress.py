@@ -13,11 +13,12 @@ from torch import Tensor
 from berthead.data.labels import is_blank, plain, shown
 from berthead.errors import DataError
 from berthead.records import FloatArray
-from berthead.tasks.base import Answer, number
+from berthead.tasks.base import Answer, Batch, Task, number
+from berthead.text.windows import Input
 
 
 @dataclass(frozen=True, slots=True)
-class Regress:
+class Regress(Task):
     """A number a row, in the user's unit.
 
     Args:
@@ -89,7 +90,7 @@ class Regress:
     def check(self, target: float) -> None:
         """Any finite number can be compared."""
 
-    def targets(self, values: Sequence[float]) -> np.ndarray:
+    def targets(self, values: Sequence[float], inputs: Sequence[Input] = ()) -> np.ndarray:
         """The numbers, float32 [rows, 1]."""
         return np.array(values, dtype=np.float32)[:, None]
 
@@ -101,7 +102,7 @@ class Regress:
         """The mean, float32 [1]."""
         return np.array([self.mean], dtype=np.float32)
 
-    def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+    def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None, sizes: Sequence[int] = ()) -> Tensor:
         """Squared error in standard deviations, [rows]."""
         return (((logits - targets) / self.deviation) ** 2).mean(1)
 
@@ -109,15 +110,15 @@ class Regress:
         """The head learns standardised numbers; answers are in the user's unit."""
         return self.deviation, self.mean
 
-    def tuned(self, logits: FloatArray, targets: np.ndarray) -> Self:
+    def tuned(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> Self:
         """Nothing is decided after the fit."""
         return self
 
-    def decode(self, logits: FloatArray) -> list[Answer]:
+    def decode(self, logits: FloatArray, batch: Batch | None = None) -> list[Answer]:
         """The numbers, kept in the fitted range."""
         return [Answer(number) for number in self._numbers(logits).tolist()]
 
-    def evaluate(self, logits: FloatArray, targets: np.ndarray) -> dict[str, Any]:
+    def evaluate(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> dict[str, Any]:
         """Pearson's and Spearman's correlation, mean absolute and root mean squared error."""
         from scipy.stats import spearmanr
 

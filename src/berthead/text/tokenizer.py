@@ -32,6 +32,23 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
+class Pieces:
+    """A text's tokens without the special ones, and where they stand in it.
+
+    Args:
+        ids: token numbers [tokens].
+        starts: the first character of each token, int64 [tokens].
+        ends: the character after its last, int64 [tokens].
+        words: the number of each token's word, int64 [tokens], never falling.
+    """
+
+    ids: list[int]
+    starts: IntArray
+    ends: IntArray
+    words: IntArray
+
+
+@dataclass(frozen=True, slots=True)
 class _Template:
     """The special tokens around one text or a pair: three pieces of (ids, segments)."""
 
@@ -107,15 +124,77 @@ class Tokenizer:
         Returns:
             One record an input, in order.
         """
-        first = self._ids(texts)
+        first = self.ids(texts)
         if pairs is None:
-            return [_single(ids, self._single, max_tokens) for ids in first]
-        return [_pair(a, b, self._pair, max_tokens) for a, b in zip(first, self._ids(pairs), strict=True)]
+            room = self.room(max_tokens, pair=False)
+            return [self.row(ids[:room], None, len(ids)) for ids in first]
+        room = self.room(max_tokens, pair=True)
+        rows = []
+        for one, other in zip(first, self.ids(pairs), strict=True):
+            a, b = _fit_pair(len(one), len(other), room)
+            rows.append(self.row(one[:a], other[:b], len(one) + len(other)))
+        return rows
 
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        # A lone surrogate is not text: the library refuses it, so it becomes a question mark.
-        clean = [text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text for text in texts]
+    def room(self, max_tokens: int, *, pair: bool) -> int:
+        """Tokens of the user's text in a row, beside the special ones."""
+        template = self._pair if pair else self._single
+        return max(0, max_tokens - template.special_tokens)
+
+    def first_token(self, *, pair: bool) -> int:
+        """The place of the first text's first token in a row."""
+        return len((self._pair if pair else self._single).before[0])
+
+    def gap(self) -> int:
+        """Special tokens between the two texts of a pair."""
+        return len(self._pair.between[0])
+
+    def row(self, first: list[int], second: list[int] | None, length: int) -> Encoded:
+        """A row of tokens with the special ones around it.
+
+        Args:
+            first: token numbers of the first text.
+            second: of the second text, or None.
+            length: tokens of both before any were cut.
+
+        Returns:
+            The row.
+        """
+        template = self._single if second is None else self._pair
+        tokens = [*template.before[0], *first, *template.between[0], *(second or ()), *template.after[0]]
+        segments = [
+            *template.before[1], *[template.segment] * len(first), *template.between[1],
+            *[template.pair_segment] * len(second or ()), *template.after[1],
+        ]  # fmt: skip
+        kept = len(first) + len(second or ())
+        return Encoded(np.array(tokens), np.array(segments), length + template.special_tokens, kept < length)
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token numbers of texts, without special tokens."""
+        clean = [_text(text) for text in texts]
         return [encoding.ids for encoding in self.backend.encode_batch_fast(clean, add_special_tokens=False)]
+
+    def pieces(self, texts: Sequence[str]) -> list[Pieces]:
+        """Tokens of texts with their places, without special tokens."""
+        encodings = self.backend.encode_batch([_text(text) for text in texts], add_special_tokens=False)
+        return [_pieces(encoding) for encoding in encodings]
+
+    def word_ids(self, words: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+        """Token numbers of each word of texts that are given as words; a word of no token gets the unknown one."""
+        clean = [[_text(word) for word in text] for text in words]
+        encodings = self.backend.encode_batch(clean, is_pretokenized=True, add_special_tokens=False)
+        unknown = self._unknown()
+        texts = []
+        for text, encoding in zip(clean, encodings, strict=True):
+            found: list[list[int]] = [[] for _ in text]
+            for token, word in zip(encoding.ids, encoding.word_ids, strict=True):
+                found[word].append(token)
+            texts.append([tokens or unknown for tokens in found])
+        return texts
+
+    def _unknown(self) -> list[int]:
+        token = getattr(self.backend.model, "unk_token", None)
+        number = self.backend.token_to_id(token) if token else None
+        return [number if number is not None else 0]
 
     def save(self, folder: Path, max_tokens: int) -> None:
         """Write tokenizer.json and tokenizer_config.json, as transformers reads them.
@@ -189,24 +268,15 @@ def _template(backend: Any, *, pair: bool) -> _Template:
     )
 
 
-def _single(ids: list[int], template: _Template, max_tokens: int) -> Encoded:
-    whole = len(ids) + template.special_tokens
-    kept = ids[: max(0, max_tokens - template.special_tokens)]
-    tokens = [*template.before[0], *kept, *template.after[0]]
-    segments = [*template.before[1], *[template.segment] * len(kept), *template.after[1]]
-    return Encoded(np.array(tokens), np.array(segments), whole, whole > max_tokens)
+def _text(text: str) -> str:
+    """A lone surrogate is not text: the library refuses it, so it becomes a question mark."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _pair(first: list[int], second: list[int], template: _Template, max_tokens: int) -> Encoded:
-    whole = len(first) + len(second) + template.special_tokens
-    a, b = _fit_pair(len(first), len(second), max_tokens - template.special_tokens)
-    kept, kept_pair = first[:a], second[:b]
-    tokens = [*template.before[0], *kept, *template.between[0], *kept_pair, *template.after[0]]
-    segments = [
-        *template.before[1], *[template.segment] * len(kept), *template.between[1],
-        *[template.pair_segment] * len(kept_pair), *template.after[1],
-    ]  # fmt: skip
-    return Encoded(np.array(tokens), np.array(segments), whole, whole > max_tokens)
+def _pieces(encoding: Any) -> Pieces:
+    words = np.array([-1 if word is None else word for word in encoding.word_ids], dtype=np.int64)
+    places = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+    return Pieces(encoding.ids, places[:, 0], places[:, 1], words)
 
 
 def _fit_pair(first: int, second: int, room: int) -> tuple[int, int]:

@@ -15,6 +15,11 @@ from berthead.tasks import Task
 MOST_ROWS = 20_000
 
 
+def can_be_based(task: Task) -> bool:
+    """Whether the two baselines know the task: one answer for each text."""
+    return task.name in ("classify", "multilabel", "regress")
+
+
 def baselines(
     task: Task, train: Sequence[Example], targets: np.ndarray, valid: Sequence[Example], gold: np.ndarray, metric: str
 ) -> dict[str, float]:

@@ -12,23 +12,29 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
+from berthead import plugins
 from berthead.artifact import Artifact, with_golden
 from berthead.data.examples import hold_out
 from berthead.errors import DataError, ModelError, UsageError, listed
-from berthead.infer.engine import has_fast_bf16, use_threads
-from berthead.infer.predict import Predictor, encode, truncation_note
+from berthead.infer.engine import find_device, has_fast_bf16, use_threads
+from berthead.infer.predict import Predictor, length_notes, readable, split_readable
 from berthead.model import families
 from berthead.model.adapt import adapt
+from berthead.model.book import make_head, row_part
 from berthead.model.checkpoint import Checkpoint, choose_pooling, read_checkpoint
-from berthead.model.heads import RowHead
+from berthead.model.heads import JointHead, RowHead, TokenHead
 from berthead.model.model import Model, sha256_of
-from berthead.options import FitOptions
+from berthead.options import HEADS, FitOptions
 from berthead.records import Example
-from berthead.tasks import TASKS, Multilabel, Task, choose_metric
+from berthead.tasks import Classify, Joint, Multilabel, Task, choose_metric, find_task
+from berthead.tasks.base import ragged
+from berthead.tasks.joint import TagsAndLabel
 from berthead.text.tokenizer import Tokenizer
-from berthead.train.baselines import baselines
-from berthead.train.loop import Fold, History, Settings, fit_model
+from berthead.text.windows import Reading, windows_in_parts
+from berthead.train.baselines import baselines, can_be_based
+from berthead.train.loop import MOST_WINDOWS, Fold, History, Settings, fit_model
 
 DEFAULTS = {"full": {"epochs": 3, "lr": 5e-5}, "frozen": {"epochs": 40, "lr": 1e-3}}
 # A head on fixed vectors overfits soon: half of them dropped was best on three tasks of the sample and on abstracts.
@@ -65,10 +71,8 @@ def settings_for(options: FitOptions, task: type[Task]) -> Settings:
     Raises:
         UsageError: options that do not go together.
     """
-    if options.class_weight == "balanced" and task.name == "regress":
-        raise UsageError("--class-weight balanced", "a regression has no classes", "none")
     default = DEFAULTS[options.adapt]
-    fast = has_fast_bf16()
+    fast = has_fast_bf16(find_device(options.device))
     return Settings(
         epochs=int(options.epochs or default["epochs"]),
         batch=options.batch,
@@ -80,6 +84,7 @@ def settings_for(options: FitOptions, task: type[Task]) -> Settings:
         precision=("bf16" if fast else "fp32") if options.precision == "auto" else options.precision,
         seed=options.seed,
         balanced=options.class_weight == "balanced",
+        device=options.device,
     )
 
 
@@ -87,7 +92,7 @@ def fit_examples(
     examples: Sequence[Example],
     held_out: Sequence[Example] | float,
     options: FitOptions,
-    columns: dict[str, str | None],
+    columns: dict[str, Any],
     where: str,
     *,
     with_baselines: bool = True,
@@ -112,30 +117,43 @@ def fit_examples(
         UsageError: options that do not go together.
         ModelError: the encoder cannot be used.
     """
-    kind = TASKS[options.task]
+    kind = find_task(options.task)
     settings = settings_for(options, kind)
     task, train, valid = _folds(kind, examples, held_out, options.seed, where)
     threads = use_threads(options.threads)
     checkpoint = read_checkpoint(options.encoder)
-    tokenizer, max_tokens = _reader(checkpoint, options, bool(columns["pair"]))
-    folds = [_fold(rows, task, tokenizer, bool(columns["pair"]), max_tokens) for rows in (train, valid)]
+    tokenizer, reading = _reader(
+        checkpoint, options, any(example.pair is not None or example.choices for example in train)
+    )
+    left_out: list[str] = []
+    if options.skip_bad_rows:
+        train, long = split_readable(task, tokenizer, train, reading)
+        valid, more = split_readable(task, tokenizer, valid, reading)
+        left_out = [f"left out: {line}" for line in long + more]
+    folds = [_fold(rows, task, tokenizer, reading) for rows in (train, valid)]
     scored = folds[1] if valid else None
-    notes = _notes(task, folds, max_tokens, checkpoint)
+    notes = left_out + _notes(task, folds, reading, checkpoint)
     if not valid and held_out != 0:
         notes.append("too few rows to hold any out: the last epoch is kept, unscored")
     # The caller's random state is left as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        model = _new_model(checkpoint, choose_pooling(options.pooling, checkpoint), task, HEAD_DROPOUT[options.adapt])
+        dropout = HEAD_DROPOUT[options.adapt]
+        model = Model(checkpoint.encoder(), _new_head(checkpoint, options, task, dropout))
+        task = task.bound(model.head)
+        if settings.balanced and task.weights(folds[0].targets) is None:
+            saw = "--head crf weighs whole sequences" if options.head == "crf" else f"--task {task.name} has no classes"
+            raise UsageError("--class-weight balanced", saw, "none")
         if not settings.balanced:
             _start_at_prior(model.head, task, folds[0].targets)
         adapt(model, options.adapt)
-        history = fit_model(model, task, folds[0], scored, settings, quiet)
+        history = fit_model(model, task, _in_parts(task, folds[0]), scored, settings, quiet)
     model.requires_grad_(False)
     theta_hat = families.to_checkpoint(checkpoint.weights, checkpoint.config.layers)
     pretrained = {"name": checkpoint.label, "theta_sha256": sha256_of(theta_hat)}
     artifact = Artifact(
-        model, tokenizer, task, columns, max_tokens, checkpoint.raw_config, pretrained, options.adapt
+        model, tokenizer, task, columns, reading, checkpoint.raw_config, pretrained, options.adapt,
+        own_head=options.head if options.head not in HEADS else None, dropout=dropout,
     )  # fmt: skip
     run: dict[str, Any] = {
         "rows": len(train),
@@ -147,14 +165,14 @@ def fit_examples(
         "class_weight": options.class_weight,
         "epochs": history.epochs,
         "best_epoch": history.best_epoch,
-        "versions": _versions(),
+        "versions": _versions(options),
     }
     if scored:
-        logits = Predictor(artifact).compute(scored.encoded)
-        task = task.tuned(logits, scored.targets)
-        run["metrics"] = task.evaluate(logits, scored.targets)
+        logits = Predictor(artifact).compute(scored.inputs).values
+        task = task.tuned(logits, scored.targets, scored.batch)
+        run["metrics"] = task.evaluate(logits, scored.targets, scored.batch)
         notes += run["metrics"].pop("warnings")
-        if with_baselines and not history.interrupted:
+        if with_baselines and not history.interrupted and can_be_based(task):
             try:
                 run["baselines"] = baselines(task, train, folds[0].targets, valid, scored.targets, settings.metric)
             except KeyboardInterrupt:
@@ -165,16 +183,21 @@ def fit_examples(
 
 def golden_inputs(examples: Sequence[Example]) -> list[Example]:
     """A few inputs from the shortest to the longest."""
-    by_length = sorted(examples, key=lambda example: (len(example.text) + len(example.pair or ""), example.text))
+    by_length = sorted(examples, key=lambda example: (_characters(example), example.text))
     places = np.linspace(0, len(by_length) - 1, min(GOLDEN_EXAMPLES, len(by_length)))
     return [by_length[int(place)] for place in places]
+
+
+def _characters(example: Example) -> int:
+    return len(example.text) + len(example.pair or "") + sum(map(len, example.choices or ()))
 
 
 def data_sha256(examples: Sequence[Example]) -> str:
     """The hash of texts and targets, whatever file they came from."""
     digest = hashlib.sha256()
     for example in examples:
-        row = [example.text, example.pair, repr(example.target)]
+        row: list[Any] = [example.text, example.pair, repr(example.target)]
+        row += [list(more) for more in (example.words, example.choices) if more is not None]
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()
 
@@ -183,18 +206,33 @@ def _folds(
     kind: type[Task], examples: Sequence[Example], held_out: Sequence[Example] | float, seed: int, where: str
 ) -> tuple[Task, list[Example], list[Example]]:
     """The task that the targets call for, fitted rows and held-out rows."""
-    task = kind.from_targets([example.target for example in examples], where)
+    task = _task_of(kind, examples, where)
     if not isinstance(held_out, int | float):
         _refuse_unknown(task, held_out)
         return task, list(examples), list(held_out)
     if held_out == 0:
         return task, list(examples), []
-    in_proportion = task.name == "classify"
-    train, valid = hold_out(examples, held_out, seed, lambda example: example.target if in_proportion else None)
+
+    has_labels = bool(task.to_json()["labels"])
+
+    def group(example: Example) -> Any:
+        label = example.target.label if isinstance(example.target, TagsAndLabel) else example.target
+        return label if has_labels and isinstance(label, str | int | float | bool) else None
+
+    train, valid = hold_out(examples, held_out, seed, group, by_pair=task.form == "question")
     if task.name == "regress":
         # Its mean and range are fitted too, so held-out rows have no part in them.
-        task = kind.from_targets([example.target for example in train], where)
+        task = _task_of(kind, train, where)
     return task, train, valid
+
+
+def _task_of(kind: type[Task], examples: Sequence[Example], where: str) -> Task:
+    try:
+        return kind.from_targets([example.target for example in examples], where)
+    except DataError as error:
+        if error.row is None:
+            raise
+        raise DataError(examples[error.row].where, error.saw, error.allowed, error.fix) from None
 
 
 def _refuse_unknown(task: Task, held_out: Sequence[Example]) -> None:
@@ -206,20 +244,33 @@ def _refuse_unknown(task: Task, held_out: Sequence[Example]) -> None:
             raise DataError(example.where, f"the target {error}", fix=fix) from None
 
 
-def _fold(rows: Sequence[Example], task: Task, tokenizer: Tokenizer, pairs: bool, max_tokens: int) -> Fold:
-    targets = task.targets([example.target for example in rows]) if rows else np.empty(0)
-    return Fold(encode(tokenizer, rows, pairs, max_tokens), targets)
+def _fold(rows: Sequence[Example], task: Task, tokenizer: Tokenizer, reading: Reading) -> Fold:
+    inputs = readable(rows, task.inputs(tokenizer, rows, reading))
+    return Fold(rows, inputs, task.targets([example.target for example in rows], inputs) if rows else np.empty(0))
 
 
-def _notes(task: Task, folds: Sequence[Fold], max_tokens: int, checkpoint: Checkpoint) -> list[str]:
-    """What the user should know before the fit: rare labels, cut texts, weights that are not used."""
-    encoded = [one for fold in folds for one in fold.encoded]
-    notes = truncation_note(sum(one.truncated for one in encoded), len(encoded), max_tokens)
+def _in_parts(task: Task, fold: Fold) -> Fold:
+    """The rows to fit, where one with very many windows counts as several: a step then fits into memory."""
+    if task.level != "token":
+        return fold
+    examples, inputs, targets = [], [], []
+    for example, one, target in zip(*(fold.examples, fold.inputs), fold.targets, strict=True):
+        for part, wanted in windows_in_parts(one, target, MOST_WINDOWS):
+            examples.append(example)
+            inputs.append(part)
+            targets.append(wanted)
+    return Fold(examples, inputs, ragged(targets))
+
+
+def _notes(task: Task, folds: Sequence[Fold], reading: Reading, checkpoint: Checkpoint) -> list[str]:
+    """What the user should know before the fit: rare labels, long texts, targets out of place, unused weights."""
+    notes = length_notes([one for fold in folds for one in fold.inputs], reading)
     targets = folds[0].targets
-    if task.name != "regress":
+    if isinstance(task, Classify | Multilabel):
         counts = targets.sum(0) if isinstance(task, Multilabel) else np.bincount(targets, minlength=task.outputs)
         few = [f"{text} ({int(n)})" for text, n in zip(task.label_texts, counts, strict=True) if n < FEW_ROWS]
         notes += [f"labels with fewer than {FEW_ROWS} fitted rows: {listed(few)}"] if few else []
+    notes += [f"out of place: {line}" for fold in folds for line in task.misfits(fold.examples, fold.inputs)]
     other = [name for name in checkpoint.left_out if not name.endswith("position_ids")]
     if other:
         notes.append(
@@ -228,8 +279,8 @@ def _notes(task: Task, folds: Sequence[Fold], max_tokens: int, checkpoint: Check
     return notes
 
 
-def _reader(checkpoint: Checkpoint, options: FitOptions, pairs: bool) -> tuple[Tokenizer, int]:
-    """The checkpoint's tokenizer and the longest input, in tokens."""
+def _reader(checkpoint: Checkpoint, options: FitOptions, pairs: bool) -> tuple[Tokenizer, Reading]:
+    """The checkpoint's tokenizer, and how long inputs are read."""
     tokenizer = Tokenizer.from_folder(checkpoint.folder)
     if tokenizer.vocabulary > checkpoint.config.vocabulary:
         saw = f"its tokenizer knows {tokenizer.vocabulary} tokens, its embeddings {checkpoint.config.vocabulary}"
@@ -238,31 +289,62 @@ def _reader(checkpoint: Checkpoint, options: FitOptions, pairs: bool) -> tuple[T
     if probe.segments.max() >= checkpoint.config.segments:
         saw = f"{options.encoder} does not tell the second text from the first (type_vocab_size is 1)"
         raise UsageError("--pair", saw, "an encoder with two token types")
-    return tokenizer, _max_tokens(options, checkpoint)
-
-
-def _max_tokens(options: FitOptions, checkpoint: Checkpoint) -> int:
     most = checkpoint.config.positions
     if options.max_tokens is not None and options.max_tokens > most:
         raise UsageError("--max-tokens", f"is {options.max_tokens}", f"{options.encoder} reads at most {most} tokens")
-    return options.max_tokens or most
+    room = tokenizer.room(options.max_tokens or most, pair=pairs)
+    if options.stride is not None and options.stride >= room:
+        saw = f"is {options.stride}, and a window holds {room} tokens of the text"
+        raise UsageError("--stride", saw, f"0 to {room - 1}", "Lower --stride, or raise --max-tokens.")
+    return tokenizer, Reading(options.max_tokens or most, options.on_long, options.stride)  # type: ignore[arg-type]
 
 
-def _new_model(checkpoint: Checkpoint, pooling: str, task: Task, dropout: float) -> Model:
-    head = RowHead(checkpoint.config.width, task.outputs, pooling, dropout)
-    if head.dense is not None:
+def _new_head(checkpoint: Checkpoint, options: FitOptions, task: Task, dropout: float) -> nn.Module:
+    """The head that the task needs, its pooler from the checkpoint."""
+    is_ours, by_row = options.head in HEADS, task.level == "row"
+    for name, usual, is_read in (("pooling", "auto", by_row or task.name == "joint"), ("windows", "mean", by_row)):
+        if not (is_ours and is_read) and getattr(options, name) != usual:
+            saw = "is for heads that read rows" if options.head in HEADS else f"is not read by --head {options.head}"
+            raise UsageError(f"--{name} {getattr(options, name)}", f"{saw}; --task {task.name}", usual)
+    record: dict[str, Any] = {"outputs": task.outputs, "dropout": dropout, "crf": options.head == "crf"}
+    if options.head not in HEADS:
+        head = make_head(record | {"kind": "own", "name": options.head}, checkpoint.config.width)
+        level = getattr(head, "level", None)
+        if level != task.level:
+            saw = f"answers each {level}, and --task {task.name} needs an answer for each {task.level}"
+            raise UsageError(f"--head {options.head}", saw, f'a head with level = "{task.level}"')
+        return head
+    if options.head == "crf" and task.name not in ("tag", "joint"):
+        raise UsageError("--head crf", f"--task {task.name} has no sequence of tags", "auto, linear")
+    if task.level == "row" or task.name == "joint":
+        record |= {"pooling": choose_pooling(options.pooling, checkpoint), "windows": options.windows}
+    if isinstance(task, Joint):
+        record |= {"tags": task.tag.outputs, "windows": "mean"}
+    kind = "joint" if task.name == "joint" else task.level
+    head = make_head(record | {"kind": kind}, checkpoint.config.width)
+    part = row_part(head)
+    if part is not None and part.dense is not None:
         assert checkpoint.pooler is not None
-        head.dense.load_state_dict({name.removeprefix("dense."): t for name, t in checkpoint.pooler.items()})
-    return Model(checkpoint.encoder(), head)
+        part.dense.load_state_dict({name.removeprefix("dense."): t for name, t in checkpoint.pooler.items()})
+    return head
 
 
-def _start_at_prior(head: RowHead, task: Task, targets: np.ndarray) -> None:
+def _start_at_prior(head: Any, task: Task, targets: np.ndarray) -> None:
     """Let the head begin with the targets' shares, so that rare labels need not be unlearnt first."""
     scale, shift = task.affine()
+    prior = torch.from_numpy((task.prior(targets) - shift) / scale)
+    parts = (head.tokens, head.row) if isinstance(head, JointHead) else (head,)
+    # A head of another package begins as it likes.
+    layers = [part.out for part in parts if isinstance(part, RowHead | TokenHead)]
     with torch.no_grad():
-        head.out.bias.copy_(torch.from_numpy((task.prior(targets) - shift) / scale))
+        for layer, share in zip(
+            layers, prior.split_with_sizes([len(layer.bias) for layer in layers] or [len(prior)]), strict=False
+        ):
+            layer.bias.copy_(share)
 
 
-def _versions() -> dict[str, Any]:
+def _versions(options: FitOptions) -> dict[str, Any]:
     packages = ("berthead", "torch", "tokenizers", "numpy")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+    own = [plugins.package(plugins.TASKS, options.task), plugins.package(plugins.HEADS, options.head)]
+    named = dict(one.rsplit(" ", 1) for one in own if one)
+    return {"python": platform.python_version()} | {name: version(name) for name in packages} | named

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,18 +12,26 @@ import torch
 from torch import Tensor, nn
 
 from berthead.errors import UsageError
-from berthead.infer.engine import Engine
-from berthead.infer.predict import TOKEN_BUDGET, packs
+from berthead.infer.engine import engine_for
+from berthead.infer.predict import TOKEN_BUDGET
+from berthead.model.heads import RowHead
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
+from berthead.model.units import by_row, by_unit, combined, unit_logits
 from berthead.progress import Progress
-from berthead.records import FloatArray
-from berthead.tasks import Task
-from berthead.text.tokenizer import Encoded
+from berthead.records import Example, FloatArray, Pack
+from berthead.tasks import Batch, Task
+from berthead.text.layout import Layout
+from berthead.text.packing import pack, plan
+from berthead.text.windows import Input
 from berthead.train.optim import adamw, rate
 
 # Tokens of one forward and backward pass: a larger batch is computed in parts, with the same gradient.
 MICRO_TOKENS = 8192
+# Windows of one text in a training step: of a longer text each step sees a random choice.
+MOST_WINDOWS = 16
+# What a frozen encoder says is kept for all epochs up to this size; beyond it is computed again in each.
+MOST_CACHED_BYTES = 4 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +39,19 @@ class Fold:
     """Rows to fit or to score.
 
     Args:
-        encoded: token numbers of each row.
+        examples: the rows.
+        inputs: what is read of each.
         targets: as the task's loss reads them, [rows, ...].
     """
 
-    encoded: Sequence[Encoded]
+    examples: Sequence[Example]
+    inputs: Sequence[Input]
     targets: np.ndarray
+
+    @property
+    def batch(self) -> Batch:
+        """The rows as a task sees them."""
+        return Batch(self.examples, self.inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +68,7 @@ class Settings:
     precision: str
     seed: int
     balanced: bool
+    device: str = "cpu"
 
 
 @dataclass(slots=True)
@@ -86,29 +102,50 @@ def fit_model(
     Returns:
         What happened. After Ctrl-C the best epoch so far is in the model, and `interrupted` is set.
     """
-    model.head.scale, model.head.shift = task.affine()
-    if any(parameter.requires_grad for parameter in model.encoder.parameters()):
-        part: _Part = _Whole(model, train, valid, settings.precision)
+    rescaled = isinstance(model.head, RowHead)
+    if isinstance(model.head, RowHead):
+        model.head.scale, model.head.shift = task.affine()
+    device = torch.device(settings.device)
+    model.to(device)
+    frozen = not any(parameter.requires_grad for parameter in model.encoder.parameters())
+    if frozen and _fits_in_memory(model, (train, valid)):
+        part: _Part = _HeadOnly(model, train, valid, device, quiet)
     else:
-        part = _HeadOnly(model, train, valid, quiet)
+        part = _Whole(model, task.outputs, train, valid, settings, frozen)
     history = _fit_part(part, task, train.targets, valid, settings, quiet)
     part.finish()
-    model.head.fold()
+    model.cpu()
+    if rescaled:
+        model.head.fold()
     model.eval()
     return history
+
+
+def _fits_in_memory(model: Model, folds: Sequence[Fold | None]) -> bool:
+    """Whether the head reads something that can be computed once and kept for all epochs."""
+    if not (hasattr(model.head, "pool") and hasattr(model.head, "classify")):
+        return False
+    inputs = [one for fold in folds if fold for one in fold.inputs]
+    vectors = sum(one.n_units if one.units is not None else len(one.rows) for one in inputs)
+    return vectors * 2 * model.encoder.config.width * 4 <= MOST_CACHED_BYTES
 
 
 class _Part:
     """What is fitted: its learning module, its logits in training, its logits for held-out rows."""
 
     module: nn.Module
+    inputs: Sequence[Input]
 
-    def training_logits(self, rows: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray]]:
-        """Logits of rows in parts, each with the places in `rows` that it covers."""
+    def train(self) -> None:
+        """Get ready to fit."""
+        self.module.train()
+
+    def training_logits(self, rows: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray, list[int]]]:
+        """Logits of rows in parts, each with the places in `rows` that it covers and the units of each."""
         raise NotImplementedError
 
     def valid_logits(self) -> FloatArray:
-        """Logits of the held-out rows, [rows, outputs]."""
+        """Logits of the held-out rows, [units, outputs]."""
         raise NotImplementedError
 
     def finish(self) -> None:
@@ -118,75 +155,120 @@ class _Part:
 class _Whole(_Part):
     """Encoder and head, computed anew in every step."""
 
-    def __init__(self, model: Model, train: Fold, valid: Fold | None, precision: str) -> None:
+    def __init__(
+        self, model: Model, outputs: int, train: Fold, valid: Fold | None, settings: Settings, frozen: bool
+    ) -> None:
         self.module = self.model = model
-        self.train, self.valid = train, valid
-        self.bf16 = precision == "bf16"
+        self.outputs = outputs
+        self.inputs, self.valid = train.inputs, valid
+        self.bf16, self.frozen = settings.precision == "bf16", frozen
+        self.device = torch.device(settings.device)
+        self.random = np.random.default_rng(settings.seed)
 
-    def training_logits(self, rows: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray]]:
-        for one in packs([self.train.encoded[row] for row in rows], MICRO_TOKENS):
-            tensors = TensorPack.from_pack(one)
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+    def train(self) -> None:
+        """Get ready to fit; a frozen encoder drops nothing."""
+        self.model.train()
+        if self.frozen:
+            self.model.encoder.eval()
+
+    def training_logits(self, rows: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray, list[int]]]:
+        chosen = [_bounded(self.inputs[row], self.random) for row in rows]
+        for places in plan([sum(len(row.ids) for row in one.rows) for one in chosen], MICRO_TOKENS):
+            some = [chosen[place] for place in places]
+            layout = Layout(some)
+            # The rows of a text are computed together, longest first.
+            order = np.argsort([-len(row.ids) for row in layout.rows], kind="stable")
+            one = pack(layout.rows, order)
+            tensors = TensorPack.from_pack(one, self.device)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 hidden = self.model.encoder(tensors)
-            yield self.model.head(hidden.float(), tensors), one.row
+            # Targets and losses stay on the CPU: logits are few.
+            logits = self.model.head(hidden.float(), tensors).cpu()
+            yield _unit_logits(self.model.head, logits, layout, one), places, [x.n_units for x in some]
 
     def valid_logits(self) -> FloatArray:
         assert self.valid is not None
-        engine = Engine(self.model)
-        return _by_row(self.valid.encoded, engine.logits)
+        layout, engine = Layout(self.valid.inputs), engine_for(self.model, self.device)
+        return unit_logits(layout, engine.logits, self.model.head, self.outputs, TOKEN_BUDGET)[0]
 
 
 class _HeadOnly(_Part):
-    """The head alone: what the frozen encoder says of each row is computed once."""
+    """The head alone: what the frozen encoder says of each row or token is computed once."""
 
-    def __init__(self, model: Model, train: Fold, valid: Fold | None, quiet: bool) -> None:
-        self.head = model.head
-        self.module = model.head
-        engine = Engine(model)
-        total = len(train.encoded) + (len(valid.encoded) if valid else 0)
-        with Progress("encode", total, "rows", quiet) as progress:
-            self.train = torch.from_numpy(_by_row(train.encoded, engine.pooled, progress.advance))
-            self.valid = torch.from_numpy(_by_row(valid.encoded, engine.pooled, progress.advance)) if valid else None
+    def __init__(self, model: Model, train: Fold, valid: Fold | None, device: torch.device, quiet: bool) -> None:
+        self.module = self.head = model.head
+        engine = engine_for(model, device)
+        self.layout, self.inputs = Layout(train.inputs), train.inputs
+        self.valid_layout = Layout(valid.inputs) if valid else None
+        layouts = [layout for layout in (self.layout, self.valid_layout) if layout]
+        with Progress("encode", sum(len(layout.rows) for layout in layouts), "rows", quiet) as progress:
+
+            def vectors(layout: Layout) -> Tensor:
+                if layout.by_token:
+                    return torch.from_numpy(by_unit(layout, engine.pooled, 1, TOKEN_BUDGET, progress.advance))
+                return torch.from_numpy(by_row(layout.rows, engine.pooled, 1, TOKEN_BUDGET, progress.advance))
+
+            self.train_vectors = vectors(self.layout)
+            self.valid_vectors = vectors(self.valid_layout) if self.valid_layout else None
+        # What is left is small: the head is fitted on the CPU.
+        self.head.cpu()
         self.mean, self.deviation = torch.zeros(1), torch.ones(1)
-        if self.head.dense is None:
+        self.scales = bool(getattr(self.head, "is_linear", False)) and hasattr(self.head, "fold_input")
+        if self.scales:
             # A linear head learns fastest from features of one scale; `finish` folds the scale into its weights.
-            self.mean = self.train.mean(0)
-            deviation = self.train.std(0, unbiased=False)
+            self.mean = self.train_vectors.mean(0)
+            deviation = self.train_vectors.std(0, unbiased=False)
             # What never varies, but for rounding, has no scale.
             varies = deviation > 1e-5 * self.mean.abs().clamp_min(1)
             self.deviation = torch.where(varies, deviation, 1.0)
 
-    def _scaled(self, features: Tensor) -> Tensor:
-        return (features - self.mean) / self.deviation
+    def _scaled(self, vectors: Tensor) -> Tensor:
+        return (vectors - self.mean) / self.deviation
 
-    def training_logits(self, rows: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray]]:
-        yield self.head.classify(self._scaled(self.train[torch.from_numpy(rows)])), np.arange(len(rows))
+    def training_logits(self, rows: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray, list[int]]]:
+        sizes = [self.inputs[row].n_units for row in rows]
+        wanted = self.layout.units_of(rows) if self.layout.by_token else self.layout.rows_of(rows)
+        logits = self.head.classify(self._scaled(self.train_vectors[torch.from_numpy(wanted)]))
+        if not self.layout.by_token:
+            units = Layout([self.inputs[row] for row in rows]).unit_of_row
+            logits = combined(self.head, logits, torch.from_numpy(units), sum(sizes))
+        yield logits, np.arange(len(rows)), sizes
 
     def valid_logits(self) -> FloatArray:
-        assert self.valid is not None
+        assert self.valid_layout is not None
+        assert self.valid_vectors is not None
         with torch.no_grad():
-            logits: FloatArray = self.head.classify(self._scaled(self.valid)).numpy()
-        return logits
+            logits = self.head.classify(self._scaled(self.valid_vectors))
+            if not self.valid_layout.by_token:
+                units = torch.from_numpy(self.valid_layout.unit_of_row)
+                logits = combined(self.head, logits, units, self.valid_layout.n_units)
+        values: FloatArray = logits.numpy()
+        return values
 
     def finish(self) -> None:
-        if self.head.dense is None:
+        if self.scales:
             self.head.fold_input(self.mean, self.deviation)
 
 
-def _by_row(
-    encoded: Sequence[Encoded], compute: Callable[[Any], FloatArray], done: Callable[[int], None] | None = None
-) -> FloatArray:
-    """What `compute` says of each pack, in row order."""
-    result: FloatArray | None = None
-    for one in packs(encoded, TOKEN_BUDGET):
-        values = compute(one)
-        if result is None:
-            result = np.empty((len(encoded), values.shape[1]), dtype=np.float32)
-        result[one.row] = values
-        if done:
-            done(len(one.row))
-    assert result is not None
-    return result
+def _bounded(one: Input, random: np.random.Generator) -> Input:
+    """A text as a training step sees it: of very many windows a random choice, in their order."""
+    if len(one.rows) <= MOST_WINDOWS:
+        return one
+    groups = np.array(one.groups if one.groups is not None else (0,) * len(one.rows))
+    most = max(1, MOST_WINDOWS // one.n_units)
+    kept = [random.permutation(np.flatnonzero(groups == group))[:most] for group in range(one.n_units)]
+    chosen = np.sort(np.concatenate(kept))
+    rows = tuple(one.rows[row] for row in chosen)
+    return replace(one, rows=rows, groups=None if one.groups is None else tuple(groups[chosen].tolist()))
+
+
+def _unit_logits(head: Any, logits: Tensor, layout: Layout, one: Pack) -> Tensor:
+    """Logits of a pack as those of its units, [units, outputs]."""
+    if layout.by_token:
+        units, tokens = layout.units_in(one)
+        return logits[torch.from_numpy(tokens[np.argsort(units)])]
+    in_order = logits[torch.from_numpy(np.argsort(one.row))]
+    return combined(head, in_order, torch.from_numpy(layout.unit_of_row), layout.n_units)
 
 
 def _fit_part(
@@ -204,7 +286,7 @@ def _fit_part(
         try:
             for epoch in range(settings.epochs):
                 started = time.monotonic()
-                part.module.train()
+                part.train()
                 order = random.permutation(rows)
                 total = 0.0
                 for step in range(per_epoch):
@@ -238,9 +320,9 @@ def _step(
     """One update; the sum of the rows' losses."""
     optimiser.zero_grad(set_to_none=True)
     total = 0.0
-    for logits, places in part.training_logits(rows):
-        wanted = torch.from_numpy(targets[rows[places]])
-        loss = task.loss(logits, wanted, weights).sum()
+    task = task.over(_wanted(targets[rows], [part.inputs[row].n_units for row in rows]), len(rows))
+    for logits, places, sizes in part.training_logits(rows):
+        loss = task.loss(logits, _wanted(targets[rows[places]], sizes), weights, sizes).sum()
         (loss / len(rows)).backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     torch.nn.utils.clip_grad_norm_([p for p in part.module.parameters() if p.grad is not None], settings.clip)
@@ -250,11 +332,18 @@ def _step(
     return total
 
 
+def _wanted(targets: np.ndarray, sizes: Sequence[int]) -> Tensor:
+    """Targets of rows as one tensor; of several units a row those that were read."""
+    if targets.dtype != object:
+        return torch.from_numpy(targets)
+    return torch.from_numpy(np.concatenate([one[:size] for one, size in zip(targets, sizes, strict=True)]))
+
+
 def _score(part: _Part, task: Task, valid: Fold | None) -> dict[str, float]:
     if valid is None:
         return {}
     part.module.eval()
-    scores = task.evaluate(part.valid_logits(), valid.targets)
+    scores = task.evaluate(part.valid_logits(), valid.targets, valid.batch)
     return {name: scores[name] for name in task.metrics}
 
 

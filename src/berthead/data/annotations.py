@@ -1,0 +1,283 @@
+"""Exports of annotation tools, doccano and Label Studio, as texts with spans."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator
+from typing import Any
+
+from berthead.records import Row
+
+Span = dict[str, Any]
+"""{"start": int, "end": int, "label": str}: code points of the text, the end behind the last of them."""
+
+_KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
+_WANTED = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}
+_MARKS = ("label", "labels", "entities")  # where doccano writes spans
+_SIMPLE = str | int | float | bool | None
+# What Label Studio itself adds to a row of JSON-MIN; none of them is the text.
+_OWN = frozenset(["id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "file_upload"])
+
+
+def kind_of(value: Any) -> str:
+    """What JSON knows a value as, in words.
+
+    Args:
+        value: what JSON gave.
+
+    Returns:
+        `a list`, `a text`, `null` and so on.
+
+    Example:
+        >>> kind_of([]), kind_of(None)
+        ('a list', 'null')
+    """
+    return _KINDS.get(type(value), "null")
+
+
+def wanted(values: dict[str, Any], key: str, kind: type, place: str = "") -> Any:
+    """The value of a key that must be there.
+
+    Args:
+        values: an object of JSON.
+        key: the key.
+        kind: dict, list, str or int; true and false are no int.
+        place: where the object stands in its row, for the message.
+
+    Returns:
+        The value, of this kind.
+
+    Raises:
+        ValueError: it is missing or of another kind; the message names place and key.
+
+    Example:
+        >>> wanted({"start": 3}, "start", int)
+        3
+    """
+    need, before = f"{_WANTED[kind]} is needed", f"{place} " if place else ""
+    if key not in values:
+        raise ValueError(f'{before}has no "{key}"; {need}')
+    value = values[key]
+    if type(value) is not kind:
+        raise ValueError(f'{before}has {kind_of(value)} as "{key}"; {need}')
+    return value
+
+
+# doccano
+
+
+def with_spans(values: dict[str, Any], empty: Container[str] = ()) -> dict[str, Any]:
+    """A row of doccano with its spans in our form beside its own; any other row as it is.
+
+    Args:
+        values: the row. Spans are looked for under "label" and "labels", as [start, end, label] each, and under
+            "entities", as objects with "start_offset", "end_offset" and "label".
+        empty: keys (of `span_keys`) under which an empty list means no span; elsewhere it may be anything.
+
+    Returns:
+        The row with "spans", and with "text" where doccano calls it "data"; or the row itself, where it has "spans"
+        already or holds none of doccano's.
+
+    Example:
+        >>> with_spans({"text": "Rome fell", "label": [[0, 4, "LOC"]]})["spans"]
+        [{'start': 0, 'end': 4, 'label': 'LOC'}]
+    """
+    if "spans" in values:
+        return values
+    for key in _MARKS:
+        marks = values.get(key)
+        if not isinstance(marks, list) or not (marks or key in empty):
+            continue
+        spans = _spans_of_doccano(key, marks)
+        if spans is not None:
+            text = {"text": values["data"]} if "text" not in values and isinstance(values.get("data"), str) else {}
+            return values | text | {"spans": spans}
+    return values
+
+
+def span_keys(rows: Iterable[dict[str, Any]]) -> frozenset[str]:
+    """The keys under which doccano's spans stand in these rows.
+
+    Args:
+        rows: some rows of a file.
+
+    Returns:
+        Some of "label", "labels" and "entities".
+
+    Example:
+        >>> sorted(span_keys([{"text": "So", "label": []}, {"text": "Rome", "label": [[0, 4, "LOC"]]}]))
+        ['label']
+    """
+    found = set[str]()
+    for values in rows:
+        for key in _MARKS:
+            marks = values.get(key)
+            if isinstance(marks, list) and marks and _spans_of_doccano(key, marks) is not None:
+                found.add(key)
+    return frozenset(found)
+
+
+def _spans_of_doccano(key: str, marks: list[Any]) -> list[Span] | None:
+    """None where only one of them is something else: then it is no list of spans."""
+    if key == "entities":
+        triples = [_offsets(mark) if isinstance(mark, dict) else None for mark in marks]
+    else:
+        triples = [mark if isinstance(mark, list) else None for mark in marks]
+    spans = []
+    for triple in triples:
+        if triple is None or [type(part) for part in triple] != [int, int, str]:
+            return None
+        spans.append(dict(zip(("start", "end", "label"), triple, strict=True)))
+    return spans
+
+
+def _offsets(mark: dict[str, Any]) -> list[Any]:
+    return [mark.get(key) for key in ("start_offset", "end_offset", "label")]
+
+
+# Label Studio
+
+
+def is_label_studio(rows: list[Any]) -> bool:
+    """Whether a list read from JSON is an export of Label Studio: JSON, or JSON-MIN with spans.
+
+    Args:
+        rows: the list.
+
+    Returns:
+        True where some row has an object as "data", or a list of regions with "start", "end" and "labels".
+
+    Example:
+        >>> is_label_studio([{"data": {"text": "Rome fell"}, "annotations": []}])
+        True
+    """
+    return any(_is_task(row) or bool(_regions(row)) for row in rows if isinstance(row, dict))
+
+
+def label_studio_rows(name: str, rows: list[Any]) -> Iterator[Row]:
+    """The tasks of a Label Studio export as texts with spans.
+
+    Of several annotations the first counts that was not cancelled. A region with several labels gives a span for each.
+
+    Args:
+        name: the file, for places.
+        rows: what the file holds: tasks with "data" and "annotations" ("completions" in old versions), or JSON-MIN.
+
+    Returns:
+        Rows with "text"; "spans", unless the task was not annotated; and what else is simple: the task's "id", and the
+        texts and numbers of its data. A task without a text, or with an unsound region, is a row with an error.
+
+    Example:
+        >>> region = {"type": "labels", "value": {"start": 0, "end": 4, "labels": ["LOC"]}}
+        >>> task = {"id": 7, "data": {"text": "Rome fell"}, "annotations": [{"result": [region]}]}
+        >>> next(label_studio_rows("a.json", [task])).values
+        {'text': 'Rome fell', 'id': 7, 'spans': [{'start': 0, 'end': 4, 'label': 'LOC'}]}
+    """
+    # In one file all rows are of one kind; a task whose "data" is missing must not pass for JSON-MIN.
+    read = _task if any(isinstance(row, dict) and _is_task(row) for row in rows) else _minimal
+    for number, row in enumerate(rows):
+        where = f"{name}:[{number}]"
+        if not isinstance(row, dict):
+            yield Row({}, where, f"is {kind_of(row)}; an object is needed")
+            continue
+        try:
+            yield Row(read(row), where)
+        except ValueError as error:
+            yield Row(_simple(row), where, str(error))
+
+
+def _is_task(row: dict[str, Any]) -> bool:
+    return isinstance(row.get("data"), dict)
+
+
+def _task(task: dict[str, Any]) -> dict[str, Any]:
+    data = wanted(task, "data", dict)
+    texts = {key: value for key, value in data.items() if isinstance(value, str)}
+    kept = {key: task[key] for key in ("id",) if key in task} | _simple(data)
+    place, results = _results(task)
+    if results is None:
+        return _row(kept, _text_key(texts, [], [], 'its "data"'), None)
+    regions = [(f"{place}[{number}]", one) for number, one in results if one.get("type") == "labels"]
+    named = [one.get("to_name") for _, one in regions] + [str(one.get("source")).lstrip("$") for _, one in regions]
+    marks = [(f"{at}.value", wanted(one, "value", dict, at)) for at, one in regions]
+    key = _text_key(texts, named, [value for _, value in marks], 'its "data"')
+    return _row(kept, key, [span for at, value in marks for span in _spans(value, at)])
+
+
+def _results(task: dict[str, Any]) -> tuple[str, list[tuple[int, dict[str, Any]]] | None]:
+    """Where the results of the annotation that counts stand, and the numbered results; None where there is none."""
+    key = "annotations" if "annotations" in task or "completions" not in task else "completions"
+    annotations = wanted(task, key, list) if key in task else []
+    for number, annotation in enumerate(annotations):
+        place = f"{key}[{number}]"
+        if not isinstance(annotation, dict):
+            raise ValueError(f"{place} is {kind_of(annotation)}; an object is needed")
+        if annotation.get("was_cancelled"):
+            continue
+        results = wanted(annotation, "result", list, place)
+        for position, result in enumerate(results):
+            if not isinstance(result, dict):
+                raise ValueError(f"{place}.result[{position}] is {kind_of(result)}; an object is needed")
+        return f"{place}.result", list(enumerate(results))
+    return key, None
+
+
+def _minimal(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of JSON-MIN, where the regions stand under a name that the project chose."""
+    texts = {key: value for key, value in row.items() if isinstance(value, str) and key not in _OWN}
+    regions = _regions(row)
+    key = _text_key(texts, [], [value for _, value in regions], "it")
+    # A row without regions says by its annotator that there are none, not that nobody looked.
+    annotated = regions or "annotation_id" in row or "annotator" in row
+    return _row(_simple(row), key, [span for at, value in regions for span in _spans(value, at)] if annotated else None)
+
+
+def _regions(row: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The regions of a row of JSON-MIN, each with its place."""
+    return [
+        (f"{key}[{number}]", region)
+        for key, value in row.items()
+        if isinstance(value, list)
+        for number, region in enumerate(value)
+        if isinstance(region, dict) and {"start", "end", "labels"} <= region.keys()
+    ]
+
+
+def _row(kept: dict[str, Any], key: str, spans: list[Span] | None) -> dict[str, Any]:
+    """The text under our name, the other simple values, and the spans where there was an annotation."""
+    others = {name: value for name, value in kept.items() if name not in ("text", key)}
+    values = {"text": kept[key]} | others
+    return values if spans is None else values | {"spans": spans}
+
+
+def _spans(value: dict[str, Any], place: str) -> list[Span]:
+    """A region's spans, one a label."""
+    start, end = wanted(value, "start", int, place), wanted(value, "end", int, place)
+    labels = wanted(value, "labels", list, place)
+    if not all(isinstance(label, str) for label in labels):
+        raise ValueError(f'{place} has "labels" that are no texts; a list of texts is needed')
+    return [{"start": start, "end": end, "label": label} for label in labels]
+
+
+def _text_key(texts: dict[str, str], named: list[Any], regions: list[dict[str, Any]], place: str) -> str:
+    """Which of these texts was annotated: the only one, the one that results name, or the one that regions quote."""
+    if not texts:
+        raise ValueError(f"{place} holds no text; a text is needed")
+    if len(texts) == 1:
+        return next(iter(texts))
+    names = {name for name in named if name in texts}
+    if len(names) > 1:
+        raise ValueError(f"has regions of {len(names)} texts ({', '.join(sorted(names))}); one text a task is needed")
+    quoting = [key for key in texts if regions and all(_quotes(region, texts[key]) for region in regions)]
+    for keys in (list(names), quoting, ["text"] if "text" in texts else []):
+        if len(keys) == 1:
+            return keys[0]
+    raise ValueError(f'{place} holds several texts ({", ".join(texts)}); name the annotated one "text"')
+
+
+def _quotes(region: dict[str, Any], text: str) -> bool:
+    start, end = region.get("start"), region.get("end")
+    return isinstance(start, int) and isinstance(end, int) and text[start:end] == region.get("text")
+
+
+def _simple(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if isinstance(value, _SIMPLE)}

@@ -1,0 +1,381 @@
+"""Tag sequences of words, and the spans of words that they stand for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from berthead.records import IntArray
+
+BoolArray = NDArray[np.bool_]
+Scores = NDArray[np.floating[Any]]
+
+OUTSIDE = "O"
+SCHEMES = ("BIO", "IOB1", "BIOES", "plain")
+STANDARD = "BIES-"
+"""The letters for begin, inside, end and single, and the separator behind them."""
+
+# BILOU says last and unit, BMEWO says middle and whole.
+_ALIASES = {"L": "E", "U": "S", "W": "S", "M": "I"}
+_PREFIXES = frozenset("BIES") | frozenset(_ALIASES)
+_LETTERS = {"BIO": "OBI", "IOB1": "OBI", "BIOES": "OBIES"}
+_Word = tuple[str, str]
+
+
+class Entity(NamedTuple):
+    """A labelled span: the words from `first` up to, not including, `end`."""
+
+    label: str
+    first: int
+    end: int
+
+
+def scheme_of(sequences: Iterable[Sequence[str]]) -> str:
+    """The scheme in which these sequences write their spans.
+
+    Args:
+        sequences: the tags of each row. A prefix is one of the letters B I E S L U W M and "-" or "_".
+
+    Returns:
+        "BIOES" where an end or a single word has a letter of its own (L is read as E, U and W as S, M as I); "IOB1"
+        where B- stands nowhere but directly behind an entity of its label, and some entity starts with I-; "BIO"
+        (IOB2) for other prefixes; "plain" where no tag has one.
+
+    Raises:
+        ValueError: some tags have prefixes and others, besides "O", have none; or two separators are in use.
+
+    Example:
+        >>> scheme_of([["B-PER", "I-PER", "O"]]), scheme_of([["I-PER", "O"]]), scheme_of([["DET", "NOUN"]])
+        ('BIO', 'IOB1', 'plain')
+    """
+    rows = list(sequences)
+    # a dict, not a set: the examples in a message must not change from run to run
+    tags = list(dict.fromkeys(tag for row in rows for tag in row))
+    prefixed = [tag for tag in tags if _is_prefixed(tag)]
+    if not prefixed:
+        return "plain"
+    _check_one_scheme(tags, prefixed)
+    if any(tag[0] not in "BI" for tag in prefixed):
+        return "BIOES"
+    return "IOB1" if _is_iob1(rows) else "BIO"
+
+
+def letters_of(sequences: Iterable[Sequence[str]]) -> str:
+    """The letters that these sequences write a scheme with, as `from_bio` takes them.
+
+    Args:
+        sequences: the tags of each row.
+
+    Returns:
+        The letters for begin, inside, end and single, and the separator; the commoner one where two letters mean the
+        same, the standard one where none is used.
+
+    Example:
+        >>> letters_of([["B_PER", "L_PER", "O", "U_LOC"]])
+        'BILU_'
+    """
+    counts = Counter(tag for row in sequences for tag in row if _is_prefixed(tag))
+    letters, separators = Counter[str](), Counter[str]()
+    for tag, count in counts.items():
+        letters[tag[0]] += count
+        separators[tag[1]] += count
+    same = ["B", "IM", "EL", "SUW"]
+    # max keeps the first of equals, so the standard letters win ties
+    return "".join(max(some, key=letters.__getitem__) for some in same) + max("-_", key=separators.__getitem__)
+
+
+def to_bio(tags: Sequence[str], scheme: str) -> list[str]:
+    """The same entities as BIO tags.
+
+    Args:
+        tags: the tags of one row.
+        scheme: what `scheme_of` found.
+
+    Returns:
+        A tag a word, with "-" as separator. Ill-formed tags mean what `entities` finds in them. "plain" tags stay.
+
+    Raises:
+        ValueError: there is no such scheme.
+
+    Example:
+        >>> to_bio(["S-PER", "O", "B-LOC", "E-LOC"], "BIOES")
+        ['B-PER', 'O', 'B-LOC', 'I-LOC']
+    """
+    _check_scheme(scheme, SCHEMES)
+    return list(tags) if scheme == "plain" else to_tags(entities(tags), len(tags))
+
+
+def from_bio(tags: Sequence[str], scheme: str, letters: str = STANDARD) -> list[str]:
+    """BIO tags in the user's own scheme.
+
+    Args:
+        tags: the BIO tags of one row.
+        scheme: what `scheme_of` found.
+        letters: what `letters_of` found.
+
+    Returns:
+        A tag a word. What was well-formed before `to_bio` is again what it was.
+
+    Raises:
+        ValueError: there is no such scheme.
+
+    Example:
+        >>> from_bio(["B-PER", "O", "B-LOC", "I-LOC"], "BIOES", "BILU-")
+        ['U-PER', 'O', 'B-LOC', 'L-LOC']
+    """
+    _check_scheme(scheme, SCHEMES)
+    if scheme == "plain":
+        return list(tags)
+    separator, written, before = letters[-1], [OUTSIDE] * len(tags), Entity("", -1, -1)
+    for entity in entities(tags):
+        touches = before.end == entity.first and before.label == entity.label
+        for word, role in enumerate(_roles(entity.end - entity.first, scheme, touches), entity.first):
+            written[word] = f"{letters[STANDARD.index(role)]}{separator}{entity.label}"
+        before = entity
+    return written
+
+
+def entities(tags: Sequence[str]) -> list[Entity]:
+    """The entities of one row, read as conlleval reads them: ill-formed tags give entities too.
+
+    Equal to `seqeval.metrics.sequence_labeling.get_entities`; besides, it knows "_" and the letters L, U, W and M.
+
+    Args:
+        tags: BIO, IOB1 or BIOES tags.
+
+    Returns:
+        The entities from left to right; "_" is the label of a tag without one.
+
+    Example:
+        >>> entities(["O", "I-PER", "I-PER", "B-LOC"])
+        [Entity(label='PER', first=1, end=3), Entity(label='LOC', first=3, end=4)]
+    """
+    found: list[Entity] = []
+    before, first = (OUTSIDE, ""), 0
+    for at, word in enumerate([*map(_parts, tags), (OUTSIDE, "_")]):
+        if _ended(before, word):
+            found.append(Entity(before[1], first, at))
+        if _started(before, word):
+            first = at
+        before = word
+    return found
+
+
+def strict_entities(tags: Sequence[str], scheme: str) -> list[Entity]:
+    """The well-formed entities of one row; what breaks the scheme's rules is none.
+
+    Equal to seqeval with `mode="strict"` and IOB2, IOB1 or IOBES; besides, it knows "_" and the letters L, U, W and M.
+
+    Args:
+        tags: the tags of one row.
+        scheme: "BIO", "IOB1" or "BIOES".
+
+    Returns:
+        The entities from left to right.
+
+    Raises:
+        ValueError: there is no such scheme, or a tag's letter is not one of its.
+
+    Example:
+        >>> strict_entities(["I-PER", "O", "B-LOC"], "BIO")
+        [Entity(label='LOC', first=2, end=3)]
+    """
+    _check_scheme(scheme, tuple(_LETTERS))
+    words = [_strict_parts(tag, scheme) for tag in tags]
+    words.append((OUTSIDE, "_"))
+    found, before, at = [], words[-1], 0
+    while at < len(words):
+        if not _strictly_started(before, words[at], scheme):
+            end = at + 1
+        else:
+            end = next(i for i in range(at + 1, len(words)) if not _continued(words[i - 1], words[i]))
+            if _strictly_ended(words[end - 1], words[end], scheme):
+                found.append(Entity(words[at][1], at, end))
+        before, at = words[end - 1], end
+    return found
+
+
+def to_tags(spans: Sequence[Entity], words: int) -> list[str]:
+    """Spans as BIO tags.
+
+    Args:
+        spans: labelled spans in any order.
+        words: words in the row.
+
+    Returns:
+        A tag a word.
+
+    Raises:
+        ValueError: two spans overlap, or a span is empty or reaches beyond the row.
+
+    Example:
+        >>> to_tags([Entity("PER", 1, 3)], 4)
+        ['O', 'B-PER', 'I-PER', 'O']
+    """
+    ordered = sorted(spans, key=lambda span: (span.first, span.end))
+    for span in ordered:
+        if not 0 <= span.first < span.end <= words:
+            raise ValueError(f"{_shown(span)} is no span of {words} words")
+    for left, right in pairwise(ordered):
+        if right.first < left.end:
+            raise ValueError(f"{_shown(left)} and {_shown(right)} overlap; a word can be in one span only")
+    tags = [OUTSIDE] * words
+    for label, first, end in ordered:
+        tags[first:end] = [f"B-{label}"] + [f"I-{label}"] * (end - first - 1)
+    return tags
+
+
+def allowed(tags: Sequence[str]) -> tuple[BoolArray, BoolArray]:
+    """Which tag may come first, and which may follow which.
+
+    Args:
+        tags: the k distinct tags: BIO or plain.
+
+    Returns:
+        Whether a tag may come first, [k]; whether a tag (column) may follow another (row), [k, k]. I-X follows B-X and
+        I-X only; plain tags know no rule.
+
+    Example:
+        >>> start, step = allowed(["O", "B-PER", "I-PER"])
+        >>> start.tolist(), step[:, 2].tolist()
+        ([True, True, False], [False, True, True])
+    """
+    parts = [_parts(tag) if _is_prefixed(tag) else (OUTSIDE, "") for tag in tags]
+    start = np.array([letter != "I" for letter, _ in parts], dtype=np.bool_)
+    same = np.array([[left == right for _, right in parts] for _, left in parts], dtype=np.bool_)
+    return start, start[None, :] | same.reshape(len(tags), len(tags))
+
+
+def viterbi(emissions: Scores, start: Scores, step: Scores, end: Scores) -> IntArray:
+    """The best path through a row's tags: the one with the highest sum of scores (Viterbi 1967).
+
+    Args:
+        emissions: score of each tag at each word, [n, k]; -inf: impossible, as in the other three.
+        start: score of each tag as the first, [k].
+        step: score of a tag (column) behind another (row), [k, k].
+        end: score of each tag as the last, [k].
+
+    Returns:
+        Tag numbers, int64 [n]. Of equal paths it takes the lower number at the last word where they differ; where every
+        path is impossible the numbers mean nothing.
+
+    Example:
+        >>> start, step = allowed(["O", "B-PER", "I-PER"])
+        >>> rules = [np.where(rule, 0, -np.inf) for rule in (start, step)]
+        >>> viterbi(np.array([[2.0, 0.0, 3.0], [0.0, 1.0, 2.0]]), *rules, np.zeros(3)).tolist()
+        [0, 1]
+    """
+    words, tags = emissions.shape
+    path = np.zeros(words, dtype=np.int64)
+    if not words:
+        return path
+    came_from = np.zeros((words, tags), dtype=np.int64)
+    scores = start.astype(np.float64) + emissions[0]
+    every = np.arange(tags)
+    for word in range(1, words):
+        sums = scores[:, None] + step
+        came_from[word] = sums.argmax(0)
+        scores = sums[came_from[word], every] + emissions[word]
+    path[-1] = (scores + end).argmax()
+    for word in range(words - 1, 0, -1):
+        path[word - 1] = came_from[word, path[word]]
+    return path
+
+
+def _is_prefixed(tag: str) -> bool:
+    return tag[:1] in _PREFIXES and tag[1:2] in ("-", "_")
+
+
+def _check_one_scheme(tags: Sequence[str], prefixed: Sequence[str]) -> None:
+    other = next((tag for tag in tags if tag != OUTSIDE and not _is_prefixed(tag)), None)
+    if other is not None:
+        rule = 'either every tag but "O" has a prefix (B-, I-, E-, S-, L-, U-, W-, M-), or none has'
+        raise ValueError(f'tags such as "{prefixed[0]}" and "{other}" stand side by side; {rule}')
+    second = next((tag for tag in prefixed if tag[1] != prefixed[0][1]), None)
+    if second is not None:
+        rule = 'the prefixes of all tags end in "-", or all in "_"'
+        raise ValueError(f'tags such as "{prefixed[0]}" and "{second}" stand side by side; {rule}')
+
+
+def _is_iob1(rows: Sequence[Sequence[str]]) -> bool:
+    inside_starts = False
+    for row in rows:
+        for before, (letter, label) in pairwise([(OUTSIDE, "_"), *map(_parts, row)]):
+            touches = before[0] != OUTSIDE and before[1] == label
+            if letter == "B" and not touches:
+                return False
+            inside_starts |= letter == "I" and not touches
+    return inside_starts
+
+
+def _check_scheme(scheme: str, known: Sequence[str]) -> None:
+    if scheme not in known:
+        raise ValueError(f'the scheme is "{scheme}"; schemes: {", ".join(known)}')
+
+
+@lru_cache(maxsize=10_000)
+def _parts(tag: str) -> _Word:
+    """The letter and the label of a tag."""
+    letter, rest = tag[:1], tag[1:]
+    label = rest[1:] if rest.startswith("_") else rest.split("-", 1)[-1]
+    return _ALIASES.get(letter, letter), label or "_"
+
+
+def _strict_parts(tag: str, scheme: str) -> _Word:
+    letter, label = _parts(tag)
+    if letter not in _LETTERS[scheme]:
+        raise ValueError(f'"{tag}" is no {scheme} tag; prefixes of {scheme}: {", ".join(_LETTERS[scheme])}')
+    # seqeval's strict mode, and only that, drops hyphens around the label
+    return letter, label.strip("-") or "_"
+
+
+def _ended(before: _Word, word: _Word) -> bool:
+    (letter_before, label_before), (letter, label) = before, word
+    if letter_before in ("E", "S") or (letter_before in ("B", "I") and letter in ("B", "S", OUTSIDE)):
+        return True
+    return letter_before not in (OUTSIDE, ".") and label_before != label
+
+
+def _started(before: _Word, word: _Word) -> bool:
+    (letter_before, label_before), (letter, label) = before, word
+    if letter in ("B", "S") or (letter in ("E", "I") and letter_before in ("E", "S", OUTSIDE)):
+        return True
+    return letter not in (OUTSIDE, ".") and label_before != label
+
+
+def _continued(before: _Word, word: _Word) -> bool:
+    return before[0] in ("B", "I") and word[0] in ("I", "E") and before[1] == word[1]
+
+
+def _strictly_started(before: _Word, word: _Word, scheme: str) -> bool:
+    if scheme != "IOB1":
+        return word[0] in ("B", "S")
+    if word[0] == "B":
+        return before[0] in ("B", "I") and before[1] == word[1]
+    return word[0] == "I" and (before[0] in (OUTSIDE, "B") or before[1] != word[1])
+
+
+def _strictly_ended(last: _Word, after: _Word, scheme: str) -> bool:
+    if scheme == "BIOES":
+        return last[0] in ("E", "S")
+    # in IOB1 a B- behind another label is wrong, and seqeval lets it spoil a B- before it, but not an I-
+    return scheme == "BIO" or not (last[0] == after[0] == "B" and last[1] != after[1])
+
+
+def _roles(words: int, scheme: str, touches: bool) -> str:
+    """The standard letters of an entity's words; `touches`: directly behind an entity of its label."""
+    if scheme == "BIO":
+        return "B" + "I" * (words - 1)
+    if scheme == "IOB1":
+        return ("B" if touches else "I") + "I" * (words - 1)
+    return "S" if words == 1 else "B" + "I" * (words - 2) + "E"
+
+
+def _shown(span: Entity) -> str:
+    return f'"{span.label}" over words {span.first} to {span.end - 1}'

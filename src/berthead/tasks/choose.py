@@ -1,0 +1,209 @@
+"""One of the choices that a question brings along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from berthead.data.labels import is_blank, plain, shown
+from berthead.errors import DataError
+from berthead.records import Example, FloatArray
+from berthead.tasks.base import Answer, Batch, Task, number, ragged
+from berthead.tasks.classify import ROWS_FOR_TEMPERATURE, softmax
+from berthead.tasks.span import segment_losses
+from berthead.text.tokenizer import Tokenizer
+from berthead.text.windows import Input, Reading, read_choices
+
+STYLES = ("text", "letter", "number")
+
+
+class Choice(NamedTuple):
+    """The right choice, by every way in which its label can be read: "1" may be a number and the text of a choice.
+
+    Args:
+        of: choices there are.
+        readings: style and number from 0, at least one.
+    """
+
+    of: int
+    readings: tuple[tuple[str, int], ...]
+
+    def number(self, style: str) -> int:
+        """The number of the choice, read in this style where it can be."""
+        return dict(self.readings).get(style, self.readings[0][1])
+
+
+@dataclass(frozen=True, slots=True)
+class Choose(Task):
+    """One of a question's choices; each is read with the question, and gets a score.
+
+    Args:
+        style: how a choice is named: its `number` from 0, its `letter` (A is the first), or its `text`.
+        temperature: divides the scores before the softmax; fitted on held-out rows.
+
+    Example:
+        >>> Choose.named(1, ("red", "blue"), "letter")
+        'B'
+
+    Source: Devlin et al. 2019, section 4.4.
+    """
+
+    name: ClassVar[str] = "choose"
+    problem_type: ClassVar[str] = "multiple_choice"
+    form: ClassVar[str] = "choices"
+    metrics: ClassVar[Mapping[str, int]] = {"accuracy": 1, "loss": -1}
+
+    style: str = "number"
+    temperature: float = 1.0
+
+    @classmethod
+    def read(cls, value: Any) -> Choice:
+        """The cell and its choices as the right choice."""
+        cell, choices = value
+        return choice_of(plain(cell), choices)
+
+    @staticmethod
+    def named(number: int, choices: Sequence[str], style: str) -> Any:
+        """A choice as the user writes it."""
+        return {"number": number, "letter": chr(ord("A") + number), "text": choices[number]}[style]
+
+    @classmethod
+    def from_targets(cls, targets: Sequence[Choice], where: str) -> Self:
+        """How the targets name a choice."""
+        if not targets:
+            raise DataError(where, "holds no labelled row", "questions with choices and a label")
+        read = [dict(target.readings) for target in targets]
+        common = [style for style in STYLES if all(style in readings for readings in read)]
+        # Where rows name choices in different ways, answers are given in the way that always can be: by the text.
+        return cls(common[0] if common else "text")
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> Self:
+        """The task from its written state."""
+        if state["style"] not in STYLES:
+            raise ValueError(f"style is {state['style']!r}")
+        return cls(state["style"], number(state, "temperature", above=0))
+
+    def to_json(self) -> dict[str, Any]:
+        """Style and temperature."""
+        return {"labels": [], "activation": "softmax", "style": self.style, "temperature": self.temperature}
+
+    @property
+    def outputs(self) -> int:
+        """One score a choice."""
+        return 1
+
+    @property
+    def label_texts(self) -> list[str]:
+        """The one output's name."""
+        return ["score"]
+
+    def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], reading: Reading) -> list[Input]:
+        """Each question with each of its choices."""
+        return read_choices(tokenizer, examples, reading)
+
+    def check(self, target: Choice) -> None:
+        """Any choice can be compared."""
+
+    def targets(self, values: Sequence[Choice], inputs: Sequence[Input] = ()) -> np.ndarray:
+        """1 for the right choice and 0 for the others, int64 [choices, 1]."""
+        return ragged([(np.arange(value.of) == value.number(self.style)).astype(np.int64)[:, None] for value in values])
+
+    def weights(self, targets: np.ndarray) -> FloatArray | None:
+        """Choices have no classes."""
+        return None
+
+    def prior(self, targets: np.ndarray) -> FloatArray:
+        """No choice is likelier than another, float32 [1]."""
+        return np.zeros(1, dtype=np.float32)
+
+    def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None, sizes: Sequence[int] = ()) -> Tensor:
+        """Cross-entropy among the choices of each question, [examples]."""
+        example = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(list(sizes)))
+        return segment_losses(logits, targets, example, len(sizes))[:, 0]
+
+    def affine(self) -> tuple[float, float]:
+        """Scores have no unit."""
+        return 1.0, 0.0
+
+    def tuned(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> Self:
+        """The temperature that makes held-out rows likeliest."""
+        from scipy.optimize import minimize_scalar
+
+        if len(targets) < ROWS_FOR_TEMPERATURE:
+            return self
+        found = minimize_scalar(lambda t: _nll(logits, targets, float(np.exp(t))), bounds=(-3, 3), method="bounded")
+        temperature = float(np.exp(found.x))
+        better = _nll(logits, targets, temperature) < _nll(logits, targets, 1.0)
+        return replace(self, temperature=temperature if better else 1.0)
+
+    def decode(self, logits: FloatArray, batch: Batch | None = None) -> list[Answer]:
+        """The likeliest choice of each question, and the probability of every one."""
+        assert batch is not None
+        answers = []
+        for scores, example in zip(batch.split(logits[:, 0]), batch.examples, strict=True):
+            shares = softmax((scores[None] / self.temperature).astype(np.float32))[0].tolist()
+            best = int(np.argmax(scores))
+            named = self.named(best, example.choices or (), self.style)
+            answers.append(Answer(named, shares[best], dict(enumerate(shares))))
+        return answers
+
+    def evaluate(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> dict[str, Any]:
+        """The share of questions with the right choice."""
+        edges = np.cumsum([len(row) for row in targets])[:-1]
+        scores = np.split(logits[:, 0], edges)
+        right = [int(row.argmax()) == int(target[:, 0].argmax()) for row, target in zip(scores, targets, strict=True)]
+        return {"accuracy": float(np.mean(right)), "loss": _nll(logits, targets, self.temperature), "warnings": []}
+
+
+def choice_of(label: Any, choices: Sequence[str]) -> Choice:
+    """Which choice a label names.
+
+    Args:
+        label: a number from 0, a letter from A, or the text of a choice.
+        choices: the choices.
+
+    Returns:
+        The choice.
+
+    Raises:
+        ValueError: it names none.
+
+    Example:
+        >>> choice_of("B", ["red", "blue"])
+        Choice(of=2, readings=(('letter', 1),))
+    """
+    count = len(choices)
+    last = chr(ord("A") + count - 1)
+    allowed = f"a number from 0 to {count - 1}, a letter from A to {last}, or the text of a choice"
+    if is_blank(label):
+        raise ValueError(f"is blank; {allowed}")
+    readings = []
+    if isinstance(label, str):
+        alike = [place for place, choice in enumerate(choices) if choice == label]
+        word = label.strip()
+        if len(alike) == 1:
+            readings.append(("text", alike[0]))
+        if len(word) == 1 and 0 <= ord(word.upper()[0]) - ord("A") < count:
+            readings.append(("letter", ord(word.upper()[0]) - ord("A")))
+        if word.isascii() and word.isdecimal() and int(word) < count:
+            readings.append(("number", int(word)))
+        if not readings and alike:
+            raise ValueError(f"is {shown(label)}, and {len(alike)} choices read so; {allowed}")
+    elif isinstance(label, int | float) and not isinstance(label, bool) and label in range(count):
+        readings.append(("number", int(label)))
+    if not readings:
+        raise ValueError(f"is {shown(label)}, and there are {count} choices; {allowed}")
+    return Choice(count, tuple(readings))
+
+
+def _nll(logits: FloatArray, targets: np.ndarray, temperature: float) -> float:
+    sizes = [len(row) for row in targets]
+    hot = torch.from_numpy(np.concatenate(targets))
+    example = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    return float(segment_losses(torch.from_numpy(logits) / temperature, hot, example, len(sizes)).mean())

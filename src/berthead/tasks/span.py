@@ -1,0 +1,346 @@
+"""The part of a context that answers a question."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from berthead.data.labels import is_blank, shown
+from berthead.errors import DataError
+from berthead.records import Example, FloatArray, Span
+from berthead.tasks.answer_scores import answer_scores, best_threshold, f1
+from berthead.tasks.base import Answer, Batch, Task, number, ragged
+from berthead.text.tokenizer import Tokenizer
+from berthead.text.windows import Input, Reading, read_questions
+
+BEST = 5
+# Starts and ends of a window that are tried with each other.
+TRIED = 20
+SHORTEST_LIMIT = 100
+
+
+class Gold(NamedTuple):
+    """A right answer: its text, and the character of the context at which it begins."""
+
+    text: str
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a context offers for a question.
+
+    Args:
+        spans: the best answers, best first, without repetition: (start, end, score, window).
+        nothing: the score of "no answer here", the lowest of all windows.
+    """
+
+    spans: list[tuple[int, int, float, int]]
+    nothing: float
+
+
+@dataclass(frozen=True, slots=True)
+class Extract(Task):
+    """A span of the context, or no answer.
+
+    Args:
+        longest: characters of the longest answer that is given.
+        unanswerable: whether a question may have no answer (SQuAD 2.0).
+        threshold: an answer is given where its score is above that of no answer by at least this; fitted on held-out
+            rows.
+
+    Example:
+        >>> Extract.from_targets([(Gold("Paris", 3),), ()], "data").unanswerable
+        True
+
+    Source: Devlin et al. 2019, sections 4.2 and 4.3.
+    """
+
+    name: ClassVar[str] = "span"
+    problem_type: ClassVar[str] = "question_answering"
+    form: ClassVar[str] = "question"
+    level: ClassVar[str] = "token"
+    metrics: ClassVar[Mapping[str, int]] = {"f1": 1, "exact": 1, "loss": -1}
+
+    longest: int
+    unanswerable: bool = False
+    threshold: float = 0.0
+
+    @classmethod
+    def read(cls, value: Any) -> tuple[Gold, ...]:
+        """The cell as right answers: [{"text", "answer_start"}], {"text": [...], "answer_start": [...]}, or JSON."""
+        if isinstance(value, str):
+            try:
+                found = json.loads(value)
+            except ValueError:
+                found = None
+            # "1999" and "true" are answers, though they are JSON too.
+            value = found if isinstance(found, dict | list) else [{"text": value}] if value.strip() else None
+        if isinstance(value, dict):
+            value = _rows(value)
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
+        if not isinstance(value, list | tuple):
+            raise ValueError(
+                f'is {shown(value)[:60]}; answers are [{{"text": "...", "answer_start": 0}}], or [] for no answer'
+            )
+        return tuple(_gold(one) for one in value)
+
+    @classmethod
+    def settled(cls, example: Example) -> Example:
+        """Answers that stand where they are said to; a wrong place is mended where the text stands once only."""
+        context, golds, notes = example.pair or "", [], []
+        for gold in example.target:
+            if context[gold.start : gold.start + len(gold.text)] == gold.text and gold.start >= 0:
+                golds.append(gold)
+                continue
+            count, said = (
+                context.count(gold.text),
+                f"answer_start {gold.start}" if gold.start >= 0 else "no answer_start",
+            )
+            if count != 1:
+                stands = "does not stand in the context" if not count else f"stands {count} times in the context"
+                raise ValueError(f"has {said}, and {shown(gold.text[:60])} {stands}; give its first character")
+            golds.append(gold._replace(start=context.index(gold.text)))
+            if gold.start >= 0:
+                notes.append(
+                    f"{said} is wrong; {shown(gold.text[:60])} stands at {golds[-1].start} only, and is read there"
+                )
+        return replace(example, target=tuple(golds), note="; ".join(notes) or None)
+
+    @classmethod
+    def from_targets(cls, targets: Sequence[tuple[Gold, ...]], where: str) -> Self:
+        """How long answers are, and whether there always is one."""
+        lengths = [len(gold.text) for target in targets for gold in target]
+        if not lengths:
+            raise DataError(where, "holds no answer", "questions with answers", "Add rows that have one.")
+        return cls(max(SHORTEST_LIMIT, *lengths), any(not target for target in targets))
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> Self:
+        """The task from its written state."""
+        longest, unanswerable = state["longest"], state["unanswerable"]
+        if type(longest) is not int or longest < 1 or type(unanswerable) is not bool:
+            raise ValueError(f"longest is {longest!r}, unanswerable is {unanswerable!r}")
+        return cls(longest, unanswerable, number(state, "threshold"))
+
+    def to_json(self) -> dict[str, Any]:
+        """The longest answer and the threshold."""
+        kept = {"longest": self.longest, "unanswerable": self.unanswerable, "threshold": self.threshold}
+        return {"labels": [], "activation": "softmax", **kept}
+
+    @property
+    def outputs(self) -> int:
+        """Start and end."""
+        return 2
+
+    @property
+    def label_texts(self) -> list[str]:
+        """The two outputs' names."""
+        return ["start", "end"]
+
+    def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], reading: Reading) -> list[Input]:
+        """Questions, each with windows of its context."""
+        return read_questions(tokenizer, examples, reading)
+
+    def check(self, target: tuple[Gold, ...]) -> None:
+        """Any answer can be compared."""
+
+    def targets(self, values: Sequence[tuple[Gold, ...]], inputs: Sequence[Input] = ()) -> np.ndarray:
+        """For each unit whether the answer starts there, whether it ends there, and its window, int64 [units, 3]."""
+        rows = []
+        for golds, one in zip(values, inputs, strict=True):
+            assert one.units is not None
+            row = np.zeros((one.n_units, 3), dtype=np.int64)
+            row[:, 2] = one.units.window
+            for window in range(len(one.rows)):
+                first, end = np.searchsorted(one.units.window, [window, window + 1])
+                found = _within(one, first, end, golds[0]) if golds else None
+                start, last = found or (first, first)
+                row[start, 0], row[last, 1] = 1, 1
+            rows.append(row)
+        return ragged(rows)
+
+    def misfits(self, examples: Sequence[Example], inputs: Sequence[Input]) -> list[str]:
+        """Answers that no window holds whole."""
+        lines = []
+        for example, one, row in zip(examples, inputs, self.targets([x.target for x in examples], inputs), strict=True):
+            assert one.units is not None
+            if example.target and not row[one.units.start >= 0, 0].any():
+                lines.append(f"{example.where}: the answer {shown(example.target[0].text[:60])} stands in no window")
+        return lines
+
+    def weights(self, targets: np.ndarray) -> FloatArray | None:
+        """Spans have no classes."""
+        return None
+
+    def prior(self, targets: np.ndarray) -> FloatArray:
+        """No place is likelier than another, float32 [2]."""
+        return np.zeros(2, dtype=np.float32)
+
+    def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None, sizes: Sequence[int] = ()) -> Tensor:
+        """Cross-entropy of the start and of the end among the tokens of each window, mean over the windows."""
+        example = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(list(sizes)))
+        key = torch.stack([example, targets[:, 2]], 1)
+        windows, place = torch.unique_consecutive(key, dim=0, return_inverse=True)
+        each = segment_losses(logits, targets[:, :2], place, len(windows)).mean(1)
+        sums = each.new_zeros(len(sizes)).index_add(0, windows[:, 0], each)
+        return sums / torch.bincount(windows[:, 0], minlength=len(sizes)).clamp_min(1)
+
+    def affine(self) -> tuple[float, float]:
+        """Logits have no unit."""
+        return 1.0, 0.0
+
+    def tuned(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> Self:
+        """The threshold with the best F1 on held-out rows, where some have no answer."""
+        assert batch is not None
+        golds = [_texts(example) for example in batch.examples]
+        if not self.unanswerable or all(golds):
+            return self
+        margins, right = [], []
+        for found, example, gold in zip(self._found(logits, batch), batch.examples, golds, strict=True):
+            best = found.spans[0] if found.spans else None
+            margins.append(best[2] - found.nothing if best else -np.inf)
+            right.append(f1((example.pair or "")[best[0] : best[1]], gold) if best else float(not gold))
+        return replace(self, threshold=best_threshold(margins, right, [bool(gold) for gold in golds]))
+
+    def decode(self, logits: FloatArray, batch: Batch | None = None) -> list[Answer]:
+        """The best span of each context, or the empty text; and the best few with their probabilities."""
+        assert batch is not None
+        answers = []
+        for found, example in zip(self._found(logits, batch), batch.examples, strict=True):
+            context = example.pair or ""
+            scores = np.array([span[2] for span in found.spans] + [found.nothing] * self.unanswerable)
+            shares = np.exp(scores - scores.max()) if len(scores) else scores
+            shares = (shares / shares.sum()).tolist() if len(scores) else []
+            spans = [
+                Span(start, end, context[start:end], None, share, window)
+                for (start, end, _, window), share in zip(found.spans[:BEST], shares, strict=False)
+            ]
+            if spans and self._answered(found):
+                answers.append(Answer(spans[0].text, spans[0].score, None, spans))
+            else:
+                answers.append(Answer("", shares[-1] if self.unanswerable and shares else None, None, spans))
+        return answers
+
+    def evaluate(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> dict[str, Any]:
+        """Exact match and F1 as SQuAD's official script counts them."""
+        assert batch is not None
+        answers = [answer.answer for answer in self.decode(logits, batch)]
+        scores: dict[str, Any] = dict(answer_scores(answers, [_texts(example) for example in batch.examples]))
+        sizes = [len(row) for row in targets]
+        losses = self.loss(torch.from_numpy(logits), torch.from_numpy(np.concatenate(targets)), None, sizes)
+        return scores | {"loss": float(losses.mean()), "warnings": []}
+
+    def _answered(self, found: Found) -> bool:
+        return not self.unanswerable or found.spans[0][2] - found.nothing >= self.threshold
+
+    def _found(self, logits: FloatArray, batch: Batch) -> list[Found]:
+        """The best spans of each example, over all its windows."""
+        every = []
+        for rows, one in zip(batch.split(logits), batch.inputs, strict=True):
+            assert one.units is not None
+            best: dict[tuple[int, int], tuple[float, int]] = {}
+            nothing = np.inf
+            for window in range(len(one.rows)):
+                first, end = np.searchsorted(one.units.window, [window, window + 1])
+                nothing = min(nothing, float(rows[first].sum()))
+                starts, ends = one.units.start[first + 1 : end], one.units.end[first + 1 : end]
+                for start, last, score in _spans(rows[first + 1 : end], starts, ends, self.longest):
+                    place = int(starts[start]), int(ends[last])
+                    if place not in best or score > best[place][0]:
+                        best[place] = score, window
+            ordered = sorted(((*place, *found) for place, found in best.items()), key=lambda x: (-x[2], x[0], x[1]))
+            every.append(Found(ordered[:TRIED], nothing))
+        return every
+
+
+def segment_losses(logits: Tensor, hot: Tensor, segment: Tensor, segments: int) -> Tensor:
+    """Cross-entropy among the rows of each segment, column by column.
+
+    Args:
+        logits: [rows, columns].
+        hot: 1 at the right row of each segment, [rows, columns].
+        segment: of each row, int64 [rows].
+        segments: how many.
+
+    Returns:
+        [segments, columns].
+
+    Example:
+        >>> segment_losses(torch.zeros(2, 1), torch.tensor([[1], [0]]), torch.tensor([0, 0]), 1)
+        tensor([[0.6931]])
+    """
+    place = segment[:, None].expand_as(logits)
+    empty = logits.new_zeros(segments, logits.shape[1])
+    most = empty.scatter_reduce(0, place, logits.detach(), "amax", include_self=False)
+    total = empty.index_add(0, segment, (logits - most[segment]).exp())
+    return total.log() + most - empty.index_add(0, segment, torch.where(hot > 0, logits, 0.0))
+
+
+def _spans(logits: FloatArray, starts: np.ndarray, ends: np.ndarray, longest: int) -> list[tuple[int, int, float]]:
+    """Start token, end token and score of the best spans in a window."""
+    first = np.argsort(-logits[:, 0], kind="stable")[:TRIED]
+    last = np.argsort(-logits[:, 1], kind="stable")[:TRIED]
+    score = logits[first, 0][:, None] + logits[last, 1][None]
+    characters = ends[last][None] - starts[first][:, None]
+    sound = (last[None] >= first[:, None]) & (characters <= longest)
+    if not sound.any() and len(logits):
+        # No pair of the likeliest places makes a span: the likeliest token alone.
+        token = int(logits.sum(1).argmax())
+        return [(token, token, float(logits[token].sum()))]
+    rows, columns = np.nonzero(sound)
+    order = np.argsort(-score[rows, columns], kind="stable")[:TRIED]
+    return [(int(first[rows[n]]), int(last[columns[n]]), float(score[rows[n], columns[n]])) for n in order]
+
+
+def _within(one: Input, first: int, end: int, gold: Gold) -> tuple[int, int] | None:
+    """The units at which the answer starts and ends in a window, or None where it is not whole there."""
+    assert one.units is not None
+    starts, ends = one.units.start[first + 1 : end], one.units.end[first + 1 : end]
+    start = int(np.searchsorted(ends, gold.start, side="right"))
+    last = int(np.searchsorted(starts, gold.start + len(gold.text), side="left")) - 1
+    cut_before = start == 0 and len(starts) > 0 and starts[0] > gold.start and first > 0
+    whole = start <= last < len(starts) and not cut_before and _reaches(one, first, end, gold)
+    return (first + 1 + start, first + 1 + last) if whole else None
+
+
+def _reaches(one: Input, first: int, end: int, gold: Gold) -> bool:
+    """Whether a window ends behind the answer, or with the context."""
+    assert one.units is not None
+    is_last = end == len(one.units.window) and not one.truncated
+    return is_last or bool(one.units.end[end - 1] >= gold.start + len(gold.text.rstrip()))
+
+
+def _texts(example: Example) -> list[str]:
+    return [gold.text for gold in example.target]
+
+
+def _rows(value: dict[str, Any]) -> list[Any]:
+    """SQuAD's answers of one question as rows: its columns may be lists."""
+    texts, starts = value.get("text"), value.get("answer_start")
+    if not isinstance(texts, list | tuple | np.ndarray):
+        return [value]
+    starts = [None] * len(texts) if starts is None else list(starts)
+    if len(starts) != len(texts):
+        raise ValueError(f"has {len(texts)} texts and {len(starts)} values of answer_start; as many of both")
+    return [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
+
+
+def _gold(value: Any) -> Gold:
+    if isinstance(value, str):
+        value = {"text": value}
+    if not isinstance(value, dict) or not isinstance(value.get("text"), str) or is_blank(value["text"]):
+        raise ValueError(f'holds {shown(value)[:60]}; an answer is {{"text": "...", "answer_start": 0}}')
+    start = value.get("answer_start")
+    if start is None:
+        return Gold(value["text"], -1)
+    if isinstance(start, bool) or not isinstance(start, int | np.integer) or start < 0:
+        raise ValueError(f"has answer_start {shown(start)}; a whole number of characters, at least 0")
+    return Gold(value["text"], int(start))

@@ -1,0 +1,445 @@
+"""A label a word: named entities, slots, parts of speech."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from berthead.data import tags as tagging
+from berthead.data.labels import MOST_LABELS, is_blank, shown
+from berthead.errors import DataError, did_you_mean, listed
+from berthead.model.heads import TokenHead
+from berthead.records import Example, FloatArray, IntArray, Span
+from berthead.tasks.base import Answer, Batch, Task, ragged
+from berthead.tasks.classify import nll, softmax
+from berthead.tasks.entity_scores import entity_scores
+from berthead.text.tokenizer import Tokenizer
+from berthead.text.windows import Input, Reading, read_words
+
+# Added to the score of a step that no tag sequence may take.
+IMPOSSIBLE = -1e4
+
+
+class Mark(NamedTuple):
+    """A labelled part of a text, by characters."""
+
+    start: int
+    end: int
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tag(Task):
+    """A label for each word, and the spans that they make up.
+
+    Args:
+        tags: what a word can get: BIO tags, or plain ones such as parts of speech.
+        scheme: how the user's data writes spans: `BIO`, `IOB1`, `BIOES` or `plain`.
+        letters: the letters for begin, inside, end and single, and the separator.
+        head: the fitted head, whose conditional random field decodes where it has one.
+        mean_words: words an example in the batch whose loss is computed; None: in the rows that are given.
+
+    Example:
+        >>> task = Tag.from_targets([("B-PER", "O")], "data")
+        >>> task.tags
+        ('O', 'B-PER', 'I-PER')
+    """
+
+    name: ClassVar[str] = "tag"
+    problem_type: ClassVar[str] = "token_classification"
+    form: ClassVar[str] = "words"
+    level: ClassVar[str] = "token"
+    metrics: ClassVar[Mapping[str, int]] = {"f1": 1, "macro_f1": 1, "token_accuracy": 1, "loss": -1}
+
+    tags: tuple[str, ...]
+    scheme: str = "BIO"
+    letters: str = tagging.STANDARD
+    head: Any = field(default=None, compare=False, repr=False)
+    mean_words: float | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def read(cls, value: Any) -> tuple[str, ...] | tuple[Mark, ...]:
+        """The cell as tags of words, or as spans of characters: a list, or JSON."""
+        if isinstance(value, str):
+            with suppress(ValueError):
+                value = json.loads(value)
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
+        if not isinstance(value, list | tuple):
+            saw = "is blank" if is_blank(value) else f"is {shown(value)[:60]}"
+            raise ValueError(f'{saw}; a list of tags, or of spans such as {{"start": 0, "end": 5, "label": "PER"}}')
+        if all(isinstance(one, str) for one in value):
+            return tuple(value)
+        return tuple(_mark(one) for one in value)
+
+    @classmethod
+    def settled(cls, example: Example) -> Example:
+        """As many tags as words, or spans that lie in the text and do not overlap."""
+        target = example.target
+        if target and isinstance(target[0], Mark):
+            if example.words is not None:
+                raise ValueError("holds spans, and the row holds tokens; spans need the text, tokens need tags")
+            _check_marks(target, example.text)
+            return example
+        if example.words is None and target:
+            raise ValueError("holds tags, and the row holds a text; tags need a list of tokens")
+        if example.words is not None and len(target) != len(example.words):
+            raise ValueError(f"holds {len(target)} tags for {len(example.words)} tokens; one for each is needed")
+        return example
+
+    @classmethod
+    def from_targets(cls, targets: Sequence[Any], where: str) -> Self:
+        """The tags that stand in the targets."""
+        places = [place for place, target in enumerate(targets) if target]
+        rows = [targets[place] for place in places]
+        marked = [isinstance(target[0], Mark) for target in rows]
+        if any(marked) and not all(marked):
+            odd = places[marked.index(not marked[0])]
+            saw = f"holds {'tags' if marked[0] else 'spans'}, and rows before it {'spans' if marked[0] else 'tags'}"
+            raise DataError(where, saw, "one of the two in every row").about(odd)
+        if all(marked):
+            labels = sorted({mark.label for target in rows for mark in target})
+            scheme, letters = "BIO", tagging.STANDARD
+        else:
+            try:
+                scheme, letters = tagging.scheme_of(rows), tagging.letters_of(rows)
+            except ValueError as error:
+                odd = places[_first_odd(rows)]
+                fix = "Write all tags in one scheme."
+                raise DataError(where, f"mixes tag schemes: {error}", "", fix).about(odd) from None
+            if scheme == "plain":
+                if len(rows) < len(targets):
+                    bare = next(place for place, target in enumerate(targets) if not target)
+                    fix = "Tag it, or leave it out."
+                    raise DataError(where, "holds no tags", "a tag for each word", fix).about(bare)
+                plain = sorted({tag for target in rows for tag in target})
+                return cls(_enough(tuple(plain), where), scheme, letters)
+            labels = sorted({one.label for target in rows for one in tagging.entities(target)})
+        found = ("O", *(f"{letter}-{label}" for label in labels for letter in "BI"))
+        return cls(_enough(found, where), scheme, letters)
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> Self:
+        """The task from its written state."""
+        tags, scheme, letters = state["labels"], state["scheme"], state["letters"]
+        if not isinstance(tags, list) or len(set(map(str, tags))) < len(tags) or len(tags) < 2:
+            raise ValueError(f"labels are {shown(tags)[:60]}")
+        if not all(isinstance(text, str) for text in (*tags, letters)) or scheme not in tagging.SCHEMES:
+            raise ValueError(f"scheme is {scheme!r}")
+        if len(letters) != len(tagging.STANDARD):
+            raise ValueError(f"letters are {letters!r}")
+        return cls(tuple(tags), scheme, letters)
+
+    def to_json(self) -> dict[str, Any]:
+        """Tags and scheme."""
+        return {"labels": list(self.tags), "activation": "softmax", "scheme": self.scheme, "letters": self.letters}
+
+    @property
+    def outputs(self) -> int:
+        """The number of tags."""
+        return len(self.tags)
+
+    @property
+    def label_texts(self) -> list[str]:
+        """The tags."""
+        return list(self.tags)
+
+    def bound(self, head: Any) -> Self:
+        """The task with the head, if that holds a conditional random field."""
+        return replace(self, head=head if isinstance(head, TokenHead) and head.crf else None)
+
+    def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], reading: Reading) -> list[Input]:
+        """Texts by their words."""
+        return read_words(tokenizer, examples, reading, whole=False)
+
+    def check(self, target: Sequence[Any]) -> None:
+        """Whether every label is known."""
+        if self.scheme == "plain":
+            if not target or isinstance(target[0], Mark):
+                raise ValueError("holds spans; this model knows a tag for each word")
+            given, known = set(target), set(self.tags)
+        else:
+            marks = [one.label for one in target if isinstance(one, Mark)]
+            given = set(marks) or {one.label for one in tagging.entities([t for t in target if isinstance(t, str)])}
+            known = {tag[2:] for tag in self.tags if tag != "O"}
+        for label in sorted(given - known):
+            near = did_you_mean(label, known)
+            saw = f"holds {shown(label)}; this model knows {len(known)} labels: {listed(map(shown, sorted(known)))}"
+            raise ValueError(f"{saw}. {near}" if near else saw)
+
+    def targets(self, values: Sequence[Any], inputs: Sequence[Input] = ()) -> np.ndarray:
+        """Tag numbers of each example's words, int64 [words]."""
+        number = {tag: place for place, tag in enumerate(self.tags)}
+        rows = []
+        for value, one in zip(values, inputs, strict=True):
+            if value and not isinstance(value[0], Mark):
+                tags = tagging.to_bio(value, self.scheme)
+            else:
+                tags = aligned(value, one)[0]
+            rows.append(np.array([number[tag] for tag in tags], dtype=np.int64))
+        return ragged(rows)
+
+    def misfits(self, examples: Sequence[Example], inputs: Sequence[Input]) -> list[str]:
+        """Spans that begin or end inside a word."""
+        lines = []
+        for example, one in zip(examples, inputs, strict=True):
+            if example.target and isinstance(example.target[0], Mark):
+                lines += [f"{example.where}: {line}" for line in aligned(example.target, one, example.text)[1]]
+        return lines
+
+    def weights(self, targets: np.ndarray) -> FloatArray | None:
+        """Words / (tags * words with the tag), float32 [tags]; none for a conditional random field."""
+        if self.head is not None:
+            return None
+        counts = self._counts(targets)
+        weights: FloatArray = (counts.sum() / (self.outputs * np.maximum(counts, 1))).astype(np.float32)
+        return weights
+
+    def prior(self, targets: np.ndarray) -> FloatArray:
+        """The log of each tag's share, one word added to each, float32 [tags]."""
+        counts = self._counts(targets) + 1
+        shares: FloatArray = np.log(counts / counts.sum()).astype(np.float32)
+        return shares
+
+    def _counts(self, targets: np.ndarray) -> IntArray:
+        return np.bincount(np.concatenate([*targets, np.empty(0, dtype=np.int64)]), minlength=self.outputs)
+
+    def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None, sizes: Sequence[int] = ()) -> Tensor:
+        """Cross-entropy of the words, or the negative log-likelihood of the tag sequence; their mean over the words."""
+        if self.head is None or len(logits) == 0:
+            each = F.cross_entropy(logits, targets, weight=weights, reduction="none")
+            losses = torch.stack([part.sum() for part in each.split_with_sizes(list(sizes))])
+        else:
+            losses = self._field_losses(logits, targets, sizes)
+        return losses / (self.mean_words or max(1, len(logits)) / len(sizes))
+
+    def over(self, targets: Tensor, examples: int) -> Self:
+        """The task for the parts of a batch: the mean is over the words of the whole batch."""
+        return replace(self, mean_words=max(1, len(targets)) / examples)
+
+    def affine(self) -> tuple[float, float]:
+        """Logits have no unit."""
+        return 1.0, 0.0
+
+    def tuned(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> Self:
+        """Nothing is decided after the fit."""
+        return self
+
+    def decode(self, logits: FloatArray, batch: Batch | None = None) -> list[Answer]:
+        """The likeliest sequence of tags that can be, and its spans in characters of the text."""
+        assert batch is not None
+        answers = []
+        for rows, example, one in zip(batch.split(logits), batch.examples, batch.inputs, strict=True):
+            assert one.units is not None
+            path, shares = self.path(rows)
+            tags = [self.tags[number] for number in path]
+            spans = []
+            for entity in tagging.entities(tags) if self.scheme != "plain" else ():
+                start, end = int(one.units.start[entity.first]), int(one.units.end[entity.end - 1])
+                score = float(shares[entity.first : entity.end].mean())
+                window = int(one.units.window[entity.first])
+                spans.append(Span(start, end, example.text[start:end], entity.label, score, window))
+            if self.scheme == "plain" and example.words is None:
+                places = zip(one.units.start.tolist(), one.units.end.tolist(), tags, shares, one.units.window,
+                             strict=False)  # fmt: skip
+                spans = [Span(s, e, example.text[s:e], tag, float(p), int(w)) for s, e, tag, p, w in places]
+            given = None
+            if example.words is not None:
+                padded = self._padded(tags, len(example.words))
+                given = tagging.from_bio(padded, self.scheme, self.letters) if self.scheme != "plain" else padded
+            answers.append(Answer(given if self.scheme == "plain" and given is not None else spans, None, None,
+                                  spans, given))  # fmt: skip
+        return answers
+
+    def evaluate(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> dict[str, Any]:
+        """Precision, recall and F1 of whole entities, as seqeval and conlleval count them."""
+        assert batch is not None
+        if len(logits) == 0:
+            raise DataError("", "the rows hold no word that can be scored", "texts with words", "Check the column.")
+        gold, predicted, read = [], [], []
+        for rows, row_targets in zip(batch.split(logits), targets, strict=True):
+            gold.append([self.tags[number] for number in row_targets])
+            predicted.append(self._padded([self.tags[number] for number in self.path(rows)[0]], len(row_targets)))
+            read.append(row_targets[: len(rows)])
+        scores = entity_scores(gold, predicted, "plain" if self.scheme == "plain" else "BIO")
+        never = [row["label"] for row in scores["per_label"] if row["support"] and not row["recall"]]
+        return scores | {
+            "loss": self._mean_loss(logits, np.concatenate(read), [len(row) for row in read]),
+            "warnings": [f"never found: {listed(map(shown, never))}"] if never else [],
+        }
+
+    def _mean_loss(self, logits: FloatArray, targets: np.ndarray, sizes: Sequence[int]) -> float:
+        """The mean loss of a word."""
+        if self.head is None:
+            return nll(logits, targets, 1.0)
+        with torch.no_grad():
+            losses = self._field_losses(torch.from_numpy(logits), torch.from_numpy(targets), sizes)
+        return float(losses.sum()) / max(1, len(logits))
+
+    def _padded(self, tags: list[str], words: int) -> list[str]:
+        """Tags for all words: those that were not read get none."""
+        return tags + ["O" if "O" in self.tags else self.tags[0]] * (words - len(tags))
+
+    def path(self, logits: FloatArray) -> tuple[IntArray, FloatArray]:
+        """Tag numbers of an example's words, and the probability of each."""
+        if len(logits) == 0:
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+        first, step = _rules(self.tags)
+        if self.head is not None:
+            start, end, steps = (part.detach().numpy() for part in self._field())
+            start, steps = np.where(first, start, IMPOSSIBLE), np.where(step, steps, IMPOSSIBLE)
+            path = tagging.viterbi(logits, start, steps, end)
+            return path, marginals(logits, start, steps, end)[np.arange(len(path)), path]
+        shares = softmax(logits)
+        path = logits.argmax(1)
+        if not (first[path[0]] and step[path[:-1], path[1:]].all()):
+            no = np.float32(-np.inf)
+            start, steps = np.where(first, np.float32(0), no), np.where(step, np.float32(0), no)
+            path = tagging.viterbi(np.log(shares + 1e-30), start, steps, np.zeros(self.outputs, dtype=np.float32))
+        return path, shares[np.arange(len(path)), path]
+
+    def _field(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The field's scores of the first tag, the last, and the steps, where the logits are: on the CPU."""
+        return self.head.first.cpu(), self.head.last.cpu(), self.head.step.cpu()
+
+    def _field_losses(self, logits: Tensor, targets: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Negative log-likelihood of each example's tag sequence, [examples]."""
+        first, step = (torch.from_numpy(part) for part in _rules(self.tags))
+        start, last, steps = self._field()
+        start, steps = start + ~first * IMPOSSIBLE, steps + ~step * IMPOSSIBLE
+        emissions = torch.nn.utils.rnn.pad_sequence(list(logits.split_with_sizes(list(sizes))), batch_first=True)
+        wanted = torch.nn.utils.rnn.pad_sequence(list(targets.split_with_sizes(list(sizes))), batch_first=True)
+        lengths = torch.tensor(list(sizes))
+        total = start + emissions[:, 0]
+        score = total.gather(1, wanted[:, :1])[:, 0]
+        for place in range(1, emissions.shape[1]):
+            inside = place < lengths
+            onward = torch.logsumexp(total[:, :, None] + steps, 1) + emissions[:, place]
+            total = torch.where(inside[:, None], onward, total)
+            now, before = wanted[:, place], wanted[:, place - 1]
+            taken = steps[before, now] + emissions[:, place].gather(1, now[:, None])[:, 0]
+            score = score + torch.where(inside, taken, 0.0)
+        final = wanted.gather(1, (lengths - 1).clamp_min(0)[:, None])[:, 0]
+        losses = torch.logsumexp(total + last, 1) - score - last[final]
+        return torch.where(lengths > 0, losses, 0.0)
+
+
+@lru_cache(maxsize=64)
+def _rules(tags: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    return tagging.allowed(tags)
+
+
+def aligned(marks: Sequence[Mark], read: Input, text: str = "") -> tuple[list[str], list[str]]:
+    """Spans of characters as BIO tags of words.
+
+    Args:
+        marks: spans that do not overlap.
+        read: the words of the text.
+        text: for the messages.
+
+    Returns:
+        A tag for each word, and a line for each span that begins or ends inside a word: it gets the whole word.
+    """
+    assert read.units is not None
+    words = read.units.start >= 0
+    starts, ends = read.units.start[words], read.units.end[words]
+    tags, lines = ["O"] * len(starts), []
+    for mark in sorted(marks):
+        first = int(np.searchsorted(ends, mark.start, side="right"))
+        end = int(np.searchsorted(starts, mark.end, side="left"))
+        shown_mark = f"span {mark.start}-{mark.end} {shown(text[mark.start : mark.end])} ({mark.label})"
+        free = [place for place in range(first, end) if tags[place] == "O"]
+        if not free or len(free) < end - first:
+            lines.append(f"{shown_mark} {'shares a word with another span' if end > first else 'covers no word'}")
+        elif _trimmed(text, mark) != (int(starts[first]), int(ends[end - 1])) and text:
+            whole = text[starts[first] : ends[end - 1]]
+            lines.append(f"{shown_mark} begins or ends inside a word; the words {shown(whole)} are labelled")
+        tags[first:end] = [tags[place] if tags[place] != "O" else f"I-{mark.label}" for place in range(first, end)]
+        if free:
+            tags[free[0]] = f"B-{mark.label}"
+    return tags, lines
+
+
+def marginals(emissions: FloatArray, start: FloatArray, step: FloatArray, end: FloatArray) -> FloatArray:
+    """The probability of each tag at each word in a linear-chain conditional random field.
+
+    Args:
+        emissions: scores of tags, [words, tags].
+        start: of the first tag, [tags].
+        step: of a tag after another, [tags, tags].
+        end: of the last tag, [tags].
+
+    Returns:
+        float [words, tags]; each row sums to 1.
+    """
+    forward, backward = (np.empty(emissions.shape) for _ in range(2))
+    forward[0], backward[-1] = start + emissions[0], end
+    for place in range(1, len(emissions)):
+        forward[place] = np.logaddexp.reduce(forward[place - 1][:, None] + step, 0) + emissions[place]
+    for place in range(len(emissions) - 2, -1, -1):
+        backward[place] = np.logaddexp.reduce(step + emissions[place + 1] + backward[place + 1], 1)
+    return softmax(forward + backward)
+
+
+def _trimmed(text: str, mark: Mark) -> tuple[int, int]:
+    inside = text[mark.start : mark.end]
+    return mark.start + len(inside) - len(inside.lstrip()), mark.end - len(inside) + len(inside.rstrip())
+
+
+def _mark(value: Any) -> Mark:
+    if isinstance(value, list | tuple) and len(value) == 3:
+        value = dict(zip(("start", "end", "label"), value, strict=True))
+    if not isinstance(value, dict) or not {"start", "end", "label"} <= value.keys():
+        raise ValueError(f'holds {shown(value)[:60]}; a span is {{"start": 0, "end": 5, "label": "PER"}}')
+    start, end, label = value["start"], value["end"], value["label"]
+    if any(isinstance(place, bool) or not isinstance(place, int) for place in (start, end)) or is_blank(label):
+        raise ValueError(f"holds the span {shown(value)[:80]}; start and end are whole numbers, label is a text")
+    if not 0 <= start < end:
+        raise ValueError(f"holds the span {start}-{end}; start is at least 0, and end is above start")
+    return Mark(start, end, str(label))
+
+
+def _check_marks(marks: Sequence[Mark], text: str) -> None:
+    ordered = sorted(marks)
+    for mark in ordered:
+        if mark.end > len(text):
+            raise ValueError(
+                f"holds the span {mark.start}-{mark.end} ({mark.label}); the text has {len(text)} characters"
+            )
+        if not text[mark.start : mark.end].strip():
+            raise ValueError(f"holds the span {mark.start}-{mark.end} ({mark.label}) of white space; spans hold text")
+    for one, other in pairwise(ordered):
+        if other.start < one.end:
+            both = f"{one.start}-{one.end} ({one.label}) and {other.start}-{other.end} ({other.label})"
+            raise ValueError(f"holds the spans {both}, which overlap; each character belongs to one span at most")
+
+
+def _first_odd(rows: Sequence[Sequence[str]]) -> int:
+    """The first row whose tags do not go together with those before it."""
+
+    def go_together(count: int) -> bool:
+        try:
+            tagging.scheme_of(rows[:count])
+        except ValueError:
+            return False
+        return True
+
+    return bisect_left(range(1, len(rows) + 1), True, key=lambda count: not go_together(count))
+
+
+def _enough(tags: tuple[str, ...], where: str) -> tuple[str, ...]:
+    if not 2 <= len(tags) <= MOST_LABELS:
+        saw = "holds no entity" if tags in (("O",), ()) else f"holds {len(tags)} different tags"
+        raise DataError(where, saw, f"2 to {MOST_LABELS} tags", "Is this the right column?")
+    return tags
