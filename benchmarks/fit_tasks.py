@@ -361,9 +361,9 @@ def fit_berthead(case: Case, train: Rows, test: Rows, seed: int) -> tuple[float,
 
 
 def print_table(lines: list[dict[str, Any]]) -> None:
-    """One row a case and metric: mean ± sd over the seeds of each side, the difference, and the seconds of a fit."""
-    print("| case | metric | seeds | Trainer | berthead | difference | seconds, Trainer / berthead |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    """One row a case and metric: mean ± sd over the seeds of each side, and the difference."""
+    print("| case | metric | seeds | Trainer | berthead | difference |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for name, case in CASES.items():
         sides = {
             engine: [line for line in lines if (line["case"], line["engine"]) == (name, engine)]
@@ -372,12 +372,11 @@ def print_table(lines: list[dict[str, Any]]) -> None:
         if not all(sides.values()):
             continue
         counts = "/".join(str(len(side)) for side in sides.values())
-        seconds = " / ".join(f"{statistics.median(line['seconds'] for line in side):.0f}" for side in sides.values())
         for metric in METRICS[case.task]:
             ours, theirs = ([line["score"][metric] for line in sides[engine]] for engine in ("berthead", "trainer"))
             cells = [f"{statistics.mean(v):.1f} ± {statistics.pstdev(v):.1f}" for v in (theirs, ours)]
             apart = statistics.mean(ours) - statistics.mean(theirs)
-            print(f"| {name} | {metric} | {counts} | {cells[0]} | {cells[1]} | {apart:+.1f} | {seconds} |")
+            print(f"| {name} | {metric} | {counts} | {cells[0]} | {cells[1]} | {apart:+.1f} |")
 
 
 def main() -> None:

@@ -272,3 +272,20 @@ def test_a_broken_row_of_json_min_names_its_place(tmp_path):
         None,
     ]
     assert rows[1].where == f"{path}:[1]"
+
+
+@pytest.mark.parametrize(("start", "end"), [(2, 6), (3, 7)], ids=["code points", "UTF-16"])
+def test_the_quote_of_a_region_says_in_which_units_its_place_is_counted(tmp_path, start, end):
+    region = {"type": "labels", "value": {"start": start, "end": end, "text": "Rome", "labels": ["LOC"]}}
+    path = tmp_path / "tasks.json"
+    path.write_text(json.dumps([{"data": {"text": "🙂 Rome fell"}, "annotations": [{"result": [region]}]}]), "utf-8")
+    (row,) = open_rows(path)
+    assert row.values["spans"] == [{"start": 2, "end": 6, "label": "LOC"}]
+
+
+def test_a_region_that_quotes_another_text_is_an_error_of_its_row(tmp_path):
+    region = {"type": "labels", "value": {"start": 0, "end": 4, "text": "Oslo", "labels": ["LOC"]}}
+    path = tmp_path / "tasks.json"
+    path.write_text(json.dumps([{"data": {"text": "Rome fell"}, "annotations": [{"result": [region]}]}]), "utf-8")
+    (row,) = open_rows(path)
+    assert "quotes 'Oslo', and the text reads 'Rome' at 0 to 4" in row.error

@@ -701,3 +701,15 @@ def test_a_folder_whose_golden_examples_lack_their_choices_is_refused(tiny_bert,
         path.write_text(json.dumps(record), encoding="utf-8")
         with pytest.raises(ModelError, match="golden example"):
             berthead.load(tmp_path / "m")
+
+
+def test_a_label_is_a_letter_only_where_it_is_one():
+    for label in ("ß", "é", "Z"):
+        with pytest.raises(ValueError, match="there are 3 choices; a number from 0 to 2, a letter from A to C"):
+            choice_of(label, ["red", "green", "blue"])
+    assert choice_of(" b ", ["red", "green", "blue"]).readings == (("letter", 1),)
+
+
+def test_plain_tags_given_to_a_model_of_spans_are_named_as_they_stand():
+    with pytest.raises(ValueError, match='holds "NOUN"; this model knows 2 labels: "X", "Y"'):
+        Tag(BIO).check(("NOUN", "O"))

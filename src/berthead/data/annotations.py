@@ -200,7 +200,7 @@ def _task(task: dict[str, Any]) -> dict[str, Any]:
     named = [one.get("to_name") for _, one in regions] + [str(one.get("source")).lstrip("$") for _, one in regions]
     marks = [(f"{at}.value", wanted(one, "value", dict, at)) for at, one in regions]
     key = _text_key(texts, named, [value for _, value in marks], 'its "data"')
-    return _row(kept, key, [span for at, value in marks for span in _spans(value, at)])
+    return _row(kept, key, [span for at, value in marks for span in _spans(value, at, texts[key])])
 
 
 def _results(task: dict[str, Any]) -> tuple[str, list[tuple[int, dict[str, Any]]] | None]:
@@ -228,7 +228,11 @@ def _minimal(row: dict[str, Any]) -> dict[str, Any]:
     key = _text_key(texts, [], [value for _, value in regions], "it")
     # A row without regions says by its annotator that there are none, not that nobody looked.
     annotated = regions or "annotation_id" in row or "annotator" in row
-    return _row(_simple(row), key, [span for at, value in regions for span in _spans(value, at)] if annotated else None)
+    return _row(
+        _simple(row),
+        key,
+        [span for at, value in regions for span in _spans(value, at, texts[key])] if annotated else None,
+    )
 
 
 def _regions(row: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -249,13 +253,27 @@ def _row(kept: dict[str, Any], key: str, spans: list[Span] | None) -> dict[str, 
     return values if spans is None else values | {"spans": spans}
 
 
-def _spans(value: dict[str, Any], place: str) -> list[Span]:
+def _spans(value: dict[str, Any], place: str, text: str) -> list[Span]:
     """A region's spans, one a label."""
     start, end = wanted(value, "start", int, place), wanted(value, "end", int, place)
+    start, end = _where_quoted(value.get("text"), start, end, text, place)
     labels = wanted(value, "labels", list, place)
     if not all(isinstance(label, str) for label in labels):
         raise ValueError(f'{place} has "labels" that are no texts; a list of texts is needed')
     return [{"start": start, "end": end, "label": label} for label in labels]
+
+
+def _where_quoted(quote: Any, start: int, end: int, text: str, place: str) -> tuple[int, int]:
+    """The region in code points: as it says, or, where only so its quote is found, from the units of UTF-16."""
+    if not isinstance(quote, str) or end > len(text) or text[start:end].strip() == quote.strip():
+        return start, end
+    units = text.encode("utf-16-le", "surrogatepass")
+    before = units[: 2 * start].decode("utf-16-le", "surrogatepass")
+    through = units[: 2 * end].decode("utf-16-le", "replace")
+    if text[len(before) : len(through)].strip() == quote.strip():
+        return len(before), len(through)
+    seen = f"{quote[:40]!r}, and the text reads {text[start:end][:40]!r} at {start} to {end}"
+    raise ValueError(f"{place} quotes {seen}; both need to be the same")
 
 
 def _text_key(texts: dict[str, str], named: list[Any], regions: list[dict[str, Any]], place: str) -> str:

@@ -179,7 +179,7 @@ def choice_of(label: Any, choices: Sequence[str]) -> Choice:
         Choice(of=2, readings=(('letter', 1),))
     """
     count = len(choices)
-    last = chr(ord("A") + count - 1)
+    last = chr(ord("A") + min(count, 26) - 1)
     allowed = f"a number from 0 to {count - 1}, a letter from A to {last}, or the text of a choice"
     if is_blank(label):
         raise ValueError(f"is blank; {allowed}")
@@ -189,8 +189,8 @@ def choice_of(label: Any, choices: Sequence[str]) -> Choice:
         word = label.strip()
         if len(alike) == 1:
             readings.append(("text", alike[0]))
-        if len(word) == 1 and 0 <= ord(word.upper()[0]) - ord("A") < count:
-            readings.append(("letter", ord(word.upper()[0]) - ord("A")))
+        if len(word) == 1 and "A" <= word.upper() <= last:
+            readings.append(("letter", ord(word.upper()) - ord("A")))
         if word.isascii() and word.isdecimal() and int(word) < count:
             readings.append(("number", int(word)))
         if not readings and alike:

@@ -171,7 +171,9 @@ class Tag(Task):
             given, known = set(target), set(self.tags)
         else:
             marks = [one.label for one in target if isinstance(one, Mark)]
-            given = set(marks) or {one.label for one in tagging.entities([t for t in target if isinstance(t, str)])}
+            tags = [tag for tag in target if isinstance(tag, str)]
+            bare = set(tags) - {tagging.OUTSIDE} if tags and tagging.scheme_of([tags]) == "plain" else set()
+            given = set(marks) or bare or {one.label for one in tagging.entities(tags)}
             known = {tag[2:] for tag in self.tags if tag != "O"}
         for label in sorted(given - known):
             near = did_you_mean(label, known)
