@@ -26,8 +26,8 @@ from berthead.options import PredictOptions
 from berthead.records import Example
 from berthead.tasks import Batch, Classify, Extract, Joint, Tag
 from berthead.tasks.joint import TagsAndLabel
+from berthead.tasks.marks import Mark
 from berthead.tasks.span import Gold
-from berthead.tasks.tag import Mark
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading
 

@@ -29,9 +29,9 @@ from berthead.model.tensors import TensorPack
 from berthead.records import Example
 from berthead.tasks import Batch, Choose, Classify, Extract, Joint, Tag
 from berthead.tasks.choose import Choice, choice_of
+from berthead.tasks.crf import marginals
 from berthead.tasks.joint import TagsAndLabel
 from berthead.tasks.span import Gold
-from berthead.tasks.tag import marginals
 from berthead.text.layout import Layout
 from berthead.text.packing import pack
 from berthead.text.tokenizer import Tokenizer

@@ -168,10 +168,11 @@ class Joint(Task):
         """Entity metrics, the label's as `intent_...`, and how many rows are right in both."""
         assert batch is not None
         words, labels, word_batch = self._parts(logits, batch)
-        tags = self.tag.evaluate(words, _words(targets), word_batch)
+        paths = [self.tag.path(rows)[0] for rows in word_batch.split(words)]
+        tags = self.tag.scores(paths, words, _words(targets))
         whole = self.classify.evaluate(labels, _labels(targets))
-        found = zip(word_batch.split(words), _words(targets), strict=True)
-        right = np.array([self.tag.path(rows)[0].tolist() == gold.tolist() for rows, gold in found])
+        found = zip(paths, _words(targets), strict=True)
+        right = np.array([path.tolist() == gold.tolist() for path, gold in found])
         both = right & (labels.argmax(1) == _labels(targets))
         return tags | {
             "exact_match": float(both.mean()),

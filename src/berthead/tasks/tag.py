@@ -7,9 +7,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -23,20 +21,11 @@ from berthead.model.heads import TokenHead
 from berthead.records import Example, FloatArray, IntArray, Span
 from berthead.tasks.base import Answer, Batch, Task, ragged
 from berthead.tasks.classify import nll, softmax
+from berthead.tasks.crf import Field, rules
 from berthead.tasks.entity_scores import entity_scores
+from berthead.tasks.marks import Mark, aligned, check_marks, mark_of
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Input, Reading, read_words
-
-# Added to the score of a step that no tag sequence may take.
-IMPOSSIBLE = -1e4
-
-
-class Mark(NamedTuple):
-    """A labelled part of a text, by characters."""
-
-    start: int
-    end: int
-    label: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +70,7 @@ class Tag(Task):
             raise ValueError(f'{saw}; a list of tags, or of spans such as {{"start": 0, "end": 5, "label": "PER"}}')
         if all(isinstance(one, str) for one in value):
             return tuple(value)
-        return tuple(_mark(one) for one in value)
+        return tuple(mark_of(one) for one in value)
 
     @classmethod
     def settled(cls, example: Example) -> Example:
@@ -90,7 +79,7 @@ class Tag(Task):
         if target and isinstance(target[0], Mark):
             if example.words is not None:
                 raise ValueError("holds spans, and the row holds tokens; spans need the text, tokens need tags")
-            _check_marks(target, example.text)
+            check_marks(target, example.text)
             return example
         if example.words is None and target:
             raise ValueError("holds tags, and the row holds a text; tags need a list of tokens")
@@ -219,11 +208,11 @@ class Tag(Task):
 
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None, sizes: Sequence[int] = ()) -> Tensor:
         """Cross-entropy of the words, or the negative log-likelihood of the tag sequence; their mean over the words."""
-        if self.head is None or len(logits) == 0:
+        if self.head is None:
             each = F.cross_entropy(logits, targets, weight=weights, reduction="none")
             losses = torch.stack([part.sum() for part in each.split_with_sizes(list(sizes))])
         else:
-            losses = self._field_losses(logits, targets, sizes)
+            losses = Field.of(self.head, self.tags).losses(logits, targets, sizes)
         return losses / (self.mean_words or max(1, len(logits)) / len(sizes))
 
     def over(self, targets: Tensor, examples: int) -> Self:
@@ -267,13 +256,18 @@ class Tag(Task):
     def evaluate(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> dict[str, Any]:
         """Precision, recall and F1 of whole entities, as seqeval and conlleval count them."""
         assert batch is not None
+        return self.scores([self.path(rows)[0] for rows in batch.split(logits)], logits, targets)
+
+    def scores(self, paths: Sequence[IntArray], logits: FloatArray, targets: np.ndarray) -> dict[str, Any]:
+        """The same from tag numbers that are decoded already: those of each example's words."""
         if len(logits) == 0:
             raise DataError("", "the rows hold no word that can be scored", "texts with words", "Check the column.")
-        gold, predicted, read = [], [], []
-        for rows, row_targets in zip(batch.split(logits), targets, strict=True):
-            gold.append([self.tags[number] for number in row_targets])
-            predicted.append(self._padded([self.tags[number] for number in self.path(rows)[0]], len(row_targets)))
-            read.append(row_targets[: len(rows)])
+        gold = [[self.tags[number] for number in row] for row in targets]
+        predicted = [
+            self._padded([self.tags[number] for number in path], len(row))
+            for path, row in zip(paths, targets, strict=True)
+        ]
+        read = [row[: len(path)] for path, row in zip(paths, targets, strict=True)]
         scores = entity_scores(gold, predicted, "plain" if self.scheme == "plain" else "BIO")
         never = [row["label"] for row in scores["per_label"] if row["support"] and not row["recall"]]
         return scores | {
@@ -286,7 +280,8 @@ class Tag(Task):
         if self.head is None:
             return nll(logits, targets, 1.0)
         with torch.no_grad():
-            losses = self._field_losses(torch.from_numpy(logits), torch.from_numpy(targets), sizes)
+            field_ = Field.of(self.head, self.tags)
+            losses = field_.losses(torch.from_numpy(logits), torch.from_numpy(targets), sizes)
         return float(losses.sum()) / max(1, len(logits))
 
     def _padded(self, tags: list[str], words: int) -> list[str]:
@@ -297,12 +292,9 @@ class Tag(Task):
         """Tag numbers of an example's words, and the probability of each."""
         if len(logits) == 0:
             return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
-        first, step = _rules(self.tags)
         if self.head is not None:
-            start, end, steps = (part.detach().numpy() for part in self._field())
-            start, steps = np.where(first, start, IMPOSSIBLE), np.where(step, steps, IMPOSSIBLE)
-            path = tagging.viterbi(logits, start, steps, end)
-            return path, marginals(logits, start, steps, end)[np.arange(len(path)), path]
+            return Field.of(self.head, self.tags).path(logits)
+        first, step = rules(self.tags)
         shares = softmax(logits)
         path = logits.argmax(1)
         if not (first[path[0]] and step[path[:-1], path[1:]].all()):
@@ -310,121 +302,6 @@ class Tag(Task):
             start, steps = np.where(first, np.float32(0), no), np.where(step, np.float32(0), no)
             path = tagging.viterbi(np.log(shares + 1e-30), start, steps, np.zeros(self.outputs, dtype=np.float32))
         return path, shares[np.arange(len(path)), path]
-
-    def _field(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The field's scores of the first tag, the last, and the steps, where the logits are: on the CPU."""
-        return self.head.first.cpu(), self.head.last.cpu(), self.head.step.cpu()
-
-    def _field_losses(self, logits: Tensor, targets: Tensor, sizes: Sequence[int]) -> Tensor:
-        """Negative log-likelihood of each example's tag sequence, [examples]."""
-        first, step = (torch.from_numpy(part) for part in _rules(self.tags))
-        start, last, steps = self._field()
-        start, steps = start + ~first * IMPOSSIBLE, steps + ~step * IMPOSSIBLE
-        emissions = torch.nn.utils.rnn.pad_sequence(list(logits.split_with_sizes(list(sizes))), batch_first=True)
-        wanted = torch.nn.utils.rnn.pad_sequence(list(targets.split_with_sizes(list(sizes))), batch_first=True)
-        lengths = torch.tensor(list(sizes))
-        total = start + emissions[:, 0]
-        score = total.gather(1, wanted[:, :1])[:, 0]
-        for place in range(1, emissions.shape[1]):
-            inside = place < lengths
-            onward = torch.logsumexp(total[:, :, None] + steps, 1) + emissions[:, place]
-            total = torch.where(inside[:, None], onward, total)
-            now, before = wanted[:, place], wanted[:, place - 1]
-            taken = steps[before, now] + emissions[:, place].gather(1, now[:, None])[:, 0]
-            score = score + torch.where(inside, taken, 0.0)
-        final = wanted.gather(1, (lengths - 1).clamp_min(0)[:, None])[:, 0]
-        losses = torch.logsumexp(total + last, 1) - score - last[final]
-        return torch.where(lengths > 0, losses, 0.0)
-
-
-@lru_cache(maxsize=64)
-def _rules(tags: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    return tagging.allowed(tags)
-
-
-def aligned(marks: Sequence[Mark], read: Input, text: str = "") -> tuple[list[str], list[str]]:
-    """Spans of characters as BIO tags of words.
-
-    Args:
-        marks: spans that do not overlap.
-        read: the words of the text.
-        text: for the messages.
-
-    Returns:
-        A tag for each word, and a line for each span that begins or ends inside a word: it gets the whole word.
-    """
-    assert read.units is not None
-    words = read.units.start >= 0
-    starts, ends = read.units.start[words], read.units.end[words]
-    tags, lines = ["O"] * len(starts), []
-    for mark in sorted(marks):
-        first = int(np.searchsorted(ends, mark.start, side="right"))
-        end = int(np.searchsorted(starts, mark.end, side="left"))
-        shown_mark = f"span {mark.start}-{mark.end} {shown(text[mark.start : mark.end])} ({mark.label})"
-        free = [place for place in range(first, end) if tags[place] == "O"]
-        if not free or len(free) < end - first:
-            lines.append(f"{shown_mark} {'shares a word with another span' if end > first else 'covers no word'}")
-        elif _trimmed(text, mark) != (int(starts[first]), int(ends[end - 1])) and text:
-            whole = text[starts[first] : ends[end - 1]]
-            lines.append(f"{shown_mark} begins or ends inside a word; the words {shown(whole)} are labelled")
-        tags[first:end] = [tags[place] if tags[place] != "O" else f"I-{mark.label}" for place in range(first, end)]
-        if free:
-            tags[free[0]] = f"B-{mark.label}"
-    return tags, lines
-
-
-def marginals(emissions: FloatArray, start: FloatArray, step: FloatArray, end: FloatArray) -> FloatArray:
-    """The probability of each tag at each word in a linear-chain conditional random field.
-
-    Args:
-        emissions: scores of tags, [words, tags].
-        start: of the first tag, [tags].
-        step: of a tag after another, [tags, tags].
-        end: of the last tag, [tags].
-
-    Returns:
-        float [words, tags]; each row sums to 1.
-    """
-    forward, backward = (np.empty(emissions.shape) for _ in range(2))
-    forward[0], backward[-1] = start + emissions[0], end
-    for place in range(1, len(emissions)):
-        forward[place] = np.logaddexp.reduce(forward[place - 1][:, None] + step, 0) + emissions[place]
-    for place in range(len(emissions) - 2, -1, -1):
-        backward[place] = np.logaddexp.reduce(step + emissions[place + 1] + backward[place + 1], 1)
-    return softmax(forward + backward)
-
-
-def _trimmed(text: str, mark: Mark) -> tuple[int, int]:
-    inside = text[mark.start : mark.end]
-    return mark.start + len(inside) - len(inside.lstrip()), mark.end - len(inside) + len(inside.rstrip())
-
-
-def _mark(value: Any) -> Mark:
-    if isinstance(value, list | tuple) and len(value) == 3:
-        value = dict(zip(("start", "end", "label"), value, strict=True))
-    if not isinstance(value, dict) or not {"start", "end", "label"} <= value.keys():
-        raise ValueError(f'holds {shown(value)[:60]}; a span is {{"start": 0, "end": 5, "label": "PER"}}')
-    start, end, label = value["start"], value["end"], value["label"]
-    if any(isinstance(place, bool) or not isinstance(place, int) for place in (start, end)) or is_blank(label):
-        raise ValueError(f"holds the span {shown(value)[:80]}; start and end are whole numbers, label is a text")
-    if not 0 <= start < end:
-        raise ValueError(f"holds the span {start}-{end}; start is at least 0, and end is above start")
-    return Mark(start, end, str(label))
-
-
-def _check_marks(marks: Sequence[Mark], text: str) -> None:
-    ordered = sorted(marks)
-    for mark in ordered:
-        if mark.end > len(text):
-            raise ValueError(
-                f"holds the span {mark.start}-{mark.end} ({mark.label}); the text has {len(text)} characters"
-            )
-        if not text[mark.start : mark.end].strip():
-            raise ValueError(f"holds the span {mark.start}-{mark.end} ({mark.label}) of white space; spans hold text")
-    for one, other in pairwise(ordered):
-        if other.start < one.end:
-            both = f"{one.start}-{one.end} ({one.label}) and {other.start}-{other.end} ({other.label})"
-            raise ValueError(f"holds the spans {both}, which overlap; each character belongs to one span at most")
 
 
 def _first_odd(rows: Sequence[Sequence[str]]) -> int:

@@ -1,0 +1,108 @@
+"""Labelled parts of a text, as annotators mark them, and the words that they cover."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from berthead.data.labels import is_blank, shown
+from berthead.text.windows import Input
+
+
+class Mark(NamedTuple):
+    """A labelled part of a text, by characters."""
+
+    start: int
+    end: int
+    label: str
+
+
+def mark_of(value: Any) -> Mark:
+    """A span of the user's data as a mark.
+
+    Args:
+        value: {"start", "end", "label"}, or the three as a list.
+
+    Returns:
+        The mark.
+
+    Raises:
+        ValueError: it is something else.
+
+    Example:
+        >>> mark_of({"start": 0, "end": 4, "label": "LOC"})
+        Mark(start=0, end=4, label='LOC')
+    """
+    if isinstance(value, list | tuple) and len(value) == 3:
+        value = dict(zip(("start", "end", "label"), value, strict=True))
+    if not isinstance(value, dict) or not {"start", "end", "label"} <= value.keys():
+        raise ValueError(f'holds {shown(value)[:60]}; a span is {{"start": 0, "end": 5, "label": "PER"}}')
+    start, end, label = value["start"], value["end"], value["label"]
+    if any(isinstance(place, bool) or not isinstance(place, int) for place in (start, end)) or is_blank(label):
+        raise ValueError(f"holds the span {shown(value)[:80]}; start and end are whole numbers, label is a text")
+    if not 0 <= start < end:
+        raise ValueError(f"holds the span {start}-{end}; start is at least 0, and end is above start")
+    return Mark(start, end, str(label))
+
+
+def check_marks(marks: Sequence[Mark], text: str) -> None:
+    """Whether marks lie in their text and do not overlap.
+
+    Args:
+        marks: in any order.
+        text: what they mark.
+
+    Raises:
+        ValueError: the first that does not, in words.
+    """
+    ordered = sorted(marks)
+    for mark in ordered:
+        if mark.end > len(text):
+            raise ValueError(
+                f"holds the span {mark.start}-{mark.end} ({mark.label}); the text has {len(text)} characters"
+            )
+        if not text[mark.start : mark.end].strip():
+            raise ValueError(f"holds the span {mark.start}-{mark.end} ({mark.label}) of white space; spans hold text")
+    for one, other in pairwise(ordered):
+        if other.start < one.end:
+            both = f"{one.start}-{one.end} ({one.label}) and {other.start}-{other.end} ({other.label})"
+            raise ValueError(f"holds the spans {both}, which overlap; each character belongs to one span at most")
+
+
+def aligned(marks: Sequence[Mark], read: Input, text: str = "") -> tuple[list[str], list[str]]:
+    """Spans of characters as BIO tags of words.
+
+    Args:
+        marks: spans that do not overlap.
+        read: the words of the text.
+        text: for the messages.
+
+    Returns:
+        A tag for each word, and a line for each span that begins or ends inside a word: it gets the whole word.
+    """
+    assert read.units is not None
+    words = read.units.start >= 0
+    starts, ends = read.units.start[words], read.units.end[words]
+    tags, lines = ["O"] * len(starts), []
+    for mark in sorted(marks):
+        first = int(np.searchsorted(ends, mark.start, side="right"))
+        end = int(np.searchsorted(starts, mark.end, side="left"))
+        shown_mark = f"span {mark.start}-{mark.end} {shown(text[mark.start : mark.end])} ({mark.label})"
+        free = [place for place in range(first, end) if tags[place] == "O"]
+        if not free or len(free) < end - first:
+            lines.append(f"{shown_mark} {'shares a word with another span' if end > first else 'covers no word'}")
+        elif _trimmed(text, mark) != (int(starts[first]), int(ends[end - 1])) and text:
+            whole = text[starts[first] : ends[end - 1]]
+            lines.append(f"{shown_mark} begins or ends inside a word; the words {shown(whole)} are labelled")
+        tags[first:end] = [tags[place] if tags[place] != "O" else f"I-{mark.label}" for place in range(first, end)]
+        if free:
+            tags[free[0]] = f"B-{mark.label}"
+    return tags, lines
+
+
+def _trimmed(text: str, mark: Mark) -> tuple[int, int]:
+    inside = text[mark.start : mark.end]
+    return mark.start + len(inside) - len(inside.lstrip()), mark.end - len(inside) + len(inside.rstrip())
