@@ -39,7 +39,8 @@ Rows = list[dict[str, Any]]
 class Case:
     """One comparison; `test_rows` rows of the test file are drawn like the training rows, all of them if fewer.
 
-    Contexts of more than `longest_context` characters are left out, of both.
+    Contexts of more than `longest_context` characters are left out, of both. With `folds`, the rows of both files are
+    cut into so many parts: each is scored by a fit on the others, and the score is over all of them.
     """
 
     task: str
@@ -52,6 +53,7 @@ class Case:
     max_tokens: int = 128
     test_rows: int = 2000
     longest_context: int = 10**9
+    folds: int = 1
 
 
 WNUT = "wnut17/CONLL-format/data"
@@ -63,12 +65,12 @@ CASES = {
     "snips-slots": Case("tag", "snips/train.jsonl", "snips/test.jsonl", 5e-4, rows=1500, epochs=3),
     "snips-joint": Case("joint", "snips/train.jsonl", "snips/test.jsonl", 5e-4, rows=1500, epochs=3),
     "policyqa": Case(
-        "span", "policyqa/dev.json", "policyqa/test.json", 5e-4, rows=1000, epochs=3, batch=16, max_tokens=160,
-        test_rows=400, longest_context=500,
+        "span", "policyqa/dev.json", "policyqa/test.json", 5e-4, rows=2000, epochs=3, batch=16, max_tokens=160,
+        test_rows=600, longest_context=500,
     ),
-    "arc": Case("choose", "arc/train.jsonl", "arc/test.jsonl", 1e-4, rows=200, epochs=2, batch=8),
+    "arc": Case("choose", "arc/train.jsonl", "arc/test.jsonl", 1e-4, rows=2000, epochs=2, batch=8, folds=2),
     "balanced-copa": Case(
-        "choose", "balanced-copa/train.jsonl", "balanced-copa/test.jsonl", 1e-4, rows=500, epochs=3, batch=16
+        "choose", "balanced-copa/train.jsonl", "balanced-copa/test.jsonl", 1e-4, rows=2000, epochs=3, batch=16, folds=5
     ),
 }  # fmt: skip
 METRICS = {
@@ -102,22 +104,30 @@ def sample(rows: Rows, limit: int) -> Rows:
     return [rows[i] for i in np.random.default_rng(SAMPLE_SEED).permutation(len(rows))[:limit]]
 
 
-def split(case: Case, data: Path) -> tuple[Rows, Rows]:
-    """The rows both sides are fitted on and scored on."""
+def splits(case: Case, data: Path) -> list[tuple[Rows, Rows]]:
+    """The rows both sides are fitted on and scored on, once a fold."""
     train, test = read_rows(data / case.train), read_rows(data / case.test)
     if case.task == "choose":
         # BertForMultipleChoice takes equally many choices a row: the few rows with another number are left out.
         usual = Counter(len(row["choices"]) for row in train).most_common(1)[0][0]
         train, test = ([row for row in rows if len(row["choices"]) == usual] for rows in (train, test))
-        # balanced-copa's items come in twos, the same choices with the answer turned round: a test row's twin in the
-        # training rows teaches the wrong answer by heart.
-        tested = {frozenset(row["choices"]) for row in test}
-        train = [row for row in train if frozenset(row["choices"]) not in tested]
     if case.task == "span":
         train, test = ([row for row in rows if len(row["context"]) <= case.longest_context] for rows in (train, test))
         # The example script learns the first answer of a question, and is scored against all of them.
         train = [row | {"answers": row["answers"][:1]} for row in train]
-    return sample(train, case.rows), sample(test, case.test_rows)
+    if case.folds == 1:
+        return [(sample(train, case.rows), sample(test, case.test_rows))]
+    # Whole groups of rows with the same choices: balanced-copa's items come in twos, the same choices with the answer
+    # turned round, and a test row's twin in the training rows teaches the wrong answer by heart.
+    groups: dict[frozenset[str], Rows] = {}
+    for row in train + test:
+        groups.setdefault(frozenset(row["choices"]), []).append(row)
+    order = np.random.default_rng(SAMPLE_SEED).permutation(len(groups))
+    fold_of = {choices: int(place) % case.folds for choices, place in zip(groups, order, strict=True)}
+    parts = [[row for row in train + test if fold_of[frozenset(row["choices"])] == fold] for fold in range(case.folds)]
+    return [
+        (sample([row for part in parts if part is not tested for row in part], case.rows), tested) for tested in parts
+    ]
 
 
 def score_tags(gold: list[list[str]], predicted: list[list[str]]) -> dict[str, float]:
@@ -396,10 +406,22 @@ def main() -> None:
         return
     fit = fit_trainer if args.engine == "trainer" else fit_berthead
     for name in args.only:
-        train, test = split(CASES[name], args.data)
+        folds = splits(CASES[name], args.data)
+        tested = [len(test) for _, test in folds]
         for seed in args.seeds:
-            seconds, scores = fit(CASES[name], train, test, seed)
-            line = {"case": name, "engine": args.engine, "seed": seed, "rows": len(train), "test_rows": len(test)}
+            fits = [fit(CASES[name], train, test, seed) for train, test in folds]
+            seconds = sum(seconds for seconds, _ in fits)
+            scores = {
+                metric: float(np.average([scored[metric] for _, scored in fits], weights=tested))
+                for metric in METRICS[CASES[name].task]
+            }
+            line = {
+                "case": name,
+                "engine": args.engine,
+                "seed": seed,
+                "rows": len(folds[0][0]),
+                "test_rows": sum(tested),
+            }
             line |= {"seconds": seconds, "score": {metric: 100 * value for metric, value in scores.items()}}
             with open(args.out, "a") as out:
                 out.write(json.dumps(line) + "\n")

@@ -479,15 +479,15 @@ def test_regression_answers_stay_in_the_fitted_range(options):
 def test_ctrl_c_ends_a_search_and_is_not_taken_for_a_bad_candidate(tiny_bert, monkeypatch):
     from dataclasses import replace
 
-    from berthead import estimators
+    from berthead.estimators import base
 
-    real = estimators.fit_examples
+    real = base.fit_examples
 
     def interrupted(*args, **kwargs):
         result = real(*args, **kwargs)
         return replace(result, history=replace(result.history, interrupted=True))
 
-    monkeypatch.setattr(estimators, "fit_examples", interrupted)
+    monkeypatch.setattr(base, "fit_examples", interrupted)
     search = GridSearchCV(
         TextClassifier(encoder=str(tiny_bert), adapt="frozen", epochs=1, valid=0), {"lr": [0.1, 0.2]}, cv=2
     )

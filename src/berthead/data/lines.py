@@ -7,7 +7,7 @@ import gzip
 import itertools
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 from berthead.errors import DataError
 
@@ -86,3 +86,17 @@ def _split(chunks: Iterable[bytes]) -> Iterator[bytes]:
             held = [lines.pop()]  # it may go on in the next chunk, a CR with its LF
             yield from lines
     yield from b"".join(held).splitlines(keepends=True)
+
+
+def empty(name: str) -> NoReturn:
+    """Refuse a file without rows."""
+    raise DataError(name, "is empty", "a header or a first row", "Check that this is the right file.")
+
+
+def check_unique(where: str, columns: list[str]) -> None:
+    """Refuse a header that names a column twice."""
+    seen: set[str] = set()
+    for column in columns:
+        if column in seen:
+            raise DataError(where, f'has the column "{column}" twice', "each name once", "Rename one of them.")
+        seen.add(column)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import itertools
@@ -10,16 +9,18 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NoReturn, Self, cast
+from typing import Any, BinaryIO, Self, cast
 
-from berthead.data.annotations import is_label_studio, kind_of, label_studio_rows, span_keys, with_spans
 from berthead.data.conll import conll_rows
-from berthead.data.lines import CHUNK, Lines, unreadable
-from berthead.data.squad import is_squad, squad_rows
+from berthead.data.csv_rows import csv_rows, delimiter_of
+from berthead.data.json_rows import json_document, json_lines
+from berthead.data.lines import Lines, empty, unreadable
+from berthead.data.parquet_rows import parquet_rows
+from berthead.data.squad import is_squad
 from berthead.errors import DataError, UsageError, did_you_mean, listed
 from berthead.records import Row
 
@@ -31,17 +32,6 @@ _CONLL = (".conll", ".bio", ".iob", ".iob2", ".bioes", ".annotated", ".txt")
 _READ_FORMATS = _FORMATS | {".json": "json"} | dict.fromkeys(_CONLL, "conll")
 EXTENSIONS = tuple(_READ_FORMATS)
 _COUNTED = ("csv", "tsv", "jsonl", "parquet")  # a line or a Parquet row is a row
-_SQUAD = 'SQuAD, as {"data": [{"paragraphs": [...]}]}'
-_STUDIO = 'a Label Studio export, as [{"data": {"text": "..."}, "annotations": [...]}]'
-_DOCUMENTS = {
-    "squad": _SQUAD,
-    "label-studio": f"{_STUDIO}, or as JSON-MIN",
-    "json": f"{_SQUAD}; {_STUDIO}; or a list of objects",
-}
-_DELIMITERS = ",;\t|"
-_BATCH = 1024  # Parquet rows decoded at once
-_SEARCH = 1000  # rows of JSON in which every key should show, and a first object
-_FIELD_LIMIT = 2**31 - 1  # characters; csv's own limit of 131,072 is too low for documents
 
 
 class RowReader:
@@ -136,7 +126,8 @@ def open_rows(path: str | Path, format: str | None = None) -> RowReader:
         binary = stack.enter_context(_opened(path))
         format, zipped = (format, path.lower().endswith(".gz")) if format else format_of(path, reading=True)
         if format == "parquet":
-            return _parquet_reader(path, binary, stack)
+            schema, rows = parquet_rows(path, binary, stack)
+            return RowReader(path, format, schema.names, rows, stack.pop_all(), schema=schema)
         # Read through a second buffer: its peek sees as much as there is, from a named pipe too.
         return _text_reader(path, format, _unzipped(io.BufferedReader(cast(io.RawIOBase, binary)), zipped), stack)
 
@@ -219,10 +210,6 @@ def _opened(path: str) -> io.BufferedReader:
         raise unreadable(path, error) from error
 
 
-def _empty(name: str) -> NoReturn:
-    raise DataError(name, "is empty", "a header or a first row", "Check that this is the right file.")
-
-
 def _stdin(stack: ExitStack) -> BinaryIO:
     buffered = io.BufferedReader(cast(io.RawIOBase, sys.stdin.buffer))
     stack.callback(buffered.detach)  # leave sys.stdin itself open
@@ -236,9 +223,6 @@ def _unzipped(binary: io.BufferedReader[Any], zipped: bool) -> BinaryIO:
     return cast(BinaryIO, gzip.GzipFile(fileobj=binary)) if zipped else binary
 
 
-# Text lines to rows
-
-
 def _text_reader(name: str, format: str, binary: BinaryIO, stack: ExitStack) -> RowReader:
     """A reader of any format but Parquet; an empty format is sniffed."""
     source = Lines(binary, name)
@@ -249,12 +233,12 @@ def _text_reader(name: str, format: str, binary: BinaryIO, stack: ExitStack) -> 
     if format == "conll":
         columns, rows = conll_rows(name, lines)
     elif format == "jsonl":
-        columns, rows = _json_lines(name, lines)
+        columns, rows = json_lines(name, lines)
     elif format in ("json", "squad", "label-studio"):
-        format, columns, rows = _json_document(name, format, lines)
+        format, columns, rows = json_document(name, format, lines)
     else:
-        delimiter = _delimiter(head, format)
-        columns, rows = _csv_lines(name, lines, delimiter)
+        delimiter = delimiter_of(head, format)
+        columns, rows = csv_rows(name, lines, delimiter)
         format = format or ("tsv" if delimiter == "\t" else "csv")
     return RowReader(name, format, columns, rows, stack.pop_all(), source)
 
@@ -278,256 +262,4 @@ def _head(name: str, lines: Iterator[str]) -> tuple[str, Iterator[str]]:
     for blank, line in enumerate(lines):
         if line.strip():
             return line, itertools.chain(itertools.repeat("\n", blank), [line], lines)
-    _empty(name)
-
-
-def _delimiter(head: str, format: str) -> str:
-    """The commonest delimiter outside the quotes of the header."""
-    bare = re.sub(r'(^|[,;\t|])"(?:[^"]|"")*(?:"|$)', r"\1", head)
-    counts = {delimiter: bare.count(delimiter) for delimiter in _DELIMITERS}
-    if format == "tsv" and (counts["\t"] or not any(counts.values())):
-        return "\t"
-    return max(counts, key=lambda delimiter: counts[delimiter])  # the first, a comma, where there is none
-
-
-def _csv_lines(name: str, lines: Iterator[str], delimiter: str) -> tuple[list[str], Iterator[Row]]:
-    records = _csv_records(name, lines, delimiter)
-    line, cells, opened = next(records)
-    if opened:
-        saw = "the header opens a quote that is never closed"
-        raise DataError(f"{name}:{opened}", saw, fix="Close the quote, or double it where it is part of a name.")
-    columns = [cell if cell.strip() else f"column_{number}" for number, cell in enumerate(cells, 1)]
-    _check_unique(f"{name}:{line}", columns)
-    return columns, _csv_rows(name, columns, records)
-
-
-def _csv_rows(name: str, columns: list[str], records: Iterator[tuple[int, list[str], int]]) -> Iterator[Row]:
-    width = len(columns)
-    for line, cells, opened in records:
-        if len(cells) == 1 < width and not cells[0].strip():
-            continue  # a line of spaces is a blank line too
-        error = None
-        if opened:
-            error = f"the quote opened at line {opened} is never closed"
-        elif len(cells) != width:
-            error = f"has {len(cells)} field{'s' * (len(cells) > 1)}, the header has {width}"
-        values: dict[str, Any] = dict(zip(columns, cells, strict=False))
-        if len(cells) > width:
-            values[""] = cells[width:]  # a bad row is put aside whole
-        yield Row(values, f"{name}:{line}", error)
-
-
-def _csv_records(name: str, lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str], int]]:
-    """For each record: the line it starts on, its cells, and the line of a quote left open at the end, or 0."""
-    ended = False
-
-    def fed() -> Iterator[str]:
-        # An empty line after the last: csv answers [] to it, or goes on with the open quote, which gives that away.
-        nonlocal ended
-        yield from lines
-        ended = True
-        yield ""
-
-    csv.field_size_limit(_FIELD_LIMIT)  # it is global to the process, and only ever raised here
-    reader = csv.reader(fed(), delimiter=delimiter)
-    start = 1
-    try:
-        for cells in reader:
-            if cells:
-                yield start, cells, _quote_line(cells[-1], reader.line_num - 1) if ended else 0
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(f"{name}:{start}", f"is not CSV ({error})", fix="Correct the row.") from error
-
-
-def _quote_line(cell: str, last: int) -> int:
-    """The line on which an unclosed cell began, from its text and the number of the last line."""
-    breaks = len(re.findall(r"\r\n|\r|\n", cell))
-    return last - breaks + cell.endswith(("\r", "\n"))
-
-
-def _check_unique(where: str, columns: list[str]) -> None:
-    seen: set[str] = set()
-    for column in columns:
-        if column in seen:
-            raise DataError(where, f'has the column "{column}" twice', "each name once", "Rename one of them.")
-        seen.add(column)
-
-
-def _json_lines(name: str, lines: Iterator[str]) -> tuple[list[str], Iterator[Row]]:
-    rows = (_json_row(line, f"{name}:{number}") for number, line in enumerate(lines, 1) if line.strip())
-    # Rows may have different keys, and the first may be the odd one.
-    seen = list(itertools.islice(rows, _SEARCH))
-    marked = span_keys(row.values for row in seen)
-    seen = [_spanned(row, marked) for row in seen]
-    columns = _keys(seen)
-    if columns:
-        return columns, itertools.chain(seen, (_spanned(row, marked) for row in rows))
-    saw = seen[0].error or "is an object without keys"
-    raise DataError(
-        seen[0].where, saw, 'one object a line, such as {"text": "..."}', "No row could be read; check the format."
-    )
-
-
-def _json_row(line: str, where: str) -> Row:
-    try:
-        value = json.loads(line.rstrip("\r\n"))
-    except (ValueError, RecursionError) as error:
-        reason = _reason(error)
-    else:
-        if isinstance(value, dict):
-            return Row(value, where)
-        reason = f"it is {kind_of(value)}"
-    return Row({}, where, f"is not a JSON object ({reason})")
-
-
-def _reason(error: ValueError | RecursionError) -> str:
-    """Why a text is no JSON."""
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg.removesuffix(' at')} at column {error.colno}"
-    # Else a number of more than 4,300 digits.
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error).split(";")[0]
-
-
-def _spanned(row: Row, marked: frozenset[str]) -> Row:
-    """The row, with spans where it is one of doccano's."""
-    values = with_spans(row.values, marked)
-    return row if values is row.values else Row(values, row.where, row.error)
-
-
-def _keys(rows: Iterable[Row]) -> list[str]:
-    """The keys of these rows, each once; a bad row says nothing about the others."""
-    return list(dict.fromkeys(key for row in rows if not row.error for key in row.values))
-
-
-# JSON documents to rows
-
-
-def _json_document(name: str, asked: str, lines: Iterator[str]) -> tuple[str, list[str], Iterator[Row]]:
-    """The format found, columns and rows of a document, which is held in memory whole."""
-    document = _document(name, "".join(lines))
-    format = _document_format(document)
-    if not format or asked not in ("json", format):
-        raise DataError(name, _described(document), _DOCUMENTS[asked], "Check that this is the right file.")
-    # Needed columns are named although no row may have them: then the rows' own errors are told.
-    needed: tuple[str, ...] = ()
-    if format == "squad":
-        needed, rows = ("question", "context"), squad_rows(name, document)
-    elif format == "label-studio":
-        needed, rows = ("text",), label_studio_rows(name, document)
-    else:
-        rows = _plain_rows(name, document)
-    seen = list(itertools.islice(rows, _SEARCH))
-    if not seen:
-        raise DataError(
-            name, "is SQuAD without a question", "questions under qas", "Check that this is the right file."
-        )
-    columns = list(dict.fromkeys([*_keys(seen), *needed]))
-    if not columns:
-        raise DataError(seen[0].where, seen[0].error or "is an object without keys", "objects with keys")
-    return format, columns, itertools.chain(seen, rows)
-
-
-def _document(name: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        # No line end may stand in a string: one that is not closed goes on to the end of the file.
-        early = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
-        saw = "ends in the middle of the JSON document" if early else "is not JSON"
-        fix = "Copy or export the file again."
-        if error.msg == "Extra data":
-            fix = "If every line is an object, name the file .jsonl."
-        raise DataError(f"{name}:{error.lineno}", f"{saw} ({_reason(error)})", fix=fix) from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(name, f"is not JSON ({_reason(error)})", fix="Correct the file.") from error
-
-
-def _document_format(document: Any) -> str:
-    """One of `FORMATS`; empty for what has no rows."""
-    if is_squad(document):
-        return "squad"
-    if not isinstance(document, list) or not any(isinstance(row, dict) for row in document):
-        return ""
-    return "label-studio" if is_label_studio(document) else "json"
-
-
-def _described(document: Any) -> str:
-    """What was seen in place of rows."""
-    if isinstance(document, list) and document:
-        first = document[0]
-        keys = f" with the keys {_quoted(first)}" if isinstance(first, dict) and first else ""
-        return f"is a JSON list that begins with {kind_of(first)}{keys}"
-    if isinstance(document, dict) and document:
-        nearly = isinstance(document.get("data"), list) and not is_squad(document)
-        articles = '; none of "data" has "paragraphs"' if nearly else ""
-        return f"is a JSON object with the keys {_quoted(document)}{articles}"
-    return "is an empty JSON document" if document in ({}, []) else f"holds nothing but {kind_of(document)}"
-
-
-def _quoted(keys: Iterable[str]) -> str:
-    return listed(f'"{key}"' for key in keys)
-
-
-def _plain_rows(name: str, document: list[Any]) -> Iterator[Row]:
-    marked = span_keys(value for value in document if isinstance(value, dict))
-    for number, value in enumerate(document):
-        where = f"{name}:[{number}]"
-        if isinstance(value, dict):
-            yield Row(with_spans(value, marked), where)
-        else:
-            yield Row({}, where, f"is {kind_of(value)}; an object is needed")
-
-
-# Parquet to rows
-
-
-def _parquet_reader(name: str, binary: io.BufferedReader, stack: ExitStack) -> RowReader:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not binary.peek(1):
-        _empty(name)
-    try:
-        # A buffer, so that a row group is not held in memory whole.
-        file = stack.enter_context(pq.ParquetFile(binary, buffer_size=CHUNK))
-        schema = file.schema_arrow
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).split("\n")[0].rstrip(".")
-        fix = "Write the file again, or name it after its format."
-        raise DataError(name, f"is not a sound Parquet file ({reason})", fix=fix) from error
-    _check_unique(name, schema.names)
-    return RowReader(
-        name, "parquet", schema.names, _parquet_rows(name, file, schema.names), stack.pop_all(), None, schema
-    )
-
-
-def _parquet_rows(name: str, file: Any, columns: list[str]) -> Iterator[Row]:
-    import pyarrow as pa
-
-    done = 0
-    try:
-        for batch in file.iter_batches(batch_size=_BATCH):
-            for values in zip(*map(_plain_values, batch.columns), strict=True):
-                done += 1
-                yield Row(dict(zip(columns, values, strict=True)), f"{name}:row {done}")
-    except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).split("\n")[0].rstrip(".")
-        raise DataError(f"{name}:row {done + 1}", f"cannot be read ({reason})", fix="Write the file again.") from error
-
-
-def _plain_values(column: Any) -> list[Any]:
-    try:
-        return list(column.to_pylist())
-    except (ValueError, OverflowError):
-        return [_plain_value(scalar) for scalar in column]
-
-
-def _plain_value(scalar: Any) -> Any:
-    """A Python value; or nanoseconds as ISO text, and a year past 9999 as a number of the column's unit."""
-    try:
-        return scalar.as_py()
-    except (ValueError, OverflowError):
-        if not hasattr(scalar, "value"):
-            raise
-        return str(scalar.cast("string")) if str(scalar.type).startswith("timestamp[ns") else scalar.value
+    empty(name)

@@ -1,0 +1,90 @@
+"""X and y as scikit-learn's users give them: lists, arrays, pandas and polars, as texts and rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from berthead.data.labels import is_blank
+from berthead.errors import DataError
+
+
+def texts_of(X: Any) -> list[Any]:
+    """X as a list of texts, or of tuples of two texts."""
+    if hasattr(X, "to_numpy"):
+        X = X.to_numpy()
+    if isinstance(X, str):
+        raise DataError("X", "is one text", "a list of texts")
+    if isinstance(X, np.ndarray):
+        if X.ndim == 2 and X.shape[1] in (1, 2):
+            return [row[0] if X.shape[1] == 1 else tuple(row) for row in X.tolist()]
+        if X.ndim != 1:
+            raise DataError("X", f"has shape {X.shape}", "texts [rows], or pairs [rows, 2]", "Reshape your data.")
+        return list(X.tolist())
+    return [tuple(value) if isinstance(value, list) else value for value in X]
+
+
+def refuse_blank(texts: Sequence[Any]) -> None:
+    """Refuse what is no text, an empty one, and rows of another number of texts than the first."""
+    wanted = "pairs as tuples of two texts" if texts and isinstance(texts[0], tuple) else "texts"
+    for row, text in enumerate(texts):
+        parts = text if isinstance(text, tuple) else (text,)
+        if len(parts) != (2 if wanted != "texts" else 1):
+            raise DataError(f"X[{row}]", f"holds {len(parts)} texts", wanted)
+        for part in parts:
+            if is_blank(part):
+                raise DataError(f"X[{row}]", "is blank or NaN", wanted)
+            if not isinstance(part, str):
+                raise DataError(f"X[{row}]", f"is {type(part).__name__}", wanted)
+
+
+def rows_of(X: Any) -> list[Any]:
+    """X as a list of rows: of a table its rows, of one column the cells."""
+    if isinstance(X, str | bytes | dict):
+        raise DataError("X", f"is {type(X).__name__}", "a list of rows", "Put it in a list.")
+    if hasattr(X, "columns") and hasattr(X, "to_numpy"):
+        X = X.to_numpy()
+    if isinstance(X, np.ndarray) and X.ndim == 2 and X.shape[1] == 1:
+        X = X[:, 0]
+    listed = X.to_list() if hasattr(X, "to_list") else X.tolist() if hasattr(X, "tolist") else list(X)
+    # Cells of a polars or Arrow table are arrays and series themselves.
+    return [
+        [_plain(part) for part in row] if isinstance(row, list | tuple | np.ndarray) else _plain(row) for row in listed
+    ]
+
+
+def _plain(cell: Any) -> Any:
+    for name in ("to_list", "tolist"):
+        if hasattr(cell, name):
+            return getattr(cell, name)()
+    return cell
+
+
+def values_of(row: Any, form: str) -> dict[str, Any]:
+    """A row of X as the columns of its form."""
+    if form == "words":
+        return {"text": row}
+    if not isinstance(row, list | tuple) or len(row) != 2:
+        wanted = "(question, context)" if form == "question" else "(question, [choice, ...])"
+        raise DataError("X", f"holds {type(row).__name__}", wanted)
+    return {"text": row[0], "pair" if form == "question" else "choices": row[1]}
+
+
+def refuse_empty(rows: Sequence[Any]) -> None:
+    """Refuse X without rows."""
+    if not len(rows):
+        raise DataError("X", "is empty: 0 samples", "at least 2 texts")
+
+
+def refuse_missing(y: Any) -> None:
+    """Refuse no y, and a missing label in it."""
+    if y is None:
+        # scikit-learn's own words, which its checks look for.
+        raise DataError("y", "requires y to be passed, but the target y is None", "labels or numbers")
+    values = np.asarray(y)
+    if values.ndim == 1 and values.dtype == object:
+        for row, value in enumerate(values.tolist()):
+            if is_blank(value):
+                raise DataError(f"y[{row}]", "is missing", "a label or a number for every text")

@@ -1,0 +1,167 @@
+"""Estimators of tags, answers in a context, and choices."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
+
+from berthead.api import mended
+from berthead.data.examples import Columns, sound_examples, to_example
+from berthead.errors import DataError
+from berthead.estimators.base import TextEstimator
+from berthead.estimators.inputs import refuse_empty, rows_of, values_of
+from berthead.records import Example, Prediction, Row, Span
+from berthead.tasks import find_task
+
+
+class _StructuredEstimator(TextEstimator):
+    """What the estimators of tags, answers and choices share: rows that are no plain texts."""
+
+    _task: ClassVar[str]
+    _columns: ClassVar[dict[str, Any]]
+    _metric: ClassVar[str]
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Fit on rows and targets.
+
+        Args:
+            X: rows, as the class says.
+            y: their targets, as many.
+
+        Returns:
+            The estimator.
+
+        Raises:
+            DataError: rows that cannot be used (it is a ValueError).
+        """
+        if y is None:
+            raise DataError("y", "requires y to be passed, but the target y is None", "a target for every row")
+        examples = self._examples(X, y)
+        for line in mended(examples):
+            warnings.warn(line, UserWarning, stacklevel=2)
+        self.fitted_ = self._fit_examples(self._task, examples, self._columns)
+        return self
+
+    def _predictions(self, X: Any) -> list[Prediction]:
+        check_is_fitted(self, "fitted_")
+        found = list(self.fitted_.predictor.predict(self._examples(X, None)))
+        for one in found:
+            if one.error:
+                raise DataError(one.where, one.error)
+        return found
+
+    def score(self, X: Any, y: Any) -> float:
+        """The task's metric on rows with targets, from 0 to 1: F1 of entities or of answers, or accuracy."""
+        check_is_fitted(self, "fitted_")
+        examples = self._examples(X, y)
+        for example in examples:
+            try:
+                self.fitted_.artifact.task.check(example.target)
+            except ValueError as error:
+                raise DataError(example.where, f"the target {error}", fix="Fit on rows that have it.") from None
+        return float(self.fitted_.predictor.evaluate(examples)[self._metric])
+
+    def _examples(self, X: Any, y: Any) -> list[Example]:
+        rows = rows_of(X)
+        refuse_empty(rows)
+        if y is not None:
+            check_consistent_length(rows, y)
+        task, form = find_task(self._task), find_task(self._task).form
+        columns = Columns("text", "pair" if form == "question" else None, "label" if y is not None else None,
+                          ("choices",) if form == "choices" else (), form=form)  # fmt: skip
+        targets = [None] * len(rows) if y is None else list(y)
+        read = (
+            to_example(Row(values_of(row, form) | {"label": target}, f"X[{number}]"), columns, task.read, task.settled)
+            for number, (row, target) in enumerate(zip(rows, targets, strict=True))
+        )
+        return sound_examples(read, skip_bad_rows=False)[0]
+
+
+class SequenceLabeler(_StructuredEstimator):
+    """Predict(BERT(x)) for a tag a word: X holds lists of tokens and y lists of tags, or X texts and y lists of spans.
+
+    The parameters are those of `TextClassifier` without `class_weight`; `head="crf"` decodes with a conditional random
+    field.
+
+    Attributes:
+        fitted_: the `Fitted` function.
+
+    Example:
+        >>> X, y = [["Ann", "left"], ["Bob", "came"]] * 2, [["B-PER", "O"], ["B-PER", "O"]] * 2
+        >>> SequenceLabeler(adapt="frozen", valid=0).fit(X, y).predict([["Eve", "went"]])
+        [['B-PER', 'O']]
+    """
+
+    _task: ClassVar[str] = "tag"
+    _columns: ClassVar[dict[str, Any]] = {"text": "tokens", "pair": None, "label": "tags"}
+    _metric: ClassVar[str] = "f1"
+
+    def predict(self, X: Any) -> list[Any]:
+        """A list for each row: tags where it holds tokens, `Span` records where it is a text."""
+        return [one.spans if one.tags is None else one.tags for one in self._predictions(X)]
+
+
+class SpanExtractor(_StructuredEstimator):
+    """Predict(BERT(x)) for the answer in a context: X holds (question, context), y answers as texts or as in SQuAD.
+
+    The parameters are those of `TextClassifier` without `class_weight`. An answer in y is a text that stands once in
+    its context, the empty text where there is none, or [{"text": ..., "answer_start": ...}].
+
+    Attributes:
+        fitted_: the `Fitted` function.
+
+    Example:
+        >>> X = [("Who came?", "Yesterday Ann came."), ("Who left?", "Then Bob left.")]
+        >>> answer = SpanExtractor(epochs=1, valid=0).fit(X, ["Ann", "Bob"]).predict([("Who sat?", "Eve sat.")])[0]
+        >>> answer in "Eve sat."
+        True
+    """
+
+    _task: ClassVar[str] = "span"
+    _columns: ClassVar[dict[str, Any]] = {"text": "question", "pair": "context", "label": "answers"}
+    _metric: ClassVar[str] = "f1"
+
+    def predict(self, X: Any) -> list[str]:
+        """The answer to each question, a part of its context; empty: it holds none."""
+        return [one.answer for one in self._predictions(X)]
+
+    def predict_spans(self, X: Any) -> list[list[Span]]:
+        """The best few answers to each question, best first, with their places and probabilities."""
+        return [one.spans or [] for one in self._predictions(X)]
+
+    def _examples(self, X: Any, y: Any) -> list[Example]:
+        # An empty text is no answer; a blank cell of a file may be a mistake.
+        return super()._examples(
+            X, None if y is None else [[] if isinstance(one, str) and not one else one for one in y]
+        )
+
+
+class MultipleChoice(_StructuredEstimator):
+    """Predict(BERT(x)) for one of a question's choices: X holds (question, [choice, ...]), y numbers, letters or texts.
+
+    The parameters are those of `TextClassifier` without `class_weight`.
+
+    Attributes:
+        fitted_: the `Fitted` function.
+
+    Example:
+        >>> X = [("Grass is", ["green", "red"]), ("Blood is", ["green", "red"])]
+        >>> chooser = MultipleChoice(epochs=1, valid=0).fit(X, [0, 1])
+        >>> chooser.predict_proba([("Snow is", ["white", "red", "hot"])])[0].shape
+        (3,)
+    """
+
+    _task: ClassVar[str] = "choose"
+    _columns: ClassVar[dict[str, Any]] = {"text": "question", "pair": None, "label": "label", "choices": ["choices"]}
+    _metric: ClassVar[str] = "accuracy"
+
+    def predict(self, X: Any) -> list[Any]:
+        """The choice for each question, named as in y: its number, its letter, or its text."""
+        return [one.answer for one in self._predictions(X)]
+
+    def predict_proba(self, X: Any) -> list[np.ndarray]:
+        """The probability of each choice, an array [choices] for each question."""
+        return [np.array(list((one.probabilities or {}).values())) for one in self._predictions(X)]
