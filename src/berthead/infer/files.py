@@ -73,14 +73,13 @@ def input_columns(artifact: Artifact, options: PredictOptions, names: list[str],
     fitted = artifact.columns
     if options.pair and not fitted["pair"]:
         raise UsageError("--pair", "this model was fitted on single texts", "no --pair")
-
-    form = artifact.task.form
-    wanted = {role: getattr(options, role) or fitted.get(role) for role in ("text", "pair", "label", "intent")}
-    wanted["choices"] = options.choices or fitted.get("choices")
-    if form != "text":
-        # Other data of the same form may call its columns by other usual names, and hold a text where fit saw tokens.
-        given = options.to_dict()
-        wanted = {role: given[role] or (name if _there(name, names) else None) for role, name in wanted.items()}
+    # Other data of the same form may call its columns by other usual names, and hold a text where fit saw tokens.
+    form, given = artifact.task.form, options.to_dict()
+    wanted = {
+        role: given[role] or (name if form == "text" or _there(name, names) else None)
+        for role in ("text", "pair", "label", "intent", "choices")
+        for name in [fitted.get(role)]
+    }
     return Columns.find(form, wanted, names, where, label=label)
 
 

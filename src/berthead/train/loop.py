@@ -19,7 +19,7 @@ from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
 from berthead.model.units import by_row, by_unit, combined, unit_logits
 from berthead.progress import Progress
-from berthead.records import Example, FloatArray, Pack
+from berthead.records import Example, FloatArray, IntArray, Pack
 from berthead.tasks import Batch, Task
 from berthead.text.layout import Layout
 from berthead.text.packing import pack, plan
@@ -134,7 +134,8 @@ class _Part:
     """What is fitted: its learning module, its logits in training, its logits for held-out rows."""
 
     module: nn.Module
-    inputs: Sequence[Input]
+    sizes: IntArray
+    """Units of each row, [rows]."""
 
     def train(self) -> None:
         """Get ready to fit."""
@@ -160,7 +161,7 @@ class _Whole(_Part):
     ) -> None:
         self.module = self.model = model
         self.outputs = outputs
-        self.inputs, self.valid = train.inputs, valid
+        self.inputs, self.valid, self.sizes = train.inputs, valid, _sizes(train.inputs)
         self.bf16, self.frozen = settings.precision == "bf16", frozen
         self.device = torch.device(settings.device)
         self.random = np.random.default_rng(settings.seed)
@@ -184,7 +185,7 @@ class _Whole(_Part):
                 hidden = self.model.encoder(tensors)
             # Targets and losses stay on the CPU: logits are few.
             logits = self.model.head(hidden.float(), tensors).cpu()
-            yield _unit_logits(self.model.head, logits, layout, one), places, [x.n_units for x in some]
+            yield _unit_logits(self.model.head, logits, layout, one), places, self.sizes[rows[places]].tolist()
 
     def valid_logits(self) -> FloatArray:
         assert self.valid is not None
@@ -198,7 +199,7 @@ class _HeadOnly(_Part):
     def __init__(self, model: Model, train: Fold, valid: Fold | None, device: torch.device, quiet: bool) -> None:
         self.module = self.head = model.head
         engine = engine_for(model, device)
-        self.layout, self.inputs = Layout(train.inputs), train.inputs
+        self.layout, self.inputs, self.sizes = Layout(train.inputs), train.inputs, _sizes(train.inputs)
         self.valid_layout = Layout(valid.inputs) if valid else None
         layouts = [layout for layout in (self.layout, self.valid_layout) if layout]
         with Progress("encode", sum(len(layout.rows) for layout in layouts), "rows", quiet) as progress:
@@ -226,11 +227,12 @@ class _HeadOnly(_Part):
         return (vectors - self.mean) / self.deviation
 
     def training_logits(self, rows: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray, list[int]]]:
-        sizes = [self.inputs[row].n_units for row in rows]
+        sizes = self.sizes[rows].tolist()
         wanted = self.layout.units_of(rows) if self.layout.by_token else self.layout.rows_of(rows)
         logits = self.head.classify(self._scaled(self.train_vectors[torch.from_numpy(wanted)]))
         if not self.layout.by_token:
-            units = Layout([self.inputs[row] for row in rows]).unit_of_row
+            plain = self.layout.plain
+            units = np.arange(len(rows)) if plain else Layout([self.inputs[row] for row in rows]).unit_of_row
             logits = combined(self.head, logits, torch.from_numpy(units), sum(sizes))
         yield logits, np.arange(len(rows)), sizes
 
@@ -248,6 +250,10 @@ class _HeadOnly(_Part):
     def finish(self) -> None:
         if self.scales:
             self.head.fold_input(self.mean, self.deviation)
+
+
+def _sizes(inputs: Sequence[Input]) -> IntArray:
+    return np.array([one.n_units for one in inputs], dtype=np.int64)
 
 
 def _bounded(one: Input, random: np.random.Generator) -> Input:
@@ -320,7 +326,7 @@ def _step(
     """One update; the sum of the rows' losses."""
     optimiser.zero_grad(set_to_none=True)
     total = 0.0
-    task = task.over(_wanted(targets[rows], [part.inputs[row].n_units for row in rows]), len(rows))
+    task = task.over(_wanted(targets[rows], part.sizes[rows].tolist()), len(rows))
     for logits, places, sizes in part.training_logits(rows):
         loss = task.loss(logits, _wanted(targets[rows[places]], sizes), weights, sizes).sum()
         (loss / len(rows)).backward()  # type: ignore[no-untyped-call]
