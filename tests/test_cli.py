@@ -231,7 +231,9 @@ def test_fit_eval_predict_verify_agree_with_each_other_and_with_python(cli, froz
     assert told["passed"] is True
 
     info = cli("info", folder, "--json")
-    assert json.loads(info.out) == {key: record[key] for key in RECORD}
+    told = json.loads(info.out)
+    assert told.keys() == RECORD | {"moved"}
+    assert {key: told[key] for key in RECORD} == {key: record[key] for key in RECORD}
 
 
 def check_scores(task: str, scores: dict, rows: list[dict], answers: list) -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from berthead.api import Fitted, fit, load
     from berthead.errors import BertheadError, DataError, GateError, ModelError, OutputError, UsageError
     from berthead.estimators import MultipleChoice, SequenceLabeler, SpanExtractor, TextClassifier, TextRegressor
+    from berthead.model.parameters import Parameters
     from berthead.records import Prediction, Span
 
 _HOME = {
@@ -22,6 +23,7 @@ _HOME = {
     "SpanExtractor": "estimators",
     "TextClassifier": "estimators",
     "TextRegressor": "estimators",
+    "Parameters": "model.parameters",
     "Prediction": "records",
     "Span": "records",
     "BertheadError": "errors",
@@ -40,6 +42,7 @@ __all__ = [
     "ModelError",
     "MultipleChoice",
     "OutputError",
+    "Parameters",
     "Prediction",
     "SequenceLabeler",
     "Span",

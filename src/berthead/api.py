@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
+from torch import Tensor
 
 from berthead import artifact as folder_format
 from berthead.artifact import Artifact
@@ -18,6 +19,7 @@ from berthead.errors import DataError, Interrupted, UsageError
 from berthead.infer.engine import use_threads
 from berthead.infer.files import input_columns
 from berthead.infer.predict import Predictor, split_readable
+from berthead.model.parameters import Parameters
 from berthead.options import FitOptions, PredictOptions
 from berthead.records import Example, FloatArray, Label, Prediction, Row
 from berthead.tasks import Task, find_task
@@ -176,6 +178,43 @@ class Fitted:
             GateError: the answers are not the ones that were saved.
         """
         return folder_format.replay(self.artifact, self.predictor.logits)
+
+    @property
+    def theta(self) -> Parameters:
+        """The encoder's parameters, under the names of its checkpoint."""
+        return Parameters(self.artifact.theta())
+
+    @property
+    def omega(self) -> Parameters:
+        """The head's parameters, under the names of model.safetensors."""
+        return Parameters(self.artifact.omega())
+
+    def with_parameters(
+        self, theta: Mapping[str, Tensor] | None = None, omega: Mapping[str, Tensor] | None = None
+    ) -> Fitted:
+        """The same architecture with other parameters: another function.
+
+        Temperature, thresholds and the range of numbers stay as they were fitted, for other parameters or not. Golden
+        examples and hashes are those of the new function; the scores of the old one are left out of its record.
+
+        Args:
+            theta: of the encoder, such as another function's `theta`; None: as they are.
+            omega: of the head; None: as they are.
+
+        Returns:
+            The function; this one stays as it is.
+
+        Raises:
+            ModelError: a tensor is missing, left over, misshapen or not finite.
+
+        Example:
+            >>> mean = Parameters.mean([model.theta, other.theta])  # doctest: +SKIP
+            >>> model.with_parameters(theta=mean).save("between")  # doctest: +SKIP
+        """
+        given = [None if one is None else one if isinstance(one, Parameters) else Parameters(one)
+                 for one in (theta, omega)]  # fmt: skip
+        engine = PredictOptions(precision=self.predictor.engine.precision, token_budget=self.predictor.token_budget)
+        return Fitted(folder_format.with_parameters(self.artifact, *given), engine)
 
     def info(self) -> dict[str, Any]:
         """The formula as fitted: task, encoder, head, hashes of theta and omega, labels, metrics, versions."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -30,6 +31,7 @@ from berthead.model.checkpoint import (
 )
 from berthead.model.families import EncoderConfig
 from berthead.model.model import Model, sha256_of
+from berthead.model.parameters import Parameters, find_pretrained
 from berthead.model.tensors import TensorPack, shapes_only
 from berthead.model.units import unit_logits
 from berthead.records import Example, FloatArray
@@ -45,6 +47,8 @@ GOLDEN_TOLERANCE = 1e-4
 
 # Units of a golden example that are kept and compared: a long text has thousands.
 GOLDEN_UNITS = 64
+# What a run says of the parameters that it fitted, and of no others.
+OF_THE_PARAMETERS = ("metrics", "baselines", "epochs", "best_epoch", "held_out_rows")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
 
@@ -158,6 +162,59 @@ def with_golden(artifact: Artifact, examples: Sequence[Example]) -> Artifact:
         one |= {"words": list(example.words)} if example.words is not None else {}
         golden.append(one | ({"choices": list(example.choices)} if example.choices is not None else {}))
     return replace(artifact, golden=tuple(golden))
+
+
+def with_parameters(artifact: Artifact, theta: Parameters | None = None, omega: Parameters | None = None) -> Artifact:
+    """The same architecture with other parameters: another function.
+
+    What the fit decided besides them stays: temperature, thresholds, the range of numbers. Golden examples are computed
+    anew. Scores and epochs in `run` were those of the parameters that it fitted, so they go, and `run` says as
+    `replaced` which those were.
+
+    Args:
+        artifact: the fitted function.
+        theta: the encoder's; None: as they are.
+        omega: the head's; None: as they are.
+
+    Returns:
+        The function; the same one where nothing differs.
+
+    Raises:
+        ModelError: a tensor is missing, left over or misshapen.
+    """
+    own = Parameters(artifact.theta()), Parameters(artifact.omega())
+    theta, omega = own[0] if theta is None else theta, own[1] if omega is None else omega
+    theta.check_like(own[0], "theta")
+    omega.check_like(own[1], "omega")
+    if (theta, omega) == own:
+        return artifact
+    config = artifact.model.encoder.config
+    encoder = build_encoder(config, families.from_checkpoint(theta, config.layers))
+    head = copy.deepcopy(artifact.model.head)
+    names = omega_names(head, artifact.task.problem_type)
+    head.load_state_dict({ours: omega[theirs] for ours, theirs in names.items()})
+    kept = {name: value for name, value in artifact.run.items() if name not in OF_THE_PARAMETERS}
+    replaced = artifact.run.get("replaced", {"theta_sha256": own[0].sha256, "omega_sha256": own[1].sha256})
+    changed = replace(
+        artifact, model=Model(encoder, head).eval().requires_grad_(False), task=artifact.task.bound(head),
+        run=kept | {"replaced": replaced},
+    )  # fmt: skip
+    return with_golden(changed, [golden_input(one) for one in artifact.golden])
+
+
+def moved(artifact: Artifact) -> dict[str, float] | None:
+    """How far theta-tilde is from theta-hat.
+
+    Args:
+        artifact: the fitted function.
+
+    Returns:
+        The relative norm of the difference by layer, as `Parameters.difference`; None: theta-hat is not at hand.
+    """
+    theta = Parameters(artifact.theta())
+    sha256 = artifact.pretrained["theta_sha256"]
+    pretrained = theta if theta.sha256 == sha256 else find_pretrained(artifact.pretrained["name"], sha256)
+    return None if pretrained is None else theta.difference(pretrained)
 
 
 def has_units(task: Task) -> bool:

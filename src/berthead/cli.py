@@ -171,7 +171,8 @@ def info(model: ModelFolder, as_json: AsJson = False) -> None:
     """Print the formula as fitted: task, encoder, head, hashes of the parameters, labels, metrics."""
     from berthead import artifact
 
-    record = artifact.load(Path(model)).describe()
+    fitted = artifact.load(Path(model))
+    record = fitted.describe() | {"moved": artifact.moved(fitted)}
     if as_json:
         _print_json(record)
     else:

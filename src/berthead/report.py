@@ -53,7 +53,7 @@ def info_text(record: dict[str, Any], folder: str) -> str:
     """The formula as fitted.
 
     Args:
-        record: what `Fitted.info` says.
+        record: what `Fitted.info` says, and `moved`: how far each layer of theta-tilde is from theta-hat.
         folder: the model folder.
 
     Returns:
@@ -74,6 +74,13 @@ def info_text(record: dict[str, Any], folder: str) -> str:
         ("ω", f"sha256 {parameters['omega_sha256']}"),
         ("", theta),
     ]
+    if not same:
+        # Layer by layer the relative norm, as in a table of its own.
+        name = parameters["pretrained"]["name"]
+        away = f"not shown: the encoder {name} with that sha256 is not at hand"
+        rows.append(("θ̃ − θ̂", moved_text(record["moved"]) if record["moved"] else away))
+    if "replaced" in run:
+        rows.append(("", "θ and ω were put in place of those that the fit gave: of these there are no scores"))
     if task["labels"]:
         rows.append(
             (f"{len(task['labels'])} labels", listed([json.dumps(x, ensure_ascii=False) for x in task["labels"]], 20))
@@ -93,6 +100,11 @@ def info_text(record: dict[str, Any], folder: str) -> str:
     rows.append(("versions", ", ".join(f"{name} {value}" for name, value in run["versions"].items())))
     rows.append(("transformers", f"{record['transformers']['class']}. {record['transformers']['note']}"))
     return "\n".join([folder, *(f"  {name:<13} {value}" for name, value in rows)])
+
+
+def moved_text(moved: dict[str, float]) -> str:
+    """Relative norms of the layers on one line."""
+    return ", ".join(f"{layer} {100 * share:.2f} %" for layer, share in moved.items())
 
 
 def _head(head: dict[str, Any]) -> str:
