@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from berthead.api import Fitted, fit, load
+    from berthead.comparison import Comparison, compare
     from berthead.errors import BertheadError, DataError, GateError, ModelError, OutputError, UsageError
     from berthead.estimators import MultipleChoice, SequenceLabeler, SpanExtractor, TextClassifier, TextRegressor
     from berthead.model.parameters import Parameters
@@ -18,6 +19,8 @@ _HOME = {
     "Fitted": "api",
     "fit": "api",
     "load": "api",
+    "Comparison": "comparison",
+    "compare": "comparison",
     "MultipleChoice": "estimators",
     "SequenceLabeler": "estimators",
     "SpanExtractor": "estimators",
@@ -36,6 +39,7 @@ _HOME = {
 
 __all__ = [
     "BertheadError",
+    "Comparison",
     "DataError",
     "Fitted",
     "GateError",
@@ -50,6 +54,7 @@ __all__ = [
     "TextClassifier",
     "TextRegressor",
     "UsageError",
+    "compare",
     "fit",
     "load",
 ]

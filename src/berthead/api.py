@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -146,27 +146,10 @@ class Fitted:
             "text": text, "pair": pair, "label": label, "choices": choices, "intent": intent,
             "skip_bad_rows": skip_bad_rows,
         }  # fmt: skip
-        chosen = PredictOptions.from_sources(flags)
-        names, rows, where = read_rows(data)
-        columns = input_columns(self.artifact, chosen, names, where, label=True)
-        task = self.artifact.task
-
-        def known(value: Any) -> Any:
-            target = task.read(value)
-            task.check(target)
-            return target
-
-        read = (to_example(row, columns, known, task.settled) for row in rows)
-        examples, bad = sound_examples(read, chosen.skip_bad_rows)
-        if chosen.skip_bad_rows:
-            artifact = self.artifact
-            examples, long = split_readable(task, artifact.tokenizer, examples, artifact.reading)
-            bad += long
-        if not examples:
-            raise DataError(where, "holds no rows that can be scored", "rows with a text and a label")
-        scores = self.predictor.evaluate(examples)
-        notes = notes_on(rows) + mended(examples) + scores["warnings"] + [f"left out: {line}" for line in bad]
-        return scores | {"skipped": len(bad), "warnings": notes}
+        read = labelled_rows(data, PredictOptions.from_sources(flags), [self.artifact])
+        scores = self.predictor.evaluate(read.examples)
+        notes = read.notes + scores["warnings"] + [f"left out: {line}" for line in read.bad]
+        return scores | {"skipped": len(read.bad), "warnings": notes}
 
     def verify(self) -> float:
         """Replay the golden examples.
@@ -382,6 +365,75 @@ def read_rows(data: Any) -> tuple[list[str], Iterable[Row], str]:
     if not all(isinstance(record, dict) for record in records):
         raise DataError("data", f"holds {type(records[0]).__name__}", "a file, a data frame, or a list of dicts")
     return list(dict.fromkeys(str(name) for record in records for name in record)), rows_of(records), "data"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledRows:
+    """Rows that functions are scored on.
+
+    Args:
+        examples: the sound ones, with targets unless `labelled` is false.
+        bad: the others, as `file:line: what is wrong`.
+        notes: what is to be known about them.
+        labelled: whether there were targets to read.
+    """
+
+    examples: list[Example]
+    bad: list[str]
+    notes: list[str]
+    labelled: bool = True
+
+
+def labelled_rows(
+    data: Any, options: PredictOptions, artifacts: Sequence[Artifact], *, needed: bool = True
+) -> LabelledRows:
+    """Rows with targets, for one function or for several of one task.
+
+    Args:
+        data: a file, a data frame, or a list of dicts.
+        options: may name columns, and leave out bad rows.
+        artifacts: who reads them; the first says which columns, and a target that one of them knows is sound.
+        needed: whether there have to be targets; otherwise they are read where their column is there.
+
+    Returns:
+        The rows.
+
+    Raises:
+        DataError: rows that cannot be used, or labels that no function knows.
+    """
+    names, rows, where = read_rows(data)
+    labelled, task = True, artifacts[0].task
+    try:
+        columns = input_columns(artifacts[0], options, names, where, label=True)
+    except DataError:
+        if needed or options.label or options.intent:
+            raise
+        columns, labelled = input_columns(artifacts[0], options, names, where, label=False), False
+
+    def known(value: Any) -> Any:
+        target = task.read(value)
+        if not any(knows(artifact.task, target) for artifact in artifacts):
+            task.check(target)
+        return target
+
+    read = (to_example(row, columns, known if labelled else None, task.settled) for row in rows)
+    examples, bad = sound_examples(read, options.skip_bad_rows)
+    for artifact in artifacts if options.skip_bad_rows else ():
+        examples, long = split_readable(artifact.task, artifact.tokenizer, examples, artifact.reading)
+        bad += long
+    if not examples:
+        what = "scored" if labelled else "answered"
+        raise DataError(where, f"holds no rows that can be {what}", "rows with a text and a label")
+    return LabelledRows(examples, bad, notes_on(rows) + mended(examples), labelled)
+
+
+def knows(task: Task, target: Any) -> bool:
+    """Whether a function can answer with this target."""
+    try:
+        task.check(target)
+    except ValueError:
+        return False
+    return True
 
 
 def _labelled(

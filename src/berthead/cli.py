@@ -1,4 +1,4 @@
-"""The command line: berthead fit, eval, predict, info, verify, pull."""
+"""The command line: berthead fit, eval, predict, compare, info, verify, pull."""
 
 from __future__ import annotations
 
@@ -164,6 +164,37 @@ def predict(
         _predict_file(fitted, source, out or "-", given, as_json, quiet)
     else:
         _predict_text(fitted, source, more or [], bool(given["probabilities"]), as_json)
+
+
+@app.command()
+@with_options(PredictOptions, only=(*_COLUMNS, "precision", "token_budget", "threads", "skip_bad_rows"))
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="The first model folder.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The second one, of the same task.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Rows, with targets or without.")],
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", metavar="FILE", help="Write all rows with other answers there.")
+    ] = None,
+    as_json: AsJson = False,
+    *,
+    given: dict[str, Any],
+) -> None:
+    """Apply two fitted models to the same input: which answers flip, who is right, which parameters moved."""
+    from berthead import comparison
+
+    if out:
+        comparison.check_flips_file(out)
+    columns = {name: given[name] for name in (*_COLUMNS, "skip_bad_rows")}
+    found = comparison.compare(_load(a, given), _load(b, given), data, **columns)
+    if out:
+        comparison.write_flips(found, out)
+    _warn(found.notes)
+    if as_json:
+        _print_json({"models": {"a": a, "b": b}, **found.to_dict()})
+    else:
+        _print(report.compare_text(found.to_dict(), (a, b), out))
+    if found.skipped:
+        raise typer.Exit(4)
 
 
 @app.command()

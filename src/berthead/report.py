@@ -102,9 +102,75 @@ def info_text(record: dict[str, Any], folder: str) -> str:
     return "\n".join([folder, *(f"  {name:<13} {value}" for name, value in rows)])
 
 
-def moved_text(moved: dict[str, float]) -> str:
+def moved_text(moved: dict[str, float | None]) -> str:
     """Relative norms of the layers on one line."""
-    return ", ".join(f"{layer} {100 * share:.2f} %" for layer, share in moved.items())
+    shares = {layer: "from 0" if share is None else f"{100 * share:.2f} %" for layer, share in moved.items()}
+    return ", ".join(f"{layer} {share}" for layer, share in shares.items())
+
+
+def compare_text(found: dict[str, Any], names: tuple[str, str], out: str | None) -> str:
+    """Two functions on the same input.
+
+    Args:
+        found: what `Comparison.to_dict` says.
+        names: of both functions.
+        out: the file that holds all rows with other answers, or None.
+
+    Returns:
+        Lines.
+    """
+    rows, flips = found["rows"], found["flips"]
+    lines = [f"A  {names[0]}", f"B  {names[1]}"]
+    lines.append(f"the same answer in {rows - len(flips):,} of {rows:,} rows ({100 * found['agreement']:.2f} %)")
+    if right := found["right"]:
+        sides = ("both", "only_a", "only_b", "neither")
+        words = ("both", "A alone", "B alone", "neither")
+        counts = [f"{word} {right[side]:,}" for word, side in zip(words, sides, strict=True)]
+        lines.append(f"right: {', '.join(counts)}")
+    if found["test"]:
+        lines.append(f"{found['test']['name']}: p = {found['test']['p']:.4g}")
+    if found["metrics"]:
+        scored = f"{found['scored']:,} rows scored"
+        lines += ["", f"{scored:<20} {'A':>10} {'B':>10} {'B − A':>10}"]
+        lines += [f"{name:<20} {one['a']:>10,.4f} {one['b']:>10,.4f} {one['b'] - one['a']:>+10.4f}"
+                  for name, one in found["metrics"].items()]  # fmt: skip
+    for table in ("per_label", "per_intent"):
+        if found[table]:
+            lines += ["", *_label_changes(found[table])]
+    if flips:
+        lines += ["", f"other answers in {len(flips):,} rows:", *(_flip(one) for one in flips[:SHOWN_FLIPS])]
+        more = len(flips) - SHOWN_FLIPS
+        lines += [f"... and {more:,} more{f' in {out}' if out else ': --out FILE takes all'}"] if more > 0 else []
+    moved = moved_text(found["moved"]) if found["moved"] else "not to be said, the architectures differ"
+    return "\n".join([*lines, "", f"from A to B the parameters moved: {moved}"])
+
+
+# Rows with other answers that a terminal gets to see.
+SHOWN_FLIPS = 10
+
+
+def _label_changes(table: list[dict[str, Any]]) -> list[str]:
+    width = max(5, *(len(str(row["label"])) for row in table))
+    lines = [f"{'label':<{width}}  {'precision A → B':>16}  {'recall A → B':>16}  {'f1 A → B':>16}  support"]
+    for row in table:
+        pairs = [[f"{side[name]:.4f}" if side else "-" for side in (row["a"], row["b"])]
+                 for name in ("precision", "recall", "f1")]  # fmt: skip
+        shares = "  ".join(f"{f'{a} → {b}':>16}" for a, b in pairs)
+        lines.append(f"{row['label']!s:<{width}}  {shares}  {row['support']:7,}")
+    return lines
+
+
+def _flip(flip: dict[str, Any]) -> str:
+    verdicts = {True: " (right)", False: " (wrong)", None: ""}
+    sides = [f"{name} {_short(flip[name.lower()])}{verdicts[flip[f'{name.lower()}_right']]}" for name in "AB"]
+    wanted = [] if flip["target"] is None else [f"wanted {_short(flip['target'])}"]
+    return "  ".join([flip["where"], *sides, *wanted, _short(flip["text"])])
+
+
+def _short(value: Any, most: int = 60) -> str:
+    """A value as JSON, its end cut off where it is long."""
+    text = f"{value:.6g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _head(head: dict[str, Any]) -> str:

@@ -99,16 +99,31 @@ class Predictor:
             DataError: an example cannot be read, and the function was fitted so that this is an error.
         """
         artifact = self.artifact
-        values, inputs = [], []
+        values, inputs = self.computed(examples)
+        targets = artifact.task.targets([example.target for example in examples], inputs)
+        scores = artifact.task.evaluate(values, targets, Batch(examples, inputs))
+        misfits = [f"out of place: {line}" for line in artifact.task.misfits(examples, inputs)]
+        scores["warnings"] += misfits + length_notes(inputs, artifact.reading)
+        return {"rows": len(examples)} | scores
+
+    def computed(self, examples: Sequence[Example]) -> tuple[FloatArray, list[Input]]:
+        """Logits of examples, and what was read of each, for who scores them.
+
+        Args:
+            examples: without errors.
+
+        Returns:
+            float32 [units, outputs], and an input an example, without its tokens.
+
+        Raises:
+            DataError: an example cannot be read, and the function was fitted so that this is an error.
+        """
+        values, inputs = [np.empty((0, self.artifact.task.outputs), dtype=np.float32)], list[Input]()
         for chunk, read in prefetched(self._read_chunks(examples)):
             sound = readable(chunk, read)
             values.append(self.compute(sound).values)
             inputs += [one.without_rows() for one in sound]
-        targets = artifact.task.targets([example.target for example in examples], inputs)
-        scores = artifact.task.evaluate(np.concatenate(values), targets, Batch(examples, inputs))
-        misfits = [f"out of place: {line}" for line in artifact.task.misfits(examples, inputs)]
-        scores["warnings"] += misfits + length_notes(inputs, artifact.reading)
-        return {"rows": len(examples)} | scores
+        return np.concatenate(values), inputs
 
     def compute(self, inputs: Sequence[Input]) -> Computed:
         """Logits of what was read, in its order."""

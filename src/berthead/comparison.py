@@ -1,0 +1,389 @@
+"""Two functions on the same input: where their answers differ, which is right more often, what moved between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from berthead.api import Fitted, knows, labelled_rows, load
+from berthead.data.labels import shown
+from berthead.data.writers import check_writable, open_writer
+from berthead.errors import UsageError, listed
+from berthead.infer.predict import DECODED_ROWS
+from berthead.options import PredictOptions
+from berthead.records import Example, FloatArray, Label
+from berthead.tasks import Answer, Batch, Joint, Regress, Tag, Task
+from berthead.tasks.verdicts import identity, is_right, written, written_target
+from berthead.text.windows import Input
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """A row that two functions answer differently.
+
+    Args:
+        where: the row's `file:line` or `row N`.
+        text: its first text.
+        pair: its second one, its context, or its choices as a list; None: it has none.
+        a: the answer of the first function, as JSON.
+        b: that of the second.
+        target: the answer wanted, or None.
+        a_right: whether the first is right; None: that cannot be said.
+        b_right: whether the second is.
+    """
+
+    where: str
+    text: str
+    pair: str | list[str] | None
+    a: Any
+    b: Any
+    target: Any = None
+    a_right: bool | None = None
+    b_right: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelChange:
+    """How well two functions find a label.
+
+    Args:
+        label: the label.
+        support: how often it is wanted.
+        a: `precision`, `recall` and `f1` of the first function; None: it has no such label, or, of tags, the label is
+            neither wanted nor given.
+        b: those of the second.
+    """
+
+    label: Label
+    support: int
+    a: dict[str, float] | None
+    b: dict[str, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """In how many rows each of two functions is right.
+
+    Args:
+        both: both are.
+        only_a: the first is.
+        only_b: the second is.
+        neither: none is.
+    """
+
+    both: int
+    only_a: int
+    only_b: int
+    neither: int
+
+
+@dataclass(frozen=True, slots=True)
+class PairedTest:
+    """A test of whether two functions are equally good.
+
+    Args:
+        name: `McNemar, exact` on the rows where one alone is right (McNemar 1947), or `Wilcoxon signed-rank` on the
+            absolute errors of numbers (Wilcoxon 1945); two-sided.
+        p: how likely so much or more of a difference is where there is none.
+    """
+
+    name: str
+    p: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What differs between two functions on the same rows, in plain Python types.
+
+    Args:
+        task: of both.
+        a: `theta_sha256` and `omega_sha256` of the first.
+        b: those of the second.
+        rows: compared.
+        skipped: rows left out.
+        agreement: share of the rows that both answer alike; of numbers in six digits.
+        flips: the other rows, in order; of numbers those furthest apart first.
+        right: who is right how often; None: no targets, or no answer that is wholly right or wrong.
+        test: whether one is better; None: no targets, or none that can be tested.
+        scored: rows that metrics and labels are about: those whose targets both functions know.
+        metrics: name to the values of `a` and `b`; empty without targets.
+        per_label: labels of rows, tags or entities; empty where the task has none.
+        per_intent: labels of joint rows.
+        moved: ||b - a|| / ||a|| of the parameters of each layer (None: of a layer that is 0 in the first); None: the
+            architectures differ. The head's are left out where the labels differ.
+        notes: what to know about the comparison.
+    """
+
+    task: str
+    a: dict[str, str]
+    b: dict[str, str]
+    rows: int
+    skipped: int
+    agreement: float
+    flips: list[Flip]
+    right: Right | None
+    test: PairedTest | None
+    scored: int
+    metrics: dict[str, dict[str, float]]
+    per_label: list[LabelChange]
+    per_intent: list[LabelChange]
+    moved: dict[str, float | None] | None
+    notes: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as a JSON-serialisable dict."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """What one function says of the rows."""
+
+    task: Task
+    values: FloatArray
+    inputs: list[Input]
+    identities: list[Hashable]
+    answers: list[Any]
+    right: list[bool | None]
+
+
+def compare(
+    a: Fitted | str | Path,
+    b: Fitted | str | Path,
+    data: Any,
+    *,
+    text: str | None = None,
+    pair: str | None = None,
+    label: str | None = None,
+    choices: str | None = None,
+    intent: str | None = None,
+    skip_bad_rows: bool | None = None,
+) -> Comparison:
+    """Apply two functions of one task to the same input, and tell their answers and parameters apart.
+
+    Args:
+        a: the first function, or its folder.
+        b: the second; its labels may be others.
+        data: a file, a data frame, or a list of dicts; with targets the functions are scored too.
+        text: column of the text; None: as `a` was fitted.
+        pair: column of the second text; None: as fitted.
+        label: column of the target; None: as fitted, where it is there.
+        choices: column of the choices, or one for each, as a,b,c; None: as fitted.
+        intent: column of the label beside tags; None: as fitted.
+        skip_bad_rows: leave out rows that cannot be used; they are counted as `skipped`.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        UsageError: the functions answer different questions.
+        DataError: rows that cannot be used, or labels that neither function knows.
+        ModelError: a folder cannot be loaded.
+
+    Example:
+        >>> found = compare("model", "new-model", "test.csv")  # doctest: +SKIP
+        >>> found.agreement, found.test.p  # doctest: +SKIP
+        (0.97, 0.38)
+    """
+    flags = {
+        "text": text, "pair": pair, "label": label, "choices": choices, "intent": intent,
+        "skip_bad_rows": skip_bad_rows,
+    }  # fmt: skip
+    first, second = (one if isinstance(one, Fitted) else load(one) for one in (a, b))
+    _check_same_question(first, second)
+    artifacts = [first.artifact, second.artifact]
+    read = labelled_rows(data, PredictOptions.from_sources(flags), artifacts, needed=False)
+    sides = _side(first, read.examples, read.labelled), _side(second, read.examples, read.labelled)
+    flips = _flips(*sides, read.examples, read.labelled)
+    notes = [] if read.labelled else ["there is no column of targets: answers are compared, and not scored"]
+    notes += _label_notes(*(side.task for side in sides)) + read.notes + [f"left out: {line}" for line in read.bad]
+    known = _known(sides, read.examples) if read.labelled else [np.empty(0, dtype=np.bool_)] * 2
+    for name, one in zip("AB", known, strict=True):
+        if count := int((~one).sum()):
+            notes.append(f"{count:,} rows have a target that {name} does not know: it is wrong there, and no metric "
+                         "counts them")  # fmt: skip
+    scored = known[0] & known[1]
+    scores = [_scores(side, read.examples, scored) if scored.any() else {} for side in sides]
+    for name, one in zip("AB", scores, strict=True):
+        notes += [f"{name}: {warning}" for warning in one.get("warnings", [])]
+    return Comparison(
+        task=first.artifact.task.name,
+        a=_hashes(first),
+        b=_hashes(second),
+        rows=len(read.examples),
+        skipped=len(read.bad),
+        agreement=1 - len(flips) / len(read.examples),
+        flips=flips,
+        right=_right(*sides),
+        test=_test(*sides, read.examples) if read.labelled else None,
+        scored=int(scored.sum()),
+        metrics=_metrics(*scores),
+        per_label=_label_changes("per_label", *scores),
+        per_intent=_label_changes("per_intent", *scores),
+        moved=_moved(first, second),
+        notes=notes,
+    )
+
+
+def write_flips(comparison: Comparison, path: str | Path) -> None:
+    """Write the rows that are answered differently.
+
+    Args:
+        comparison: what `compare` found.
+        path: .csv, .tsv or .jsonl (also .gz); written aside and renamed when it is whole.
+
+    Raises:
+        UsageError: an extension that is not known.
+        OutputError: it cannot be written.
+    """
+    names = list(Flip.__slots__)
+    with open_writer(path, "jsonl", names, None, {}) as writer:
+        for flip in comparison.flips:
+            writer.write(asdict(flip))
+
+
+def check_flips_file(path: str) -> None:
+    """Whether `write_flips` can write there, before any work is done.
+
+    Args:
+        path: the file.
+
+    Raises:
+        UsageError: it is no file of text, or its extension is not known.
+        OutputError: the place cannot be written.
+    """
+    if path == "-" or path.endswith(".parquet"):
+        raise UsageError(f"--out {path}", "cannot hold the rows", "a .csv, .tsv or .jsonl file")
+    check_writable(path)
+
+
+def _check_same_question(a: Fitted, b: Fitted) -> None:
+    names = [one.artifact.task.name for one in (a, b)]
+    if names[0] != names[1]:
+        raise UsageError("compare", f"A is of task {names[0]}, B of task {names[1]}", "two functions of one task")
+    if bool(a.artifact.columns["pair"]) != bool(b.artifact.columns["pair"]):
+        which = ("A", "B") if a.artifact.columns["pair"] else ("B", "A")
+        raise UsageError("compare", f"{which[0]} reads pairs, {which[1]} single texts", "two functions of one input")
+
+
+def _hashes(fitted: Fitted) -> dict[str, str]:
+    said = fitted.artifact.parameters()
+    return {name: said[name] for name in ("theta_sha256", "omega_sha256")}
+
+
+def _side(fitted: Fitted, examples: list[Example], labelled: bool) -> _Side:
+    task = fitted.artifact.task
+    values, inputs = fitted.predictor.computed(examples)
+    identities, answers, right = list[Hashable](), [], list[bool | None]()
+    for answer, example, one in zip(_decoded(task, values, examples, inputs), examples, inputs, strict=True):
+        identities.append(identity(task, answer))
+        answers.append(written(answer))
+        right.append(is_right(task, answer, example, one) if labelled else None)
+    return _Side(task, values, inputs, identities, answers, right)
+
+
+def _decoded(task: Task, values: FloatArray, examples: list[Example], inputs: list[Input]) -> Iterator[Answer]:
+    edges = np.cumsum([0, *(one.n_units for one in inputs)])
+    # A few rows at a time: a row of 1,000 labels is a large dict.
+    for start in range(0, len(inputs), DECODED_ROWS):
+        end = min(start + DECODED_ROWS, len(inputs))
+        yield from task.decode(values[edges[start] : edges[end]], Batch(examples[start:end], inputs[start:end]))
+
+
+def _flips(a: _Side, b: _Side, examples: list[Example], labelled: bool) -> list[Flip]:
+    places = [place for place, both in enumerate(zip(a.identities, b.identities, strict=True)) if both[0] != both[1]]
+    if isinstance(a.task, Regress):
+        places.sort(key=lambda place: -abs(a.answers[place] - b.answers[place]))
+    return [
+        Flip(
+            one.where, one.text, list(one.choices) if one.choices is not None else one.pair,
+            a.answers[place], b.answers[place], written_target(a.task, one) if labelled else None,
+            a.right[place], b.right[place],
+        )
+        for place, one in ((place, examples[place]) for place in places)
+    ]  # fmt: skip
+
+
+def _known(sides: Sequence[_Side], examples: Iterable[Example]) -> list[np.ndarray]:
+    targets = [example.target for example in examples]
+    return [np.array([knows(side.task, target) for target in targets], dtype=np.bool_) for side in sides]
+
+
+def _scores(side: _Side, examples: list[Example], kept: np.ndarray) -> dict[str, Any]:
+    """The task's metrics on some of the rows."""
+    rows = [examples[place] for place in np.flatnonzero(kept)]
+    inputs = [side.inputs[place] for place in np.flatnonzero(kept)]
+    values = side.values[np.repeat(kept, [one.n_units for one in side.inputs])]
+    targets = side.task.targets([row.target for row in rows], inputs)
+    return side.task.evaluate(values, targets, Batch(rows, inputs))
+
+
+def _metrics(a: dict[str, Any], b: dict[str, Any]) -> dict[str, dict[str, float]]:
+    return {
+        name: {"a": value, "b": b[name]}
+        for name, value in a.items()
+        if isinstance(value, int | float) and isinstance(b.get(name), int | float)
+    }
+
+
+def _label_changes(table: str, a: dict[str, Any], b: dict[str, Any]) -> list[LabelChange]:
+    rows = [{repr(row["label"]): row for row in scores.get(table, [])} for scores in (a, b)]
+    changes = []
+    for key, row in (rows[0] | rows[1]).items():
+        shares = [{name: one[key][name] for name in ("precision", "recall", "f1")} if key in one else None
+                  for one in rows]  # fmt: skip
+        changes.append(LabelChange(row["label"], row["support"], shares[0], shares[1]))
+    return changes
+
+
+def _right(a: _Side, b: _Side) -> Right | None:
+    pairs = [(one, other) for one, other in zip(a.right, b.right, strict=True)]
+    if any(one is None or other is None for one, other in pairs):
+        return None
+    return Right(*(pairs.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False))))
+
+
+def _test(a: _Side, b: _Side, examples: list[Example]) -> PairedTest | None:
+    from scipy.stats import binomtest, wilcoxon
+
+    if isinstance(a.task, Regress):
+        targets = np.array([example.target for example in examples], dtype=np.float64)
+        errors = [np.abs(np.array(side.answers, dtype=np.float64) - targets) for side in (a, b)]
+        apart = errors[0] - errors[1]
+        # Where no row differs scipy has no p.
+        return PairedTest("Wilcoxon signed-rank", float(wilcoxon(apart).pvalue) if apart.any() else 1.0)
+    right = _right(a, b)
+    if right is None:
+        return None
+    discordant = right.only_a + right.only_b
+    p = float(binomtest(right.only_a, discordant).pvalue) if discordant else 1.0
+    return PairedTest("McNemar, exact", p)
+
+
+def _labels(task: Task) -> list[Label]:
+    if isinstance(task, Joint):
+        return [*task.tag.tags, *task.to_json()["labels"]]
+    return list(task.tags) if isinstance(task, Tag) else list(task.to_json()["labels"])
+
+
+def _label_notes(a: Task, b: Task) -> list[str]:
+    keys = [{repr(label): label for label in _labels(task)} for task in (a, b)]
+    only = [[shown(label) for key, label in one.items() if key not in other]
+            for one, other in (keys, reversed(keys))]  # fmt: skip
+    known = [f"only {name} knows {listed(labels)}" for name, labels in zip("AB", only, strict=True) if labels]
+    return [f"their labels differ: {'; '.join(known)}"] if known else []
+
+
+def _moved(a: Fitted, b: Fitted) -> dict[str, float | None] | None:
+    theta, omega = (a.theta, b.theta), (a.omega, b.omega)
+    if theta[0].shapes != theta[1].shapes:
+        return None
+    moved = theta[1].difference(theta[0])
+    if omega[0].shapes == omega[1].shapes and not _label_notes(a.artifact.task, b.artifact.task):
+        moved |= omega[1].difference(omega[0])
+    return {layer: share if math.isfinite(share) else None for layer, share in moved.items()}
