@@ -30,7 +30,7 @@ def commands() -> list[list[str]]:
 
 
 def test_the_readme_shows_every_verb():
-    assert {words[1] for words in commands()} == {"fit", "eval", "predict", "compare", "info", "verify"}
+    assert {words[1] for words in commands()} == {"fit", "eval", "predict", "compare", "info", "verify", "merge"}
     assert "berthead pull" in README
 
 
@@ -38,7 +38,7 @@ def test_the_readme_shows_every_verb():
 def test_every_flag_in_the_readme_exists(words):
     known = {flag(spec.name) for kind in (FitOptions, PredictOptions) for spec in fields(kind)}
     used = {word for word in words if word.startswith("--")}
-    assert used <= known | {"--out", "--json", "--config"}
+    assert used <= known | {"--out", "--json", "--config", "--soup", "--uniform"}
 
 
 @pytest.mark.parametrize("words", [words for words in commands() if words[1] == "fit"], ids=" ".join)

@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from berthead.api import Fitted, fit, load
+    from berthead.averaging import soup
     from berthead.comparison import Comparison, compare
     from berthead.errors import BertheadError, DataError, GateError, ModelError, OutputError, UsageError
     from berthead.estimators import MultipleChoice, SequenceLabeler, SpanExtractor, TextClassifier, TextRegressor
@@ -19,6 +20,7 @@ _HOME = {
     "Fitted": "api",
     "fit": "api",
     "load": "api",
+    "soup": "averaging",
     "Comparison": "comparison",
     "compare": "comparison",
     "MultipleChoice": "estimators",
@@ -57,6 +59,7 @@ __all__ = [
     "compare",
     "fit",
     "load",
+    "soup",
 ]
 
 

@@ -1,4 +1,4 @@
-"""The command line: berthead fit, eval, predict, compare, info, verify, pull."""
+"""The command line: berthead fit, eval, predict, compare, info, verify, merge, pull."""
 
 from __future__ import annotations
 
@@ -221,6 +221,40 @@ def verify(model: ModelFolder, as_json: AsJson = False, *, given: dict[str, Any]
         _print_json({"golden": count, "largest_difference": apart, "passed": True})
     else:
         _print(f"{count} golden examples give the same logits; largest relative difference {apart:.1e}")
+
+
+@app.command()
+@with_options(PredictOptions, only=(*_COLUMNS, "skip_bad_rows"))
+def merge(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Model folders made by berthead fit.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The model folder to write.")],
+    soup: Annotated[bool, typer.Option("--soup", help="Average the parameters of several functions.")] = False,
+    valid: Annotated[
+        str | None, typer.Option(metavar="DATA", help="--soup: held-out rows, which decide who goes in.")
+    ] = None,
+    uniform: Annotated[bool, typer.Option("--uniform", help="--soup: all go in, with --valid or without.")] = False,
+    metric: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="--soup: the metric that decides [default: the task's own].")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model folder that exists.")] = False,
+    as_json: AsJson = False,
+    *,
+    given: dict[str, Any],
+) -> None:
+    """Make one model of several: the mean of their parameters."""
+    from berthead import artifact, averaging
+
+    if not soup:
+        raise UsageError("merge", "does not say how", "--soup: the mean of the models' parameters")
+    artifact.check_out(out, overwrite)
+    made = averaging.soup(models, valid, uniform=uniform, metric=metric, **given)
+    made.save(out, overwrite)
+    _warn(made.warnings)
+    record = made.info()
+    if as_json:
+        _print_json({"model": str(out), "warnings": made.warnings, **record})
+    else:
+        _print(report.soup_text(record, models, str(out)))
 
 
 @app.command()

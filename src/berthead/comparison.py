@@ -209,8 +209,8 @@ def compare(
                          "counts them")  # fmt: skip
     scored = known[0] & known[1]
     scores = [_scores(side, read.examples, scored) if scored.any() else {} for side in sides]
-    for name, one in zip("AB", scores, strict=True):
-        notes += [f"{name}: {warning}" for warning in one.get("warnings", [])]
+    for name, found in zip("AB", scores, strict=True):
+        notes += [f"{name}: {warning}" for warning in found.get("warnings", [])]
     return Comparison(
         task=first.artifact.task.name,
         a=_hashes(first),

@@ -96,6 +96,8 @@ def info_text(record: dict[str, Any], folder: str) -> str:
     if "metrics" in run:
         scores = {name: value for name, value in run["metrics"].items() if isinstance(value, float)}
         rows.append(("held out", ", ".join(f"{name} {value:.4f}" for name, value in scores.items())))
+    if "soup" in run:
+        rows.append(("soup", f"the mean of {_of_members(run['soup'])}; what the first of them was fitted on:"))
     rows.append(("fitted on", f"{run['rows']:,} rows, sha256 {run['data_sha256']}, seed {run['seed']}"))
     rows.append(("versions", ", ".join(f"{name} {value}" for name, value in run["versions"].items())))
     rows.append(("transformers", f"{record['transformers']['class']}. {record['transformers']['note']}"))
@@ -171,6 +173,32 @@ def _short(value: Any, most: int = 60) -> str:
     """A value as JSON, its end cut off where it is long."""
     text = f"{value:.6g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def soup_text(record: dict[str, Any], names: list[str], out: str) -> str:
+    """Which functions a soup is made of, and how it scores beside them.
+
+    Args:
+        record: what `Fitted.info` says.
+        names: of the members, in their order.
+        out: the model folder.
+
+    Returns:
+        Lines.
+    """
+    made, scores = record["run"]["soup"], record["run"].get("metrics")
+    metric, width = made["metric"], max(4, *map(len, names))
+    lines = []
+    for name, member in zip(names, made["members"], strict=True):
+        score = "" if member["score"] is None else f"  {metric} {member['score']:.4f}"
+        lines.append(f"{name:<{width}}{score}{'  in the soup' if member['chosen'] else ''}")
+    if scores:
+        lines.append(f"{'soup':<{width}}  {metric} {scores[metric]:.4f}")
+    return "\n".join([*lines, f"model folder: {out}  (the mean of {_of_members(made)})"])
+
+
+def _of_members(made: dict[str, Any]) -> str:
+    return f"{sum(one['chosen'] for one in made['members'])} of {len(made['members'])} functions, {made['recipe']}"
 
 
 def _head(head: dict[str, Any]) -> str:

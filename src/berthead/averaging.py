@@ -1,0 +1,264 @@
+"""Several fitted functions as one: the mean of their parameters."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from berthead.api import Fitted, labelled_rows, load
+from berthead.artifact import Artifact, with_parameters
+from berthead.data.labels import shown
+from berthead.errors import ModelError, UsageError
+from berthead.infer.predict import Predictor
+from berthead.model.book import head_record
+from berthead.model.parameters import Parameters
+from berthead.options import PredictOptions
+from berthead.records import Example
+from berthead.tasks import Batch, Extract, Regress, Task, choose_metric
+from berthead.train.fit import data_sha256
+
+# What a fit decides after its weights: tuned anew, or widened until it holds for every member.
+_DECIDED = ("temperature", "thresholds", "threshold", "mean", "deviation", "low", "high", "longest")
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A function that may go into the soup.
+
+    Args:
+        name: its folder as the user typed it.
+        artifact: the function.
+        theta: its encoder's parameters.
+        omega: its head's.
+    """
+
+    name: str
+    artifact: Artifact
+    theta: Parameters
+    omega: Parameters
+
+    @classmethod
+    def of(cls, given: Fitted | str | Path, number: int) -> _Member:
+        fitted = given if isinstance(given, Fitted) else load(given)
+        name = f"member {number}" if isinstance(given, Fitted) else str(given)
+        return cls(name, fitted.artifact, fitted.theta, fitted.omega)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """A function on the held-out rows, with its decision tuned on them unless that makes it worse.
+
+    Args:
+        artifact: the function.
+        metrics: the task's.
+        score: the metric that decides; higher is better.
+    """
+
+    artifact: Artifact
+    metrics: dict[str, Any]
+    score: float
+
+
+def soup(
+    members: Sequence[Fitted | str | Path],
+    data: Any = None,
+    *,
+    uniform: bool = False,
+    metric: str | None = None,
+    text: str | None = None,
+    pair: str | None = None,
+    label: str | None = None,
+    choices: str | None = None,
+    intent: str | None = None,
+    skip_bad_rows: bool | None = None,
+) -> Fitted:
+    """The mean of fitted functions, of theta and of omega: as quick as one of them.
+
+    Greedy: the members are sorted by their scores on held-out rows, and each goes in unless it makes the mean worse; so
+    the soup is never worse there than the best member. Temperature and thresholds are tuned on these rows, as a fit
+    does, unless that makes the deciding metric worse.
+
+    Args:
+        members: two or more functions or their folders, of one architecture, task, tokenizer and pre-trained encoder.
+        data: held-out rows with targets: a file, a data frame, or a list of dicts; None: with `uniform` alone.
+        uniform: average all members, whether it helps or not; without data they keep the first one's decision.
+        metric: that decides; None: the task's own.
+        text: column of the text; None: as the first was fitted.
+        pair: column of the second text; None: as fitted.
+        label: column of the target; None: as fitted.
+        choices: column of the choices, or one for each, as a,b,c; None: as fitted.
+        intent: column of the label beside tags; None: as fitted.
+        skip_bad_rows: leave out rows that cannot be used, and report them in `warnings`.
+
+    Returns:
+        The function; its record tells the members' hashes and scores as `run["soup"]`, and of the first one chosen what
+        it was fitted on.
+
+    Raises:
+        UsageError: too few members, no data, or no such metric.
+        ModelError: a folder cannot be loaded, or two members do not go together.
+        DataError: rows that cannot be used.
+
+    Example:
+        >>> mean = soup(["model-0", "model-1", "model-2"], "valid.csv")  # doctest: +SKIP
+        >>> mean.save("soup")  # doctest: +SKIP
+
+    Source: Wortsman et al. 2022, "Model soups: averaging weights of multiple fine-tuned models improves accuracy
+    without increasing inference time".
+    """
+    if isinstance(members, str | Path) or len(members) < 2:
+        raise UsageError("soup", "is given fewer than two members", "two model folders or more")
+    if data is None and not uniform:
+        fix = "Give some as --valid DATA, or average all members without data: --uniform"
+        raise UsageError("--valid", "is not given", "held-out rows with targets, which decide who goes in", fix)
+    if data is None and metric is not None:
+        raise UsageError("--metric", "needs held-out rows", "--valid DATA")
+    flags = {
+        "text": text, "pair": pair, "label": label, "choices": choices, "intent": intent,
+        "skip_bad_rows": skip_bad_rows,
+    }  # fmt: skip
+    given = [_Member.of(one, number) for number, one in enumerate(members, 1)]
+    for other in given[1:]:
+        _check_alike(given[0], other)
+    given = [_in_unit_of(given[0], one) for one in given]
+    if data is None:
+        return Fitted(_recorded(_mean(given), given, given, {}))
+    name = choose_metric(type(given[0].artifact.task), metric)
+    read = labelled_rows(data, PredictOptions.from_sources(flags), [given[0].artifact])
+    scores = [_scored(one.artifact, read.examples, name) for one in given]
+    by_score = sorted(range(len(given)), key=lambda place: -scores[place].score)
+    if uniform:
+        chosen, found = list(range(len(given))), _scored(_mean(given), read.examples, name)
+    else:
+        chosen, found = _greedy(given, scores, by_score, read.examples, name)
+    metrics = {key: value for key, value in found.metrics.items() if key != "warnings"}
+    told = {
+        "recipe": "uniform" if uniform else "greedy",
+        "metric": name,
+        "data_sha256": data_sha256(read.examples),
+        "scores": [one.metrics[name] for one in scores],
+        "metrics": metrics,
+        "rows": len(read.examples),
+    }
+    made = Fitted(_recorded(found.artifact, given, [given[place] for place in chosen], told))
+    made.warnings = read.notes + [f"left out: {line}" for line in read.bad] + found.metrics["warnings"]
+    return made
+
+
+def _greedy(
+    given: Sequence[_Member], scores: Sequence[_Scored], by_score: Sequence[int], rows: list[Example], metric: str
+) -> tuple[list[int], _Scored]:
+    chosen, best = [by_score[0]], scores[by_score[0]]
+    for place in by_score[1:]:
+        tried = _scored(_mean([given[one] for one in [*chosen, place]]), rows, metric)
+        if tried.score >= best.score:
+            chosen, best = [*chosen, place], tried
+    return chosen, best
+
+
+def _mean(members: Sequence[_Member]) -> Artifact:
+    """The first member with the mean of all parameters, and a decision that holds for all."""
+    first = members[0].artifact
+    theta, omega = ([one.theta for one in members], [one.omega for one in members])
+    artifact = with_parameters(first, Parameters.mean(theta), Parameters.mean(omega))
+    tasks = [one.artifact.task for one in members]
+    adapts = {one.artifact.adapt for one in members}
+    adapt = first.adapt if len(adapts) == 1 else "full"
+    return replace(artifact, task=_widened(artifact.task, tasks), adapt=adapt)
+
+
+def _in_unit_of(first: _Member, member: _Member) -> _Member:
+    """The member with its loss in the first one's unit: of numbers each has one of its own, and losses are compared."""
+    unit, task = first.artifact.task, member.artifact.task
+    if not isinstance(unit, Regress) or not isinstance(task, Regress):
+        return member
+    same = replace(task, mean=unit.mean, deviation=unit.deviation)
+    return replace(member, artifact=replace(member.artifact, task=same))
+
+
+def _widened(task: Task, tasks: Sequence[Task]) -> Task:
+    """The task with the range of numbers, or the longest answer, of any of these."""
+    if isinstance(task, Regress):
+        ranges = [(one.low, one.high) for one in tasks if isinstance(one, Regress)]
+        return replace(task, low=min(low for low, _ in ranges), high=max(high for _, high in ranges))
+    if isinstance(task, Extract):
+        return replace(task, longest=max(one.longest for one in tasks if isinstance(one, Extract)))
+    return task
+
+
+def _scored(artifact: Artifact, rows: list[Example], metric: str) -> _Scored:
+    task = artifact.task
+    values, inputs = Predictor(artifact).computed(rows)
+    targets, batch = task.targets([row.target for row in rows], inputs), Batch(rows, inputs)
+    found = []
+    for one in (task.tuned(values, targets, batch), task):
+        metrics = one.evaluate(values, targets, batch)
+        score = float(metrics[metric]) * task.metrics[metric]
+        found.append(_Scored(replace(artifact, task=one), metrics, score))
+    # The first of equals: tuned.
+    return max(found, key=lambda one: one.score)
+
+
+def _recorded(
+    artifact: Artifact, given: Sequence[_Member], chosen: Sequence[_Member], told: dict[str, Any]
+) -> Artifact:
+    """The artifact with a run that says what it was made of."""
+    kept = {name: chosen[0].artifact.run[name] for name in ("rows", "data_sha256", "seed", "versions")}
+    members = [
+        {
+            # A record holds no place of one machine.
+            "model": Path(one.name).name,
+            "theta_sha256": one.theta.sha256,
+            "omega_sha256": one.omega.sha256,
+            "data_sha256": one.artifact.run["data_sha256"],
+            "seed": one.artifact.run["seed"],
+            "score": told["scores"][number] if told else None,
+            "chosen": any(one is other for other in chosen),
+        }
+        for number, one in enumerate(given)
+    ]
+    made = {name: told.get(name) for name in ("metric", "data_sha256")}
+    run = kept | {"soup": {"recipe": told.get("recipe", "uniform"), **made, "members": members}}
+    if told:
+        run |= {"held_out_rows": told["rows"], "metrics": told["metrics"]}
+    return replace(artifact, run=run)
+
+
+def _check_alike(first: _Member, other: _Member) -> None:
+    """Whether the mean of two functions is one of their kind; ModelError names the first thing in which they differ."""
+    traits = _traits(first.artifact), _traits(other.artifact)
+    for name in traits[0] | traits[1]:
+        seen = [one.get(name) for one in traits]
+        if seen[0] != seen[1]:
+            values = " and ".join(shown(value)[:100] for value in seen)
+            allowed = "members of one architecture, task, tokenizer and pre-trained encoder"
+            raise ModelError(f"{first.name} and {other.name}", f"differ in {name}: {values}", allowed)
+
+
+def _traits(artifact: Artifact) -> dict[str, Any]:
+    """What members of one soup have in common, by its name for messages."""
+    task, model = artifact.task, artifact.model
+    head = head_record(model.head, artifact.own_head, task.outputs, dropout=0)
+    tokenizer = hashlib.sha256(artifact.tokenizer.backend.to_str().encode()).hexdigest()
+    return {
+        "the task": task.name,
+        **{f"the task's {name}": value for name, value in _undecided(task.to_json()).items()},
+        "what is read": "pairs" if artifact.columns["pair"] else "single texts",
+        **{f"the encoder's {name}": value for name, value in asdict(model.encoder.config).items()},
+        **{f"the head's {name}": value for name, value in head.items()},
+        "the pre-trained encoder": f"{artifact.pretrained['name']}, sha256 {artifact.pretrained['theta_sha256']}",
+        "the tokenizer": f"sha256 {tokenizer}",
+        **{f"the reading's {name}": value for name, value in asdict(artifact.reading).items()},
+    }
+
+
+def _undecided(state: dict[str, Any]) -> dict[str, Any]:
+    """A task's written state without what is decided after the weights."""
+    return {
+        name: _undecided(value) if isinstance(value, dict) else value
+        for name, value in state.items()
+        if name not in _DECIDED
+    }
