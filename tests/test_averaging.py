@@ -8,13 +8,15 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import make_bert, toy_rows, write_csv
+from conftest import ROOT, make_bert, toy_rows, write_csv
 from safetensors.numpy import load_file
 from sklearn.metrics import accuracy_score, f1_score
+from test_plugins import put_package
 from toy_tasks import ROWS, fit_task, span_rows
 
 import berthead
 from berthead.errors import DataError, ModelError, UsageError
+from berthead.records import Example
 
 KINDS = {
     "classify": {},
@@ -86,6 +88,19 @@ def test_the_uniform_soup_is_the_mean_of_the_files(members, tmp_path):
     assert made.artifact.task.to_json() == berthead.load(members[0]).artifact.task.to_json()
 
 
+def test_transformers_gives_the_logits_of_a_soup(members, tmp_path):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    made = berthead.soup(members[1:], uniform=True)
+    made.save(tmp_path / "soup")
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "soup").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "soup")
+    for text in ("good cat", "the awful dog sat, red.", "poor mat"):
+        with torch.inference_mode():
+            wanted = theirs(**tokenizer(text, return_tensors="pt")).logits
+        np.testing.assert_allclose(made.predictor.logits([Example(text)]), wanted.numpy(), atol=1e-5)
+
+
 def greedy_by_hand(folders, rows) -> list:
     """Recipe 1 of Wortsman et al. 2022 with scikit-learn's accuracy."""
     order = sorted(folders, key=lambda folder: -accuracy(berthead.load(folder), rows))
@@ -140,6 +155,26 @@ def test_every_other_task_makes_soup(tiny_bert, task, tmp_path):
     assert made.evaluate(rows)[metric] >= max(alone)
     made.save(tmp_path / "soup")
     assert berthead.load(tmp_path / "soup").verify() < 1e-4
+
+
+def test_a_head_and_a_task_of_another_package(tiny_bert, tmp_path, monkeypatch):
+    code = (ROOT / "examples" / "ordinal" / "berthead_ordinal.py").read_text(encoding="utf-8")
+    points = {"heads": "ordinal = own_ordinal:OrdinalHead", "tasks": "ordinal = own_ordinal:Ordinal"}
+    monkeypatch.syspath_prepend(put_package(tmp_path / "site", "own_ordinal", code, **points))
+    rows = [{"text": row["text"], "label": 1 + 2 * (row["label"] == "positive")} for row in toy_rows()]
+    rows += [{"text": "fine poor", "label": 2}] * 6
+    options = {"task": "ordinal", "head": "ordinal", "encoder": str(tiny_bert), "lr": 3e-3, "threads": 1, "quiet": True}
+    fitted = [berthead.fit(rows, epochs=3, seed=seed, **options) for seed in (1, 2)]
+    made = berthead.soup(fitted, rows)
+    assert made.evaluate(rows)["qwk"] >= max(one.evaluate(rows)["qwk"] for one in fitted)
+    mean = berthead.soup(fitted, uniform=True)
+    mean.save(tmp_path / "mean")
+    assert berthead.load(tmp_path / "mean").verify() < 1e-4
+    found = berthead.compare(fitted[0], mean, rows)
+    gold = [row["label"] for row in rows]
+    answers = [one.answer for one in mean.predict([row["text"] for row in rows])]
+    assert (found.right.both + found.right.only_b) / len(rows) == pytest.approx(accuracy_score(gold, answers))
+    assert list(found.moved) == ["embeddings", "block 0", "block 1", "head"]
 
 
 def test_the_decision_is_tuned_on_the_held_out_rows(fit_toy):

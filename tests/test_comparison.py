@@ -383,7 +383,7 @@ def test_compare_shows_both_answers_side_by_side(cli, fit_toy, tmp_path):
     line = f'{first.where}  A "{first.a}" ({verdict[first.a_right]})  B "{first.b}" ({verdict[first.b_right]})  wanted "{first.target}"'  # noqa: E501
     assert line in ran.out
     assert f"McNemar, exact: p = {found.test.p:.4g}" in ran.out
-    assert f"from A to B the parameters moved: embeddings {100 * found.moved['embeddings']:.2f} %" in ran.out
+    assert f"from A to B the parameters moved: embeddings {100 * found.moved['embeddings']:.3g} %" in ran.out
     lines = [json.loads(one) for one in (tmp_path / "flips.jsonl").read_text(encoding="utf-8").splitlines()]
     assert lines == [one for one in found.to_dict()["flips"]]
 

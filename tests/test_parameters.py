@@ -271,7 +271,7 @@ def test_info_says_how_far_theta_went_from_theta_hat(cli, fit_toy, tiny_bert, mo
     assert told["block 1"] == pytest.approx(wanted, rel=1e-9)
     ran = cli("info", folder)
     assert (ran.code, ran.err) == (0, "")
-    assert f"block 1 {100 * wanted:.2f} %" in ran.out
+    assert f"block 1 {100 * wanted:.3g} %" in ran.out
 
 
 def test_info_says_that_theta_hat_is_not_at_hand(cli, fit_toy, tmp_path, monkeypatch):

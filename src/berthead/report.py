@@ -106,7 +106,7 @@ def info_text(record: dict[str, Any], folder: str) -> str:
 
 def moved_text(moved: dict[str, float | None]) -> str:
     """Relative norms of the layers on one line."""
-    shares = {layer: "from 0" if share is None else f"{100 * share:.2f} %" for layer, share in moved.items()}
+    shares = {layer: "from 0" if share is None else f"{100 * share:.3g} %" for layer, share in moved.items()}
     return ", ".join(f"{layer} {share}" for layer, share in shares.items())
 
 

@@ -64,8 +64,8 @@ def is_right(task: Task, answer: Answer, example: Example, read: Input) -> bool 
         read: what was read of it.
 
     Returns:
-        All labels, all spans, both of a joint row, or one of the answers as SQuAD's exact match counts it; None where
-        this cannot be said: of numbers, and of tasks of other packages.
+        All labels, all spans, both of a joint row, or one of the answers as SQuAD's exact match counts it; of a task of
+        another package the very label. None where this cannot be said: of numbers, and of what is no label.
     """
     target = example.target
     if isinstance(task, Extract):
@@ -81,6 +81,8 @@ def is_right(task: Task, answer: Answer, example: Example, read: Input) -> bool 
         wanted = _typed(target.label), _wanted_tags(task.tag, target.tags, read)
     elif isinstance(task, Tag):
         wanted = _wanted_tags(task, target, read)
+    elif task.to_json()["labels"] and isinstance(target, str | int | float | bool):
+        return bool(answer.answer == target)
     else:
         return None
     return identity(task, answer) == wanted
