@@ -36,7 +36,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         weight = linear.weight.detach().to(dtype).contiguous()
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_TOKENS)
-        self.bias = linear.bias.detach().to(dtype)
+        self.bias = _cast(linear.bias, dtype)
         self.fused = fused
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,11 +51,15 @@ class CastLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
-        self.weight, self.bias = linear.weight.detach().to(dtype), linear.bias.detach().to(dtype)
+        self.weight, self.bias = linear.weight.detach().to(dtype), _cast(linear.bias, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Activations [tokens, in] -> [tokens, out]."""
         return F.linear(x, self.weight, self.bias)
+
+
+def _cast(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if bias is None else bias.detach().to(dtype)
 
 
 class CastEmbeddings(nn.Module):

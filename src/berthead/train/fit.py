@@ -149,7 +149,7 @@ def fit_examples(
         adapt(model, options.adapt)
         history = fit_model(model, task, _in_parts(task, folds[0]), scored, settings, quiet)
     model.requires_grad_(False)
-    theta_hat = families.to_checkpoint(checkpoint.weights, checkpoint.config.layers)
+    theta_hat = families.to_checkpoint(checkpoint.weights, checkpoint.config)
     pretrained = {"name": checkpoint.label, "theta_sha256": sha256_of(theta_hat)}
     artifact = Artifact(
         model, tokenizer, task, columns, reading, checkpoint.raw_config, pretrained, options.adapt,
@@ -320,11 +320,11 @@ def _new_head(checkpoint: Checkpoint, options: FitOptions, task: Task, dropout: 
         record |= {"pooling": choose_pooling(options.pooling, checkpoint), "windows": options.windows}
     if isinstance(task, Joint):
         record |= {"tags": task.tag.outputs, "windows": "mean"}
+    record["pooled"] = families.FAMILIES[checkpoint.config.family].pooled
     kind = "joint" if task.name == "joint" else task.level
     head = make_head(record | {"kind": kind}, checkpoint.config.width)
     part = row_part(head)
-    if part is not None and part.dense is not None:
-        assert checkpoint.pooler is not None
+    if part is not None and part.dense is not None and checkpoint.pooler is not None:
         part.dense.load_state_dict({name.removeprefix("dense."): t for name, t in checkpoint.pooler.items()})
     return head
 
