@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,9 @@ def rows(seed: int = 0) -> list[Encoded]:
     return [Encoded(one, (np.arange(len(one)) * 2 // len(one)).astype(np.int64), len(one), False) for one in ids]
 
 
-def packed(some: list[Encoded]) -> TensorPack:
+def packed(some: list[Encoded], ours: Encoder) -> TensorPack:
+    if ours.config.segments < 2:
+        some = [replace(one, segments=one.segments * 0) for one in some]
     return TensorPack.from_pack(pack(some, np.arange(len(some))))
 
 
@@ -147,7 +149,7 @@ def forward_gap(ours: Encoder, theirs: nn.Module) -> float:
     largest = 0.0
     for one in rows():
         states = theirs(**padded([one], theirs), output_hidden_states=True).hidden_states
-        mine = ours.hidden_states(packed([one]))
+        mine = ours.hidden_states(packed([one], ours))
         # ALBERT's embeddings are told before they are widened; transformers counts states by its own layers.
         pairs = zip(reversed(mine), reversed([unpadded(state, [one]) for state in states]), strict=False)
         largest = max(largest, *(apart(a, b) for a, b in pairs if a.shape == b.shape))
@@ -157,14 +159,14 @@ def forward_gap(ours: Encoder, theirs: nn.Module) -> float:
 @torch.no_grad()
 def packed_gap(ours: Encoder, theirs: nn.Module) -> float:
     """Of the last vectors: all rows in one pack, beside all rows padded to the longest."""
-    return apart(ours(packed(rows())), unpadded(theirs(**padded(rows(), theirs)).last_hidden_state, rows()))
+    return apart(ours(packed(rows(), ours)), unpadded(theirs(**padded(rows(), theirs)).last_hidden_state, rows()))
 
 
 @torch.no_grad()
 def engine_gap(ours: Encoder, theirs: nn.Module) -> float:
     """Of the last vectors by the inference engine in fp32."""
     engine = prepare(Model(ours, nn.Identity()), torch.float32).encoder
-    return apart(engine(packed(rows())), unpadded(theirs(**padded(rows(), theirs)).last_hidden_state, rows()))
+    return apart(engine(packed(rows(), ours)), unpadded(theirs(**padded(rows(), theirs)).last_hidden_state, rows()))
 
 
 def gradient_gap(ours: Encoder, theirs: nn.Module) -> float:
@@ -173,7 +175,7 @@ def gradient_gap(ours: Encoder, theirs: nn.Module) -> float:
     weights = torch.randn(sum(LENGTHS), 32, generator=torch.Generator().manual_seed(5))
     for model in (ours, theirs):
         model.zero_grad()
-    mine, wanted = ours(packed(some)), unpadded(theirs(**padded(some, theirs)).last_hidden_state, some)
+    mine, wanted = ours(packed(some, ours)), unpadded(theirs(**padded(some, theirs)).last_hidden_state, some)
     for hidden in (mine, wanted):
         (hidden.square() * weights).sum().backward()
     gradients = {name: p.grad for name, p in ours.named_parameters() if p.grad is not None}
@@ -222,7 +224,7 @@ def train_gap(ours: Encoder, theirs: nn.Module) -> float:
     with even_dropout():
         for model in (ours, theirs):
             model.train()
-        mine, wanted = ours(packed(rows())), unpadded(theirs(**padded(rows(), theirs)).last_hidden_state, rows())
+        mine, wanted = ours(packed(rows(), ours)), unpadded(theirs(**padded(rows(), theirs)).last_hidden_state, rows())
         largest = max(apart(mine, wanted), gradient_gap(ours, theirs))
     for model in (ours, theirs):
         model.eval()

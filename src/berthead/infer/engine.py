@@ -153,8 +153,9 @@ def prepare(model: Model, dtype: torch.dtype) -> Model:
     prepared = copy.deepcopy(model, shared)
     for block in prepared.encoder.blocks:
         assert isinstance(block, Block)
-        block.attention.qkv = _linear(block.attention.qkv, dtype)  # type: ignore[assignment]
-        block.attention.out = _linear(block.attention.out, dtype)  # type: ignore[assignment]
+        for name, layer in list(block.attention.named_children()):
+            if isinstance(layer, nn.Linear):
+                setattr(block.attention, name, _linear(layer, dtype))
         _prepare_mlp(block.mlp, dtype)
     if dtype != torch.float32:
         prepared.encoder.embeddings = CastEmbeddings(prepared.encoder.embeddings, dtype)  # type: ignore[assignment]

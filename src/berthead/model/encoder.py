@@ -67,9 +67,7 @@ class Embeddings(nn.Module):
         """Vectors of the pack's tokens, [tokens, width]."""
         summed: Tensor = self.word(pack.ids)
         if self.segment is not None:
-            # One kind of segment is the same for all, whatever number the tokenizer gives.
-            only = self.segment.num_embeddings == 1
-            summed = summed + (self.segment.weight[0] if only else self.segment(pack.segments))
+            summed = summed + self.segment(pack.segments)
         if self.position is not None:
             summed = summed + self.position(
                 pack.positions + self.first_position if self.first_position else pack.positions

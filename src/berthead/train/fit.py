@@ -286,7 +286,7 @@ def _reader(checkpoint: Checkpoint, options: FitOptions, pairs: bool) -> tuple[T
         saw = f"its tokenizer knows {tokenizer.vocabulary} tokens, its embeddings {checkpoint.config.vocabulary}"
         raise ModelError(f"--encoder {options.encoder}", saw, "a tokenizer of this encoder")
     (probe,) = tokenizer.encode(["a"], ["a"] if pairs else None, 8)
-    if probe.segments.max() >= checkpoint.config.segments:
+    if 0 < checkpoint.config.segments <= probe.segments.max():
         saw = f"{options.encoder} does not tell the second text from the first (type_vocab_size is 1)"
         raise UsageError("--pair", saw, "an encoder with two token types")
     most = checkpoint.config.positions
