@@ -130,7 +130,10 @@ def unigram(names: list[str]) -> Tokenizer:
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.decoder = decoders.Metaspace()
     backend.train_from_iterator(
-        CORPUS, trainers.UnigramTrainer(vocab_size=120, special_tokens=names, unk_token=unknown_of(names))
+        CORPUS,
+        trainers.UnigramTrainer(
+            vocab_size=140, initial_alphabet=list('!":()猫犬'), special_tokens=names, unk_token=unknown_of(names)
+        ),
     )
     return backend
 
@@ -248,15 +251,52 @@ def test_tags_spans_and_choices_are_fitted_and_load_in_transformers(encoder_of, 
         assert left == {} or said["class"].endswith("Model")
 
 
+ODD_TEXTS = [
+    "good  red cat",
+    " good cat\n",
+    "Zoë saw the bad 猫 🙂",
+    "a\u00a0good\tcat",
+    "is it (good)?",
+    "bad,good;bad.",
+]
+
+
 @pytest.mark.parametrize("name", KINDS)
-def test_places_are_those_of_the_text(encoder_of, tmp_path, name):
+def test_places_are_those_of_the_text(encoder_of, name):
     """Byte-level and SentencePiece tokens begin with the space before them: an answer does not."""
-    fitted = fit_task(encoder_of(name), "tag", epochs=1)
-    for text in ["good  red cat", " red cat\n", "Zoë saw the red 猫 🙂", "a\u00a0red\tcat"]:
-        for span in fitted.predict(text).spans:
-            assert text[span.start : span.end] == span.text
-            assert span.text == span.text.strip()
-            assert span.text
+    tagger, reader = (fit_task(encoder_of(name), task, epochs=12) for task in ("tag", "span"))
+    found = [(text, span) for text in ODD_TEXTS for span in tagger.predict(text).spans]
+    found += [(text, span) for text in ODD_TEXTS for span in reader.predict((ODD_TEXTS[0], text)).spans]
+    assert len(found) > 10
+    for text, span in found:
+        assert text[span.start : span.end] == span.text
+        assert span.text == span.text.strip() != ""
+    assert {span.text for text, span in found[:8]} & {"good", "bad"}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_words_are_berts_words(encoder_of, name):
+    """Whatever the tokens, punctuation stands alone; a token that spans more is one word."""
+    tokenizer = OurTokenizer.from_folder(encoder_of(name))
+    text = 'The fox, a (good) cat\u00a0ran; said:\n "go!" 猫犬'
+    pieces = tokenizer.pieces([text])[0]
+    words = [
+        text[pieces.starts[pieces.words == word].min() : pieces.ends[pieces.words == word].max()]
+        for word in set(pieces.words)
+    ]
+    assert sorted(word for word in words if word.strip()) == sorted(
+        ["The", "fox", ",", "a", "(", "good", ")", "cat", "ran", ";", "said", ":", '"', "go", "!", '"', "猫", "犬"]
+    )
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_given_words_are_read_as_behind_a_space(encoder_of, name):
+    folder = encoder_of(name)
+    ours, theirs = OurTokenizer.from_folder(folder), transformers.AutoTokenizer.from_pretrained(folder)
+    words = ["good", "Zoë", "cat", ",", "unheard-of"]
+    wanted = [theirs("a " + word, add_special_tokens=False)["input_ids"] for word in words]
+    first = len(theirs("a", add_special_tokens=False)["input_ids"])
+    assert ours.word_ids([words])[0] == [ids[first:] for ids in wanted]
 
 
 # --- what is refused ---
