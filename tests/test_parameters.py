@@ -11,9 +11,11 @@ import pytest
 import torch
 from conftest import make_bert, toy_rows
 from safetensors.numpy import load_file
+from test_families import KINDS, with_tokenizer
 from toy_tasks import fit_task, tag_rows
 
 import berthead
+import berthead.artifact
 from berthead.errors import ModelError, UsageError
 from berthead.model.parameters import Parameters, layer_of
 
@@ -111,7 +113,16 @@ def test_the_difference_from_nothing_is_infinite_and_of_nothing_is_none():
         ("encoder.layer.11.attention.self.query.weight", "block 11"),
         ("transformer.layer.3.ffn.lin1.bias", "block 3"),
         ("layers.7.mlp.Wi.weight", "block 7"),
+        ("encoder.layers.4.norm1.weight", "block 4"),
+        ("encoder.albert_layer_groups.0.albert_layers.0.ffn.weight", "block 0"),
+        ("encoder.embedding_hidden_mapping_in.weight", "embeddings"),
+        ("emb_ln.weight", "embeddings"),
         ("final_norm.weight", "final_norm"),
+        ("encoder.rel_embeddings.weight", "rel_embeddings"),
+        ("albert.pooler.weight", "pooler"),
+        ("pooler.dense.weight", "pooler"),
+        ("pre_classifier.weight", "head"),
+        ("classifier.dense.weight", "head"),
         ("bert.pooler.dense.bias", "pooler"),
         ("classifier.weight", "head"),
         ("qa_outputs.bias", "head"),
@@ -254,6 +265,26 @@ def test_the_head_of_another_architecture_is_refused(fit_toy, one):
         without_pooler.with_parameters(omega=one.omega)
     with pytest.raises(ModelError, match=r"difference: lacks \d+ tensors"):
         one.omega.difference(one.theta)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_family_takes_other_parameters_and_finds_its_theta_hat(name, tmp_path, monkeypatch):
+    encoder = with_tokenizer(tmp_path / "hat", name)
+    options = {"encoder": str(encoder), "epochs": 1, "lr": 1e-3, "threads": 1, "quiet": True, "valid": 0}
+    a, b = (berthead.fit(toy_rows(1), seed=seed, **options) for seed in (1, 2))
+    assert a.with_parameters(b.theta, b.omega).predict(TEXTS) == b.predict(TEXTS)
+    mean = berthead.soup([a, b], uniform=True)
+    mean.save(tmp_path / "mean")
+    again = berthead.load(tmp_path / "mean")
+    assert again.verify() < 1e-4
+    for tensor, parts in ((again.theta[one], (a.theta[one], b.theta[one])) for one in a.theta):
+        np.testing.assert_array_equal(tensor, np.mean([part.double().numpy() for part in parts], 0).astype(np.float32))
+    monkeypatch.chdir(tmp_path)
+    moved = berthead.artifact.moved(again.artifact)
+    assert moved["embeddings"] > 0
+    assert moved["block 0"] > 0
+    assert "head" not in moved
+    assert "head" in a.omega.difference(b.omega)
 
 
 # What info says of them

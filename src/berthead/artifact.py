@@ -25,11 +25,11 @@ from berthead.model.checkpoint import (
     WEIGHTS,
     build_encoder,
     check_shapes,
+    our_weights,
     plain_shapes,
     read_json,
     read_tensors,
 )
-from berthead.model.families import EncoderConfig
 from berthead.model.model import Model, sha256_of
 from berthead.model.parameters import Parameters, find_pretrained
 from berthead.model.tensors import TensorPack, shapes_only
@@ -91,12 +91,17 @@ class Artifact:
 
     def theta(self) -> dict[str, Tensor]:
         """The encoder's parameters under their checkpoint names."""
-        return families.to_checkpoint(self.model.encoder.state_dict(), self.model.encoder.config.layers)
+        return families.to_checkpoint(self.model.encoder.state_dict(), self.model.encoder.config)
 
     def omega(self) -> dict[str, Tensor]:
         """The head's parameters under their checkpoint names."""
         head = self.model.head
-        return state_named(head.state_dict(), omega_names(head, self.task.problem_type))
+        return state_named(head.state_dict(), omega_names(head, self.task.problem_type, self.family))
+
+    @property
+    def family(self) -> str:
+        """The encoder's family."""
+        return self.model.encoder.config.family
 
     def parameters(self) -> dict[str, Any]:
         """Hashes and sizes of theta and omega, and whether theta is still the pre-trained one."""
@@ -124,7 +129,7 @@ class Artifact:
             "on_long": self.reading.on_long,
             "stride": self.reading.stride,
             "parameters": self.parameters(),
-            "transformers": transformers_class(head, self.task.problem_type),
+            "transformers": transformers_class(head, self.task.problem_type, self.family),
             "run": self.run,
         }
 
@@ -189,9 +194,9 @@ def with_parameters(artifact: Artifact, theta: Parameters | None = None, omega: 
     if (theta, omega) == own:
         return artifact
     config = artifact.model.encoder.config
-    encoder = build_encoder(config, families.from_checkpoint(theta, config.layers))
+    encoder = build_encoder(config, our_weights(theta, config))
     head = copy.deepcopy(artifact.model.head)
-    names = omega_names(head, artifact.task.problem_type)
+    names = omega_names(head, artifact.task.problem_type, artifact.family)
     head.load_state_dict({ours: omega[theirs] for ours, theirs in names.items()})
     kept = {name: value for name, value in artifact.run.items() if name not in OF_THE_PARAMETERS}
     replaced = artifact.run.get("replaced", {"theta_sha256": own[0].sha256, "omega_sha256": own[1].sha256})
@@ -343,7 +348,7 @@ def load(folder: Path) -> Artifact:
         fix = "Install a newer berthead." if isinstance(version, int) and version > FORMAT_VERSION else ""
         raise ModelError(where, f"has format_version {version!r}", f"this berthead reads 1 to {FORMAT_VERSION}", fix)
     raw_config = read_json(folder / "config.json")
-    config = EncoderConfig.from_checkpoint(raw_config, str(folder / "config.json"))
+    config = families.read_config(raw_config, str(folder / "config.json"))
     try:
         check_record(record, config.positions)
         task = find_task(record["task"]["name"], record["task"].get("package")).from_json(record["task"])
@@ -375,15 +380,16 @@ def load(folder: Path) -> Artifact:
         raise ModelError(f"{where}: {error.where}", error.saw, error.allowed, error.fix) from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(where, f"is not a whole record ({type(error).__name__}: {error})") from error
-    names = omega_names(head, task.problem_type)
-    shapes = {f"bert.{name}": shape for name, shape in plain_shapes(config).items()}
+    names = omega_names(head, task.problem_type, config.family)
+    prefix = families.FAMILIES[config.family].prefix
+    shapes = {f"{prefix}.{name}": shape for name, shape in plain_shapes(config).items()}
     shapes |= {names[name]: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
     stored = read_tensors(folder)
     check_shapes(stored, shapes, str(folder / WEIGHTS))
     tensors = {name: tensor.read().float() for name, tensor in stored.items()}
     plain = plain_shapes(config)
-    theta = {families.plain_name(name): t for name, t in tensors.items() if families.plain_name(name) in plain}
-    encoder = build_encoder(config, families.from_checkpoint(theta, config.layers))
+    theta = {name: tensors[f"{prefix}.{name}"] for name in plain}
+    encoder = build_encoder(config, our_weights(theta, config))
     head.load_state_dict({ours: tensors[theirs].clone() for ours, theirs in names.items()}, assign=True)
     artifact = Artifact(
         Model(encoder, head).eval(), Tokenizer.from_folder(folder), task.bound(head), raw_config=raw_config,
@@ -418,7 +424,8 @@ def _aside(folder: Path) -> Path:
 def _write(artifact: Artifact, folder: Path) -> None:
     from safetensors.torch import save_file
 
-    tensors = {f"bert.{name}": tensor for name, tensor in artifact.theta().items()} | artifact.omega()
+    prefix = families.FAMILIES[artifact.family].prefix
+    tensors = {f"{prefix}.{name}": tensor for name, tensor in artifact.theta().items()} | artifact.omega()
     whole = {name: tensor.detach().float().contiguous() for name, tensor in tensors.items()}
     save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
     _write_json(folder / "config.json", _transformers_config(artifact))
@@ -436,8 +443,10 @@ def _transformers_config(artifact: Artifact) -> dict[str, Any]:
     config = {key: value for key, value in artifact.raw_config.items() if key not in left_out}
     names = artifact.task.label_texts
     return config | {
-        "architectures": [transformers_class(artifact.model.head, artifact.task.problem_type)["class"]],
-        "model_type": "bert",
+        "architectures": [
+            transformers_class(artifact.model.head, artifact.task.problem_type, artifact.family)["class"]
+        ],
+        "model_type": artifact.family,
         # Of other tasks transformers knows no problem_type, and refuses it.
         "problem_type": artifact.task.problem_type if artifact.task.problem_type in PROBLEM_TYPES else None,
         "id2label": {str(number): name for number, name in enumerate(names)},

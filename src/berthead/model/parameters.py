@@ -17,7 +17,10 @@ from berthead.model.checkpoint import read_checkpoint
 from berthead.model.model import sha256_of
 
 _ALIKE = "the same names on both sides: one architecture"
-_BLOCK = re.compile(r"(?:^|\.)layers?\.(\d+)\.")
+# As the families call them: ALBERT has groups of layers.
+_BLOCK = re.compile(r"(?:^|[._])layers?(?:_groups)?\.(\d+)\.")
+_POOLER = re.compile(r"(?:^|\.)pooler\.")
+_HEAD = re.compile(r"(pre_|label_)?classifier\.|qa_outputs\.|window_attention\.|sequence_summary\.|crf\.|head\.")
 
 
 class Parameters(Mapping[str, Tensor]):
@@ -163,13 +166,14 @@ def layer_of(name: str) -> str:
         >>> layer_of("encoder.layer.3.output.dense.bias"), layer_of("classifier.weight")
         ('block 3', 'head')
     """
-    plain = families.plain_name(name)
-    if plain.startswith("pooler."):
-        return "pooler"
-    if not families.is_encoder_name(plain):
+    if _HEAD.match(name):
         return "head"
-    block = _BLOCK.search(plain)
-    return f"block {block[1]}" if block else plain.split(".")[0]
+    if _POOLER.search(name):
+        return "pooler"
+    if block := _BLOCK.search(name):
+        return f"block {block[1]}"
+    part = name.removeprefix("encoder.").split(".")[0]
+    return "embeddings" if part.startswith("emb") else part
 
 
 def find_pretrained(name: str, sha256: str) -> Parameters | None:
@@ -186,7 +190,7 @@ def find_pretrained(name: str, sha256: str) -> Parameters | None:
         checkpoint = read_checkpoint(name)
     except BertheadError:
         return None
-    found = Parameters(families.to_checkpoint(checkpoint.weights, checkpoint.config.layers))
+    found = Parameters(families.to_checkpoint(checkpoint.weights, checkpoint.config))
     return found if found.sha256 == sha256 else None
 
 
