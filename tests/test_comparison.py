@@ -23,7 +23,7 @@ KINDS = {"classify": ("label", {}), "multilabel": ("tags", {"task": "multilabel"
 
 
 def mixed_rows() -> list[dict]:
-    """Rows on which two short fits differ."""
+    """Rows on which two fits differ."""
     words = ["good", "bad", "fine", "poor", "great", "awful", "cat", "dog", "mat", "red", "blue", "ran"]
     draw = np.random.default_rng(3)
     rows = []
@@ -36,8 +36,10 @@ def mixed_rows() -> list[dict]:
 
 
 def two(fit_toy, kind: str = "classify"):
+    """A function that was fitted well, and one that hardly was."""
     label, options = KINDS[kind]
-    return [fit_toy(label=label, precision="fp32", seed=seed, **options) for seed in (1, 4)]
+    fits = ({"epochs": 10, "seed": 1}, {"epochs": 1, "lr": 1e-4, "seed": 4})
+    return [fit_toy(label=label, precision="fp32", **one, **options) for one in fits]
 
 
 def mcnemar_by_hand(b: int, c: int) -> float:
