@@ -261,6 +261,7 @@ ODD_TEXTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_places_are_those_of_the_text(encoder_of, name):
     """Byte-level and SentencePiece tokens begin with the space before them: an answer does not."""

@@ -314,8 +314,10 @@ def _by_words(pieces: Pieces, text: str) -> Pieces:
     for number, (first, last) in enumerate(zip(starts, ends, strict=True)):
         start = last - len(text[first:last].lstrip())
         end = start + len(text[start:last].rstrip())
-        # Tokens of single bytes share the place of their character.
-        apart = start != place and (_stands_alone(text[start : start + 1]) or _stands_alone(text[start - 1 : start]))
+        # Tokens of single bytes share the place of their character. A token of space begins a word, it ends none.
+        apart = start == end or (
+            start != place and (_stands_alone(text[start : start + 1]) or _stands_alone(text[start - 1 : start]))
+        )
         if pieces.words[number] != known or apart:
             word += 1
         known, place = pieces.words[number], start
