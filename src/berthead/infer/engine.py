@@ -139,18 +139,20 @@ def engine_for(model: Model, device: torch.device) -> Engine | DeviceEngine:
     return Engine(model) if device.type == "cpu" else DeviceEngine(model, device)
 
 
-def prepare(model: Model, dtype: torch.dtype) -> Model:
+def prepare(model: Model, dtype: torch.dtype, memo: dict[int, Any] | None = None) -> Model:
     """A copy of the model with its encoder's linear layers replaced; parameters that stay are shared.
 
     Args:
         model: the fitted model.
         dtype: arithmetic of the encoder; the head stays in float32.
+        memo: what `copy.deepcopy` has copied of other models: parts that models share are prepared once.
 
     Returns:
         The prepared model, in evaluation mode.
     """
-    shared = {id(tensor): tensor for tensor in model.parameters()}
-    prepared = copy.deepcopy(model, shared)
+    copied = {} if memo is None else memo
+    copied |= {id(tensor): tensor for tensor in model.parameters()}
+    prepared = copy.deepcopy(model, copied)
     for block in prepared.encoder.blocks:
         assert isinstance(block, Block)
         for name, layer in list(block.attention.named_children()):
@@ -164,8 +166,8 @@ def prepare(model: Model, dtype: torch.dtype) -> Model:
 
 def _prepare_mlp(mlp: nn.Sequential, dtype: torch.dtype) -> None:
     up, function, down = mlp.get_submodule("up"), mlp.get_submodule("activation"), mlp.get_submodule("down")
-    assert isinstance(up, nn.Linear)
-    assert isinstance(down, nn.Linear)
+    if not (isinstance(up, nn.Linear) and isinstance(down, nn.Linear)):
+        return  # prepared already
     fused = _fused(function) if _has_onednn() else None
     if fused is not None:
         mlp.add_module("up", PackedLinear(up, dtype, fused))

@@ -70,14 +70,8 @@ class Predictor:
             One prediction an example.
         """
         for chunk, inputs in prefetched(self._read_chunks(examples)):
-            sound = [(example, one) for example, one in zip(chunk, inputs, strict=True) if one and not one.error]
-            answers = self._answers([example for example, _ in sound], [one for _, one in sound])
-            for example, one in zip(chunk, inputs, strict=True):
-                error = example.error or (one.error if one else None)
-                if error or one is None:
-                    yield Prediction(None, window=None, error=error, where=example.where)
-                else:
-                    yield _prediction(example, one, *next(answers))
+            computed = self.compute([one for one in inputs if one and not one.error])
+            yield from answered(self.artifact, chunk, inputs, computed)
 
     def logits(self, examples: Sequence[Example]) -> FloatArray:
         """Logits of examples without errors, float32 [units, outputs]: a unit is a row, a choice, a word or a token."""
@@ -131,23 +125,36 @@ class Predictor:
         head, budget = self.artifact.model.head, self.token_budget
         return Computed(*unit_logits(layout, self.engine.logits, head, task.outputs, budget), layout)
 
-    def _answers(self, examples: list[Example], inputs: list[Input]) -> Iterator[tuple[Answer, int | None]]:
-        computed = self.compute(inputs)
-        layout, task = computed.layout, self.artifact.task
-        # A few rows at a time: a row of 1,000 labels is a large dict.
-        for start in range(0, len(inputs), DECODED_ROWS):
-            some = np.arange(start, min(start + DECODED_ROWS, len(inputs)))
-            values = computed.values[layout.unit_starts[some[0]] : layout.unit_starts[some[-1] + 1]]
-            batch = Batch(examples[start : start + len(some)], inputs[start : start + len(some)])
-            for number, answer in zip(some, task.decode(values, batch), strict=True):
-                yield answer, _deciding_window(computed, int(number))
-
     def _read_chunks(self, examples: Iterable[Example]) -> Iterator[tuple[list[Example], list[Input | None]]]:
         artifact = self.artifact
         for chunk in chunks(examples):
             sound = [example for example in chunk if not example.error]
             inputs = iter(artifact.task.inputs(artifact.tokenizer, sound, artifact.reading))
             yield chunk, [None if example.error else next(inputs) for example in chunk]
+
+
+def answered(
+    artifact: Artifact, examples: Sequence[Example], inputs: Sequence[Input | None], computed: Computed
+) -> Iterator[Prediction]:
+    """What a function answers to examples.
+
+    Args:
+        artifact: the function.
+        examples: also those with an error.
+        inputs: what was read of each.
+        computed: of the inputs without an error.
+
+    Yields:
+        One prediction an example.
+    """
+    sound = [(example, one) for example, one in zip(examples, inputs, strict=True) if one and not one.error]
+    answers = _answers(artifact, [example for example, _ in sound], [one for _, one in sound], computed)
+    for example, one in zip(examples, inputs, strict=True):
+        error = example.error or (one.error if one else None)
+        if error or one is None:
+            yield Prediction(None, window=None, error=error, where=example.where)
+        else:
+            yield _prediction(example, one, *next(answers))
 
 
 def split_readable(
@@ -267,6 +274,19 @@ def long_notes(truncated: int, windowed: int, rows: int, max_tokens: int) -> lis
         for count, what in whats
         if count
     ]
+
+
+def _answers(
+    artifact: Artifact, examples: list[Example], inputs: list[Input], computed: Computed
+) -> Iterator[tuple[Answer, int | None]]:
+    layout = computed.layout
+    # A few rows at a time: a row of 1,000 labels is a large dict.
+    for start in range(0, len(inputs), DECODED_ROWS):
+        some = np.arange(start, min(start + DECODED_ROWS, len(inputs)))
+        values = computed.values[layout.unit_starts[some[0]] : layout.unit_starts[some[-1] + 1]]
+        batch = Batch(examples[start : start + len(some)], inputs[start : start + len(some)])
+        for number, answer in zip(some, artifact.task.decode(values, batch), strict=True):
+            yield answer, _deciding_window(computed, int(number))
 
 
 def _deciding_window(computed: Computed, number: int) -> int | None:

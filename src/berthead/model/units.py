@@ -43,7 +43,21 @@ def unit_logits(
     """
     if layout.by_token:
         return by_unit(layout, compute, outputs, token_budget), None
-    rows = by_row(layout.rows, compute, outputs, token_budget)
+    return of_units(layout, by_row(layout.rows, compute, outputs, token_budget), head, outputs)
+
+
+def of_units(layout: Layout, rows: FloatArray, head: Any, outputs: int) -> tuple[FloatArray, FloatArray | None]:
+    """Logits of units from those of their rows.
+
+    Args:
+        layout: the inputs; their units are no tokens.
+        rows: logits of the rows, [rows, ...].
+        head: says how windows become one answer.
+        outputs: logits a unit.
+
+    Returns:
+        As `unit_logits`.
+    """
     if rows.shape[1] != outputs and not hasattr(head, "combine"):
         raise ModelError("head", f"gives {rows.shape[1]} numbers a row", f"{outputs}: what the task has outputs")
     if layout.plain and (isinstance(head, RowHead) or not hasattr(head, "combine")):

@@ -62,6 +62,11 @@ class Layout:
         units = ranges(firsts, ends)
         return units, self._token[units] + np.repeat(pack.starts[:-1], ends - firsts)
 
+    @property
+    def token_units(self) -> tuple[IntArray, IntArray]:
+        """The row of each token unit, and its token in that row; both int64 [units]."""
+        return np.repeat(np.arange(len(self.rows)), np.diff(self._row_units)), self._token
+
     def units_of(self, inputs: IntArray) -> IntArray:
         """Unit numbers of these inputs, in their order."""
         return ranges(self.unit_starts[inputs], self.unit_starts[inputs + 1])

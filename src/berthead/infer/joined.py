@@ -1,0 +1,243 @@
+"""Several functions on one theta: what they share is computed once a text, and each answers.
+
+Functions that were fitted with `frozen`, `top:K` or LoRA have their lower layers in common. Layers that hold the same
+parameters are one layer here, so the functions make a tree: they part where their parameters do.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from berthead.artifact import Artifact
+from berthead.infer.engine import PRECISIONS, prepare
+from berthead.infer.predict import TOKEN_BUDGET, Computed, answered, chunks, prefetched
+from berthead.model.model import Model, sha256_of
+from berthead.model.tensors import TensorPack
+from berthead.model.units import of_units, packs
+from berthead.records import Example, FloatArray, Pack, Prediction
+from berthead.text.layout import Layout, ranges
+from berthead.text.tokenizer import Encoded
+from berthead.text.windows import Input
+
+
+class JoinedEngine:
+    """Models of one architecture, prepared once for a precision; safe to call from many threads.
+
+    Args:
+        models: the fitted models; they are not changed.
+        precision: `fp32` or `bf16`.
+    """
+
+    def __init__(self, models: Sequence[Model], precision: str = "fp32") -> None:
+        self.precision = precision
+        memo: dict[int, Any] = {}
+        self.models = [prepare(model, PRECISIONS[precision], memo) for model in shared(models)]
+        self._lock = threading.Lock()
+
+    def logits(self, pack: Pack, members: Sequence[int]) -> list[FloatArray]:
+        """Logits of a pack by some of the models.
+
+        Args:
+            pack: rows laid end to end.
+            members: numbers of the models.
+
+        Returns:
+            float32 [rows or tokens, ...] of each, in their order.
+        """
+        found: dict[int, FloatArray] = {}
+        with self._lock, torch.inference_mode():
+            tensors = TensorPack.from_pack(pack)
+            for group in _grouped(members, lambda member: self.models[member].encoder.places):
+                encoder = self.models[group[0]].encoder
+                hidden = encoder.embeddings(tensors)
+                self._descend(tensors, hidden, encoder.places(tensors, hidden.dtype), group, 0, found)
+        return [found[member] for member in members]
+
+    def _descend(
+        self, pack: TensorPack, hidden: Tensor, places: Any, members: Sequence[int], depth: int,
+        found: dict[int, FloatArray],
+    ) -> None:  # fmt: skip
+        """The layers from `depth` on, each computed once for all models that have it."""
+        order = self.models[members[0]].encoder.order
+        if depth == len(order):
+            for member in members:
+                model = self.models[member]
+                found[member] = model.head(model.encoder.final_norm(hidden), pack).float().numpy()
+            return
+        for group in _grouped(members, lambda member: self.models[member].encoder.blocks[order[depth]]):
+            block = self.models[group[0]].encoder.blocks[order[depth]]
+            self._descend(pack, block(hidden, pack.runs, places), places, group, depth + 1, found)
+
+
+def shared(models: Sequence[Model]) -> list[Model]:
+    """Copies of models in which equal parts are one part.
+
+    Args:
+        models: of one architecture; they are not changed.
+
+    Returns:
+        Models that share their heads' and parts' parameters with those given.
+    """
+    known: dict[str, nn.Module] = {}
+
+    def first(part: nn.Module, name: str) -> nn.Module:
+        return known.setdefault(f"{name} {sha256_of(part.state_dict())}", part)
+
+    joined = []
+    for model in models:
+        encoder = copy.copy(model.encoder)
+        encoder._modules = dict(model.encoder._modules)
+        # What attention reads of places belongs to the embeddings: both are the same, or neither.
+        both = nn.ModuleList([encoder.embeddings, encoder.places])
+        encoder.embeddings, encoder.places = first(both, "embeddings")  # type: ignore[misc]
+        encoder.blocks = nn.ModuleList(first(block, f"block {n}") for n, block in enumerate(encoder.blocks))
+        joined.append(Model(encoder, model.head))
+    return joined
+
+
+def shared_layers(models: Sequence[Model]) -> int:
+    """How many layers, from the bottom up, all models have in common; -1: not even the embeddings."""
+    parts = [[model.encoder.embeddings, *(model.encoder.blocks[n] for n in model.encoder.order)]
+             for model in shared(models)]  # fmt: skip
+    depth = 0
+    while depth < len(parts[0]) and all(one[depth] is parts[0][depth] for one in parts):
+        depth += 1
+    return depth - 1
+
+
+def _grouped(members: Sequence[int], part: Any) -> list[list[int]]:
+    groups: dict[int, list[int]] = {}
+    for member in members:
+        groups.setdefault(id(part(member)), []).append(member)
+    return list(groups.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What one reading of a chunk gives: the inputs, and which distinct row each of their rows is."""
+
+    layout: Layout
+    distinct: np.ndarray
+
+
+class JoinedPredictor:
+    """Several fitted functions applied to the same input; safe to call from many threads.
+
+    Args:
+        artifacts: the functions by name, of one encoder.
+        precision: `fp32` (exact) or `bf16`.
+        token_budget: tokens computed at once.
+    """
+
+    def __init__(
+        self, artifacts: Mapping[str, Artifact], precision: str = "fp32", token_budget: int = TOKEN_BUDGET
+    ) -> None:
+        self.artifacts = dict(artifacts)
+        self.engine = JoinedEngine([one.model for one in self.artifacts.values()], precision)
+        self.token_budget = token_budget
+
+    def predict(self, examples: Iterable[Example]) -> Iterator[dict[str, Prediction]]:
+        """Answers of all functions in input order, streaming.
+
+        Args:
+            examples: what the tasks read; one with an error gets predictions with that error.
+
+        Yields:
+            For each example a prediction by each function's name.
+        """
+        for chunk, read in prefetched(self._read_chunks(examples)):
+            alike = {id(inputs): [one for one in inputs if one and not one.error] for inputs in read}
+            sound = [alike[id(inputs)] for inputs in read]
+            answers = [
+                answered(artifact, chunk, inputs, computed)
+                for artifact, inputs, computed in zip(self.artifacts.values(), read, self.compute(sound), strict=True)
+            ]
+            for predictions in zip(*answers, strict=True):
+                yield dict(zip(self.artifacts, predictions, strict=True))
+
+    def compute(self, read: Sequence[Sequence[Input]]) -> list[Computed]:
+        """Logits of what each function reads, each distinct row computed once.
+
+        Args:
+            read: the inputs of each function; those that read alike share one list.
+
+        Returns:
+            Of each function, in their order.
+        """
+        rows: list[Encoded] = []
+        numbers: dict[tuple[bytes, bytes], int] = {}
+        readings: dict[int, _Read] = {}
+        for inputs in read:
+            if id(inputs) not in readings:
+                layout = Layout(inputs)
+                readings[id(inputs)] = _Read(
+                    layout, np.array([_number(row, numbers, rows) for row in layout.rows], int)
+                )
+        own = [readings[id(inputs)] for inputs in read]
+        edges = np.cumsum([0, *(len(row.ids) for row in rows)])
+        values = self._values(rows, edges, [one.distinct for one in own])
+        sides = zip(self.artifacts.values(), own, values, strict=True)
+        return [_computed(artifact, one, value, edges) for artifact, one, value in sides]
+
+    def _values(self, rows: Sequence[Encoded], edges: np.ndarray, readers: Sequence[np.ndarray]) -> list[FloatArray]:
+        """Logits of each function for the distinct rows that it reads, [rows, ...] or [tokens, ...]."""
+        reads = np.zeros((len(readers), len(rows)), dtype=bool)
+        for member, distinct in enumerate(readers):
+            reads[member, distinct] = True
+        levels = [artifact.model.head.level for artifact in self.artifacts.values()]
+        found = [np.empty((0, artifact.task.outputs), dtype=np.float32) for artifact in self.artifacts.values()]
+        for who in np.unique(reads, axis=1).T:
+            chosen = np.flatnonzero((reads == who[:, None]).all(0))
+            members = np.flatnonzero(who).tolist()
+            for pack in packs([rows[number] for number in chosen.tolist()], self.token_budget):
+                numbers = chosen[pack.row]
+                places = {"row": numbers, "token": ranges(edges[numbers], edges[numbers + 1])}
+                sizes = {"row": len(rows), "token": edges[-1]}
+                for member, values in zip(members, self.engine.logits(pack, members), strict=True):
+                    level = levels[member]
+                    if not len(found[member]):
+                        found[member] = np.zeros((sizes[level], values.shape[1]), dtype=np.float32)
+                    found[member][places[level]] = values
+        return found
+
+    def _read_chunks(self, examples: Iterable[Example]) -> Iterator[tuple[list[Example], list[list[Input | None]]]]:
+        for chunk in chunks(examples):
+            sound = [example for example in chunk if not example.error]
+            known: dict[Any, list[Input | None]] = {}
+            read = []
+            for artifact in self.artifacts.values():
+                task = artifact.task
+                # Tasks of ours read alike if they read by the same function; one of another package reads for itself.
+                ours = type(task).__module__.startswith("berthead.")
+                key = (type(task).inputs if ours else id(task), artifact.reading)
+                if key not in known:
+                    inputs = iter(task.inputs(artifact.tokenizer, sound, artifact.reading))
+                    known[key] = [None if example.error else next(inputs) for example in chunk]
+                read.append(known[key])
+            yield chunk, read
+
+
+def _number(row: Encoded, numbers: dict[tuple[bytes, bytes], int], rows: list[Encoded]) -> int:
+    """The number of a row among the distinct ones; a new one joins them."""
+    key = row.ids.tobytes(), row.segments.tobytes()
+    if key not in numbers:
+        numbers[key] = len(rows)
+        rows.append(row)
+    return numbers[key]
+
+
+def _computed(artifact: Artifact, read: _Read, values: FloatArray, edges: np.ndarray) -> Computed:
+    layout = read.layout
+    if layout.by_token:
+        rows, tokens = layout.token_units
+        return Computed(values[edges[read.distinct[rows]] + tokens], None, layout)
+    head, outputs = artifact.model.head, artifact.task.outputs
+    return Computed(*of_units(layout, values[read.distinct], head, outputs), layout)
