@@ -60,7 +60,7 @@ class Artifact:
         reading: how long inputs are read.
         raw_config: the encoder's config.json.
         pretrained: `name` of the encoder and `theta_sha256` of theta-hat.
-        adapt: what learnt: `full` or `frozen`.
+        adapt: what learnt, as `Adapt.parse` reads it.
         run: options, data, seed, versions and metrics of the fit.
         golden: inputs with their logits, which `verify` replays.
         own_head: the name of a head of another package, or None.

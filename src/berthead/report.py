@@ -61,7 +61,8 @@ def info_text(record: dict[str, Any], folder: str) -> str:
     """
     parameters, task, head, run = record["parameters"], record["task"], record["head"], record["run"]
     same = parameters["theta_is_pretrained"]
-    theta = "θ̃ = θ̂ (frozen: only ω was fitted)" if same else "θ̃ ≠ θ̂ (θ and ω were fitted)"
+    learnt = "θ" if parameters["adapt"] == "full" else f"{parameters['adapt']} of θ"
+    theta = "θ̃ = θ̂ (frozen: only ω was fitted)" if same else f"θ̃ ≠ θ̂ ({learnt} and ω were fitted)"
 
     rows = [
         ("y", "Predict_ω̃( BERT_θ̃(x) )" if not same else "Predict_ω̃( BERT_θ̂(x) )"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from berthead.errors import UsageError
 from berthead.infer.engine import engine_for
 from berthead.infer.predict import TOKEN_BUDGET
+from berthead.model.adapt import frozen_parts, stages
 from berthead.model.heads import RowHead
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
@@ -24,7 +25,7 @@ from berthead.tasks import Batch, Task
 from berthead.text.layout import Layout
 from berthead.text.packing import pack, plan
 from berthead.text.windows import Input
-from berthead.train.optim import adamw, rate
+from berthead.train.optim import adamw, peak_rate, rate, unfrozen
 
 # Tokens of one forward and backward pass: a larger batch is computed in parts, with the same gradient.
 MICRO_TOKENS = 8192
@@ -69,6 +70,9 @@ class Settings:
     seed: int
     balanced: bool
     device: str = "cpu"
+    head_lr: float | None = None
+    layer_decay: float = 1.0
+    unfreeze: bool = False
 
 
 @dataclass(slots=True)
@@ -111,7 +115,7 @@ def fit_model(
     if frozen and _fits_in_memory(model, (train, valid)):
         part: _Part = _HeadOnly(model, train, valid, device, quiet)
     else:
-        part = _Whole(model, task.outputs, train, valid, settings, frozen)
+        part = _Whole(model, task.outputs, train, valid, settings)
     history = _fit_part(part, task, train.targets, valid, settings, quiet)
     part.finish()
     model.cpu()
@@ -156,21 +160,19 @@ class _Part:
 class _Whole(_Part):
     """Encoder and head, computed anew in every step."""
 
-    def __init__(
-        self, model: Model, outputs: int, train: Fold, valid: Fold | None, settings: Settings, frozen: bool
-    ) -> None:
+    def __init__(self, model: Model, outputs: int, train: Fold, valid: Fold | None, settings: Settings) -> None:
         self.module = self.model = model
         self.outputs = outputs
         self.inputs, self.valid, self.sizes = train.inputs, valid, _sizes(train.inputs)
-        self.bf16, self.frozen = settings.precision == "bf16", frozen
+        self.bf16 = settings.precision == "bf16"
         self.device = torch.device(settings.device)
         self.random = np.random.default_rng(settings.seed)
 
     def train(self) -> None:
-        """Get ready to fit; a frozen encoder drops nothing."""
+        """Get ready to fit; what lies below everything that learns drops nothing."""
         self.model.train()
-        if self.frozen:
-            self.model.encoder.eval()
+        for below in frozen_parts(self.model.encoder):
+            below.eval()
 
     def training_logits(self, rows: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray, list[int]]]:
         chosen = [_bounded(self.inputs[row], self.random) for row in rows]
@@ -284,7 +286,9 @@ def _fit_part(
     rows = len(targets)
     per_epoch = -(-rows // settings.batch)
     steps = per_epoch * settings.epochs
-    optimiser = adamw(part.module, settings.lr, settings.weight_decay)
+    optimiser = _optimiser(part.module, settings)
+    groups = stages(part.module) if settings.unfreeze and isinstance(part.module, Model) else []
+    fixed = {name for name, parameter in part.module.named_parameters() if not parameter.requires_grad}
     weights = task.weights(targets) if settings.balanced else None
     loss_weights = torch.from_numpy(weights) if weights is not None else None
     random = np.random.default_rng(settings.seed)
@@ -292,13 +296,15 @@ def _fit_part(
         try:
             for epoch in range(settings.epochs):
                 started = time.monotonic()
+                if groups:
+                    _unfreeze(groups, unfrozen(epoch, settings.epochs, len(groups)))
                 part.train()
                 order = random.permutation(rows)
                 total = 0.0
                 for step in range(per_epoch):
                     chosen = order[step * settings.batch : (step + 1) * settings.batch]
                     share = rate(epoch * per_epoch + step, steps, settings.warmup)
-                    total += _step(part, task, targets, chosen, optimiser, share * settings.lr, loss_weights, settings)
+                    total += _step(part, task, targets, chosen, optimiser, share, loss_weights, settings)
                     progress.advance(len(chosen))
                 if not np.isfinite(total):
                     saw = f"the training loss is {total} in epoch {epoch + 1}"
@@ -307,23 +313,23 @@ def _fit_part(
                 history.epochs.append({"train_loss": total / rows} | scores)
                 value = _value(task, settings.metric, scores, epoch)
                 if value > best_value or best is None:
-                    best, best_value, history.best_epoch = _copy(part.module), value, epoch + 1
+                    best, best_value, history.best_epoch = _copy(part.module, fixed), value, epoch + 1
                 if _is_told(epoch, settings.epochs):
                     seconds = time.monotonic() - started
                     progress.say(_epoch_line(epoch + 1, settings, history.epochs[-1], rows / seconds))
         except KeyboardInterrupt:
             history.interrupted = True
     if best is not None:
-        part.module.load_state_dict(best)
+        part.module.load_state_dict(best, strict=False)
     part.module.eval()
     return history
 
 
 def _step(
-    part: _Part, task: Task, targets: np.ndarray, rows: np.ndarray, optimiser: torch.optim.Optimizer, lr: float,
+    part: _Part, task: Task, targets: np.ndarray, rows: np.ndarray, optimiser: torch.optim.Optimizer, share: float,
     weights: Tensor | None, settings: Settings,
 ) -> float:  # fmt: skip
-    """One update; the sum of the rows' losses."""
+    """One update at a share of the peak rates; the sum of the rows' losses."""
     optimiser.zero_grad(set_to_none=True)
     total = 0.0
     task = task.over(_wanted(targets[rows], part.sizes[rows].tolist()), len(rows))
@@ -333,7 +339,7 @@ def _step(
         total += loss.item()
     torch.nn.utils.clip_grad_norm_([p for p in part.module.parameters() if p.grad is not None], settings.clip)
     for group in optimiser.param_groups:
-        group["lr"] = lr
+        group["lr"] = share * group["peak"]
     optimiser.step()
     return total
 
@@ -360,8 +366,29 @@ def _value(task: Task, metric: str, scores: dict[str, float], epoch: int) -> tup
     return scores[metric] * task.metrics[metric], -scores["loss"]
 
 
-def _copy(module: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+def _optimiser(module: nn.Module, settings: Settings) -> torch.optim.AdamW:
+    """AdamW with the rates of the blocks, the embeddings and the head."""
+    head_lr = settings.head_lr or settings.lr
+    if not isinstance(module, Model):  # the head alone
+        return adamw(module, head_lr, settings.weight_decay)
+    blocks = len(module.encoder.blocks)
+
+    def peak(name: str) -> float:
+        return peak_rate(name, blocks, settings.lr, head_lr, settings.layer_decay)
+
+    return adamw(module, settings.lr, settings.weight_decay, peak)
+
+
+def _unfreeze(groups: Sequence[Sequence[nn.Parameter]], count: int) -> None:
+    """Let the first groups learn, and the others not."""
+    for number, group in enumerate(groups):
+        for parameter in group:
+            parameter.requires_grad_(number < count)
+
+
+def _copy(module: nn.Module, fixed: Collection[str]) -> dict[str, Tensor]:
+    """What a fit may have changed."""
+    return {name: tensor.clone() for name, tensor in module.state_dict().items() if name not in fixed}
 
 
 def _is_told(epoch: int, epochs: int) -> bool:
