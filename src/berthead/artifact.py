@@ -16,9 +16,25 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from berthead import plugins
-from berthead.checks import RECORD, check_record, golden_example, golden_input, refuse_strange_files
-from berthead.errors import GateError, ModelError, OutputError
+from berthead.checks import (
+    RECORD,
+    check_record,
+    golden_example,
+    golden_input,
+    refuse_other_weights,
+    refuse_strange_files,
+)
+from berthead.errors import GateError, ModelError, OutputError, UsageError
 from berthead.model import families
+from berthead.model.adapt import Adapt
+from berthead.model.adapter import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    Adapter,
+    PeftNames,
+    lora_shapes,
+    read_adapter,
+)
 from berthead.model.book import head_record, make_head, omega_names, state_named, transformers_class
 from berthead.model.checkpoint import (
     WEIGHTS,
@@ -28,6 +44,7 @@ from berthead.model.checkpoint import (
     read_json,
     read_tensors,
 )
+from berthead.model.encoder import Encoder
 from berthead.model.families import EncoderConfig
 from berthead.model.model import Model, sha256_of
 from berthead.model.tensors import TensorPack, shapes_only
@@ -38,8 +55,10 @@ from berthead.text.layout import Layout
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading
 
-# 1: one answer a row, long texts cut. 2: every task, and windows.
-FORMAT_VERSION = 2
+# 1: one answer a row, long texts cut. 2: every task, and windows. 3: a change of theta-hat in place of theta-tilde.
+FORMAT_VERSION = 3
+# What needs no newer berthead is written so that an older one reads it.
+PLAIN_VERSION = 2
 # Golden logits are replayed on other processors and in other orders: float32 noise, relative to their size.
 GOLDEN_TOLERANCE = 1e-4
 
@@ -65,6 +84,7 @@ class Artifact:
         golden: inputs with their logits, which `verify` replays.
         own_head: the name of a head of another package, or None.
         dropout: of the head, in training.
+        adapter: the change of theta-hat that is written in place of theta-tilde; None: theta-tilde is.
     """
 
     model: Model
@@ -79,6 +99,7 @@ class Artifact:
     golden: tuple[dict[str, Any], ...] = ()
     own_head: str | None = None
     dropout: float = 0.0
+    adapter: Adapter | None = None
 
     @property
     def max_tokens(self) -> int:
@@ -111,8 +132,11 @@ class Artifact:
     def describe(self) -> dict[str, Any]:
         """What berthead.json says, golden examples left out."""
         head = self.model.head
+        its_class = transformers_class(head, self.task.problem_type)
+        if self.adapter:
+            its_class["note"] = f"{_PEFT_NOTE} {its_class['note']}"
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": FORMAT_VERSION if self.adapter else PLAIN_VERSION,
             "task": {"name": self.task.name, **_package(self.task.name), **self.task.to_json()},
             "head": head_record(head, self.own_head, self.task.outputs, self.dropout),
             "columns": self.columns,
@@ -120,9 +144,16 @@ class Artifact:
             "on_long": self.reading.on_long,
             "stride": self.reading.stride,
             "parameters": self.parameters(),
-            "transformers": transformers_class(head, self.task.problem_type),
+            **({"adapter": self.adapter.record()} if self.adapter else {}),
+            "transformers": its_class,
             "run": self.run,
         }
+
+
+_PEFT_NOTE = (
+    "The folder is an adapter of PEFT: load the encoder with config=AutoConfig.from_pretrained(FOLDER), and then "
+    "PeftModel.from_pretrained(model, FOLDER)."
+)
 
 
 def _package(task: str) -> dict[str, str]:
@@ -254,7 +285,7 @@ def save(artifact: Artifact, folder: Path, overwrite: bool = False) -> None:
     try:
         aside.mkdir()
         _write(artifact, aside)
-        written = load(aside)
+        written = load(aside, str(artifact.adapter.place) if artifact.adapter else None)
         if artifact.golden:
             replay(written, lambda examples: plain_logits(written, examples))
         _put_in_place(aside, folder)
@@ -266,17 +297,19 @@ def save(artifact: Artifact, folder: Path, overwrite: bool = False) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def load(folder: Path) -> Artifact:
+def load(folder: Path, base: str | None = None) -> Artifact:
     """Read a model folder, and refuse one that is broken or not to be trusted.
 
     Args:
         folder: the model folder.
+        base: where the encoder of an adapter folder lies; None: where it was, or beside the folder.
 
     Returns:
         The fitted function.
 
     Raises:
-        ModelError: what is wrong with the folder.
+        ModelError: what is wrong with the folder, or its encoder is not there.
+        UsageError: `base` is given of a folder that needs none.
     """
     refuse_strange_files(folder)
     record = read_json(folder / RECORD)
@@ -301,7 +334,9 @@ def load(folder: Path) -> Artifact:
         if head.level != task.level:
             raise ValueError(f"the head answers each {head.level}, the task each {task.level}")
         parameters = record["parameters"]
-        hashes = parameters["theta_sha256"], parameters["omega_sha256"]
+        changed = _change(record, config)
+        # What a change is merged into differs in its last digits between processors: the change itself is compared.
+        hashes = (record["adapter"]["sha256"] if changed else parameters["theta_sha256"]), parameters["omega_sha256"]
         artifact_fields = {
             "columns": dict(record["columns"]),
             "reading": Reading(record["max_tokens"], record["on_long"], record.get("stride")),
@@ -319,24 +354,50 @@ def load(folder: Path) -> Artifact:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(where, f"is not a whole record ({type(error).__name__}: {error})") from error
     names = omega_names(head, task.problem_type)
-    shapes = {f"bert.{name}": shape for name, shape in plain_shapes(config).items()}
-    shapes |= {names[name]: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
-    stored = read_tensors(folder)
-    check_shapes(stored, shapes, str(folder / WEIGHTS))
-    tensors = {name: tensor.read().float() for name, tensor in stored.items()}
-    plain = plain_shapes(config)
-    theta = {families.plain_name(name): t for name, t in tensors.items() if families.plain_name(name) in plain}
-    encoder = build_encoder(config, families.from_checkpoint(theta, config.layers))
-    head.load_state_dict({ours: tensors[theirs].clone() for ours, theirs in names.items()}, assign=True)
+    omega_shapes = {names[name]: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
+    refuse_other_weights(folder, adapter=changed is not None)
+    adapter = None
+    if changed:
+        peft = PeftNames(transformers_class(head, task.problem_type)["class"], names)
+        adapter, bert, omega = read_adapter(folder, record, config, changed, peft, omega_shapes, base)
+    elif base is not None:
+        raise UsageError(f"--base {base}", f"{folder} holds an encoder of its own", "", "Leave it out.")
+    else:
+        bert, omega = _read_whole(folder, config, omega_shapes)
+    head.load_state_dict({ours: omega[theirs].clone() for ours, theirs in names.items()}, assign=True)
     artifact = Artifact(
-        Model(encoder, head).eval(), Tokenizer.from_folder(folder), task.bound(head), raw_config=raw_config,
-        **artifact_fields,
+        Model(bert, head).eval(), Tokenizer.from_folder(folder), task.bound(head), raw_config=raw_config,
+        adapter=adapter, **artifact_fields,
     )  # fmt: skip
-    if (sha256_of(artifact.theta()), sha256_of(artifact.omega())) != hashes:
-        raise ModelError(str(folder / WEIGHTS), f"does not match the sha256 in {RECORD}", "", "Copy the folder again.")
+    theta, file = (adapter.tensors, ADAPTER_WEIGHTS) if adapter else (artifact.theta(), WEIGHTS)
+    if (sha256_of(theta), sha256_of(artifact.omega())) != hashes:
+        raise ModelError(str(folder / file), f"does not match the sha256 in {RECORD}", "", "Copy the folder again.")
     if artifact.tokenizer.vocabulary > config.vocabulary:
         raise ModelError(str(folder), "its tokenizer and config.json do not fit together")
     return artifact
+
+
+def _change(record: Mapping[str, Any], config: EncoderConfig) -> Adapt | None:
+    """What an adapter folder changes of theta-hat; ValueError, TypeError or KeyError where it does not say so."""
+    if "adapter" not in record:
+        return None
+    what, said = Adapt.parse(record["parameters"]["adapt"]), record["adapter"]
+    if what.kind != "lora" or not isinstance(said["base"], str) or not isinstance(said["sha256"], str):
+        raise ValueError("adapter does not say what is changed of which encoder")
+    lora_shapes(config, what)
+    return what
+
+
+def _read_whole(
+    folder: Path, config: EncoderConfig, omega_shapes: dict[str, tuple[int, ...]]
+) -> tuple[Encoder, dict[str, Tensor]]:
+    """The encoder and the head's tensors of a folder that holds both."""
+    plain = plain_shapes(config)
+    stored = read_tensors(folder)
+    check_shapes(stored, {f"bert.{name}": shape for name, shape in plain.items()} | omega_shapes, str(folder / WEIGHTS))
+    tensors = {name: tensor.read().float() for name, tensor in stored.items()}
+    theta = {families.plain_name(name): t for name, t in tensors.items() if families.plain_name(name) in plain}
+    return build_encoder(config, families.from_checkpoint(theta, config.layers)), tensors
 
 
 def _put_in_place(aside: Path, folder: Path) -> None:
@@ -361,16 +422,21 @@ def _aside(folder: Path) -> Path:
 def _write(artifact: Artifact, folder: Path) -> None:
     from safetensors.torch import save_file
 
-    tensors = {f"bert.{name}": tensor for name, tensor in artifact.theta().items()} | artifact.omega()
+    tensors, file = {f"bert.{name}": tensor for name, tensor in artifact.theta().items()} | artifact.omega(), WEIGHTS
+    if artifact.adapter:
+        head, problem_type = artifact.model.head, artifact.task.problem_type
+        peft = PeftNames(transformers_class(head, problem_type)["class"], omega_names(head, problem_type))
+        tensors, file = peft.tensors(artifact.adapter.tensors, artifact.omega()), ADAPTER_WEIGHTS
+        _write_json(folder / ADAPTER_CONFIG, peft.config(artifact.adapter, Adapt.parse(artifact.adapt)))
     whole = {name: tensor.detach().float().contiguous() for name, tensor in tensors.items()}
-    save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(whole, folder / file, metadata={"format": "pt"})
     _write_json(folder / "config.json", _transformers_config(artifact))
-    shutil.copymode(folder / "config.json", folder / WEIGHTS)  # safetensors lets the owner alone read
+    shutil.copymode(folder / "config.json", folder / file)  # safetensors lets the owner alone read
     artifact.tokenizer.save(folder, artifact.max_tokens)
     _write_json(folder / RECORD, artifact.describe() | {"golden": list(artifact.golden)})
     for path in folder.iterdir():
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
+        with path.open("rb+") as written:
+            os.fsync(written.fileno())
 
 
 def _transformers_config(artifact: Artifact) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The command line: berthead fit, eval, predict, info, verify, pull."""
+"""The command line: berthead fit, eval, predict, info, verify, merge, pull."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ _COLUMNS = ("text", "pair", "label", "choices", "intent")
 
 
 @app.command(name="eval")
-@with_options(PredictOptions, only=(*_COLUMNS, "precision", "token_budget", "threads", "skip_bad_rows"))
+@with_options(PredictOptions, only=(*_COLUMNS, "base", "precision", "token_budget", "threads", "skip_bad_rows"))
 def evaluate(
     model: ModelFolder,
     data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled rows.")],
@@ -140,7 +140,10 @@ def evaluate(
 
 
 @app.command()
-@with_options(PredictOptions, only=("text", "pair", "choices", "precision", "token_budget", "threads", "probabilities"))
+@with_options(
+    PredictOptions,
+    only=("text", "pair", "choices", "base", "precision", "token_budget", "threads", "probabilities"),
+)
 def predict(
     model: ModelFolder,
     source: Annotated[str, typer.Argument(metavar="IN", help="A file of rows, - for stdin, or a text.")],
@@ -167,11 +170,12 @@ def predict(
 
 
 @app.command()
-def info(model: ModelFolder, as_json: AsJson = False) -> None:
+@with_options(PredictOptions, only=("base",))
+def info(model: ModelFolder, as_json: AsJson = False, *, given: dict[str, Any]) -> None:
     """Print the formula as fitted: task, encoder, head, hashes of the parameters, labels, metrics."""
     from berthead import artifact
 
-    record = artifact.load(Path(model)).describe()
+    record = artifact.load(Path(model), given["base"]).describe()
     if as_json:
         _print_json(record)
     else:
@@ -179,7 +183,7 @@ def info(model: ModelFolder, as_json: AsJson = False) -> None:
 
 
 @app.command()
-@with_options(PredictOptions, only=("threads",))
+@with_options(PredictOptions, only=("base", "threads"))
 def verify(model: ModelFolder, as_json: AsJson = False, *, given: dict[str, Any]) -> None:
     """Replay a model's golden examples on this machine."""
     fitted = _load(model, given)
@@ -189,6 +193,22 @@ def verify(model: ModelFolder, as_json: AsJson = False, *, given: dict[str, Any]
         _print_json({"golden": count, "largest_difference": apart, "passed": True})
     else:
         _print(f"{count} golden examples give the same logits; largest relative difference {apart:.1e}")
+
+
+@app.command()
+@with_options(PredictOptions, only=("base",))
+def merge(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL", help="An adapter folder, made by a LoRA fit.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The model folder to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model folder that exists.")] = False,
+    *,
+    given: dict[str, Any],
+) -> None:
+    """Write the model folder of an adapter folder: the same function, and no other folder is needed."""
+    if len(models) > 1:
+        raise UsageError("merge", f"there are {len(models)} models", "one adapter folder")
+    _load(models[0], given).merged().save(out, overwrite)
+    _print(f"model folder: {out}")
 
 
 @app.command()
@@ -305,7 +325,7 @@ def _print(text: str) -> None:
 def _load(model: str, given: dict[str, Any]) -> Any:
     from berthead import api
 
-    return api.load(model, **{name: given.get(name) for name in ("precision", "token_budget", "threads")})
+    return api.load(model, **{name: given.get(name) for name in ("base", "precision", "token_budget", "threads")})
 
 
 def _predict_text(fitted: Any, text: str, more: list[str], probabilities: bool, as_json: bool) -> None:

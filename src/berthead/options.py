@@ -173,6 +173,9 @@ class PredictOptions(Options):
     label: str | None = option(None, "Column of the target, for eval [default: as fitted].")
     choices: str | None = option(None, "choose: column of the choices, or a column for each [default: as fitted].")
     intent: str | None = option(None, "joint: column of the label, for eval [default: as fitted].")
+    base: str | None = option(
+        None, "Where the encoder of an adapter folder lies [default: as fitted, or beside the folder]."
+    )
     precision: str = option(
         "fp32", "Arithmetic: exact, or faster on processors with bfloat16.", choices=("fp32", "bf16")
     )

@@ -75,6 +75,10 @@ def info_text(record: dict[str, Any], folder: str) -> str:
         ("ω", f"sha256 {parameters['omega_sha256']}"),
         ("", theta),
     ]
+    if "adapter" in record:
+        adapter = record["adapter"]
+        size = f"{adapter['parameters']:,} parameters, a change of {adapter['base']}"
+        rows.append(("adapter", f"{size}, sha256 {adapter['sha256']}"))
     if task["labels"]:
         rows.append(
             (f"{len(task['labels'])} labels", listed([json.dumps(x, ensure_ascii=False) for x in task["labels"]], 20))

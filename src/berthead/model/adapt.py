@@ -9,6 +9,7 @@ from typing import Any, Self
 from torch import nn
 
 from berthead.errors import UsageError
+from berthead.model import lora
 from berthead.model.encoder import Encoder
 from berthead.model.model import Model
 from berthead.options import ADAPT, ADAPT_ALLOWED, LORA_TARGETS
@@ -89,7 +90,7 @@ def adapt(model: Model, what: Adapt) -> None:
     Args:
         model: the model to fit.
         what: the head always learns; of the encoder `full`: all, `frozen`: nothing, `top`: the last blocks, `bitfit`:
-            the biases (Ben Zaken et al. 2022, "BitFit").
+            the biases (Ben Zaken et al. 2022, "BitFit"), `lora`: changes of low rank beside its linear layers.
 
     Raises:
         UsageError: the encoder cannot be fitted so.
@@ -102,6 +103,8 @@ def adapt(model: Model, what: Adapt) -> None:
     if what.kind == "top":
         for block in encoder.blocks[len(encoder.blocks) - what.blocks :]:
             block.requires_grad_(True)
+    if what.kind == "lora":
+        lora.insert(model, what.rank, what.alpha, what.targets)
     if what.kind == "bitfit":
         for name, parameter in encoder.named_parameters():
             parameter.requires_grad_(is_bias(name))

@@ -22,6 +22,7 @@ from berthead.infer.engine import find_device, has_fast_bf16, use_threads
 from berthead.infer.predict import Predictor, length_notes, readable, split_readable
 from berthead.model import families
 from berthead.model.adapt import Adapt, adapt
+from berthead.model.adapter import taken_out
 from berthead.model.book import make_head, row_part
 from berthead.model.checkpoint import Checkpoint, choose_pooling, read_checkpoint
 from berthead.model.heads import JointHead, RowHead, TokenHead
@@ -166,12 +167,13 @@ def fit_examples(
             _start_at_prior(model.head, task, folds[0].targets)
         adapt(model, what)
         history = fit_model(model, task, _in_parts(task, folds[0]), scored, settings, quiet)
+    adapter = taken_out(model, options.encoder, checkpoint.folder) if what.kind == "lora" else None
     model.requires_grad_(False)
     theta_hat = families.to_checkpoint(checkpoint.weights, checkpoint.config.layers)
     pretrained = {"name": checkpoint.label, "theta_sha256": sha256_of(theta_hat)}
     artifact = Artifact(
         model, tokenizer, task, columns, reading, checkpoint.raw_config, pretrained, options.adapt,
-        own_head=options.head if options.head not in HEADS else None, dropout=dropout,
+        own_head=options.head if options.head not in HEADS else None, dropout=dropout, adapter=adapter,
     )  # fmt: skip
     run: dict[str, Any] = {
         "rows": len(train),

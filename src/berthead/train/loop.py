@@ -16,6 +16,7 @@ from berthead.infer.engine import engine_for
 from berthead.infer.predict import TOKEN_BUDGET
 from berthead.model.adapt import frozen_parts, stages
 from berthead.model.heads import RowHead
+from berthead.model.lora import merged
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
 from berthead.model.units import by_row, by_unit, combined, unit_logits
@@ -191,7 +192,7 @@ class _Whole(_Part):
 
     def valid_logits(self) -> FloatArray:
         assert self.valid is not None
-        layout, engine = Layout(self.valid.inputs), engine_for(self.model, self.device)
+        layout, engine = Layout(self.valid.inputs), engine_for(merged(self.model), self.device)
         return unit_logits(layout, engine.logits, self.model.head, self.outputs, TOKEN_BUDGET)[0]
 
 
