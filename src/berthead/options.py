@@ -158,6 +158,9 @@ class FitOptions(Options):
         "auto", "Arithmetic of training [auto: bf16 where the processor has it].", choices=("auto", "fp32", "bf16")
     )
     device: str = option("cpu", "Where it is fitted; cuda: the first NVIDIA GPU.", choices=("cpu", "cuda"))
+    cache: str | None = option(
+        None, "Folder that keeps what a frozen part says of the rows, for later fits [default: for this fit alone]."
+    )
     seed: int = option(0, "Seed of the split, the order, the head and dropout.", low=0, high=2**32 - 1)
     threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1)
     skip_bad_rows: bool = option(False, "Leave out rows that cannot be used, and report them.")

@@ -46,6 +46,7 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
         stride: int | None = None,
         windows: str = "mean",
         precision: str = "auto",
+        cache: str | None = None,
         threads: int | None = None,
         random_state: Any = 0,
         verbose: bool = False,
@@ -70,6 +71,7 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
         self.stride = stride
         self.windows = windows
         self.precision = precision
+        self.cache = cache
         self.threads = threads
         self.random_state = random_state
         self.verbose = verbose
@@ -111,8 +113,8 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
             epochs=self.epochs, batch=self.batch, lr=self.lr, head_lr=self.head_lr, layer_decay=self.layer_decay,
             unfreeze=self.unfreeze, weight_decay=self.weight_decay, warmup=self.warmup, clip=self.clip,
             metric=self.metric, max_tokens=self.max_tokens, on_long=self.on_long, stride=self.stride,
-            windows=self.windows, precision=self.precision, threads=self.threads, seed=_seed(self.random_state),
-            class_weight=class_weight,
+            windows=self.windows, precision=self.precision, cache=self.cache, threads=self.threads,
+            seed=_seed(self.random_state), class_weight=class_weight,
         )  # fmt: skip
         result = fit_examples(examples, self.valid, options, columns, "y", with_baselines=False, quiet=not self.verbose)
         if result.history.interrupted:

@@ -40,6 +40,7 @@ class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
         stride: tokens that windows share; None: none, or a quarter of a window for tokens.
         windows: `mean`, `max` or `attention`: how windows become one answer.
         precision: `auto`, `fp32` or `bf16`, of training.
+        cache: folder that keeps what a frozen part says of the rows, for later fits; None: for this fit alone.
         threads: processor threads; None: what this process may use.
         random_state: a seed; None or a `numpy.random.RandomState`: another one each time.
         verbose: show progress on stderr.
@@ -78,6 +79,7 @@ class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
         stride: int | None = None,
         windows: str = "mean",
         precision: str = "auto",
+        cache: str | None = None,
         threads: int | None = None,
         random_state: Any = 0,
         verbose: bool = False,
@@ -87,7 +89,8 @@ class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
             encoder=encoder, adapt=adapt, head=head, pooling=pooling, epochs=epochs, batch=batch, lr=lr,
             head_lr=head_lr, layer_decay=layer_decay, unfreeze=unfreeze, weight_decay=weight_decay, warmup=warmup,
             clip=clip, metric=metric, valid=valid, max_tokens=max_tokens, on_long=on_long, stride=stride,
-            windows=windows, precision=precision, threads=threads, random_state=random_state, verbose=verbose,
+            windows=windows, precision=precision, cache=cache, threads=threads,
+            random_state=random_state, verbose=verbose,
         )  # fmt: skip
         self.class_weight = class_weight
 

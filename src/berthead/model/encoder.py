@@ -5,6 +5,9 @@ Source: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transforme
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from berthead.model.attention import attention
@@ -111,6 +114,13 @@ class Encoder(nn.Module):
         for block in self.blocks:
             hidden = block(hidden, pack.runs)
         return hidden
+
+    def part(self, first: int, last: int) -> Encoder:
+        """The blocks from `first` to below `last` as an encoder that shares their weights, and the embeddings."""
+        part = copy.copy(self)
+        part._modules = dict(self._modules)
+        part.config, part.blocks = replace(self.config, layers=last - first), self.blocks[first:last]
+        return part
 
     def hidden_states(self, pack: TensorPack) -> list[Tensor]:
         """The embeddings' output and each block's: layers + 1 tensors [tokens, width]."""

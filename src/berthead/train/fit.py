@@ -36,6 +36,7 @@ from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading, windows_in_parts
 from berthead.train.baselines import baselines, can_be_based
 from berthead.train.loop import MOST_WINDOWS, Fold, History, Settings, fit_model
+from berthead.train.vectors import check_folder
 
 # The fewer parameters learn, the larger steps they take, and the more of them.
 DEFAULTS = {
@@ -138,6 +139,7 @@ def fit_examples(
     """
     kind = find_task(options.task)
     settings, what = settings_for(options, kind), Adapt.parse(options.adapt)
+    cache = check_folder(options.cache)
     task, train, valid = _folds(kind, examples, held_out, options.seed, where)
     threads = use_threads(options.threads)
     checkpoint = read_checkpoint(options.encoder)
@@ -166,7 +168,7 @@ def fit_examples(
         if not settings.balanced:
             _start_at_prior(model.head, task, folds[0].targets)
         adapt(model, what)
-        history = fit_model(model, task, _in_parts(task, folds[0]), scored, settings, quiet)
+        history = fit_model(model, task, _in_parts(task, folds[0]), scored, settings, quiet, cache)
     adapter = taken_out(model, options.encoder, checkpoint.folder) if what.kind == "lora" else None
     model.requires_grad_(False)
     theta_hat = families.to_checkpoint(checkpoint.weights, checkpoint.config.layers)
@@ -185,6 +187,7 @@ def fit_examples(
         "class_weight": options.class_weight,
         "epochs": history.epochs,
         "best_epoch": history.best_epoch,
+        **({"kept": history.kept} if history.kept else {}),
         "versions": _versions(options),
     }
     if scored:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,12 @@ from berthead.errors import UsageError
 from berthead.infer.engine import engine_for
 from berthead.infer.predict import TOKEN_BUDGET
 from berthead.model.adapt import frozen_parts, stages
-from berthead.model.heads import RowHead
+from berthead.model.book import row_part
+from berthead.model.heads import JointHead, RowHead, TokenHead
 from berthead.model.lora import merged
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
-from berthead.model.units import by_row, by_unit, combined, unit_logits
+from berthead.model.units import Compute, by_row, by_unit, combined, unit_logits
 from berthead.progress import Progress
 from berthead.records import Example, FloatArray, IntArray, Pack
 from berthead.tasks import Batch, Task
@@ -27,13 +29,12 @@ from berthead.text.layout import Layout
 from berthead.text.packing import pack, plan
 from berthead.text.windows import Input
 from berthead.train.optim import adamw, peak_rate, rate, unfrozen
+from berthead.train.vectors import MOST_CACHED_BYTES, Vectors, above, below, frozen_blocks, keep
 
 # Tokens of one forward and backward pass: a larger batch is computed in parts, with the same gradient.
 MICRO_TOKENS = 8192
 # Windows of one text in a training step: of a longer text each step sees a random choice.
 MOST_WINDOWS = 16
-# What a frozen encoder says is kept for all epochs up to this size; beyond it is computed again in each.
-MOST_CACHED_BYTES = 4 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +85,19 @@ class History:
         epochs: the training loss and the held-out metrics of each finished epoch.
         best_epoch: the epoch, from 1, whose weights the model holds now; 0: none was finished.
         interrupted: whether the user stopped the fit.
+        kept: how many vectors of a frozen part were looked up instead of computed in each epoch, and how exactly.
     """
 
     epochs: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
     interrupted: bool = False
+    kept: dict[str, Any] | None = None
 
 
 def fit_model(
-    model: Model, task: Task, train: Fold, valid: Fold | None, settings: Settings, quiet: bool = False
-) -> History:
+    model: Model, task: Task, train: Fold, valid: Fold | None, settings: Settings, quiet: bool = False,
+    cache: Path | None = None,
+) -> History:  # fmt: skip
     """Fit the parameters that learn, in place.
 
     Args:
@@ -103,6 +107,7 @@ def fit_model(
         valid: rows that choose the best epoch; None: the last epoch is kept.
         settings: how.
         quiet: show no progress.
+        cache: where what a frozen part says of the rows is kept for later fits; None: nowhere.
 
     Returns:
         What happened. After Ctrl-C the best epoch so far is in the model, and `interrupted` is set.
@@ -114,10 +119,11 @@ def fit_model(
     model.to(device)
     frozen = not any(parameter.requires_grad for parameter in model.encoder.parameters())
     if frozen and _fits_in_memory(model, (train, valid)):
-        part: _Part = _HeadOnly(model, train, valid, device, quiet)
+        part: _Part = _HeadOnly(model, train, valid, device, quiet, cache)
     else:
-        part = _Whole(model, task.outputs, train, valid, settings)
+        part = _whole(model, task.outputs, train, valid, settings, quiet, cache)
     history = _fit_part(part, task, train.targets, valid, settings, quiet)
+    history.kept = part.kept
     part.finish()
     model.cpu()
     if rescaled:
@@ -141,6 +147,8 @@ class _Part:
     module: nn.Module
     sizes: IntArray
     """Units of each row, [rows]."""
+    kept: dict[str, Any] | None = None
+    """What is looked up instead of computed."""
 
     def train(self) -> None:
         """Get ready to fit."""
@@ -172,8 +180,8 @@ class _Whole(_Part):
     def train(self) -> None:
         """Get ready to fit; what lies below everything that learns drops nothing."""
         self.model.train()
-        for below in frozen_parts(self.model.encoder):
-            below.eval()
+        for frozen in frozen_parts(self.model.encoder):
+            frozen.eval()
 
     def training_logits(self, rows: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray, list[int]]]:
         chosen = [_bounded(self.inputs[row], self.random) for row in rows]
@@ -196,21 +204,43 @@ class _Whole(_Part):
         return unit_logits(layout, engine.logits, self.model.head, self.outputs, TOKEN_BUDGET)[0]
 
 
+def _whole(
+    model: Model, outputs: int, train: Fold, valid: Fold | None, settings: Settings, quiet: bool, cache: Path | None
+) -> _Whole:
+    """All that learns with what lies below it, or with what that said of each token, looked up."""
+    folds = [fold for fold in (train, valid) if fold]
+    if frozen_blocks(model) and (settings.epochs > 1 or cache):
+        rows = [row for fold in folds for one in fold.inputs for row in one.rows]
+        vectors = below(model, rows, torch.device(settings.device), cache, quiet)
+        if vectors is not None:
+            looked_up = [replace(fold, inputs=[vectors.numbered(one) for one in fold.inputs]) for fold in folds]
+            part = _Whole(above(model, vectors), outputs, looked_up[0], looked_up[1] if valid else None, settings)
+            part.kept = vectors.to_json() | {"blocks": frozen_blocks(model)}
+            return part
+    return _Whole(model, outputs, train, valid, settings)
+
+
 class _HeadOnly(_Part):
     """The head alone: what the frozen encoder says of each row or token is computed once."""
 
-    def __init__(self, model: Model, train: Fold, valid: Fold | None, device: torch.device, quiet: bool) -> None:
+    def __init__(
+        self, model: Model, train: Fold, valid: Fold | None, device: torch.device, quiet: bool,
+        cache: Path | None = None,
+    ) -> None:  # fmt: skip
         self.module = self.head = model.head
         engine = engine_for(model, device)
         self.layout, self.inputs, self.sizes = Layout(train.inputs), train.inputs, _sizes(train.inputs)
         self.valid_layout = Layout(valid.inputs) if valid else None
         layouts = [layout for layout in (self.layout, self.valid_layout) if layout]
+        stored = _stored(model, engine.pooled, layouts, cache, quiet) if cache else None
+        self.kept = stored.to_json() if stored else None
         with Progress("encode", sum(len(layout.rows) for layout in layouts), "rows", quiet) as progress:
 
             def vectors(layout: Layout) -> Tensor:
+                compute = stored.compute(layout.rows) if stored else engine.pooled
                 if layout.by_token:
-                    return torch.from_numpy(by_unit(layout, engine.pooled, 1, TOKEN_BUDGET, progress.advance))
-                return torch.from_numpy(by_row(layout.rows, engine.pooled, 1, TOKEN_BUDGET, progress.advance))
+                    return torch.from_numpy(by_unit(layout, compute, 1, TOKEN_BUDGET, progress.advance))
+                return torch.from_numpy(by_row(layout.rows, compute, 1, TOKEN_BUDGET, progress.advance))
 
             self.train_vectors = vectors(self.layout)
             self.valid_vectors = vectors(self.valid_layout) if self.valid_layout else None
@@ -253,6 +283,17 @@ class _HeadOnly(_Part):
     def finish(self) -> None:
         if self.scales:
             self.head.fold_input(self.mean, self.deviation)
+
+
+def _stored(model: Model, compute: Compute, layouts: Sequence[Layout], cache: Path, quiet: bool) -> Vectors | None:
+    """What a head of ours reads of each row or token; of other packages' heads it is not known what that depends on."""
+    head = model.head
+    if not isinstance(head, RowHead | TokenHead | JointHead):
+        return None
+    row = row_part(head)
+    pooling = f"{type(head).__name__} {row.pooling if row else ''}"
+    rows = [row for layout in layouts for row in layout.rows]
+    return keep(rows, compute, model, pooling, by_token=head.level == "token", folder=cache, quiet=quiet)
 
 
 def _sizes(inputs: Sequence[Input]) -> IntArray:
