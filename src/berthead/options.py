@@ -126,11 +126,11 @@ class FitOptions(Options):
         "auto", "How a row becomes one vector [auto: as the checkpoint was trained].", choices=POOLINGS
     )
     epochs: int | None = option(
-        None, "Passes over the data [default: 3; frozen: 40; top: 4; lora: 6; bitfit: 6].", low=1
+        None, "Passes over the data [default: 3; frozen: 40; top: 6; lora: 6; bitfit: 6].", low=1
     )
     batch: int = option(32, "Rows of one step.", low=1)
     lr: float | None = option(
-        None, "Peak learning rate [default: 5e-5; frozen: 1e-3; top: 1e-4; lora: 5e-4; bitfit: 1e-3].", above=0
+        None, "Peak learning rate [default: 5e-5; frozen: 1e-3; top: 2e-4; lora: 5e-4; bitfit: 1e-3].", above=0
     )
     head_lr: float | None = option(None, "Peak learning rate of the head [default: as --lr].", above=0)
     layer_decay: float = option(

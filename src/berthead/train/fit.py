@@ -42,7 +42,7 @@ from berthead.train.vectors import check_folder
 DEFAULTS = {
     "full": {"epochs": 3, "lr": 5e-5},
     "frozen": {"epochs": 40, "lr": 1e-3},
-    "top": {"epochs": 4, "lr": 1e-4},
+    "top": {"epochs": 6, "lr": 2e-4},
     "lora": {"epochs": 6, "lr": 5e-4},
     "bitfit": {"epochs": 6, "lr": 1e-3},
 }
