@@ -221,7 +221,7 @@ CASES = {
         ("lacks 1 weights: encoder.layer.1.output.dense.bias", "config.json calls for"), {"data.csv": TOY},
     ),
     "encoder of another family": Case(
-        "fit data.csv --out out --encoder {roberta}", 2, ("config.json", "roberta", "bert"), {"data.csv": TOY}
+        "fit data.csv --out out --encoder {gpt2}", 2, ("config.json", "gpt2", "bert", "roberta"), {"data.csv": TOY}
     ),
     # model folders
     "no model folder": Case("info nothing", 2, ("nothing: does not exist", "a model folder made by berthead fit")),
@@ -272,14 +272,14 @@ def places(tmp_path_factory, fit_toy, tiny_bert) -> dict[str, Path]:
         "pairs": fit_toy(threads=1, precision="fp32", adapt="frozen", pair="pair"),
     }
     for name, source in (
-        ("pickle_encoder", "encoder"), ("lacking_encoder", "encoder"), ("roberta", "encoder"),
+        ("pickle_encoder", "encoder"), ("lacking_encoder", "encoder"), ("gpt2", "encoder"),
         ("pickle_model", "model"), ("lacking_model", "model"), ("changed_model", "model"),
     ):  # fmt: skip
         found[name] = Path(shutil.copytree(found[source], base / name))
     (found["pickle_encoder"] / "model.safetensors").rename(found["pickle_encoder"] / "pytorch_model.bin")
     (found["pickle_model"] / "extra.pkl").write_bytes(pickle.dumps({"a": 1}))
-    config = json.loads((found["roberta"] / "config.json").read_text())
-    (found["roberta"] / "config.json").write_text(json.dumps(config | {"model_type": "roberta"}))
+    config = json.loads((found["gpt2"] / "config.json").read_text())
+    (found["gpt2"] / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
     for name, weight in (
         ("lacking_encoder", "encoder.layer.1.output.dense.bias"),
         ("lacking_model", "classifier.bias"),

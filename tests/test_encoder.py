@@ -16,11 +16,12 @@ from berthead.model import attention as attention_module
 from berthead.model import families
 from berthead.model.attention import attention, kernel_for
 from berthead.model.checkpoint import find_encoder, read_checkpoint
+from berthead.model.config import EncoderConfig
 from berthead.model.dropout import Dropout, keep_mask
 from berthead.model.encoder import Attention, Encoder
-from berthead.model.families import EncoderConfig
 from berthead.model.heads import RowHead
 from berthead.model.model import Model
+from berthead.model.positions import Places
 from berthead.model.tensors import Run, TensorPack
 from berthead.text.packing import pack, plan
 from berthead.text.tokenizer import Encoded
@@ -212,7 +213,7 @@ def our_gradients(encoder: Encoder, rows) -> dict[str, Tensor]:
     (hidden.square() * weights).sum().backward()
     gradients = {name: parameter.grad for name, parameter in encoder.named_parameters()}
     assert all(gradient is not None for gradient in gradients.values())
-    return families.to_checkpoint(gradients, encoder.config.layers)
+    return families.to_checkpoint(gradients, encoder.config)
 
 
 def their_gradients(model, rows) -> dict[str, Tensor]:
@@ -299,7 +300,10 @@ def test_each_dropout_drops_its_share_and_scales_the_rest(tmp_path):
     with torch.no_grad():
         encoder.train()(rows)
     # One after the embeddings, two in each block: after attention and after the feed-forward network.
-    assert sorted(seen) == [f"blocks.{b}.dropout#{n}" for b in range(2) for n in range(2)] + ["embeddings.dropout#0"]
+    assert sorted(seen) == [
+        *(f"blocks.{block}.{part}_dropout#0" for block in range(2) for part in ("attention", "mlp")),
+        "embeddings.dropout#0",
+    ]
     for name, (dropped, scale) in seen.items():
         assert dropped == pytest.approx(HIDDEN_DROPOUT, abs=0.01), name  # 2400 * 32 draws: 0.01 is six deviations
         assert scale == pytest.approx(1 / (1 - HIDDEN_DROPOUT), rel=1e-4), name
@@ -327,14 +331,14 @@ def test_attention_drops_its_own_share_of_weights_in_training_only(tmp_path):
     torch.manual_seed(0)
     with torch.no_grad():
         # A row of one token has one weight a head, 1.0: what comes out is that weight after dropout.
-        mixed = layer.train()(torch.zeros(rows, 32), (Run(0, rows, 1),)).view(rows, layer.heads, -1)
+        mixed = layer.train()(torch.zeros(rows, 32), (Run(0, rows, 1),), Places()).view(rows, layer.heads, -1)
     assert torch.equal(mixed, mixed[..., :1].expand_as(mixed))  # a weight is dropped for a head's whole vector
     weights = mixed[..., 0]
     dropped = float((weights == 0).float().mean())
     assert dropped == pytest.approx(ATTENTION_DROPOUT, abs=0.015)  # 20,000 draws: six deviations
     torch.testing.assert_close(weights[weights != 0].unique(), torch.tensor([1 / (1 - ATTENTION_DROPOUT)]))
     with torch.no_grad():
-        assert torch.equal(layer.eval()(torch.zeros(9, 32), (Run(0, 3, 3),)), torch.ones(9, 32))
+        assert torch.equal(layer.eval()(torch.zeros(9, 32), (Run(0, 3, 3),), Places()), torch.ones(9, 32))
 
 
 @pytest.mark.parametrize("length", [16, 200])
@@ -342,7 +346,7 @@ def test_attention_dropout_keeps_the_mean_for_rows_of_any_length(tmp_path, lengt
     layer, rows = ones_attention(tmp_path), 25_000 // length
     torch.manual_seed(0)
     with torch.no_grad():
-        mixed = layer.train()(torch.zeros(rows * length, 32), (Run(0, rows, length),))
+        mixed = layer.train()(torch.zeros(rows * length, 32), (Run(0, rows, length),), Places())
     weights = mixed.view(-1, layer.heads, 8)[..., 0]
     # The mean of `length` kept-or-dropped weights: 1, with variance p / ((1 - p) * length).
     variance = ATTENTION_DROPOUT / (1 - ATTENTION_DROPOUT) / length
@@ -617,13 +621,12 @@ def test_the_number_of_parameters_is_transformers_number(both):
 
 def test_weights_go_to_the_checkpoints_names_and_back(both):
     checkpoint, theirs = both
-    layers = checkpoint.config.layers
-    plain = families.to_checkpoint(checkpoint.encoder().state_dict(), layers)
+    plain = families.to_checkpoint(checkpoint.encoder().state_dict(), checkpoint.config)
     wanted = {name: t for name, t in theirs.state_dict().items() if name.split(".")[0] in ("embeddings", "encoder")}
     wanted = {name: t for name, t in wanted.items() if not name.endswith("position_ids")}
     assert plain.keys() == wanted.keys()
     assert all(torch.equal(plain[name], wanted[name]) for name in plain)
-    again = families.from_checkpoint(plain, layers)
+    again = families.from_checkpoint(plain, checkpoint.config, checkpoint.weights)
     assert all(torch.equal(tensor, again[name]) for name, tensor in checkpoint.weights.items())
 
 

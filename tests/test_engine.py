@@ -348,7 +348,7 @@ import torch
 from berthead.infer.engine import Engine
 from berthead.model.checkpoint import build_encoder
 from berthead.model.encoder import Encoder
-from berthead.model.families import EncoderConfig
+from berthead.model.config import EncoderConfig
 from berthead.model.heads import RowHead
 from berthead.model.model import Model
 from berthead.records import Pack

@@ -288,7 +288,7 @@ def test_every_step_is_that_of_transformers_with_plain_torch(calm, monkeypatch, 
 
 def compare_weights(model, their):
     """Every weight of theta; keys' biases are left out: their gradient is 0 but for rounding, which Adam enlarges."""
-    ours = families.to_checkpoint(model.encoder.state_dict(), model.encoder.config.layers)
+    ours = families.to_checkpoint(model.encoder.state_dict(), model.encoder.config)
     theirs = their.bert.state_dict()
     assert set(ours) <= set(theirs)
     for name, tensor in ours.items():

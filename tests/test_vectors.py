@@ -47,7 +47,7 @@ def temporary(tmp_path, monkeypatch) -> Path:
 
 def without(monkeypatch):
     """No vectors are kept: everything is computed in every step."""
-    monkeypatch.setattr(loop, "frozen_blocks", lambda model: 0)
+    monkeypatch.setattr(loop, "frozen_layers", lambda model: 0)
 
 
 def fitted(folder, rows=None, **options):
@@ -124,7 +124,7 @@ def test_tasks_and_windows_are_fitted_as_without(task, four, monkeypatch):
     assert losses_of(runs[0]) == pytest.approx(losses_of(runs[1]), rel=1e-3)
 
 
-def test_the_frozen_blocks_compute_each_row_once(four, monkeypatch):
+def test_the_frozen_layers_compute_each_row_once(four, monkeypatch):
     model, made, train, valid = problem(four, strategy="top:1", pooling="mean")
     lower = []
     for block in list(model.encoder.blocks)[:3]:
@@ -163,7 +163,7 @@ def test_a_frozen_encoder_under_any_head_is_computed_once(four, monkeypatch):
         model = Model(read_checkpoint(str(four)).encoder(), Bare())
         adapt(model, Adapt.parse("frozen"))
         history = fit_model(model, made, train, valid, settings(), quiet=True)
-        assert (history.kept or {}).get("blocks") == (4 if kept else None)
+        assert (history.kept or {}).get("layers") == (4 if kept else None)
         states.append(state_of(model.head))
     for name, tensor in states[0].items():
         torch.testing.assert_close(tensor, states[1][name], atol=1e-4, rtol=0)
@@ -175,7 +175,7 @@ def test_a_frozen_encoder_under_any_head_is_computed_once(four, monkeypatch):
 def test_without_a_cache_nothing_is_left(four, temporary):
     model = fitted(four, adapt="top:1")
     kept = model.info()["run"]["kept"]
-    assert (kept["dtype"], kept["blocks"]) == ("float32", 3)
+    assert (kept["dtype"], kept["layers"]) == ("float32", 3)
     assert list(temporary.iterdir()) == []
 
 

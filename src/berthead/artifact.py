@@ -40,12 +40,13 @@ from berthead.model.checkpoint import (
     WEIGHTS,
     build_encoder,
     check_shapes,
+    our_weights,
     plain_shapes,
     read_json,
     read_tensors,
 )
+from berthead.model.config import EncoderConfig
 from berthead.model.encoder import Encoder
-from berthead.model.families import EncoderConfig
 from berthead.model.model import Model, sha256_of
 from berthead.model.tensors import TensorPack, shapes_only
 from berthead.model.units import unit_logits
@@ -108,12 +109,17 @@ class Artifact:
 
     def theta(self) -> dict[str, Tensor]:
         """The encoder's parameters under their checkpoint names."""
-        return families.to_checkpoint(self.model.encoder.state_dict(), self.model.encoder.config.layers)
+        return families.to_checkpoint(self.model.encoder.state_dict(), self.model.encoder.config)
 
     def omega(self) -> dict[str, Tensor]:
         """The head's parameters under their checkpoint names."""
         head = self.model.head
-        return state_named(head.state_dict(), omega_names(head, self.task.problem_type))
+        return state_named(head.state_dict(), omega_names(head, self.task.problem_type, self.family))
+
+    @property
+    def family(self) -> str:
+        """The encoder's family."""
+        return self.model.encoder.config.family
 
     def parameters(self) -> dict[str, Any]:
         """Hashes and sizes of theta and omega, and whether theta is still the pre-trained one."""
@@ -132,7 +138,7 @@ class Artifact:
     def describe(self) -> dict[str, Any]:
         """What berthead.json says, golden examples left out."""
         head = self.model.head
-        its_class = transformers_class(head, self.task.problem_type)
+        its_class = transformers_class(head, self.task.problem_type, self.family)
         if self.adapter:
             its_class["note"] = f"{_PEFT_NOTE} {its_class['note']}"
         return {
@@ -319,7 +325,7 @@ def load(folder: Path, base: str | None = None) -> Artifact:
         fix = "Install a newer berthead." if isinstance(version, int) and version > FORMAT_VERSION else ""
         raise ModelError(where, f"has format_version {version!r}", f"this berthead reads 1 to {FORMAT_VERSION}", fix)
     raw_config = read_json(folder / "config.json")
-    config = EncoderConfig.from_checkpoint(raw_config, str(folder / "config.json"))
+    config = families.read_config(raw_config, str(folder / "config.json"))
     try:
         check_record(record, config.positions)
         task = find_task(record["task"]["name"], record["task"].get("package")).from_json(record["task"])
@@ -353,12 +359,13 @@ def load(folder: Path, base: str | None = None) -> Artifact:
         raise ModelError(f"{where}: {error.where}", error.saw, error.allowed, error.fix) from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(where, f"is not a whole record ({type(error).__name__}: {error})") from error
-    names = omega_names(head, task.problem_type)
+    names = omega_names(head, task.problem_type, config.family)
     omega_shapes = {names[name]: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
     refuse_other_weights(folder, adapter=changed is not None)
     adapter = None
     if changed:
-        peft = PeftNames(transformers_class(head, task.problem_type)["class"], names)
+        its_class = transformers_class(head, task.problem_type, config.family)["class"]
+        peft = PeftNames(its_class, families.FAMILIES[config.family].prefix, names)
         adapter, bert, omega = read_adapter(folder, record, config, changed, peft, omega_shapes, base)
     elif base is not None:
         raise UsageError(f"--base {base}", f"{folder} holds an encoder of its own", "", "Leave it out.")
@@ -392,12 +399,13 @@ def _read_whole(
     folder: Path, config: EncoderConfig, omega_shapes: dict[str, tuple[int, ...]]
 ) -> tuple[Encoder, dict[str, Tensor]]:
     """The encoder and the head's tensors of a folder that holds both."""
-    plain = plain_shapes(config)
+    prefix, plain = families.FAMILIES[config.family].prefix, plain_shapes(config)
     stored = read_tensors(folder)
-    check_shapes(stored, {f"bert.{name}": shape for name, shape in plain.items()} | omega_shapes, str(folder / WEIGHTS))
+    shapes = {f"{prefix}.{name}": shape for name, shape in plain.items()} | omega_shapes
+    check_shapes(stored, shapes, str(folder / WEIGHTS))
     tensors = {name: tensor.read().float() for name, tensor in stored.items()}
-    theta = {families.plain_name(name): t for name, t in tensors.items() if families.plain_name(name) in plain}
-    return build_encoder(config, families.from_checkpoint(theta, config.layers)), tensors
+    theta = {name: tensors[f"{prefix}.{name}"] for name in plain}
+    return build_encoder(config, our_weights(theta, config)), tensors
 
 
 def _put_in_place(aside: Path, folder: Path) -> None:
@@ -422,10 +430,12 @@ def _aside(folder: Path) -> Path:
 def _write(artifact: Artifact, folder: Path) -> None:
     from safetensors.torch import save_file
 
-    tensors, file = {f"bert.{name}": tensor for name, tensor in artifact.theta().items()} | artifact.omega(), WEIGHTS
+    prefix = families.FAMILIES[artifact.family].prefix
+    theta = {f"{prefix}.{name}": tensor for name, tensor in artifact.theta().items()}
+    tensors, file = theta | artifact.omega(), WEIGHTS
     if artifact.adapter:
-        head, problem_type = artifact.model.head, artifact.task.problem_type
-        peft = PeftNames(transformers_class(head, problem_type)["class"], omega_names(head, problem_type))
+        about = artifact.model.head, artifact.task.problem_type, artifact.family
+        peft = PeftNames(transformers_class(*about)["class"], prefix, omega_names(*about))
         tensors, file = peft.tensors(artifact.adapter.tensors, artifact.omega()), ADAPTER_WEIGHTS
         _write_json(folder / ADAPTER_CONFIG, peft.config(artifact.adapter, Adapt.parse(artifact.adapt)))
     whole = {name: tensor.detach().float().contiguous() for name, tensor in tensors.items()}
@@ -445,8 +455,10 @@ def _transformers_config(artifact: Artifact) -> dict[str, Any]:
     config = {key: value for key, value in artifact.raw_config.items() if key not in left_out}
     names = artifact.task.label_texts
     return config | {
-        "architectures": [transformers_class(artifact.model.head, artifact.task.problem_type)["class"]],
-        "model_type": "bert",
+        "architectures": [
+            transformers_class(artifact.model.head, artifact.task.problem_type, artifact.family)["class"]
+        ],
+        "model_type": artifact.family,
         # Of other tasks transformers knows no problem_type, and refuses it.
         "problem_type": artifact.task.problem_type if artifact.task.problem_type in PROBLEM_TYPES else None,
         "id2label": {str(number): name for number, name in enumerate(names)},

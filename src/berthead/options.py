@@ -130,7 +130,7 @@ class FitOptions(Options):
     )
     batch: int = option(32, "Rows of one step.", low=1)
     lr: float | None = option(
-        None, "Peak learning rate [default: 5e-5; frozen: 1e-3; top: 2e-4; lora: 5e-4; bitfit: 1e-3].", above=0
+        None, "Peak learning rate [default: 5e-5; frozen: 1e-3; top: 2e-4; lora: 1e-3; bitfit: 2e-3].", above=0
     )
     head_lr: float | None = option(None, "Peak learning rate of the head [default: as --lr].", above=0)
     layer_decay: float = option(

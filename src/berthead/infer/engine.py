@@ -36,7 +36,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         weight = linear.weight.detach().to(dtype).contiguous()
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_TOKENS)
-        self.bias = linear.bias.detach().to(dtype)
+        self.bias = _cast(linear.bias, dtype)
         self.fused = fused
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,11 +51,15 @@ class CastLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
-        self.weight, self.bias = linear.weight.detach().to(dtype), linear.bias.detach().to(dtype)
+        self.weight, self.bias = linear.weight.detach().to(dtype), _cast(linear.bias, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Activations [tokens, in] -> [tokens, out]."""
         return F.linear(x, self.weight, self.bias)
+
+
+def _cast(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if bias is None else bias.detach().to(dtype)
 
 
 class CastEmbeddings(nn.Module):
@@ -149,8 +153,9 @@ def prepare(model: Model, dtype: torch.dtype) -> Model:
     prepared = copy.deepcopy(model, shared)
     for block in prepared.encoder.blocks:
         assert isinstance(block, Block)
-        block.attention.qkv = _linear(block.attention.qkv, dtype)  # type: ignore[assignment]
-        block.attention.out = _linear(block.attention.out, dtype)  # type: ignore[assignment]
+        for name, layer in list(block.attention.named_children()):
+            if isinstance(layer, nn.Linear):
+                setattr(block.attention, name, _linear(layer, dtype))
         _prepare_mlp(block.mlp, dtype)
     if dtype != torch.float32:
         prepared.encoder.embeddings = CastEmbeddings(prepared.encoder.embeddings, dtype)  # type: ignore[assignment]

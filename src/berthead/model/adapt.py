@@ -101,8 +101,8 @@ def adapt(model: Model, what: Adapt) -> None:
     if what.kind != "full":
         encoder.requires_grad_(False)
     if what.kind == "top":
-        for block in encoder.blocks[len(encoder.blocks) - what.blocks :]:
-            block.requires_grad_(True)
+        for part in (*encoder.blocks[len(encoder.blocks) - what.blocks :], encoder.final_norm):
+            part.requires_grad_(True)
     if what.kind == "lora":
         lora.insert(model, what.rank, what.alpha, what.targets)
     if what.kind == "bitfit":
@@ -116,13 +116,15 @@ def is_bias(name: str) -> bool:
 
 
 def frozen_parts(encoder: Any) -> list[nn.Module]:
-    """The embeddings and the blocks below everything that learns, from the bottom up."""
+    """The embeddings, the positions and the layers below everything that learns, from the bottom up."""
     parts: list[nn.Module] = []
-    for part in (encoder.embeddings, *encoder.blocks):
+    layers = [encoder.blocks[number] for number in encoder.order]
+    for part in (encoder.embeddings, encoder.places, *layers):
         if any(parameter.requires_grad for parameter in part.parameters()):
             break
         parts.append(part)
-    return parts
+    # Every layer reads positions: where those learn, no layer is fixed.
+    return parts if len(parts) > 1 else []
 
 
 def stages(model: Model) -> list[list[nn.Parameter]]:
@@ -137,6 +139,7 @@ def stages(model: Model) -> list[list[nn.Parameter]]:
     Source: Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text Classification", section 3.3.
     """
     encoder = model.encoder
-    parts = [*reversed(list(encoder.blocks)), encoder.embeddings]
-    learning = [[one for one in part.parameters() if one.requires_grad] for part in parts]
+    parts = [[encoder.final_norm, encoder.blocks[-1]], *([block] for block in reversed(list(encoder.blocks)[:-1]))]
+    parts.append([encoder.places, encoder.embeddings])
+    learning = [[one for part in some for one in part.parameters() if one.requires_grad] for some in parts]
     return [group for group in learning if group]

@@ -15,8 +15,8 @@ from berthead.errors import ModelError
 from berthead.model import families, lora
 from berthead.model.adapt import Adapt
 from berthead.model.checkpoint import Checkpoint, check_shapes, file_tensors, read_checkpoint, read_json
+from berthead.model.config import EncoderConfig
 from berthead.model.encoder import Encoder
-from berthead.model.families import EncoderConfig
 from berthead.model.model import Model, sha256_of
 from berthead.model.tensors import shapes_only
 
@@ -89,15 +89,17 @@ class PeftNames:
 
     Args:
         wrapped: the class of transformers that PEFT wraps.
+        prefix: what that class calls its encoder.
         omega: our names of the head's weights, each with that of transformers.
     """
 
     wrapped: str
+    prefix: str
     omega: Mapping[str, str]
 
     def of_theta(self, name: str) -> str:
         """PEFT's name of a tensor of the encoder, from its plain one."""
-        return f"{_PREFIX}{name}" if self._bare else f"{_PREFIX}bert.{name}"
+        return f"{_PREFIX}{name}" if self._bare else f"{_PREFIX}{self.prefix}.{name}"
 
     def of_omega(self, name: str) -> str:
         """PEFT's name of a tensor of the head, from its full one."""
@@ -222,7 +224,7 @@ def find_base(folder: Path, base: str, theta_sha256: str, given: str | None) -> 
             if given is not None:
                 raise
             continue
-        found = sha256_of(families.to_checkpoint(checkpoint.weights, checkpoint.config.layers))
+        found = sha256_of(families.to_checkpoint(checkpoint.weights, checkpoint.config))
         if found == theta_sha256:
             return checkpoint
         seen = seen or f'its encoder "{name}" has sha256 {found}'

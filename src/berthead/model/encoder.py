@@ -6,13 +6,14 @@ Source: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transforme
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+import math
 
 from torch import Tensor, nn
 
 from berthead.model.attention import attention
+from berthead.model.config import EncoderConfig
 from berthead.model.dropout import Dropout
-from berthead.model.families import EncoderConfig
+from berthead.model.positions import Places, positions
 from berthead.model.tensors import Run, TensorPack
 
 
@@ -26,59 +27,127 @@ def activation(name: str) -> nn.Module:
     return makers[name]()
 
 
+class Gated(nn.Module):
+    """One half of the values through the activation, times the other half.
+
+    Source: Shazeer 2020, "GLU Variants Improve Transformer".
+    """
+
+    def __init__(self, function: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, values: Tensor) -> Tensor:
+        """[tokens, 2 * inner] -> [tokens, inner]."""
+        first, second = values.chunk(2, -1)
+        gated: Tensor = self.function(first) * second
+        return gated
+
+
 class Embeddings(nn.Module):
     """Token, position and segment vectors, summed and normalised."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.word = nn.Embedding(config.vocabulary, config.width)
-        self.position = nn.Embedding(config.positions, config.width)
-        self.segment = nn.Embedding(config.segments, config.width)
-        self.norm = nn.LayerNorm(config.width, config.eps)
+        size = config.embedding or config.width
+        self.first_position = config.first_position
+        self.word = nn.Embedding(config.vocabulary, size)
+        self.position = self.segment = None
+        if config.first_position is not None:
+            self.position = nn.Embedding(config.positions + config.first_position, size)
+        if config.segments:
+            self.segment = nn.Embedding(config.segments, size)
+        self.project = None
+        if config.projection:
+            self.project = nn.Linear(size, config.width, bias=config.projection == "after")
+        self.projects_first = config.projection == "before"
+        self.norm = nn.LayerNorm(config.width if self.projects_first else size, config.eps, bias=config.norm_bias)
         self.dropout = Dropout(config.dropout)
 
     def forward(self, pack: TensorPack) -> Tensor:
         """Vectors of the pack's tokens, [tokens, width]."""
-        summed = self.word(pack.ids) + self.segment(pack.segments) + self.position(pack.positions)
-        normed: Tensor = self.dropout(self.norm(summed))
-        return normed
+        summed: Tensor = self.word(pack.ids)
+        if self.segment is not None:
+            summed = summed + self.segment(pack.segments)
+        if self.position is not None:
+            summed = summed + self.position(
+                pack.positions + self.first_position if self.first_position else pack.positions
+            )
+        if self.project is None:
+            normed: Tensor = self.dropout(self.norm(summed))
+            return normed
+        if self.projects_first:
+            return self.dropout(self.norm(self.project(summed)))  # type: ignore[no-any-return]
+        return self.project(self.dropout(self.norm(summed)))  # type: ignore[no-any-return]
 
 
 class Attention(nn.Module):
-    """Self-attention with queries, keys and values from one product."""
+    """Self-attention with queries, keys and values from one product.
 
-    def __init__(self, config: EncoderConfig) -> None:
+    Args:
+        config: of the encoder.
+        layer: which one it is, from 0.
+    """
+
+    def __init__(self, config: EncoderConfig, layer: int) -> None:
         super().__init__()
+        relative = config.relative
         self.heads = config.heads
         self.dropout = config.attention_dropout
-        self.qkv = nn.Linear(config.width, 3 * config.width)
-        self.out = nn.Linear(config.width, config.width)
+        self.base = config.rotary[layer] if config.rotary else None
+        self.local = config.local[layer] if config.local else 0
+        self.scale = 1 / math.sqrt(config.width // config.heads * (1 + len(relative.terms if relative else ())))
+        self.qkv = nn.Linear(config.width, 3 * config.width, bias=config.attention_bias)
+        self.out = nn.Linear(config.width, config.width, bias=config.attention_bias)
+        self.distance_query = self.distance_key = None
+        if relative is not None and not relative.shared:
+            self.distance_query = nn.Linear(config.width, config.width) if "p2c" in relative.terms else None
+            self.distance_key = nn.Linear(config.width, config.width) if "c2p" in relative.terms else None
 
-    def forward(self, hidden: Tensor, runs: tuple[Run, ...]) -> Tensor:
+    def forward(self, hidden: Tensor, runs: tuple[Run, ...], places: Places) -> Tensor:
         """Attended vectors, [tokens, width]."""
-        mixed = attention(self.qkv(hidden), runs, self.heads, self.dropout if self.training else 0.0)
+        mixed = attention(
+            places.turned(self.qkv(hidden), self), runs, self.heads, self.dropout if self.training else 0.0,
+            scale=self.scale, bias=places.bias(self), local=self.local,
+        )  # fmt: skip
         projected: Tensor = self.out(mixed)
         return projected
 
 
 class Block(nn.Module):
-    """One transformer block: attention and feed-forward network, each with residual and layer norm after it."""
+    """One transformer block: attention and feed-forward network, each with a residual and a layer norm.
 
-    def __init__(self, config: EncoderConfig) -> None:
+    Args:
+        config: of the encoder.
+        layer: which one it is, from 0.
+    """
+
+    def __init__(self, config: EncoderConfig, layer: int = 0) -> None:
         super().__init__()
-        self.attention = Attention(config)
-        self.attention_norm = nn.LayerNorm(config.width, config.eps)
+        self.norm_first = config.norm_first
+        self.attention = Attention(config, layer)
+        # Where norms come first, the embeddings' own norm has been.
+        first = config.norm_first and layer == 0
+        self.attention_norm = nn.Identity() if first else nn.LayerNorm(config.width, config.eps, bias=config.norm_bias)
         self.mlp = nn.Sequential()
-        self.mlp.add_module("up", nn.Linear(config.width, config.inner))
-        self.mlp.add_module("activation", activation(config.activation))
-        self.mlp.add_module("down", nn.Linear(config.inner, config.width))
-        self.mlp_norm = nn.LayerNorm(config.width, config.eps)
-        self.dropout = Dropout(config.dropout)
+        function = activation(config.activation)
+        up = config.inner * 2 if config.gated else config.inner
+        self.mlp.add_module("up", nn.Linear(config.width, up, bias=config.mlp_bias))
+        self.mlp.add_module("activation", Gated(function) if config.gated else function)
+        if config.inner_dropout:
+            self.mlp.add_module("dropout", Dropout(config.inner_dropout))
+        self.mlp.add_module("down", nn.Linear(config.inner, config.width, bias=config.mlp_bias))
+        self.mlp_norm = nn.LayerNorm(config.width, config.eps, bias=config.norm_bias)
+        self.attention_dropout, self.mlp_dropout = (Dropout(share) for share in config.output_dropout)
 
-    def forward(self, hidden: Tensor, runs: tuple[Run, ...]) -> Tensor:
+    def forward(self, hidden: Tensor, runs: tuple[Run, ...], places: Places) -> Tensor:
         """The block's output, [tokens, width]."""
-        hidden = self.attention_norm(hidden + self.dropout(self.attention(hidden, runs)))
-        normed: Tensor = self.mlp_norm(hidden + self.dropout(self.mlp(hidden)))
+        if self.norm_first:
+            hidden = hidden + self.attention_dropout(self.attention(self.attention_norm(hidden), runs, places))
+            summed: Tensor = hidden + self.mlp_dropout(self.mlp(self.mlp_norm(hidden)))
+            return summed
+        hidden = self.attention_norm(hidden + self.attention_dropout(self.attention(hidden, runs, places)))
+        normed: Tensor = self.mlp_norm(hidden + self.mlp_dropout(self.mlp(hidden)))
         return normed
 
 
@@ -86,10 +155,9 @@ class Encoder(nn.Module):
     """BERT_theta, padding-free.
 
     Args:
-        config: the sizes.
+        config: sizes and parts.
 
     Example:
-        >>> from berthead.model.families import EncoderConfig
         >>> sizes = EncoderConfig(vocabulary=10, width=8, layers=2, heads=2, inner=16, positions=6, segments=2)
         >>> sum(p.numel() for p in Encoder(sizes).parameters())
         1360
@@ -99,7 +167,12 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.embeddings = Embeddings(config)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.places = positions(config)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.blocks))
+        self.order = config.order or tuple(range(config.layers))
+        self.final_norm = nn.Identity()
+        if config.norm_first:
+            self.final_norm = nn.LayerNorm(config.width, config.eps, bias=config.norm_bias)  # type: ignore[assignment]
 
     def forward(self, pack: TensorPack) -> Tensor:
         """The last layer's vectors.
@@ -111,20 +184,27 @@ class Encoder(nn.Module):
             float32 (or the engine's precision) [tokens, width].
         """
         hidden: Tensor = self.embeddings(pack)
-        for block in self.blocks:
-            hidden = block(hidden, pack.runs)
-        return hidden
+        places = self.places(pack, hidden.dtype)
+        for number in self.order:
+            hidden = self.blocks[number](hidden, pack.runs, places)
+        normed: Tensor = self.final_norm(hidden)
+        return normed
 
     def part(self, first: int, last: int) -> Encoder:
-        """The blocks from `first` to below `last` as an encoder that shares their weights, and the embeddings."""
+        """The layers from `first` to below `last` as an encoder that shares their weights, and the embeddings."""
+        used = sorted(set(self.order[first:last]))
         part = copy.copy(self)
         part._modules = dict(self._modules)
-        part.config, part.blocks = replace(self.config, layers=last - first), self.blocks[first:last]
+        part.blocks = nn.ModuleList(self.blocks[number] for number in used)
+        part.order = tuple(used.index(number) for number in self.order[first:last])
+        if first == last or last < len(self.order):
+            part.final_norm = nn.Identity()
         return part
 
     def hidden_states(self, pack: TensorPack) -> list[Tensor]:
-        """The embeddings' output and each block's: layers + 1 tensors [tokens, width]."""
+        """The embeddings' output and each layer's: layers + 1 tensors [tokens, width]."""
         states = [self.embeddings(pack)]
-        for block in self.blocks:
-            states.append(block(states[-1], pack.runs))
-        return states
+        places = self.places(pack, states[0].dtype)
+        for number in self.order:
+            states.append(self.blocks[number](states[-1], pack.runs, places))
+        return [*states[:-1], self.final_norm(states[-1])]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from berthead.model.tensors import TensorPack
 
 WINDOW_POOLINGS = ("mean", "max", "attention")
+POOLED: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "gelu": functional.gelu, "relu": functional.relu}
 
 
 class Head(Protocol):
@@ -34,10 +37,11 @@ class RowHead(nn.Module):
         width: size of a token's vector.
         outputs: numbers wanted a row.
         pooling: `cls` (the first token), `mean` (of all tokens), or `pooler` (the first token through BERT's own
-            dense + tanh layer, which starts from the checkpoint's weights and belongs to omega).
+            dense layer and activation, which starts from the checkpoint's weights and belongs to omega).
         dropout: share of the pooled vector dropped in training.
         windows: how the windows of a long text become one answer: `mean` or `max` of their logits, or `attention`
             (their mean, weighted by what a linear layer finds in each).
+        pooled: the activation of the `pooler`'s dense layer, one of `POOLED`.
 
     Example:
         >>> RowHead(8, 3, "mean")
@@ -46,14 +50,16 @@ class RowHead(nn.Module):
 
     level: ClassVar[str] = "row"
 
-    def __init__(self, width: int, outputs: int, pooling: str, dropout: float = 0.0, windows: str = "mean") -> None:
+    def __init__(
+        self, width: int, outputs: int, pooling: str, dropout: float = 0.0, windows: str = "mean", pooled: str = "tanh"
+    ) -> None:
         super().__init__()
-        self.pooling, self.windows = pooling, windows
+        self.pooling, self.windows, self.pooled = pooling, windows, pooled
         self.dense = nn.Linear(width, width) if pooling == "pooler" else None
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(width, outputs)
         self.attend = nn.Linear(width, 1) if windows == "attention" else None
-        for layer in (self.out, self.attend):
+        for layer in (self.dense, self.out, self.attend):
             if layer is not None:
                 nn.init.normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
@@ -80,7 +86,7 @@ class RowHead(nn.Module):
     def classify(self, pooled: Tensor) -> Tensor:
         """The part that learns: [rows, width] -> [rows, outputs]."""
         if self.dense is not None:
-            pooled = torch.tanh(self.dense(pooled))
+            pooled = POOLED[self.pooled](self.dense(pooled))
         dropped = self.dropout(pooled)
         logits: Tensor = self.out(dropped)
         if (self.scale, self.shift) != (1.0, 0.0):

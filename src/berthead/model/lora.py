@@ -145,7 +145,7 @@ def _layers(encoder: Encoder, targets: tuple[str, ...]) -> dict[str, tuple[str |
     """Our name of each linear layer to be changed, with the checkpoint's of the parts that are."""
     wanted = [_TARGETS[target] for target in targets]
     found = {}
-    for ours, theirs in families.encoder_names(encoder.config.layers).items():
+    for ours, theirs in families.checkpoint_names(encoder.config, encoder.state_dict()).items():
         layer, _, kind = ours.rpartition(".")
         numbers = [number for tail, number in wanted if kind == "weight" and layer.endswith(f".{tail}")]
         if numbers:

@@ -291,9 +291,11 @@ def _spans(logits: FloatArray, starts: np.ndarray, ends: np.ndarray, longest: in
     score = logits[first, 0][:, None] + logits[last, 1][None]
     characters = ends[last][None] - starts[first][:, None]
     sound = (last[None] >= first[:, None]) & (characters <= longest)
+    full = ends > starts  # a token of nothing but space neither begins nor ends an answer
+    sound &= full[first][:, None] & full[last][None]
     if not sound.any() and len(logits):
         # No pair of the likeliest places makes a span: the likeliest token alone.
-        token = int(logits.sum(1).argmax())
+        token = int(np.where(full, logits.sum(1), -np.inf).argmax())
         return [(token, token, float(logits[token].sum()))]
     rows, columns = np.nonzero(sound)
     order = np.argsort(-score[rows, columns], kind="stable")[:TRIED]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import string
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,9 @@ import numpy as np
 
 from berthead.errors import ModelError
 from berthead.records import IntArray
+
+_ASCII_PUNCTUATION = frozenset(string.punctuation)
+_CJK = (("\u3400", "\u4dbf"), ("\u4e00", "\u9fff"), ("\uf900", "\ufaff"), ("\U00020000", "\U0002ebef"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,8 @@ class Tokenizer:
         self.config = config
         self._single = _template(backend, pair=False)
         self._pair = _template(backend, pair=True)
+        # BERT's own rule for words; others leave punctuation at a word, or a whole sentence without spaces in one.
+        self._finds_words = type(backend.pre_tokenizer).__name__ == "BertPreTokenizer"
 
     @classmethod
     def from_folder(cls, folder: Path) -> Tokenizer:
@@ -175,13 +183,17 @@ class Tokenizer:
 
     def pieces(self, texts: Sequence[str]) -> list[Pieces]:
         """Tokens of texts with their places, without special tokens."""
-        encodings = self.backend.encode_batch([_text(text) for text in texts], add_special_tokens=False)
-        return [_pieces(encoding) for encoding in encodings]
+        clean = [_text(text) for text in texts]
+        encodings = self.backend.encode_batch(clean, add_special_tokens=False)
+        found = [_pieces(encoding) for encoding in encodings]
+        if self._finds_words:
+            return found
+        return [_by_words(one, text) for one, text in zip(found, clean, strict=True)]
 
     def word_ids(self, words: Sequence[Sequence[str]]) -> list[list[list[int]]]:
         """Token numbers of each word of texts that are given as words; a word of no token gets the unknown one."""
         clean = [[_text(word) for word in text] for text in words]
-        encodings = self.backend.encode_batch(clean, is_pretokenized=True, add_special_tokens=False)
+        encodings = self._spaced.encode_batch(clean, is_pretokenized=True, add_special_tokens=False)
         unknown = self._unknown()
         texts = []
         for text, encoding in zip(clean, encodings, strict=True):
@@ -190,6 +202,22 @@ class Tokenizer:
                 found[word].append(token)
             texts.append([tokens or unknown for tokens in found])
         return texts
+
+    @cached_property
+    def _spaced(self) -> Any:
+        """The tokenizer of single words, which reads each as it stands in a text: behind a space."""
+        from tokenizers import Tokenizer as Backend
+
+        if self._finds_words:
+            return self.backend
+        written = json.loads(self.backend.to_str())
+        first = written.get("pre_tokenizer") or {}
+        for part in first.get("pretokenizers", [first]):
+            if "add_prefix_space" in part:
+                part["add_prefix_space"] = True
+            if "prepend_scheme" in part:
+                part["prepend_scheme"] = "always"
+        return Backend.from_str(json.dumps(written))
 
     def _unknown(self) -> list[int]:
         token = getattr(self.backend.model, "unk_token", None)
@@ -277,6 +305,32 @@ def _pieces(encoding: Any) -> Pieces:
     words = np.array([-1 if word is None else word for word in encoding.word_ids], dtype=np.int64)
     places = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
     return Pieces(encoding.ids, places[:, 0], places[:, 1], words)
+
+
+def _by_words(pieces: Pieces, text: str) -> Pieces:
+    """The same tokens without the space that they begin with, and with punctuation and CJK as words of their own."""
+    starts, ends, words = pieces.starts.tolist(), pieces.ends.tolist(), []
+    word, known, place = -1, None, -1
+    for number, (first, last) in enumerate(zip(starts, ends, strict=True)):
+        start = last - len(text[first:last].lstrip())
+        end = start + len(text[start:last].rstrip())
+        # Tokens of single bytes share the place of their character. A token of space begins a word, it ends none.
+        apart = start == end or (
+            start != place and (_stands_alone(text[start : start + 1]) or _stands_alone(text[start - 1 : start]))
+        )
+        if pieces.words[number] != known or apart:
+            word += 1
+        known, place = pieces.words[number], start
+        starts[number], ends[number] = start, end
+        words.append(word)
+    return Pieces(pieces.ids, *(np.array(values, dtype=np.int64) for values in (starts, ends, words)))
+
+
+def _stands_alone(letter: str) -> bool:
+    """Whether a character is a word, as BERT sees it."""
+    if letter.isascii():
+        return letter in _ASCII_PUNCTUATION and letter != ""
+    return unicodedata.category(letter).startswith("P") or any(first <= letter <= last for first, last in _CJK)
 
 
 def _fit_pair(first: int, second: int, room: int) -> tuple[int, int]:

@@ -227,6 +227,8 @@ def read_words(tokenizer: Tokenizer, examples: Sequence[Example], reading: Readi
             lasts = np.append(firsts[1:], len(one.ids))[: len(firsts)] - 1
             ids, start = one.ids, one.starts[firsts]
             end = whole_characters(example.text, start, one.ends[lasts])
+            kept = end > start  # a token of nothing but space is no word
+            firsts, start, end = firsts[kept], start[kept], end[kept]
         else:
             tokens = next(word_ids)
             ids = [token for word in tokens for token in word]

@@ -43,8 +43,8 @@ DEFAULTS = {
     "full": {"epochs": 3, "lr": 5e-5},
     "frozen": {"epochs": 40, "lr": 1e-3},
     "top": {"epochs": 6, "lr": 2e-4},
-    "lora": {"epochs": 6, "lr": 5e-4},
-    "bitfit": {"epochs": 6, "lr": 1e-3},
+    "lora": {"epochs": 6, "lr": 1e-3},
+    "bitfit": {"epochs": 6, "lr": 2e-3},
 }
 # A head on fixed vectors overfits soon: half of them dropped was best on three tasks of the sample and on abstracts.
 HEAD_DROPOUT = {"frozen": 0.5}
@@ -171,7 +171,7 @@ def fit_examples(
         history = fit_model(model, task, _in_parts(task, folds[0]), scored, settings, quiet, cache)
     adapter = taken_out(model, options.encoder, checkpoint.folder) if what.kind == "lora" else None
     model.requires_grad_(False)
-    theta_hat = families.to_checkpoint(checkpoint.weights, checkpoint.config.layers)
+    theta_hat = families.to_checkpoint(checkpoint.weights, checkpoint.config)
     pretrained = {"name": checkpoint.label, "theta_sha256": sha256_of(theta_hat)}
     artifact = Artifact(
         model, tokenizer, task, columns, reading, checkpoint.raw_config, pretrained, options.adapt,
@@ -309,7 +309,7 @@ def _reader(checkpoint: Checkpoint, options: FitOptions, pairs: bool) -> tuple[T
         saw = f"its tokenizer knows {tokenizer.vocabulary} tokens, its embeddings {checkpoint.config.vocabulary}"
         raise ModelError(f"--encoder {options.encoder}", saw, "a tokenizer of this encoder")
     (probe,) = tokenizer.encode(["a"], ["a"] if pairs else None, 8)
-    if probe.segments.max() >= checkpoint.config.segments:
+    if 0 < checkpoint.config.segments <= probe.segments.max():
         saw = f"{options.encoder} does not tell the second text from the first (type_vocab_size is 1)"
         raise UsageError("--pair", saw, "an encoder with two token types")
     most = checkpoint.config.positions
@@ -343,11 +343,11 @@ def _new_head(checkpoint: Checkpoint, options: FitOptions, task: Task, dropout: 
         record |= {"pooling": choose_pooling(options.pooling, checkpoint), "windows": options.windows}
     if isinstance(task, Joint):
         record |= {"tags": task.tag.outputs, "windows": "mean"}
+    record["pooled"] = families.FAMILIES[checkpoint.config.family].pooled
     kind = "joint" if task.name == "joint" else task.level
     head = make_head(record | {"kind": kind}, checkpoint.config.width)
     part = row_part(head)
-    if part is not None and part.dense is not None:
-        assert checkpoint.pooler is not None
+    if part is not None and part.dense is not None and checkpoint.pooler is not None:
         part.dense.load_state_dict({name.removeprefix("dense."): t for name, t in checkpoint.pooler.items()})
     return head
 

@@ -29,7 +29,7 @@ from berthead.text.layout import Layout
 from berthead.text.packing import pack, plan
 from berthead.text.windows import Input
 from berthead.train.optim import adamw, peak_rate, rate, unfrozen
-from berthead.train.vectors import MOST_CACHED_BYTES, Vectors, above, below, frozen_blocks, keep
+from berthead.train.vectors import MOST_CACHED_BYTES, Vectors, above, below, frozen_layers, keep
 
 # Tokens of one forward and backward pass: a larger batch is computed in parts, with the same gradient.
 MICRO_TOKENS = 8192
@@ -209,13 +209,13 @@ def _whole(
 ) -> _Whole:
     """All that learns with what lies below it, or with what that said of each token, looked up."""
     folds = [fold for fold in (train, valid) if fold]
-    if frozen_blocks(model) and (settings.epochs > 1 or cache):
+    if frozen_layers(model) and (settings.epochs > 1 or cache):
         rows = [row for fold in folds for one in fold.inputs for row in one.rows]
         vectors = below(model, rows, torch.device(settings.device), cache, quiet)
         if vectors is not None:
             looked_up = [replace(fold, inputs=[vectors.numbered(one) for one in fold.inputs]) for fold in folds]
             part = _Whole(above(model, vectors), outputs, looked_up[0], looked_up[1] if valid else None, settings)
-            part.kept = vectors.to_json() | {"blocks": frozen_blocks(model)}
+            part.kept = vectors.to_json() | {"layers": frozen_layers(model)}
             return part
     return _Whole(model, outputs, train, valid, settings)
 

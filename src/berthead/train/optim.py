@@ -62,7 +62,7 @@ def peak_rate(name: str, blocks: int, lr: float, head_lr: float, layer_decay: fl
     block = _BLOCK.match(name)
     if block:
         return lr * layer_decay ** (blocks - 1 - int(block[1]))
-    return lr * layer_decay**blocks if name.startswith("encoder.embeddings.") else lr
+    return lr * layer_decay**blocks if name.startswith(("encoder.embeddings.", "encoder.places.")) else lr
 
 
 def unfrozen(epoch: int, epochs: int, stages: int) -> int:

@@ -114,21 +114,20 @@ def below(
     Raises:
         OutputError: they cannot be written.
     """
-    part = Model(model.encoder.part(0, frozen_blocks(model)), _Tokens())
+    part = Model(model.encoder.part(0, frozen_layers(model)), _Tokens())
     return keep(rows, engine_for(part, device).pooled, part, "tokens", by_token=True, folder=folder, quiet=quiet)
 
 
 def above(model: Model, vectors: Vectors) -> Model:
     """The rest of the model, which reads those vectors; it shares the model's weights."""
-    blocks = len(model.encoder.blocks)
-    encoder = model.encoder.part(frozen_blocks(model), blocks)
+    encoder = model.encoder.part(frozen_layers(model), len(model.encoder.order))
     encoder.embeddings = Lookup(vectors.values)  # type: ignore[assignment]
     return Model(encoder, model.head)
 
 
-def frozen_blocks(model: Model) -> int:
-    """How many blocks lie below everything that learns."""
-    return max(0, len(frozen_parts(model.encoder)) - 1)
+def frozen_layers(model: Model) -> int:
+    """How many layers lie below everything that learns."""
+    return max(0, len(frozen_parts(model.encoder)) - 2)
 
 
 def keep(
@@ -205,7 +204,7 @@ def _content(row: Encoded) -> bytes:
 def _key(part: Model, pooling: str, contents: Iterable[bytes], dtype: torch.dtype) -> str:
     """The sha256 of all that the vectors depend on: weights, sizes, arithmetic, and the rows."""
     threads = torch.get_num_threads()  # sums are split among them, and round differently
-    about = [pooling, part.encoder.config, part.encoder.blocks, dtype, torch.__version__, threads]
+    about = [pooling, part.encoder.config, part.encoder.order, part.encoder.blocks, dtype, torch.__version__, threads]
     digest = hashlib.sha256(f"{about} {sha256_of(part.encoder.state_dict())}".encode())
     for content in contents:
         digest.update(hashlib.sha256(content).digest())

@@ -1,0 +1,194 @@
+"""Where a token stands, for attention: rotary positions and relative distances."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from berthead.model.config import EncoderConfig, Relative
+from berthead.model.dropout import Dropout
+from berthead.model.tensors import TensorPack
+
+Bias = Callable[[Tensor, Tensor], Tensor]
+"""Scaled queries and keys, each [rows, heads, length, size] -> what is added to their scores, [..., length, length]."""
+
+
+class Places:
+    """What all blocks of one forward pass share about their tokens' places; this one knows nothing."""
+
+    def turned(self, qkv: Tensor, attention: Any) -> Tensor:
+        """Queries, keys and values as attention reads them, [tokens, 3 * width]."""
+        return qkv
+
+    def bias(self, attention: Any) -> Bias | None:
+        """What is added to the scores of this attention, or None."""
+        return None
+
+
+class NoPositions(nn.Module):
+    """Positions are part of the embeddings."""
+
+    def forward(self, pack: TensorPack, dtype: torch.dtype) -> Places:
+        """Nothing to share."""
+        return Places()
+
+
+class Rotary(nn.Module):
+    """Queries and keys turned by an angle that grows with the position.
+
+    Args:
+        size: of a head's vector.
+        bases: what the wave lengths grow towards, of any layer.
+
+    Source: Su et al. 2021, "RoFormer: Enhanced Transformer with Rotary Position Embedding".
+    """
+
+    def __init__(self, size: int, bases: tuple[float, ...]) -> None:
+        super().__init__()
+        self.size, self.bases = size, sorted(set(bases))
+
+    def forward(self, pack: TensorPack, dtype: torch.dtype) -> Places:
+        """Cosines and sines of the pack's tokens, once for all layers of a base."""
+        halves = torch.arange(0, self.size, 2, device=pack.positions.device) / self.size
+        angles = {base: pack.positions[:, None] * base**-halves for base in self.bases}  # [tokens, size / 2]
+        return _Turns({base: (angle.cos(), angle.sin()) for base, angle in angles.items()})
+
+
+class _Turns(Places):
+    def __init__(self, waves: dict[float, tuple[Tensor, Tensor]]) -> None:
+        self.waves = waves
+
+    def turned(self, qkv: Tensor, attention: Any) -> Tensor:
+        cos, sin = (wave[:, None, None] for wave in self.waves[attention.base])
+        parts = qkv.view(len(qkv), 3, attention.heads, -1)
+        first, second = parts[:, :2].float().chunk(2, -1)
+        turned = torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+        return torch.cat((turned.to(qkv.dtype), parts[:, 2:]), 1).view_as(qkv)
+
+
+class RelativeBias(nn.Module):
+    """A number for each head and distance, the same in all blocks.
+
+    Args:
+        heads: attention heads.
+        relative: buckets and distances.
+
+    Source: Raffel et al. 2020, "Exploring the Limits of Transfer Learning" (T5), section 2.1; Song et al. 2020, MPNet.
+    """
+
+    def __init__(self, heads: int, relative: Relative) -> None:
+        super().__init__()
+        self.relative = relative
+        self.bias = nn.Embedding(relative.buckets, heads)
+
+    def forward(self, pack: TensorPack, dtype: torch.dtype) -> Places:
+        """Biases of each length of row in the pack."""
+        lengths = {run.length for run in pack.runs}
+        buckets = {length: self._buckets(length, pack.ids.device) for length in lengths}
+        return _Biases({length: self.bias(found).permute(2, 0, 1).to(dtype) for length, found in buckets.items()})
+
+    def _buckets(self, length: int, device: torch.device) -> Tensor:
+        """The bucket of each query and key, [length, length]: half for each direction, far ones by logarithm."""
+        half = self.relative.buckets // 2
+        exact = half // 2
+        apart = _distances(length, device)
+        far = (apart.abs().float() / exact).log() / math.log(self.relative.max_distance / exact) * (half - exact)
+        coarse = (exact + far.long()).clamp(max=half - 1)
+        return torch.where(apart.abs() < exact, apart.abs(), coarse) + half * (apart < 0)
+
+
+class _Biases(Places):
+    def __init__(self, biases: dict[int, Tensor]) -> None:
+        self.biases = biases
+
+    def bias(self, attention: Any) -> Bias:
+        return lambda query, key: self.biases[query.shape[2]]
+
+
+class Disentangled(nn.Module):
+    """A vector for each distance, multiplied with queries and keys in each block.
+
+    Args:
+        config: of the encoder; `relative` says how.
+
+    Source: He et al. 2021, "DeBERTa: Decoding-enhanced BERT with Disentangled Attention", section 3.1.
+    """
+
+    def __init__(self, config: EncoderConfig, relative: Relative) -> None:
+        super().__init__()
+        self.relative = relative
+        self.embeddings = nn.Embedding(2 * _span(relative), config.width)
+        self.norm = nn.LayerNorm(config.width, config.eps) if relative.normed else nn.Identity()
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, pack: TensorPack, dtype: torch.dtype) -> Places:
+        """The distances' vectors, and which of them each query and key of a length of row has."""
+        lengths = {run.length for run in pack.runs}
+        rows = {length: self._rows(length, pack.ids.device) for length in lengths}
+        table = self.norm(self.embeddings.weight)
+        return _Distances(lambda: self.dropout(table).to(dtype), rows, self.relative)
+
+    def _rows(self, length: int, device: torch.device) -> Tensor:
+        """The row of the table for each query and key, [length, length]; far distances share one, by logarithm."""
+        span, apart = _span(self.relative), _distances(length, device)
+        if self.relative.buckets > 0:
+            exact = span // 2
+            # In float32 as the weights were trained: what lies on an edge falls into the same bucket.
+            whole = torch.tensor((self.relative.max_distance - 1) / exact, device=device).log()
+            far = (apart.abs().clamp(min=exact) / exact).log() / whole
+            coarse = ((far * (exact - 1)).ceil() + exact).long() * apart.sign()
+            apart = torch.where(apart.abs() <= exact, apart, coarse)
+        return (apart + span).clamp(0, 2 * span - 1)
+
+
+class _Distances(Places):
+    def __init__(self, table: Callable[[], Tensor], rows: dict[int, Tensor], relative: Relative) -> None:
+        self.table, self.rows, self.relative = table, rows, relative
+
+    def bias(self, attention: Any) -> Bias:
+        table = self.table()  # each block drops others in training
+        if self.relative.shared:
+            query_side, key_side, _ = attention.qkv(table).chunk(3, -1)
+        else:
+            layers = attention.distance_query, attention.distance_key
+            query_side, key_side = (layer(table) if layer is not None else None for layer in layers)
+
+        def by_head(vectors: Tensor) -> Tensor:  # [distances, width] -> [heads, size, distances]
+            return vectors.view(len(vectors), attention.heads, -1).permute(1, 2, 0)
+
+        def scores(query: Tensor, key: Tensor) -> Tensor:
+            rows = self.rows[query.shape[2]].expand(*query.shape[:3], -1)
+            added = torch.zeros((), dtype=query.dtype, device=query.device)
+            if "c2p" in self.relative.terms:
+                added = added + (query @ by_head(key_side).to(query.dtype)).gather(-1, rows)
+            if "p2c" in self.relative.terms:
+                side = by_head(query_side * attention.scale).to(key.dtype)
+                added = added + (key @ side).gather(-1, rows.transpose(2, 3)).transpose(2, 3)
+            return added
+
+        return scores
+
+
+def _span(relative: Relative) -> int:
+    return relative.buckets if relative.buckets > 0 else relative.max_distance
+
+
+def _distances(length: int, device: torch.device) -> Tensor:
+    """How far each query stands behind each key, int64 [length, length]."""
+    places = torch.arange(length, device=device)
+    return places[:, None] - places
+
+
+def positions(config: EncoderConfig) -> nn.Module:
+    """The part that an encoder's attention reads places from."""
+    if config.rotary:
+        return Rotary(config.width // config.heads, config.rotary)
+    if config.relative is None:
+        return NoPositions()
+    if config.relative.kind == "bias":
+        return RelativeBias(config.heads, config.relative)
+    return Disentangled(config, config.relative)
