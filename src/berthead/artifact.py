@@ -140,7 +140,8 @@ class Artifact:
         head = self.model.head
         its_class = transformers_class(head, self.task.problem_type, self.family)
         if self.adapter:
-            its_class["note"] = f"{_PEFT_NOTE} {its_class['note']}"
+            note = _RENAMED_NOTE if families.FAMILIES[self.family].renamed else _PEFT_NOTE
+            its_class["note"] = f"{note} {its_class['note']}"
         return {
             "format_version": FORMAT_VERSION if self.adapter else PLAIN_VERSION,
             "task": {"name": self.task.name, **_package(self.task.name), **self.task.to_json()},
@@ -159,6 +160,10 @@ class Artifact:
 _PEFT_NOTE = (
     "The folder is an adapter of PEFT: load the encoder with config=AutoConfig.from_pretrained(FOLDER), and then "
     "PeftModel.from_pretrained(model, FOLDER)."
+)
+# transformers loads such a checkpoint into layers of other names.
+_RENAMED_NOTE = (
+    "PEFT does not know this family's layers by the names of its checkpoints: berthead merge the folder first."
 )
 
 
