@@ -11,7 +11,7 @@ import pytest
 
 import berthead
 from berthead.errors import UsageError
-from berthead.options import FitOptions, PredictOptions, flag
+from berthead.options import ADAPT_ALLOWED, FitOptions, PredictOptions, flag
 from berthead.tasks import TASKS, Classify, Multilabel
 from berthead.train import fit as fit_module
 from berthead.train.fit import settings_for
@@ -66,7 +66,7 @@ def test_every_option_is_read_from_the_environment(name, monkeypatch):
     spec = next(spec for spec in fields(FitOptions) if spec.name == name)
     other = {"choices": (spec.metadata["choices"] or ("",))[-1], "int": "7", "float": "0.25", "bool": "true"}
     kind = spec.type.split(" ")[0]
-    text = other["choices"] if spec.metadata["choices"] else other.get(kind, "some")
+    text = other["choices"] if spec.metadata["choices"] else other.get(kind, "top:2")
     monkeypatch.setenv(f"BERTHEAD_{name.upper()}", text)
     value = getattr(FitOptions.from_sources({}), name)
     assert value == {"int": 7, "float": 0.25, "bool": True, "str": text}[kind]
@@ -162,7 +162,10 @@ def test_an_error_says_which_source_the_value_is_from(tmp_path, monkeypatch):
         ({"on_long": "cut"}, '--on-long: is "cut"; allowed: window, truncate, error'),
         ({"windows": "sum"}, '--windows: is "sum"; allowed: mean, max, attention'),
         ({"stride": -1}, "--stride: is -1; it must be at least 0"),
-        ({"adapt": "half"}, '--adapt: is "half"; allowed: full, frozen'),
+        ({"adapt": "half"}, f'--adapt: is "half"; {ADAPT_ALLOWED}'),
+        ({"head_lr": 0}, "--head-lr: is 0.0; it must be above 0"),
+        ({"layer_decay": 0}, "--layer-decay: is 0.0; it must be above 0"),
+        ({"layer_decay": 1.1}, "--layer-decay: is 1.1; it must be at most 1"),
         ({"pooling": "max"}, '--pooling: is "max"; allowed: auto, cls, mean, pooler'),
         ({"precision": "fp16"}, '--precision: is "fp16"; allowed: auto, fp32, bf16. Did you mean "bf16"?'),
         ({"class_weight": "yes"}, '--class-weight: is "yes"; allowed: none, balanced'),
@@ -279,15 +282,16 @@ def test_every_option_has_help_and_a_default_that_is_allowed(record, spec):
 # The loop's settings
 
 
-@pytest.mark.parametrize("adapt", ["full", "frozen"])
+@pytest.mark.parametrize("adapt", ["full", "frozen", "top:2", "lora:4", "bitfit"])
 def test_epochs_and_rate_default_to_what_the_help_promises_for_the_adaptation(adapt):
     settings = settings_for(FitOptions(adapt=adapt), Classify)
     given = settings_for(FitOptions(adapt=adapt, epochs=7, lr=0.5), Classify)
     assert (given.epochs, given.lr) == (7, 0.5)
     help_of = {spec.name: spec.metadata["help"] for spec in fields(FitOptions)}
     for name, value in (("epochs", settings.epochs), ("lr", settings.lr)):
-        shown = help_of[name].replace("frozen: ", "").split("[default: ")[1].split("]")[0].split("; ")
-        assert float(shown[adapt == "frozen"]) == value
+        shown = help_of[name].split("[default: ")[1].split("]")[0]
+        values = dict(one.split(": ") for one in f"full: {shown}".split("; "))
+        assert float(values[adapt.split(":")[0]]) == value
 
 
 def test_every_other_setting_is_the_option_s():

@@ -21,7 +21,7 @@ from torch import nn
 import berthead
 from berthead.infer.engine import Engine
 from berthead.model import families
-from berthead.model.adapt import adapt
+from berthead.model.adapt import Adapt, adapt
 from berthead.model.checkpoint import read_checkpoint
 from berthead.model.encoder import Encoder
 from berthead.model.heads import RowHead
@@ -78,7 +78,7 @@ def problem(folder, task="classify", rows=None, held_out=8, pooling="pooler", st
     if pooling == "pooler":
         head.dense.load_state_dict({name.removeprefix("dense."): t for name, t in checkpoint.pooler.items()})
     model = Model(checkpoint.encoder(), head)
-    adapt(model, strategy)
+    adapt(model, Adapt.parse(strategy))
     return model, made, *folds
 
 

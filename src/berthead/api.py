@@ -215,6 +215,20 @@ class Fitted:
         """
         folder_format.save(self.artifact, Path(folder), overwrite)
 
+    def merged(self) -> Fitted:
+        """The same function as one that needs no other folder: LoRA's change is part of the encoder.
+
+        Returns:
+            The function; `save` writes a model folder of its own.
+
+        Raises:
+            UsageError: it is one already.
+        """
+        if self.artifact.adapter is None:
+            raise UsageError("merge", "the model holds an encoder of its own", "a folder that a LoRA fit made")
+        engine = self.__getstate__()["engine"]
+        return Fitted(replace(self.artifact, adapter=None), PredictOptions(**engine))
+
     def _is_one(self, texts: Any) -> bool:
         """Whether this is one input; in a tuple two texts are a pair, in a list they are a batch of two."""
         if isinstance(texts, str) or (isinstance(texts, dict) and self._form != "text"):
@@ -317,8 +331,9 @@ def fit(
 
 
 def load(
-    folder: str | Path, *, precision: str | None = None, token_budget: int | None = None, threads: int | None = None
-) -> Fitted:
+    folder: str | Path, *, precision: str | None = None, token_budget: int | None = None, threads: int | None = None,
+    base: str | Path | None = None,
+) -> Fitted:  # fmt: skip
     """A fitted function from its model folder.
 
     Args:
@@ -326,6 +341,7 @@ def load(
         precision: `fp32` (exact, the default) or `bf16`.
         token_budget: tokens computed at once.
         threads: processor threads that torch uses from now on; None: what this process may use.
+        base: where the encoder of an adapter folder lies; None: where it was at the fit, or beside the folder.
 
     Returns:
         The function.
@@ -333,10 +349,10 @@ def load(
     Raises:
         ModelError: the folder is missing, broken or not to be trusted.
     """
-    flags = {"precision": precision, "token_budget": token_budget, "threads": threads}
+    flags = {"precision": precision, "token_budget": token_budget, "threads": threads, "base": base}
     options = PredictOptions.from_sources(flags)
     use_threads(options.threads)
-    return Fitted(folder_format.load(Path(folder)), options)
+    return Fitted(folder_format.load(Path(folder), options.base), options)
 
 
 def read_rows(data: Any) -> tuple[list[str], Iterable[Row], str]:

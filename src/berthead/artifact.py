@@ -17,9 +17,25 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from berthead import plugins
-from berthead.checks import RECORD, check_record, golden_example, golden_input, refuse_strange_files
-from berthead.errors import GateError, ModelError, OutputError
+from berthead.checks import (
+    RECORD,
+    check_record,
+    golden_example,
+    golden_input,
+    refuse_other_weights,
+    refuse_strange_files,
+)
+from berthead.errors import GateError, ModelError, OutputError, UsageError
 from berthead.model import families
+from berthead.model.adapt import Adapt
+from berthead.model.adapter import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    Adapter,
+    PeftNames,
+    lora_shapes,
+    read_adapter,
+)
 from berthead.model.book import head_record, make_head, omega_names, state_named, transformers_class
 from berthead.model.checkpoint import (
     WEIGHTS,
@@ -30,6 +46,8 @@ from berthead.model.checkpoint import (
     read_json,
     read_tensors,
 )
+from berthead.model.config import EncoderConfig
+from berthead.model.encoder import Encoder
 from berthead.model.model import Model, sha256_of
 from berthead.model.parameters import Parameters, find_pretrained
 from berthead.model.tensors import TensorPack, shapes_only
@@ -40,8 +58,10 @@ from berthead.text.layout import Layout
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading
 
-# 1: one answer a row, long texts cut. 2: every task, and windows.
-FORMAT_VERSION = 2
+# 1: one answer a row, long texts cut. 2: every task, and windows. 3: a change of theta-hat in place of theta-tilde.
+FORMAT_VERSION = 3
+# What needs no newer berthead is written so that an older one reads it.
+PLAIN_VERSION = 2
 # Golden logits are replayed on other processors and in other orders: float32 noise, relative to their size.
 GOLDEN_TOLERANCE = 1e-4
 
@@ -64,11 +84,12 @@ class Artifact:
         reading: how long inputs are read.
         raw_config: the encoder's config.json.
         pretrained: `name` of the encoder and `theta_sha256` of theta-hat.
-        adapt: what learnt: `full` or `frozen`.
+        adapt: what learnt, as `Adapt.parse` reads it.
         run: options, data, seed, versions and metrics of the fit.
         golden: inputs with their logits, which `verify` replays.
         own_head: the name of a head of another package, or None.
         dropout: of the head, in training.
+        adapter: the change of theta-hat that is written in place of theta-tilde; None: theta-tilde is.
     """
 
     model: Model
@@ -83,6 +104,7 @@ class Artifact:
     golden: tuple[dict[str, Any], ...] = ()
     own_head: str | None = None
     dropout: float = 0.0
+    adapter: Adapter | None = None
 
     @property
     def max_tokens(self) -> int:
@@ -120,8 +142,12 @@ class Artifact:
     def describe(self) -> dict[str, Any]:
         """What berthead.json says, golden examples left out."""
         head = self.model.head
+        its_class = transformers_class(head, self.task.problem_type, self.family)
+        if self.adapter:
+            note = _RENAMED_NOTE if families.FAMILIES[self.family].renamed else _PEFT_NOTE
+            its_class["note"] = f"{note} {its_class['note']}"
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": FORMAT_VERSION if self.adapter else PLAIN_VERSION,
             "task": {"name": self.task.name, **_package(self.task.name), **self.task.to_json()},
             "head": head_record(head, self.own_head, self.task.outputs, self.dropout),
             "columns": self.columns,
@@ -129,9 +155,20 @@ class Artifact:
             "on_long": self.reading.on_long,
             "stride": self.reading.stride,
             "parameters": self.parameters(),
-            "transformers": transformers_class(head, self.task.problem_type, self.family),
+            **({"adapter": self.adapter.record()} if self.adapter else {}),
+            "transformers": its_class,
             "run": self.run,
         }
+
+
+_PEFT_NOTE = (
+    "The folder is an adapter of PEFT: load the encoder with config=AutoConfig.from_pretrained(FOLDER), and then "
+    "PeftModel.from_pretrained(model, FOLDER)."
+)
+# transformers loads such a checkpoint into layers of other names.
+_RENAMED_NOTE = (
+    "PEFT does not know this family's layers by the names of its checkpoints: berthead merge the folder first."
+)
 
 
 def _package(task: str) -> dict[str, str]:
@@ -202,7 +239,7 @@ def with_parameters(artifact: Artifact, theta: Parameters | None = None, omega: 
     replaced = artifact.run.get("replaced", {"theta_sha256": own[0].sha256, "omega_sha256": own[1].sha256})
     changed = replace(
         artifact, model=Model(encoder, head).eval().requires_grad_(False), task=artifact.task.bound(head),
-        run=kept | {"replaced": replaced},
+        run=kept | {"replaced": replaced}, adapter=artifact.adapter if theta == own[0] else None,
     )  # fmt: skip
     return with_golden(changed, [golden_input(one) for one in artifact.golden])
 
@@ -316,7 +353,7 @@ def save(artifact: Artifact, folder: Path, overwrite: bool = False) -> None:
     try:
         aside.mkdir()
         _write(artifact, aside)
-        written = load(aside)
+        written = load(aside, str(artifact.adapter.place) if artifact.adapter else None)
         if artifact.golden:
             replay(written, lambda examples: plain_logits(written, examples))
         _put_in_place(aside, folder)
@@ -328,17 +365,19 @@ def save(artifact: Artifact, folder: Path, overwrite: bool = False) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def load(folder: Path) -> Artifact:
+def load(folder: Path, base: str | None = None) -> Artifact:
     """Read a model folder, and refuse one that is broken or not to be trusted.
 
     Args:
         folder: the model folder.
+        base: where the encoder of an adapter folder lies; None: where it was, or beside the folder.
 
     Returns:
         The fitted function.
 
     Raises:
-        ModelError: what is wrong with the folder.
+        ModelError: what is wrong with the folder, or its encoder is not there.
+        UsageError: `base` is given of a folder that needs none.
     """
     refuse_strange_files(folder)
     record = read_json(folder / RECORD)
@@ -363,7 +402,9 @@ def load(folder: Path) -> Artifact:
         if head.level != task.level:
             raise ValueError(f"the head answers each {head.level}, the task each {task.level}")
         parameters = record["parameters"]
-        hashes = parameters["theta_sha256"], parameters["omega_sha256"]
+        changed = _change(record, config)
+        # What a change is merged into differs in its last digits between processors: the change itself is compared.
+        hashes = (record["adapter"]["sha256"] if changed else parameters["theta_sha256"]), parameters["omega_sha256"]
         artifact_fields = {
             "columns": dict(record["columns"]),
             "reading": Reading(record["max_tokens"], record["on_long"], record.get("stride")),
@@ -381,25 +422,52 @@ def load(folder: Path) -> Artifact:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(where, f"is not a whole record ({type(error).__name__}: {error})") from error
     names = omega_names(head, task.problem_type, config.family)
-    prefix = families.FAMILIES[config.family].prefix
-    shapes = {f"{prefix}.{name}": shape for name, shape in plain_shapes(config).items()}
-    shapes |= {names[name]: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
-    stored = read_tensors(folder)
-    check_shapes(stored, shapes, str(folder / WEIGHTS))
-    tensors = {name: tensor.read().float() for name, tensor in stored.items()}
-    plain = plain_shapes(config)
-    theta = {name: tensors[f"{prefix}.{name}"] for name in plain}
-    encoder = build_encoder(config, our_weights(theta, config))
-    head.load_state_dict({ours: tensors[theirs].clone() for ours, theirs in names.items()}, assign=True)
+    omega_shapes = {names[name]: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
+    refuse_other_weights(folder, adapter=changed is not None)
+    adapter = None
+    if changed:
+        its_class = transformers_class(head, task.problem_type, config.family)["class"]
+        peft = PeftNames(its_class, families.FAMILIES[config.family].prefix, names)
+        adapter, bert, omega = read_adapter(folder, record, config, changed, peft, omega_shapes, base)
+    elif base is not None:
+        raise UsageError(f"--base {base}", f"{folder} holds an encoder of its own", "", "Leave it out.")
+    else:
+        bert, omega = _read_whole(folder, config, omega_shapes)
+    head.load_state_dict({ours: omega[theirs].clone() for ours, theirs in names.items()}, assign=True)
     artifact = Artifact(
-        Model(encoder, head).eval(), Tokenizer.from_folder(folder), task.bound(head), raw_config=raw_config,
-        **artifact_fields,
+        Model(bert, head).eval(), Tokenizer.from_folder(folder), task.bound(head), raw_config=raw_config,
+        adapter=adapter, **artifact_fields,
     )  # fmt: skip
-    if (sha256_of(artifact.theta()), sha256_of(artifact.omega())) != hashes:
-        raise ModelError(str(folder / WEIGHTS), f"does not match the sha256 in {RECORD}", "", "Copy the folder again.")
+    theta, file = (adapter.tensors, ADAPTER_WEIGHTS) if adapter else (artifact.theta(), WEIGHTS)
+    if (sha256_of(theta), sha256_of(artifact.omega())) != hashes:
+        raise ModelError(str(folder / file), f"does not match the sha256 in {RECORD}", "", "Copy the folder again.")
     if artifact.tokenizer.vocabulary > config.vocabulary:
         raise ModelError(str(folder), "its tokenizer and config.json do not fit together")
     return artifact
+
+
+def _change(record: Mapping[str, Any], config: EncoderConfig) -> Adapt | None:
+    """What an adapter folder changes of theta-hat; ValueError, TypeError or KeyError where it does not say so."""
+    if "adapter" not in record:
+        return None
+    what, said = Adapt.parse(record["parameters"]["adapt"]), record["adapter"]
+    if what.kind != "lora" or not isinstance(said["base"], str) or not isinstance(said["sha256"], str):
+        raise ValueError("adapter does not say what is changed of which encoder")
+    lora_shapes(config, what)
+    return what
+
+
+def _read_whole(
+    folder: Path, config: EncoderConfig, omega_shapes: dict[str, tuple[int, ...]]
+) -> tuple[Encoder, dict[str, Tensor]]:
+    """The encoder and the head's tensors of a folder that holds both."""
+    prefix, plain = families.FAMILIES[config.family].prefix, plain_shapes(config)
+    stored = read_tensors(folder)
+    shapes = {f"{prefix}.{name}": shape for name, shape in plain.items()} | omega_shapes
+    check_shapes(stored, shapes, str(folder / WEIGHTS))
+    tensors = {name: tensor.read().float() for name, tensor in stored.items()}
+    theta = {name: tensors[f"{prefix}.{name}"] for name in plain}
+    return build_encoder(config, our_weights(theta, config)), tensors
 
 
 def _put_in_place(aside: Path, folder: Path) -> None:
@@ -425,16 +493,22 @@ def _write(artifact: Artifact, folder: Path) -> None:
     from safetensors.torch import save_file
 
     prefix = families.FAMILIES[artifact.family].prefix
-    tensors = {f"{prefix}.{name}": tensor for name, tensor in artifact.theta().items()} | artifact.omega()
+    theta = {f"{prefix}.{name}": tensor for name, tensor in artifact.theta().items()}
+    tensors, file = theta | artifact.omega(), WEIGHTS
+    if artifact.adapter:
+        about = artifact.model.head, artifact.task.problem_type, artifact.family
+        peft = PeftNames(transformers_class(*about)["class"], prefix, omega_names(*about))
+        tensors, file = peft.tensors(artifact.adapter.tensors, artifact.omega()), ADAPTER_WEIGHTS
+        _write_json(folder / ADAPTER_CONFIG, peft.config(artifact.adapter, Adapt.parse(artifact.adapt)))
     whole = {name: tensor.detach().float().contiguous() for name, tensor in tensors.items()}
-    save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(whole, folder / file, metadata={"format": "pt"})
     _write_json(folder / "config.json", _transformers_config(artifact))
-    shutil.copymode(folder / "config.json", folder / WEIGHTS)  # safetensors lets the owner alone read
+    shutil.copymode(folder / "config.json", folder / file)  # safetensors lets the owner alone read
     artifact.tokenizer.save(folder, artifact.max_tokens)
     _write_json(folder / RECORD, artifact.describe() | {"golden": list(artifact.golden)})
     for path in folder.iterdir():
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
+        with path.open("rb+") as written:
+            os.fsync(written.fileno())
 
 
 def _transformers_config(artifact: Artifact) -> dict[str, Any]:

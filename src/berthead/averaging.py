@@ -41,8 +41,8 @@ class _Member:
     omega: Parameters
 
     @classmethod
-    def of(cls, given: Fitted | str | Path, number: int) -> _Member:
-        fitted = given if isinstance(given, Fitted) else load(given)
+    def of(cls, given: Fitted | str | Path, number: int, base: str | Path | None) -> _Member:
+        fitted = given if isinstance(given, Fitted) else load(given, base=base)
         name = f"member {number}" if isinstance(given, Fitted) else str(given)
         return cls(name, fitted.artifact, fitted.theta, fitted.omega)
 
@@ -74,6 +74,7 @@ def soup(
     choices: str | None = None,
     intent: str | None = None,
     skip_bad_rows: bool | None = None,
+    base: str | Path | None = None,
 ) -> Fitted:
     """The mean of fitted functions, of theta and of omega: as quick as one of them.
 
@@ -92,6 +93,7 @@ def soup(
         choices: column of the choices, or one for each, as a,b,c; None: as fitted.
         intent: column of the label beside tags; None: as fitted.
         skip_bad_rows: leave out rows that cannot be used, and report them in `warnings`.
+        base: where the encoder of adapter folders lies; None: where it was at the fits, or beside the folders.
 
     Returns:
         The function; its record tells the members' hashes and scores as `run["soup"]`, and of the first one chosen what
@@ -120,7 +122,7 @@ def soup(
         "text": text, "pair": pair, "label": label, "choices": choices, "intent": intent,
         "skip_bad_rows": skip_bad_rows,
     }  # fmt: skip
-    given = [_Member.of(one, number) for number, one in enumerate(members, 1)]
+    given = [_Member.of(one, number, base) for number, one in enumerate(members, 1)]
     for other in given[1:]:
         _check_alike(given[0], other)
     given = [_in_unit_of(given[0], one) for one in given]

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from berthead.errors import ModelError
-from berthead.model.checkpoint import PICKLES
+from berthead.model.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from berthead.model.checkpoint import INDEX, PICKLES, WEIGHTS
 from berthead.records import Example
 
 RECORD = "berthead.json"
@@ -37,6 +38,22 @@ def refuse_strange_files(folder: Path) -> None:
             raise ModelError(str(folder), f"{name} is a link to outside the folder", "files of its own")
         if path.is_symlink() and not path.exists():
             raise ModelError(str(folder), f"{name} is a link to nowhere", "files of its own")
+
+
+def refuse_other_weights(folder: Path, *, adapter: bool) -> None:
+    """Whether a folder is one model: what is two at once is another one for each who reads it.
+
+    Args:
+        folder: the model folder.
+        adapter: whether berthead.json says that it holds a change of theta-hat.
+
+    Raises:
+        ModelError: it holds what belongs to the other kind.
+    """
+    for name in (WEIGHTS, INDEX) if adapter else (ADAPTER_WEIGHTS, ADAPTER_CONFIG):
+        if (folder / name).exists():
+            kind = "an adapter folder" if adapter else "a folder with an encoder of its own"
+            raise ModelError(str(folder), f"holds {name}, and {RECORD} says that it is {kind}", "one of the two")
 
 
 def check_record(record: dict[str, Any], positions: int) -> None:

@@ -117,7 +117,7 @@ _COLUMNS = ("text", "pair", "label", "choices", "intent")
 
 
 @app.command(name="eval")
-@with_options(PredictOptions, only=(*_COLUMNS, "precision", "token_budget", "threads", "skip_bad_rows"))
+@with_options(PredictOptions, only=(*_COLUMNS, "base", "precision", "token_budget", "threads", "skip_bad_rows"))
 def evaluate(
     model: ModelFolder,
     data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled rows.")],
@@ -140,7 +140,10 @@ def evaluate(
 
 
 @app.command()
-@with_options(PredictOptions, only=("text", "pair", "choices", "precision", "token_budget", "threads", "probabilities"))
+@with_options(
+    PredictOptions,
+    only=("text", "pair", "choices", "base", "precision", "token_budget", "threads", "probabilities"),
+)
 def predict(
     model: ModelFolder,
     source: Annotated[str, typer.Argument(metavar="IN", help="A file of rows, - for stdin, or a text.")],
@@ -198,11 +201,12 @@ def compare(
 
 
 @app.command()
-def info(model: ModelFolder, as_json: AsJson = False) -> None:
+@with_options(PredictOptions, only=("base",))
+def info(model: ModelFolder, as_json: AsJson = False, *, given: dict[str, Any]) -> None:
     """Print the formula as fitted: task, encoder, head, hashes of the parameters, labels, metrics."""
     from berthead import artifact
 
-    fitted = artifact.load(Path(model))
+    fitted = artifact.load(Path(model), given["base"])
     record = fitted.describe() | {"moved": artifact.moved(fitted)}
     if as_json:
         _print_json(record)
@@ -211,7 +215,7 @@ def info(model: ModelFolder, as_json: AsJson = False) -> None:
 
 
 @app.command()
-@with_options(PredictOptions, only=("threads",))
+@with_options(PredictOptions, only=("base", "threads"))
 def verify(model: ModelFolder, as_json: AsJson = False, *, given: dict[str, Any]) -> None:
     """Replay a model's golden examples on this machine."""
     fitted = _load(model, given)
@@ -224,7 +228,7 @@ def verify(model: ModelFolder, as_json: AsJson = False, *, given: dict[str, Any]
 
 
 @app.command()
-@with_options(PredictOptions, only=(*_COLUMNS, "skip_bad_rows"))
+@with_options(PredictOptions, only=(*_COLUMNS, "skip_bad_rows", "base"))
 def merge(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Model folders made by berthead fit.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The model folder to write.")],
@@ -241,11 +245,15 @@ def merge(
     *,
     given: dict[str, Any],
 ) -> None:
-    """Make one model of several: the mean of their parameters."""
+    """Make one model: of an adapter folder and its encoder, or of several models with --soup, the mean of them."""
     from berthead import artifact, averaging
 
     if not soup:
-        raise UsageError("merge", "does not say how", "--soup: the mean of the models' parameters")
+        if len(models) > 1:
+            raise UsageError("merge", f"there are {len(models)} models", "one adapter folder, or --soup: their mean")
+        _load(models[0], given).merged().save(out, overwrite)
+        _print(f"model folder: {out}")
+        return
     artifact.check_out(out, overwrite)
     made = averaging.soup(models, valid, uniform=uniform, metric=metric, **given)
     made.save(out, overwrite)
@@ -371,7 +379,7 @@ def _print(text: str) -> None:
 def _load(model: str, given: dict[str, Any]) -> Any:
     from berthead import api
 
-    return api.load(model, **{name: given.get(name) for name in ("precision", "token_budget", "threads")})
+    return api.load(model, **{name: given.get(name) for name in ("base", "precision", "token_budget", "threads")})
 
 
 def _predict_text(fitted: Any, text: str, more: list[str], probabilities: bool, as_json: bool) -> None:

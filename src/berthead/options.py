@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self, get_args, get_type_hints
@@ -15,6 +16,17 @@ from berthead.errors import UsageError, did_you_mean, listed
 TASKS = ("classify", "multilabel", "regress", "tag", "span", "choose", "joint")
 HEADS = ("auto", "linear", "crf")
 POOLINGS = ("auto", "cls", "mean", "pooler")
+LORA_TARGETS = ("query", "key", "value", "attention-out", "up", "down")
+_TARGET = "|".join(LORA_TARGETS)
+# What `adapt` may say; numbers are whole and above 0, but for alpha, which may have decimals.
+ADAPT = (
+    r"full|frozen|bitfit|top:[1-9]\d{0,3}|lora:[1-9]\d{0,4}"
+    rf"(,alpha=(?=[^,]*[1-9])\d{{1,6}}(\.\d{{1,6}})?)?(,targets=({_TARGET})(\+({_TARGET}))*)?"
+)
+ADAPT_ALLOWED = (
+    "allowed: full, frozen, top:K, lora:R[,alpha=A][,targets=a+b], bitfit; K and R from 1, A above 0, "
+    f"targets of {', '.join(LORA_TARGETS)}"
+)
 
 
 def option(
@@ -23,12 +35,16 @@ def option(
     *,
     choices: tuple[str, ...] | None = None,
     more: str | None = None,
+    form: tuple[str, str] | None = None,
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
 ) -> Any:
-    """A dataclass field with its help text and its allowed values; `more`: entry points that allow others."""
-    bounds = {"help": help, "choices": choices, "more": more, "low": low, "high": high, "above": above}
+    """A dataclass field with its help text and its allowed values.
+
+    `more`: entry points that allow others; `form`: a regular expression, and in words what it allows.
+    """
+    bounds = {"help": help, "choices": choices, "more": more, "form": form, "low": low, "high": high, "above": above}
     return field(default=default, metadata=bounds)
 
 
@@ -94,7 +110,12 @@ class FitOptions(Options):
         None, "Held-out data: a file, or a share of the rows such as 0.1 [default: 0.1]; 0: none."
     )
     encoder: str = option("minilm", "Pre-trained encoder: minilm, a local folder, or a name that was pulled.")
-    adapt: str = option("full", "What learns: encoder and head, or the head alone.", choices=("full", "frozen"))
+    adapt: str = option(
+        "full",
+        "What learns beside the head: full (the encoder), frozen (nothing), top:K (its last K blocks), "
+        "lora:R[,alpha=A][,targets=a+b] (changes of rank R), bitfit (its biases).",
+        form=(ADAPT, ADAPT_ALLOWED),
+    )
     head: str = option(
         "auto",
         "Prediction network [auto: linear]; crf: tags as a conditional random field.",
@@ -104,9 +125,18 @@ class FitOptions(Options):
     pooling: str = option(
         "auto", "How a row becomes one vector [auto: as the checkpoint was trained].", choices=POOLINGS
     )
-    epochs: int | None = option(None, "Passes over the data [default: 3; frozen: 40].", low=1)
+    epochs: int | None = option(
+        None, "Passes over the data [default: 3; frozen: 40; top: 6; lora: 6; bitfit: 6].", low=1
+    )
     batch: int = option(32, "Rows of one step.", low=1)
-    lr: float | None = option(None, "Peak learning rate [default: 5e-5; frozen: 1e-3].", above=0)
+    lr: float | None = option(
+        None, "Peak learning rate [default: 5e-5; frozen: 1e-3; top: 2e-4; lora: 1e-3; bitfit: 2e-3].", above=0
+    )
+    head_lr: float | None = option(None, "Peak learning rate of the head [default: as --lr].", above=0)
+    layer_decay: float = option(
+        1.0, "Each block learns at so many times the rate of the one above, embeddings lowest.", above=0, high=1
+    )
+    unfreeze: bool = option(False, "Gradual unfreezing: first the head learns, then with each epoch more blocks.")
     weight_decay: float = option(0.01, "Decoupled weight decay of the weight matrices.", low=0)
     warmup: float = option(0.1, "Share of the steps in which the rate rises.", low=0, high=1)
     clip: float = option(1.0, "Largest norm of the gradient.", above=0)
@@ -128,6 +158,9 @@ class FitOptions(Options):
         "auto", "Arithmetic of training [auto: bf16 where the processor has it].", choices=("auto", "fp32", "bf16")
     )
     device: str = option("cpu", "Where it is fitted; cuda: the first NVIDIA GPU.", choices=("cpu", "cuda"))
+    cache: str | None = option(
+        None, "Folder that keeps what a frozen part says of the rows, for later fits [default: for this fit alone]."
+    )
     seed: int = option(0, "Seed of the split, the order, the head and dropout.", low=0, high=2**32 - 1)
     threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1)
     skip_bad_rows: bool = option(False, "Leave out rows that cannot be used, and report them.")
@@ -143,6 +176,9 @@ class PredictOptions(Options):
     label: str | None = option(None, "Column of the target, for eval [default: as fitted].")
     choices: str | None = option(None, "choose: column of the choices, or a column for each [default: as fitted].")
     intent: str | None = option(None, "joint: column of the label, for eval [default: as fitted].")
+    base: str | None = option(
+        None, "Where the encoder of an adapter folder lies [default: as fitted, or beside the folder]."
+    )
     precision: str = option(
         "fp32", "Arithmetic: exact, or faster on processors with bfloat16.", choices=("fp32", "bf16")
     )
@@ -190,6 +226,8 @@ def _checked(cls: type[Options], name: str, value: Any, where: str) -> Any:
         known = (*rule["choices"], *(plugins.names(rule["more"]) if rule["more"] else ()))
         if value not in known:
             raise UsageError(where, f'is "{value}"', f"allowed: {listed(known)}", did_you_mean(str(value), known))
+    if rule["form"] and not re.fullmatch(rule["form"][0], value):
+        raise UsageError(where, f'is "{value}"', rule["form"][1])
     for key, words, broken in (
         ("low", "at least", operator.lt),
         ("high", "at most", operator.gt),

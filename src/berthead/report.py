@@ -61,7 +61,8 @@ def info_text(record: dict[str, Any], folder: str) -> str:
     """
     parameters, task, head, run = record["parameters"], record["task"], record["head"], record["run"]
     same = parameters["theta_is_pretrained"]
-    theta = "θ̃ = θ̂ (frozen: only ω was fitted)" if same else "θ̃ ≠ θ̂ (θ and ω were fitted)"
+    learnt = "θ" if parameters["adapt"] == "full" else f"{parameters['adapt']} of θ"
+    theta = "θ̃ = θ̂ (frozen: only ω was fitted)" if same else f"θ̃ ≠ θ̂ ({learnt} and ω were fitted)"
 
     rows = [
         ("y", "Predict_ω̃( BERT_θ̃(x) )" if not same else "Predict_ω̃( BERT_θ̂(x) )"),
@@ -81,6 +82,10 @@ def info_text(record: dict[str, Any], folder: str) -> str:
         rows.append(("θ̃ − θ̂", moved_text(record["moved"]) if record["moved"] else away))
     if "replaced" in run:
         rows.append(("", "θ and ω were put in place of those that the fit gave: of these there are no scores"))
+    if "adapter" in record:
+        adapter = record["adapter"]
+        size = f"{adapter['parameters']:,} parameters, a change of {adapter['base']}"
+        rows.append(("adapter", f"{size}, sha256 {adapter['sha256']}"))
     if task["labels"]:
         rows.append(
             (f"{len(task['labels'])} labels", listed([json.dumps(x, ensure_ascii=False) for x in task["labels"]], 20))

@@ -33,6 +33,9 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
         epochs: int | None = None,
         batch: int = 32,
         lr: float | None = None,
+        head_lr: float | None = None,
+        layer_decay: float = 1.0,
+        unfreeze: bool = False,
         weight_decay: float = 0.01,
         warmup: float = 0.1,
         clip: float = 1.0,
@@ -43,6 +46,7 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
         stride: int | None = None,
         windows: str = "mean",
         precision: str = "auto",
+        cache: str | None = None,
         threads: int | None = None,
         random_state: Any = 0,
         verbose: bool = False,
@@ -54,6 +58,9 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
         self.epochs = epochs
         self.batch = batch
         self.lr = lr
+        self.head_lr = head_lr
+        self.layer_decay = layer_decay
+        self.unfreeze = unfreeze
         self.weight_decay = weight_decay
         self.warmup = warmup
         self.clip = clip
@@ -64,6 +71,7 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
         self.stride = stride
         self.windows = windows
         self.precision = precision
+        self.cache = cache
         self.threads = threads
         self.random_state = random_state
         self.verbose = verbose
@@ -102,10 +110,11 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
             raise UsageError("valid", f"is {self.valid!r}", "a share from 0 to below 1")
         options = FitOptions(
             task=task, encoder=self.encoder, adapt=self.adapt, head=self.head, pooling=self.pooling,
-            epochs=self.epochs, batch=self.batch, lr=self.lr, weight_decay=self.weight_decay, warmup=self.warmup,
-            clip=self.clip, metric=self.metric, max_tokens=self.max_tokens, on_long=self.on_long, stride=self.stride,
-            windows=self.windows, precision=self.precision, threads=self.threads, seed=_seed(self.random_state),
-            class_weight=class_weight,
+            epochs=self.epochs, batch=self.batch, lr=self.lr, head_lr=self.head_lr, layer_decay=self.layer_decay,
+            unfreeze=self.unfreeze, weight_decay=self.weight_decay, warmup=self.warmup, clip=self.clip,
+            metric=self.metric, max_tokens=self.max_tokens, on_long=self.on_long, stride=self.stride,
+            windows=self.windows, precision=self.precision, cache=self.cache, threads=self.threads,
+            seed=_seed(self.random_state), class_weight=class_weight,
         )  # fmt: skip
         result = fit_examples(examples, self.valid, options, columns, "y", with_baselines=False, quiet=not self.verbose)
         if result.history.interrupted:

@@ -21,12 +21,15 @@ class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
 
     Args:
         encoder: `minilm`, a local folder, or a name that was pulled.
-        adapt: what learns: `full` or `frozen`.
+        adapt: what learns: `full`, `frozen`, `top:K`, `lora:R[,alpha=A][,targets=a+b]` or `bitfit`.
         head: `auto`, or the name of an installed package's head.
         pooling: `auto`, `cls`, `mean` or `pooler`.
-        epochs: passes over the data; None: 3, or 40 when frozen.
+        epochs: passes over the data; None: as `adapt` needs, from 3 (full) to 40 (frozen).
         batch: rows of one step.
-        lr: peak learning rate; None: 5e-5, or 1e-3 when frozen.
+        lr: peak learning rate; None: as `adapt` needs, from 5e-5 (full) to 1e-3 (frozen).
+        head_lr: peak learning rate of the head; None: `lr`.
+        layer_decay: each block learns at so many times the rate of the one above, embeddings lowest.
+        unfreeze: first the head learns, then with each epoch more blocks.
         weight_decay: decoupled weight decay.
         warmup: share of the steps in which the rate rises.
         clip: largest norm of the gradient.
@@ -37,6 +40,7 @@ class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
         stride: tokens that windows share; None: none, or a quarter of a window for tokens.
         windows: `mean`, `max` or `attention`: how windows become one answer.
         precision: `auto`, `fp32` or `bf16`, of training.
+        cache: folder that keeps what a frozen part says of the rows, for later fits; None: for this fit alone.
         threads: processor threads; None: what this process may use.
         random_state: a seed; None or a `numpy.random.RandomState`: another one each time.
         verbose: show progress on stderr.
@@ -62,6 +66,9 @@ class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
         epochs: int | None = None,
         batch: int = 32,
         lr: float | None = None,
+        head_lr: float | None = None,
+        layer_decay: float = 1.0,
+        unfreeze: bool = False,
         weight_decay: float = 0.01,
         warmup: float = 0.1,
         clip: float = 1.0,
@@ -72,6 +79,7 @@ class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
         stride: int | None = None,
         windows: str = "mean",
         precision: str = "auto",
+        cache: str | None = None,
         threads: int | None = None,
         random_state: Any = 0,
         verbose: bool = False,
@@ -79,8 +87,9 @@ class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
     ) -> None:
         super().__init__(
             encoder=encoder, adapt=adapt, head=head, pooling=pooling, epochs=epochs, batch=batch, lr=lr,
-            weight_decay=weight_decay, warmup=warmup, clip=clip, metric=metric, valid=valid, max_tokens=max_tokens,
-            on_long=on_long, stride=stride, windows=windows, precision=precision, threads=threads,
+            head_lr=head_lr, layer_decay=layer_decay, unfreeze=unfreeze, weight_decay=weight_decay, warmup=warmup,
+            clip=clip, metric=metric, valid=valid, max_tokens=max_tokens, on_long=on_long, stride=stride,
+            windows=windows, precision=precision, cache=cache, threads=threads,
             random_state=random_state, verbose=verbose,
         )  # fmt: skip
         self.class_weight = class_weight

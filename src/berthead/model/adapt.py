@@ -1,17 +1,145 @@
-"""What learns: theta and omega, or omega alone."""
+"""What learns: theta and omega, a part of theta and omega, or omega alone."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+from typing import Any, Self
+
+from torch import nn
+
+from berthead.errors import UsageError
+from berthead.model import lora
+from berthead.model.encoder import Encoder
 from berthead.model.model import Model
+from berthead.options import ADAPT, ADAPT_ALLOWED, LORA_TARGETS
 
 
-def adapt(model: Model, strategy: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Adapt:
+    """What of a model learns.
+
+    Args:
+        kind: `full`, `frozen`, `top`, `lora` or `bitfit`.
+        blocks: top: how many of the last blocks learn.
+        rank: lora: rows of A and columns of B.
+        alpha: lora: the change of a weight is (alpha / rank) B A.
+        targets: lora: the linear layers of each block that get a change of their own.
+    """
+
+    kind: str
+    blocks: int = 0
+    rank: int = 0
+    alpha: float = 0.0
+    targets: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """What the option `adapt` says.
+
+        Args:
+            text: `full`, `frozen`, `top:K`, `lora:R[,alpha=A][,targets=a+b]` or `bitfit`.
+
+        Returns:
+            The record.
+
+        Raises:
+            UsageError: it says something else.
+
+        Example:
+            >>> Adapt.parse("lora:8,targets=value+query")
+            Adapt(kind='lora', blocks=0, rank=8, alpha=16.0, targets=('query', 'value'))
+        """
+        if not re.fullmatch(ADAPT, text):
+            raise UsageError("--adapt", f'is "{text}"', ADAPT_ALLOWED)
+        first, *more = text.split(",")
+        kind, _, number = first.partition(":")
+        if kind == "top":
+            return cls(kind, blocks=int(number))
+        if kind != "lora":
+            return cls(kind)
+        given = dict(one.split("=") for one in more)
+        named = given["targets"].split("+") if "targets" in given else LORA_TARGETS
+        return cls(
+            kind, rank=int(number), alpha=float(given.get("alpha", 2 * int(number))),
+            targets=tuple(name for name in LORA_TARGETS if name in named),
+        )  # fmt: skip
+
+    def check(self, encoder: Encoder) -> None:
+        """Whether an encoder can be fitted so.
+
+        Args:
+            encoder: BERT_theta.
+
+        Raises:
+            UsageError: it has fewer blocks, is narrower, or has nothing of what should learn.
+        """
+        blocks, width = len(encoder.blocks), encoder.config.width
+        if self.kind == "top" and self.blocks > blocks:
+            raise UsageError(f"--adapt top:{self.blocks}", f"the encoder has {blocks} blocks", f"top:1 to top:{blocks}")
+        if self.kind == "lora" and self.rank > width:
+            saw = f"the encoder's vectors have {width} numbers, and a change of that rank is a whole matrix"
+            raise UsageError(f"--adapt lora:{self.rank}", saw, f"lora:1 to lora:{width}")
+        if self.kind == "bitfit" and not any(is_bias(name) for name, _ in encoder.named_parameters()):
+            raise UsageError("--adapt bitfit", "the encoder has no biases", "full, frozen, top:K, lora:R")
+
+
+def adapt(model: Model, what: Adapt) -> None:
     """Mark the parameters that learn.
 
     Args:
         model: the model to fit.
-        strategy: `full` (theta and omega) or `frozen` (omega alone: the fitted theta is the pre-trained one).
+        what: the head always learns; of the encoder `full`: all, `frozen`: nothing, `top`: the last blocks, `bitfit`:
+            the biases (Ben Zaken et al. 2022, "BitFit"), `lora`: changes of low rank beside its linear layers.
+
+    Raises:
+        UsageError: the encoder cannot be fitted so.
     """
+    what.check(model.encoder)
     model.requires_grad_(True)
-    if strategy == "frozen":
-        model.encoder.requires_grad_(False)
+    encoder = model.encoder
+    if what.kind != "full":
+        encoder.requires_grad_(False)
+    if what.kind == "top":
+        for part in (*encoder.blocks[len(encoder.blocks) - what.blocks :], encoder.final_norm):
+            part.requires_grad_(True)
+    if what.kind == "lora":
+        lora.insert(model, what.rank, what.alpha, what.targets)
+    if what.kind == "bitfit":
+        for name, parameter in encoder.named_parameters():
+            parameter.requires_grad_(is_bias(name))
+
+
+def is_bias(name: str) -> bool:
+    """Whether a parameter is a bias, by its name."""
+    return name.rpartition(".")[2] == "bias"
+
+
+def frozen_parts(encoder: Any) -> list[nn.Module]:
+    """The embeddings, the positions and the layers below everything that learns, from the bottom up."""
+    parts: list[nn.Module] = []
+    layers = [encoder.blocks[number] for number in encoder.order]
+    for part in (encoder.embeddings, encoder.places, *layers):
+        if any(parameter.requires_grad for parameter in part.parameters()):
+            break
+        parts.append(part)
+    # Every layer reads positions: where those learn, no layer is fixed.
+    return parts if len(parts) > 1 else []
+
+
+def stages(model: Model) -> list[list[nn.Parameter]]:
+    """What learns of the encoder, in the order in which it is unfrozen: the top block first, the embeddings last.
+
+    Args:
+        model: with the parameters that learn marked.
+
+    Returns:
+        The learning parameters of each part that has any.
+
+    Source: Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text Classification", section 3.3.
+    """
+    encoder = model.encoder
+    parts = [[encoder.final_norm, encoder.blocks[-1]], *([block] for block in reversed(list(encoder.blocks)[:-1]))]
+    parts.append([encoder.places, encoder.embeddings])
+    learning = [[one for part in some for one in part.parameters() if one.requires_grad] for some in parts]
+    return [group for group in learning if group]

@@ -216,7 +216,7 @@ def read_tensors(folder: Path) -> dict[str, StoredTensor]:
         ModelError: no safetensors, only pickles, a broken file, or an index that lies.
     """
     if (folder / WEIGHTS).is_file():
-        return _file_tensors(folder / WEIGHTS)
+        return file_tensors(folder / WEIGHTS)
     if (folder / INDEX).is_file():
         return _shard_tensors(folder)
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
@@ -228,7 +228,8 @@ def read_tensors(folder: Path) -> dict[str, StoredTensor]:
     raise ModelError(str(folder), f"holds no {WEIGHTS}", f"{WEIGHTS}, or {INDEX} and its shards")
 
 
-def _file_tensors(path: Path) -> dict[str, StoredTensor]:
+def file_tensors(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of one safetensors file, by name; ModelError where it is broken."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -249,7 +250,7 @@ def _shard_tensors(folder: Path) -> dict[str, StoredTensor]:
     for shard in sorted(set(map(str, places.values()))):
         if Path(shard).name != shard or not (folder / shard).is_file():
             raise ModelError(str(folder / INDEX), f'names the shard "{shard}"', "a file in the same folder")
-        tensors |= _file_tensors(folder / shard)
+        tensors |= file_tensors(folder / shard)
     if set(tensors) != set(places):
         odd = sorted(set(tensors) ^ set(places))
         raise ModelError(str(folder / INDEX), f"and its shards disagree on {listed(odd, 5)}", "the same names in both")

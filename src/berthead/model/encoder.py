@@ -5,6 +5,7 @@ Source: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transforme
 
 from __future__ import annotations
 
+import copy
 import math
 
 from torch import Tensor, nn
@@ -188,6 +189,17 @@ class Encoder(nn.Module):
             hidden = self.blocks[number](hidden, pack.runs, places)
         normed: Tensor = self.final_norm(hidden)
         return normed
+
+    def part(self, first: int, last: int) -> Encoder:
+        """The layers from `first` to below `last` as an encoder that shares their weights, and the embeddings."""
+        used = sorted(set(self.order[first:last]))
+        part = copy.copy(self)
+        part._modules = dict(self._modules)
+        part.blocks = nn.ModuleList(self.blocks[number] for number in used)
+        part.order = tuple(used.index(number) for number in self.order[first:last])
+        if first == last or last < len(self.order):
+            part.final_norm = nn.Identity()
+        return part
 
     def hidden_states(self, pack: TensorPack) -> list[Tensor]:
         """The embeddings' output and each layer's: layers + 1 tensors [tokens, width]."""

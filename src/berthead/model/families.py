@@ -62,6 +62,7 @@ class Family:
         row: the dense and the last layer of transformers' class for rows; empty: none like ours.
         choice: the same for multiple choice.
         classes: what comes after the stem in the classes whose last layer is one linear layer.
+        renamed: transformers calls its layers otherwise than the checkpoint: PEFT does not find them by these names.
     """
 
     stem: str
@@ -75,6 +76,7 @@ class Family:
     row: tuple[str, str] | None = None
     choice: tuple[str, str] | None = None
     classes: tuple[str, ...] = _HEADS
+    renamed: bool = False
 
     @property
     def has_trained_pooler(self) -> bool:
@@ -171,6 +173,7 @@ FAMILIES: dict[str, Family] = {
     "nomic_bert": Family(
         "NomicBert", "nomic_bert", config_json.nomic, layer="encoder.layers.{layer}.", pooler=_POOLER,
         row=("nomic_bert.pooler.dense", "classifier"), classes=("SequenceClassification", "TokenClassification"),
+        renamed=True,
         whole=_EMBEDDINGS | {"embeddings.norm": ("emb_ln",)},
         block={
             "attention.qkv": ("attn.Wqkv",),

@@ -21,7 +21,8 @@ from berthead.errors import DataError, ModelError, UsageError, listed
 from berthead.infer.engine import find_device, has_fast_bf16, use_threads
 from berthead.infer.predict import Predictor, length_notes, readable, split_readable
 from berthead.model import families
-from berthead.model.adapt import adapt
+from berthead.model.adapt import Adapt, adapt
+from berthead.model.adapter import taken_out
 from berthead.model.book import make_head, row_part
 from berthead.model.checkpoint import Checkpoint, choose_pooling, read_checkpoint
 from berthead.model.heads import JointHead, RowHead, TokenHead
@@ -35,10 +36,19 @@ from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading, windows_in_parts
 from berthead.train.baselines import baselines, can_be_based
 from berthead.train.loop import MOST_WINDOWS, Fold, History, Settings, fit_model
+from berthead.train.vectors import check_folder
 
-DEFAULTS = {"full": {"epochs": 3, "lr": 5e-5}, "frozen": {"epochs": 40, "lr": 1e-3}}
+# The fewer parameters learn, the larger steps they take, and the more of them.
+DEFAULTS = {
+    "full": {"epochs": 3, "lr": 5e-5},
+    "frozen": {"epochs": 40, "lr": 1e-3},
+    "top": {"epochs": 6, "lr": 2e-4},
+    "lora": {"epochs": 6, "lr": 1e-3},
+    "bitfit": {"epochs": 6, "lr": 2e-3},
+}
 # A head on fixed vectors overfits soon: half of them dropped was best on three tasks of the sample and on abstracts.
-HEAD_DROPOUT = {"full": 0.1, "frozen": 0.5}
+HEAD_DROPOUT = {"frozen": 0.5}
+USUAL_HEAD_DROPOUT = 0.1
 GOLDEN_EXAMPLES = 8
 FEW_ROWS = 5
 
@@ -71,10 +81,17 @@ def settings_for(options: FitOptions, task: type[Task]) -> Settings:
     Raises:
         UsageError: options that do not go together.
     """
-    default = DEFAULTS[options.adapt]
+    kind = Adapt.parse(options.adapt).kind
+    default = DEFAULTS[kind]
+    epochs = int(options.epochs or default["epochs"])
+    if kind == "frozen" and (options.unfreeze or options.layer_decay != 1):
+        given = "--unfreeze" if options.unfreeze else f"--layer-decay {options.layer_decay:g}"
+        raise UsageError(given, "--adapt frozen fits the head alone", "an --adapt that fits blocks, or leave it out")
+    if options.unfreeze and epochs < 2:
+        raise UsageError("--unfreeze", "there is 1 epoch", "--epochs 2 or more: the first one fits the head alone")
     fast = has_fast_bf16(find_device(options.device))
     return Settings(
-        epochs=int(options.epochs or default["epochs"]),
+        epochs=epochs,
         batch=options.batch,
         lr=float(options.lr or default["lr"]),
         weight_decay=options.weight_decay,
@@ -85,6 +102,9 @@ def settings_for(options: FitOptions, task: type[Task]) -> Settings:
         seed=options.seed,
         balanced=options.class_weight == "balanced",
         device=options.device,
+        head_lr=options.head_lr,
+        layer_decay=options.layer_decay,
+        unfreeze=options.unfreeze,
     )
 
 
@@ -118,7 +138,8 @@ def fit_examples(
         ModelError: the encoder cannot be used.
     """
     kind = find_task(options.task)
-    settings = settings_for(options, kind)
+    settings, what = settings_for(options, kind), Adapt.parse(options.adapt)
+    cache = check_folder(options.cache)
     task, train, valid = _folds(kind, examples, held_out, options.seed, where)
     threads = use_threads(options.threads)
     checkpoint = read_checkpoint(options.encoder)
@@ -138,7 +159,7 @@ def fit_examples(
     # The caller's random state is left as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        dropout = HEAD_DROPOUT[options.adapt]
+        dropout = HEAD_DROPOUT.get(what.kind, USUAL_HEAD_DROPOUT)
         model = Model(checkpoint.encoder(), _new_head(checkpoint, options, task, dropout))
         task = task.bound(model.head)
         if settings.balanced and task.weights(folds[0].targets) is None:
@@ -146,14 +167,15 @@ def fit_examples(
             raise UsageError("--class-weight balanced", saw, "none")
         if not settings.balanced:
             _start_at_prior(model.head, task, folds[0].targets)
-        adapt(model, options.adapt)
-        history = fit_model(model, task, _in_parts(task, folds[0]), scored, settings, quiet)
+        adapt(model, what)
+        history = fit_model(model, task, _in_parts(task, folds[0]), scored, settings, quiet, cache)
+    adapter = taken_out(model, options.encoder, checkpoint.folder) if what.kind == "lora" else None
     model.requires_grad_(False)
     theta_hat = families.to_checkpoint(checkpoint.weights, checkpoint.config)
     pretrained = {"name": checkpoint.label, "theta_sha256": sha256_of(theta_hat)}
     artifact = Artifact(
         model, tokenizer, task, columns, reading, checkpoint.raw_config, pretrained, options.adapt,
-        own_head=options.head if options.head not in HEADS else None, dropout=dropout,
+        own_head=options.head if options.head not in HEADS else None, dropout=dropout, adapter=adapter,
     )  # fmt: skip
     run: dict[str, Any] = {
         "rows": len(train),
@@ -165,6 +187,7 @@ def fit_examples(
         "class_weight": options.class_weight,
         "epochs": history.epochs,
         "best_epoch": history.best_epoch,
+        **({"kept": history.kept} if history.kept else {}),
         "versions": _versions(options),
     }
     if scored:

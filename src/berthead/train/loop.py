@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,24 +15,26 @@ from torch import Tensor, nn
 from berthead.errors import UsageError
 from berthead.infer.engine import engine_for
 from berthead.infer.predict import TOKEN_BUDGET
-from berthead.model.heads import RowHead
+from berthead.model.adapt import frozen_parts, stages
+from berthead.model.book import row_part
+from berthead.model.heads import JointHead, RowHead, TokenHead
+from berthead.model.lora import merged
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
-from berthead.model.units import by_row, by_unit, combined, unit_logits
+from berthead.model.units import Compute, by_row, by_unit, combined, unit_logits
 from berthead.progress import Progress
 from berthead.records import Example, FloatArray, IntArray, Pack
 from berthead.tasks import Batch, Task
 from berthead.text.layout import Layout
 from berthead.text.packing import pack, plan
 from berthead.text.windows import Input
-from berthead.train.optim import adamw, rate
+from berthead.train.optim import adamw, peak_rate, rate, unfrozen
+from berthead.train.vectors import MOST_CACHED_BYTES, Vectors, above, below, frozen_layers, keep
 
 # Tokens of one forward and backward pass: a larger batch is computed in parts, with the same gradient.
 MICRO_TOKENS = 8192
 # Windows of one text in a training step: of a longer text each step sees a random choice.
 MOST_WINDOWS = 16
-# What a frozen encoder says is kept for all epochs up to this size; beyond it is computed again in each.
-MOST_CACHED_BYTES = 4 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,9 @@ class Settings:
     seed: int
     balanced: bool
     device: str = "cpu"
+    head_lr: float | None = None
+    layer_decay: float = 1.0
+    unfreeze: bool = False
 
 
 @dataclass(slots=True)
@@ -79,16 +85,19 @@ class History:
         epochs: the training loss and the held-out metrics of each finished epoch.
         best_epoch: the epoch, from 1, whose weights the model holds now; 0: none was finished.
         interrupted: whether the user stopped the fit.
+        kept: how many vectors of a frozen part were looked up instead of computed in each epoch, and how exactly.
     """
 
     epochs: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
     interrupted: bool = False
+    kept: dict[str, Any] | None = None
 
 
 def fit_model(
-    model: Model, task: Task, train: Fold, valid: Fold | None, settings: Settings, quiet: bool = False
-) -> History:
+    model: Model, task: Task, train: Fold, valid: Fold | None, settings: Settings, quiet: bool = False,
+    cache: Path | None = None,
+) -> History:  # fmt: skip
     """Fit the parameters that learn, in place.
 
     Args:
@@ -98,6 +107,7 @@ def fit_model(
         valid: rows that choose the best epoch; None: the last epoch is kept.
         settings: how.
         quiet: show no progress.
+        cache: where what a frozen part says of the rows is kept for later fits; None: nowhere.
 
     Returns:
         What happened. After Ctrl-C the best epoch so far is in the model, and `interrupted` is set.
@@ -109,10 +119,11 @@ def fit_model(
     model.to(device)
     frozen = not any(parameter.requires_grad for parameter in model.encoder.parameters())
     if frozen and _fits_in_memory(model, (train, valid)):
-        part: _Part = _HeadOnly(model, train, valid, device, quiet)
+        part: _Part = _HeadOnly(model, train, valid, device, quiet, cache)
     else:
-        part = _Whole(model, task.outputs, train, valid, settings, frozen)
+        part = _whole(model, task.outputs, train, valid, settings, quiet, cache)
     history = _fit_part(part, task, train.targets, valid, settings, quiet)
+    history.kept = part.kept
     part.finish()
     model.cpu()
     if rescaled:
@@ -136,6 +147,8 @@ class _Part:
     module: nn.Module
     sizes: IntArray
     """Units of each row, [rows]."""
+    kept: dict[str, Any] | None = None
+    """What is looked up instead of computed."""
 
     def train(self) -> None:
         """Get ready to fit."""
@@ -156,21 +169,19 @@ class _Part:
 class _Whole(_Part):
     """Encoder and head, computed anew in every step."""
 
-    def __init__(
-        self, model: Model, outputs: int, train: Fold, valid: Fold | None, settings: Settings, frozen: bool
-    ) -> None:
+    def __init__(self, model: Model, outputs: int, train: Fold, valid: Fold | None, settings: Settings) -> None:
         self.module = self.model = model
         self.outputs = outputs
         self.inputs, self.valid, self.sizes = train.inputs, valid, _sizes(train.inputs)
-        self.bf16, self.frozen = settings.precision == "bf16", frozen
+        self.bf16 = settings.precision == "bf16"
         self.device = torch.device(settings.device)
         self.random = np.random.default_rng(settings.seed)
 
     def train(self) -> None:
-        """Get ready to fit; a frozen encoder drops nothing."""
+        """Get ready to fit; what lies below everything that learns drops nothing."""
         self.model.train()
-        if self.frozen:
-            self.model.encoder.eval()
+        for frozen in frozen_parts(self.model.encoder):
+            frozen.eval()
 
     def training_logits(self, rows: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray, list[int]]]:
         chosen = [_bounded(self.inputs[row], self.random) for row in rows]
@@ -189,25 +200,47 @@ class _Whole(_Part):
 
     def valid_logits(self) -> FloatArray:
         assert self.valid is not None
-        layout, engine = Layout(self.valid.inputs), engine_for(self.model, self.device)
+        layout, engine = Layout(self.valid.inputs), engine_for(merged(self.model), self.device)
         return unit_logits(layout, engine.logits, self.model.head, self.outputs, TOKEN_BUDGET)[0]
+
+
+def _whole(
+    model: Model, outputs: int, train: Fold, valid: Fold | None, settings: Settings, quiet: bool, cache: Path | None
+) -> _Whole:
+    """All that learns with what lies below it, or with what that said of each token, looked up."""
+    folds = [fold for fold in (train, valid) if fold]
+    if frozen_layers(model) and (settings.epochs > 1 or cache):
+        rows = [row for fold in folds for one in fold.inputs for row in one.rows]
+        vectors = below(model, rows, torch.device(settings.device), cache, quiet)
+        if vectors is not None:
+            looked_up = [replace(fold, inputs=[vectors.numbered(one) for one in fold.inputs]) for fold in folds]
+            part = _Whole(above(model, vectors), outputs, looked_up[0], looked_up[1] if valid else None, settings)
+            part.kept = vectors.to_json() | {"layers": frozen_layers(model)}
+            return part
+    return _Whole(model, outputs, train, valid, settings)
 
 
 class _HeadOnly(_Part):
     """The head alone: what the frozen encoder says of each row or token is computed once."""
 
-    def __init__(self, model: Model, train: Fold, valid: Fold | None, device: torch.device, quiet: bool) -> None:
+    def __init__(
+        self, model: Model, train: Fold, valid: Fold | None, device: torch.device, quiet: bool,
+        cache: Path | None = None,
+    ) -> None:  # fmt: skip
         self.module = self.head = model.head
         engine = engine_for(model, device)
         self.layout, self.inputs, self.sizes = Layout(train.inputs), train.inputs, _sizes(train.inputs)
         self.valid_layout = Layout(valid.inputs) if valid else None
         layouts = [layout for layout in (self.layout, self.valid_layout) if layout]
+        stored = _stored(model, engine.pooled, layouts, cache, quiet) if cache else None
+        self.kept = stored.to_json() if stored else None
         with Progress("encode", sum(len(layout.rows) for layout in layouts), "rows", quiet) as progress:
 
             def vectors(layout: Layout) -> Tensor:
+                compute = stored.compute(layout.rows) if stored else engine.pooled
                 if layout.by_token:
-                    return torch.from_numpy(by_unit(layout, engine.pooled, 1, TOKEN_BUDGET, progress.advance))
-                return torch.from_numpy(by_row(layout.rows, engine.pooled, 1, TOKEN_BUDGET, progress.advance))
+                    return torch.from_numpy(by_unit(layout, compute, 1, TOKEN_BUDGET, progress.advance))
+                return torch.from_numpy(by_row(layout.rows, compute, 1, TOKEN_BUDGET, progress.advance))
 
             self.train_vectors = vectors(self.layout)
             self.valid_vectors = vectors(self.valid_layout) if self.valid_layout else None
@@ -252,6 +285,17 @@ class _HeadOnly(_Part):
             self.head.fold_input(self.mean, self.deviation)
 
 
+def _stored(model: Model, compute: Compute, layouts: Sequence[Layout], cache: Path, quiet: bool) -> Vectors | None:
+    """What a head of ours reads of each row or token; of other packages' heads it is not known what that depends on."""
+    head = model.head
+    if not isinstance(head, RowHead | TokenHead | JointHead):
+        return None
+    row = row_part(head)
+    pooling = f"{type(head).__name__} {row.pooling if row else ''}"
+    rows = [row for layout in layouts for row in layout.rows]
+    return keep(rows, compute, model, pooling, by_token=head.level == "token", folder=cache, quiet=quiet)
+
+
 def _sizes(inputs: Sequence[Input]) -> IntArray:
     return np.array([one.n_units for one in inputs], dtype=np.int64)
 
@@ -284,7 +328,9 @@ def _fit_part(
     rows = len(targets)
     per_epoch = -(-rows // settings.batch)
     steps = per_epoch * settings.epochs
-    optimiser = adamw(part.module, settings.lr, settings.weight_decay)
+    optimiser = _optimiser(part.module, settings)
+    groups = stages(part.module) if settings.unfreeze and isinstance(part.module, Model) else []
+    fixed = {name for name, parameter in part.module.named_parameters() if not parameter.requires_grad}
     weights = task.weights(targets) if settings.balanced else None
     loss_weights = torch.from_numpy(weights) if weights is not None else None
     random = np.random.default_rng(settings.seed)
@@ -292,13 +338,15 @@ def _fit_part(
         try:
             for epoch in range(settings.epochs):
                 started = time.monotonic()
+                if groups:
+                    _unfreeze(groups, unfrozen(epoch, settings.epochs, len(groups)))
                 part.train()
                 order = random.permutation(rows)
                 total = 0.0
                 for step in range(per_epoch):
                     chosen = order[step * settings.batch : (step + 1) * settings.batch]
                     share = rate(epoch * per_epoch + step, steps, settings.warmup)
-                    total += _step(part, task, targets, chosen, optimiser, share * settings.lr, loss_weights, settings)
+                    total += _step(part, task, targets, chosen, optimiser, share, loss_weights, settings)
                     progress.advance(len(chosen))
                 if not np.isfinite(total):
                     saw = f"the training loss is {total} in epoch {epoch + 1}"
@@ -307,23 +355,23 @@ def _fit_part(
                 history.epochs.append({"train_loss": total / rows} | scores)
                 value = _value(task, settings.metric, scores, epoch)
                 if value > best_value or best is None:
-                    best, best_value, history.best_epoch = _copy(part.module), value, epoch + 1
+                    best, best_value, history.best_epoch = _copy(part.module, fixed), value, epoch + 1
                 if _is_told(epoch, settings.epochs):
                     seconds = time.monotonic() - started
                     progress.say(_epoch_line(epoch + 1, settings, history.epochs[-1], rows / seconds))
         except KeyboardInterrupt:
             history.interrupted = True
     if best is not None:
-        part.module.load_state_dict(best)
+        part.module.load_state_dict(best, strict=False)
     part.module.eval()
     return history
 
 
 def _step(
-    part: _Part, task: Task, targets: np.ndarray, rows: np.ndarray, optimiser: torch.optim.Optimizer, lr: float,
+    part: _Part, task: Task, targets: np.ndarray, rows: np.ndarray, optimiser: torch.optim.Optimizer, share: float,
     weights: Tensor | None, settings: Settings,
 ) -> float:  # fmt: skip
-    """One update; the sum of the rows' losses."""
+    """One update at a share of the peak rates; the sum of the rows' losses."""
     optimiser.zero_grad(set_to_none=True)
     total = 0.0
     task = task.over(_wanted(targets[rows], part.sizes[rows].tolist()), len(rows))
@@ -333,7 +381,7 @@ def _step(
         total += loss.item()
     torch.nn.utils.clip_grad_norm_([p for p in part.module.parameters() if p.grad is not None], settings.clip)
     for group in optimiser.param_groups:
-        group["lr"] = lr
+        group["lr"] = share * group["peak"]
     optimiser.step()
     return total
 
@@ -360,8 +408,29 @@ def _value(task: Task, metric: str, scores: dict[str, float], epoch: int) -> tup
     return scores[metric] * task.metrics[metric], -scores["loss"]
 
 
-def _copy(module: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+def _optimiser(module: nn.Module, settings: Settings) -> torch.optim.AdamW:
+    """AdamW with the rates of the blocks, the embeddings and the head."""
+    head_lr = settings.head_lr or settings.lr
+    if not isinstance(module, Model):  # the head alone
+        return adamw(module, head_lr, settings.weight_decay)
+    blocks = len(module.encoder.blocks)
+
+    def peak(name: str) -> float:
+        return peak_rate(name, blocks, settings.lr, head_lr, settings.layer_decay)
+
+    return adamw(module, settings.lr, settings.weight_decay, peak)
+
+
+def _unfreeze(groups: Sequence[Sequence[nn.Parameter]], count: int) -> None:
+    """Let the first groups learn, and the others not."""
+    for number, group in enumerate(groups):
+        for parameter in group:
+            parameter.requires_grad_(number < count)
+
+
+def _copy(module: nn.Module, fixed: Collection[str]) -> dict[str, Tensor]:
+    """What a fit may have changed."""
+    return {name: tensor.clone() for name, tensor in module.state_dict().items() if name not in fixed}
 
 
 def _is_told(epoch: int, epochs: int) -> bool:

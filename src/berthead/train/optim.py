@@ -1,30 +1,91 @@
-"""AdamW with decay groups, and the rate's rise and linear fall."""
+"""AdamW with groups of decay and rate, the rate's rise and linear fall, and what is unfrozen when."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
+_BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.")
 
-def adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
+
+def adamw(
+    module: nn.Module, lr: float, weight_decay: float, peak: Callable[[str], float] | None = None
+) -> torch.optim.AdamW:
     """AdamW over the parameters that learn; matrices decay, biases and layer norms do not.
 
     Args:
         module: what is fitted.
         lr: peak learning rate.
         weight_decay: decoupled decay of the matrices.
+        peak: the peak learning rate of a parameter by its name; None: that of all is `lr`.
 
     Returns:
-        The optimiser, with bias correction.
+        The optimiser, with bias correction. Each group holds its own `peak`, which the schedule scales.
 
     Source: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization".
     """
-    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in learning if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    learning = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    rates = {name: peak(name) if peak else lr for name, _ in learning}
+    groups = []
+    for own in dict.fromkeys(rates.values()):
+        for decay, decays in ((weight_decay, True), (0.0, False)):
+            chosen = [p for name, p in learning if rates[name] == own and (p.ndim >= 2) == decays]
+            if chosen:
+                groups.append({"params": chosen, "weight_decay": decay, "lr": own, "peak": own})
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), eps=1e-8, fused=True)
+
+
+def peak_rate(name: str, blocks: int, lr: float, head_lr: float, layer_decay: float) -> float:
+    """The peak learning rate of a model's parameter: discriminative fine-tuning.
+
+    Args:
+        name: of the parameter in the model.
+        blocks: of the encoder.
+        lr: of the top block.
+        head_lr: of the head.
+        layer_decay: each block learns at so many times the rate of the one above, the embeddings lowest.
+
+    Returns:
+        The rate.
+
+    Example:
+        >>> [peak_rate(f"encoder.blocks.{block}.mlp.up.bias", 3, 8.0, 9.0, 0.5) for block in range(3)]
+        [2.0, 4.0, 8.0]
+
+    Source: Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text Classification", section 3.2.
+    """
+    if not name.startswith("encoder."):
+        return head_lr
+    block = _BLOCK.match(name)
+    if block:
+        return lr * layer_decay ** (blocks - 1 - int(block[1]))
+    return lr * layer_decay**blocks if name.startswith(("encoder.embeddings.", "encoder.places.")) else lr
+
+
+def unfrozen(epoch: int, epochs: int, stages: int) -> int:
+    """How many stages of the encoder learn in an epoch of gradual unfreezing.
+
+    In the first epoch the head learns alone, in the last one everything; with as many epochs as there are stages one
+    more is unfrozen in each, with fewer several at once, and what epochs are left over fit the whole.
+
+    Args:
+        epoch: from 0.
+        epochs: of the fit, at least 2.
+        stages: blocks that learn, and one more where the embeddings do.
+
+    Returns:
+        From 0 to `stages`.
+
+    Example:
+        >>> [unfrozen(epoch, 3, 7) for epoch in range(3)], [unfrozen(epoch, 5, 2) for epoch in range(5)]
+        ([0, 4, 7], [0, 1, 2, 2, 2])
+
+    Source: Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text Classification", section 3.3.
+    """
+    return min(stages, max(epoch, -(-stages * epoch // (epochs - 1))))
 
 
 def rate(step: int, steps: int, warmup: float) -> float:

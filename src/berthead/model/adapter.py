@@ -1,0 +1,244 @@
+"""What a LoRA fit writes, as PEFT reads it: the change of theta-hat, and which theta-hat it is a change of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from berthead.errors import ModelError
+from berthead.model import families, lora
+from berthead.model.adapt import Adapt
+from berthead.model.checkpoint import Checkpoint, check_shapes, file_tensors, read_checkpoint, read_json
+from berthead.model.config import EncoderConfig
+from berthead.model.encoder import Encoder
+from berthead.model.model import Model, sha256_of
+from berthead.model.tensors import shapes_only
+
+ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_PREFIX = "base_model.model."
+# PEFT's wrapper for questions leaves token_type_ids out: without a task type its plain one is used.
+_TASK_TYPES = {"TokenClassification": "TOKEN_CLS", "SequenceClassification": "SEQ_CLS"}
+_LORA_A = ".lora_A.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A change of theta-hat.
+
+    Args:
+        base: theta-hat as the user named it.
+        place: where it lies now.
+        tensors: A and B of each layer, by the checkpoint's plain name of the layer and PEFT's own of the tensor.
+    """
+
+    base: str
+    place: Path
+    tensors: dict[str, Tensor]
+
+    def record(self) -> dict[str, Any]:
+        """What berthead.json says of it."""
+        count = sum(tensor.numel() for tensor in self.tensors.values())
+        return {"base": self.base, "sha256": sha256_of(self.tensors), "parameters": count}
+
+
+def taken_out(model: Model, base: str, place: Path) -> Adapter:
+    """The changes of a fitted model, which are merged into its weights.
+
+    Args:
+        model: with LoRA layers; it is changed in place, and has plain layers afterwards.
+        base: theta-hat as the user named it.
+        place: where it lies.
+
+    Returns:
+        The changes.
+    """
+    tensors = {name: tensor.detach().clone() for name, tensor in lora.lora_tensors(model).items()}
+    lora.merge(model)
+    return Adapter(base, place, tensors)
+
+
+def lora_shapes(config: EncoderConfig, what: Adapt) -> dict[str, tuple[int, ...]]:
+    """The shape of A and B of every layer that a LoRA fit changes.
+
+    Args:
+        config: of the encoder.
+        what: rank and targets.
+
+    Returns:
+        Name as in `Adapter.tensors` to shape.
+
+    Raises:
+        UsageError: the encoder cannot be changed so.
+    """
+    with shapes_only():
+        model = Model(Encoder(config), nn.Identity())
+        what.check(model.encoder)
+        lora.insert(model, what.rank, what.alpha, what.targets)
+    return {name: tuple(tensor.shape) for name, tensor in lora.lora_tensors(model).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class PeftNames:
+    """How PEFT calls what an adapter folder holds.
+
+    Args:
+        wrapped: the class of transformers that PEFT wraps.
+        prefix: what that class calls its encoder.
+        omega: our names of the head's weights, each with that of transformers.
+    """
+
+    wrapped: str
+    prefix: str
+    omega: Mapping[str, str]
+
+    def of_theta(self, name: str) -> str:
+        """PEFT's name of a tensor of the encoder, from its plain one."""
+        return f"{_PREFIX}{name}" if self._bare else f"{_PREFIX}{self.prefix}.{name}"
+
+    def of_omega(self, name: str) -> str:
+        """PEFT's name of a tensor of the head, from its full one."""
+        return f"{_PREFIX}{name}"
+
+    def tensors(self, theta: Mapping[str, Tensor], omega: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What adapter_model.safetensors holds."""
+        changes = {self.of_theta(name): tensor for name, tensor in theta.items()}
+        return changes | {self.of_omega(name): tensor for name, tensor in omega.items()}
+
+    def config(self, adapter: Adapter, what: Adapt) -> dict[str, Any]:
+        """What adapter_config.json says: PEFT's LoraConfig.
+
+        Args:
+            adapter: the change.
+            what: its rank and alpha.
+
+        Returns:
+            A JSON object.
+        """
+        layers = [theirs.rpartition(".")[0] for ours, theirs in self.omega.items() if _is_shared(ours)]
+        changed = [name.removesuffix(_LORA_A) for name in adapter.tensors if name.endswith(_LORA_A)]
+        return {
+            "peft_type": "LORA",
+            "task_type": _TASK_TYPES.get(self.wrapped.partition("For")[2]),
+            "base_model_name_or_path": adapter.base,
+            "r": what.rank,
+            "lora_alpha": int(what.alpha) if what.alpha == int(what.alpha) else what.alpha,
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "target_modules": changed,
+            "modules_to_save": [] if self._bare else list(dict.fromkeys(layers)),
+            "fan_in_fan_out": False,
+            "inference_mode": True,
+            "init_lora_weights": True,
+        }
+
+    @property
+    def _bare(self) -> bool:
+        """Whether it is an encoder without a head."""
+        return self.wrapped.endswith("Model")
+
+
+def _is_shared(name: str) -> bool:
+    """Whether a weight of a head lies in a layer that the class of transformers has too."""
+    return name.rpartition(".")[0] in ("out", "dense", "tokens.out")
+
+
+def read_adapter(
+    folder: Path, record: Mapping[str, Any], config: EncoderConfig, what: Adapt, peft: PeftNames,
+    omega_shapes: Mapping[str, tuple[int, ...]], given: str | None,
+) -> tuple[Adapter, Encoder, dict[str, Tensor]]:  # fmt: skip
+    """The tensors of an adapter folder, and the encoder that they make of theta-hat.
+
+    Args:
+        folder: the adapter folder.
+        record: its berthead.json.
+        config: its sizes.
+        what: the rank, alpha and targets that it says.
+        peft: names.
+        omega_shapes: of the head's weights, by full name.
+        given: where the user says that theta-hat lies; None: it is looked for.
+
+    Returns:
+        The change, theta-hat with the change in it, and the head's tensors by full name.
+
+    Raises:
+        ModelError: what is wrong with the folder, or theta-hat is not there.
+    """
+    path, base = folder / ADAPTER_WEIGHTS, record["adapter"]["base"]
+    if not path.is_file():
+        raise ModelError(str(folder), f"holds no {ADAPTER_WEIGHTS}", "the change of the encoder's weights")
+    stored = file_tensors(path)
+    theta = {name: (peft.of_theta(name), shape) for name, shape in lora_shapes(config, what).items()}
+    omega = {name: (peft.of_omega(name), shape) for name, shape in omega_shapes.items()}
+    check_shapes(stored, dict([*theta.values(), *omega.values()]), str(path))
+    changes, head = (
+        {name: stored[theirs].read().float() for name, (theirs, _) in part.items()} for part in (theta, omega)
+    )
+    checkpoint = find_base(folder, base, record["parameters"]["pretrained"]["theta_sha256"], given)
+    if checkpoint.config != config:
+        saw = f"describes another encoder than {checkpoint.folder / 'config.json'}"
+        raise ModelError(str(folder / "config.json"), saw, "the same sizes and functions", "Copy the folder again.")
+    adapter = Adapter(base, checkpoint.folder, changes)
+    _check_config(read_json(folder / ADAPTER_CONFIG), peft.config(adapter, what), folder / ADAPTER_CONFIG)
+    return adapter, _changed(checkpoint.encoder(), what, changes), head
+
+
+def _check_config(said: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
+    """PEFT and berthead read the same function: adapter_config.json says nothing else than berthead.json."""
+    for key in sorted(said.keys() | wanted.keys()):
+        if key not in wanted:
+            raise ModelError(str(path), f'holds "{key[:80]}"', "what berthead writes")
+        if key not in said or said[key] != wanted[key]:
+            saw = f"{key} is {json.dumps(said.get(key))[:80]}"
+            raise ModelError(str(path), saw, f"berthead.json calls for {json.dumps(wanted[key])[:200]}")
+
+
+def find_base(folder: Path, base: str, theta_sha256: str, given: str | None) -> Checkpoint:
+    """The theta-hat that an adapter folder was fitted on.
+
+    It is looked for under the name that the user gave then, and beside the adapter folder.
+
+    Args:
+        folder: the adapter folder.
+        base: the name.
+        theta_sha256: of theta-hat.
+        given: where the user says that it lies; None: it is looked for.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        ModelError: it is not there, or it is another one.
+    """
+    seen = ""
+    last = Path(base).name
+    for name in [given] if given is not None else [base, str(folder.resolve().parent / last)]:
+        try:
+            checkpoint = read_checkpoint(name)
+        except ModelError:
+            if given is not None:
+                raise
+            continue
+        found = sha256_of(families.to_checkpoint(checkpoint.weights, checkpoint.config))
+        if found == theta_sha256:
+            return checkpoint
+        seen = seen or f'its encoder "{name}" has sha256 {found}'
+    allowed = f"the encoder that the adapter was fitted on, of sha256 {theta_sha256}"
+    fix = "Give it with --base FOLDER; a folder that berthead merge makes needs none."
+    raise ModelError(str(folder), seen or f'its encoder "{base}" is not here', allowed, fix)
+
+
+def _changed(encoder: Encoder, what: Adapt, changes: Mapping[str, Tensor]) -> Encoder:
+    """The encoder with the changes merged into its weights."""
+    model = Model(encoder, nn.Identity())
+    # The first values of A are not kept, and the caller's random state is left as it was.
+    with torch.random.fork_rng(devices=[]):
+        lora.insert(model, what.rank, what.alpha, what.targets)
+    lora.fill(model, changes)
+    lora.merge(model)
+    return encoder

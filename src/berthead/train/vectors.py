@@ -1,0 +1,247 @@
+"""What the frozen part of a model says of each token or row: computed once, kept in a file, looked up afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from berthead.errors import OutputError, UsageError
+from berthead.infer.engine import engine_for
+from berthead.infer.predict import TOKEN_BUDGET
+from berthead.model.adapt import frozen_parts
+from berthead.model.model import Model, sha256_of
+from berthead.model.tensors import TensorPack
+from berthead.model.units import Compute, packs
+from berthead.progress import Progress
+from berthead.records import FloatArray, Pack
+from berthead.text.layout import ranges
+from berthead.text.tokenizer import Encoded
+from berthead.text.windows import Input
+
+# Vectors are kept exactly up to this size of the file, beyond it in bfloat16.
+MOST_CACHED_BYTES = 4 * 2**30
+_SUFFIXES = {torch.float32: "f32", torch.bfloat16: "bf16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """Vectors of rows, or of their tokens, that lie in a file.
+
+    Args:
+        values: [rows or tokens, width], mapped from the file.
+        first: the first place of each row, by what it holds.
+        by_token: whether a row has a vector for each token.
+    """
+
+    values: Tensor
+    first: dict[bytes, int]
+    by_token: bool
+
+    def of(self, rows: Iterable[Encoded]) -> FloatArray:
+        """The vectors of these rows one after another, float32 [rows or tokens, width]."""
+        chosen = list(rows)
+        firsts = np.array([self.first[_content(row)] for row in chosen], dtype=np.int64)
+        sizes = np.array([len(row.ids) if self.by_token else 1 for row in chosen], dtype=np.int64)
+        found: FloatArray = self.values[torch.from_numpy(ranges(firsts, firsts + sizes))].float().numpy()
+        return found
+
+    def compute(self, rows: Sequence[Encoded]) -> Compute:
+        """A function from packs of these rows to their vectors."""
+
+        def vectors_of(one: Pack) -> FloatArray:
+            return self.of(rows[number] for number in one.row)
+
+        return vectors_of
+
+    def numbered(self, one: Input) -> Input:
+        """The same input with the places of its tokens' vectors in place of its tokens."""
+        rows = (replace(row, ids=self.first[_content(row)] + np.arange(len(row.ids))) for row in one.rows)
+        return replace(one, rows=tuple(rows))
+
+    def to_json(self) -> dict[str, Any]:
+        """How much is kept, and how exactly."""
+        return {"vectors": len(self.values), "dtype": str(self.values.dtype).removeprefix("torch.")}
+
+
+class Lookup(nn.Module):
+    """In place of embeddings: vectors that were computed before, by the places that `Vectors.numbered` gives."""
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__()
+        self.values = values
+
+    def forward(self, pack: TensorPack) -> Tensor:
+        """The vectors of the pack's tokens, float32 [tokens, width]."""
+        return self.values[pack.ids.cpu()].float().to(pack.ids.device)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Lookup:
+        return self  # what it holds never changes, and is large
+
+
+class _Tokens(nn.Module):
+    """A head of which only the pooling is used: every token's vector."""
+
+    def pool(self, hidden: Tensor, pack: TensorPack) -> Tensor:
+        """[tokens, width] as it is."""
+        return hidden
+
+
+def below(
+    model: Model, rows: Sequence[Encoded], device: torch.device, folder: Path | None, quiet: bool
+) -> Vectors | None:
+    """What the frozen bottom of an encoder says of each token.
+
+    Args:
+        model: with the parameters that learn marked.
+        rows: all that will be asked for.
+        device: where it is computed.
+        folder: where the file is kept for later fits; None: in a temporary place, for this one.
+        quiet: show no progress.
+
+    Returns:
+        The vectors; None where there is no room for them.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    part = Model(model.encoder.part(0, frozen_layers(model)), _Tokens())
+    return keep(rows, engine_for(part, device).pooled, part, "tokens", by_token=True, folder=folder, quiet=quiet)
+
+
+def above(model: Model, vectors: Vectors) -> Model:
+    """The rest of the model, which reads those vectors; it shares the model's weights."""
+    encoder = model.encoder.part(frozen_layers(model), len(model.encoder.order))
+    encoder.embeddings = Lookup(vectors.values)  # type: ignore[assignment]
+    return Model(encoder, model.head)
+
+
+def frozen_layers(model: Model) -> int:
+    """How many layers lie below everything that learns."""
+    return max(0, len(frozen_parts(model.encoder)) - 2)
+
+
+def keep(
+    rows: Sequence[Encoded], compute: Compute, part: Model, pooling: str, *, by_token: bool, folder: Path | None,
+    quiet: bool,
+) -> Vectors | None:  # fmt: skip
+    """The vectors of rows: from a file that an earlier fit left, or computed and written.
+
+    Args:
+        rows: what is read; equal rows are computed once.
+        compute: a pack to its vectors, [rows or tokens, ...].
+        part: the model that computes, which names the file.
+        pooling: what `compute` does with the last vectors, in words, which name the file too.
+        by_token: whether there is a vector a token, else one a row.
+        folder: where the file stays; None: it is gone with this process.
+        quiet: show no progress.
+
+    Returns:
+        The vectors; None where there is no room for them.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    # In an order of their own: another split of the same rows finds the same file.
+    contents = sorted({_content(row): row for row in rows}.items(), key=lambda item: (-len(item[1].ids), item[0]))
+    sizes = np.array([len(row.ids) if by_token else 1 for _, row in contents], dtype=np.int64)
+    first = dict(zip((content for content, _ in contents), (np.cumsum(sizes) - sizes).tolist(), strict=True))
+    sound = [row for _, row in contents]
+    width = compute(next(packs(sound[-1:], 1))).shape[1]
+    shape = int(sizes.sum()), width
+    dtype = torch.float32 if shape[0] * width * 4 <= MOST_CACHED_BYTES else torch.bfloat16
+    place = Path(tempfile.gettempdir()) if folder is None else folder
+    name = f"{_key(part, pooling, first, dtype)}.{_SUFFIXES[dtype]}"
+    count = shape[0] * width * dtype.itemsize
+    path = place / name
+    if folder is None or not path.is_file() or path.stat().st_size != count:
+        if shutil.disk_usage(place).free < count:
+            return None
+        with Progress("encode", len(sound), "rows", quiet) as progress:
+            path = _written(place, name, _parts(sound, compute, dtype, progress.advance), stays=folder is not None)
+    values = torch.from_file(str(path), shared=False, size=shape[0] * width, dtype=dtype).view(shape)
+    if folder is None:
+        path.unlink()  # the system keeps what is mapped, and frees it when the process ends in any way
+    return Vectors(values, first, by_token)
+
+
+def check_folder(name: str | None) -> Path | None:
+    """The folder that keeps vectors, made where it is not there.
+
+    Args:
+        name: as the user gave it; None: there is none.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UsageError: it cannot be one.
+    """
+    if name is None:
+        return None
+    folder = Path(os.path.expanduser(name))  # noqa: PTH111 - pathlib raises where there is no such user
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        saw = f"cannot be made ({getattr(error, 'strerror', None) or error})"
+        raise UsageError(f"--cache {name}", saw, "a folder that can be written") from error
+    return folder
+
+
+def _content(row: Encoded) -> bytes:
+    return row.ids.astype(np.int64).tobytes() + row.segments.astype(np.int64).tobytes()
+
+
+def _key(part: Model, pooling: str, contents: Iterable[bytes], dtype: torch.dtype) -> str:
+    """The sha256 of all that the vectors depend on: weights, sizes, arithmetic, and the rows."""
+    threads = torch.get_num_threads()  # sums are split among them, and round differently
+    about = [pooling, part.encoder.config, part.encoder.order, part.encoder.blocks, dtype, torch.__version__, threads]
+    digest = hashlib.sha256(f"{about} {sha256_of(part.encoder.state_dict())}".encode())
+    for content in contents:
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+def _parts(
+    rows: Sequence[Encoded], compute: Compute, dtype: torch.dtype, done: Callable[[int], None]
+) -> Iterable[bytes]:
+    """The vectors of rows, longest first, as they lie in the file."""
+    for one in packs(rows, TOKEN_BUDGET):
+        values = torch.from_numpy(compute(one)).to(dtype).contiguous()
+        yield values.view(torch.uint8).numpy().tobytes()
+        done(len(one.row))
+
+
+def _written(place: Path, name: str, parts: Iterable[bytes], *, stays: bool) -> Path:
+    """A file with these bytes, written aside and renamed where it stays."""
+    try:
+        number, aside_name = tempfile.mkstemp(prefix=".berthead-", suffix=".part", dir=place)
+    except OSError as error:
+        raise _not_kept(place, error) from error
+    aside = Path(aside_name)
+    try:
+        # Written, not mapped: on a full disk a mapped write would end the process.
+        with os.fdopen(number, "wb") as file:
+            for part in parts:
+                file.write(part)
+        return aside.rename(place / name) if stays else aside
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise _not_kept(place, error) from error
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def _not_kept(place: Path, error: OSError) -> OutputError:
+    saw = f"the vectors of the frozen part could not be written ({error.strerror})"
+    return OutputError(str(place), saw, "", "Give a folder with room as --cache.")
