@@ -19,7 +19,8 @@ from conftest import make_bert, toy_rows
 from safetensors.torch import load_file, save_file
 
 import berthead
-from berthead import artifact as folder_format
+from berthead import artifact
+from berthead import folder as folder_format
 from berthead.artifact import plain_logits
 from berthead.errors import BertheadError, DataError, GateError, ModelError, OutputError
 from berthead.model.model import sha256_of
@@ -317,7 +318,7 @@ def interrupt(*args, **kwargs):
 FAILURES = {
     "no room for the weights": ("safetensors.torch.save_file", full_disk, OutputError),
     "no room at fsync": ("os.fsync", full_disk, OutputError),
-    "no room for the record": ("berthead.artifact._write_json", full_disk, OutputError),
+    "no room for the record": ("berthead.folder._write_json", full_disk, OutputError),
     "Ctrl-C in the weights": ("safetensors.torch.save_file", interrupt, KeyboardInterrupt),
     "Ctrl-C at fsync": ("os.fsync", interrupt, KeyboardInterrupt),
     "Ctrl-C in the comparison": ("berthead.artifact.replay", interrupt, KeyboardInterrupt),
@@ -407,7 +408,7 @@ def test_a_save_that_wrote_another_function_under_true_hashes_is_no_success(fit_
         write(path, value | {"hidden_act": "relu"} if path.name == "config.json" else value)
 
     model = berthead.load(fit_toy())
-    monkeypatch.setattr("berthead.artifact._write_json", other_config)
+    monkeypatch.setattr("berthead.folder._write_json", other_config)
     with pytest.raises(GateError, match="logits differ"):
         model.save(tmp_path / "model")
     assert names(tmp_path) == []
@@ -539,7 +540,7 @@ def test_a_folder_of_the_first_version_is_saved_as_one_of_today(first_version, t
     before = json.loads((first_version / "berthead.json").read_text(encoding="utf-8"))
     berthead.load(first_version).save(tmp_path / "again")
     record = json.loads((tmp_path / "again" / "berthead.json").read_text(encoding="utf-8"))
-    assert record["format_version"] == folder_format.PLAIN_VERSION == 2
+    assert record["format_version"] == artifact.PLAIN_VERSION == 2
     for key in ("task", "columns", "max_tokens", "on_long", "parameters", "transformers", "run", "golden"):
         assert record[key] == before[key]
     assert record["head"] == before["head"] | {"windows": "mean"}

@@ -464,7 +464,7 @@ def test_ctrl_c_anywhere_ends_with_130_and_no_traceback(cli, model, monkeypatch)
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("berthead.artifact.load", stop)
+    monkeypatch.setattr("berthead.folder.load", stop)
     ran = cli("info", model)
     assert (ran.code, ran.out, ran.err) == (130, "", "berthead: interrupted\n")
 
@@ -475,7 +475,7 @@ def test_an_unexpected_error_is_not_hidden(monkeypatch, model):
     def fail(*_, **__):
         raise RuntimeError("a defect of ours")
 
-    monkeypatch.setattr("berthead.artifact.load", fail)
+    monkeypatch.setattr("berthead.folder.load", fail)
     monkeypatch.setattr(sys, "argv", ["berthead", "info", str(model)])
     with pytest.raises(RuntimeError, match="a defect of ours"):
         main()

@@ -10,7 +10,8 @@ from typing import Any, overload
 import numpy as np
 from torch import Tensor
 
-from berthead import artifact as folder_format
+from berthead import artifact as artifacts
+from berthead import folder as folders
 from berthead.artifact import Artifact
 from berthead.data.examples import SYNONYMS, Columns, find_column, rows_of, sound_examples, to_example
 from berthead.data.labels import is_blank
@@ -160,7 +161,7 @@ class Fitted:
         Raises:
             GateError: the answers are not the ones that were saved.
         """
-        return folder_format.replay(self.artifact, self.predictor.logits)
+        return artifacts.replay(self.artifact, self.predictor.logits)
 
     @property
     def theta(self) -> Parameters:
@@ -197,7 +198,7 @@ class Fitted:
         given = [None if one is None else one if isinstance(one, Parameters) else Parameters(one)
                  for one in (theta, omega)]  # fmt: skip
         engine = PredictOptions(precision=self.predictor.engine.precision, token_budget=self.predictor.token_budget)
-        return Fitted(folder_format.with_parameters(self.artifact, *given), engine)
+        return Fitted(artifacts.with_parameters(self.artifact, *given), engine)
 
     def info(self) -> dict[str, Any]:
         """The formula as fitted: task, encoder, head, hashes of theta and omega, labels, metrics, versions."""
@@ -213,7 +214,7 @@ class Fitted:
         Raises:
             OutputError: it cannot be written.
         """
-        folder_format.save(self.artifact, Path(folder), overwrite)
+        folders.save(self.artifact, Path(folder), overwrite)
 
     def merged(self) -> Fitted:
         """The same function as one that needs no other folder: LoRA's change is part of the encoder.
@@ -308,7 +309,7 @@ def fit(
     chosen = FitOptions.from_sources(options, Path(config) if config else None)
     folder = Path(out) if out else None
     if folder:
-        folder_format.check_out(folder, chosen.overwrite)
+        folders.check_out(folder, chosen.overwrite)
     names, rows, where = read_rows(data)
     task = find_task(chosen.task)
     columns = Columns.find(task.form, chosen.to_dict(), names, where)
@@ -352,7 +353,7 @@ def load(
     flags = {"precision": precision, "token_budget": token_budget, "threads": threads, "base": base}
     options = PredictOptions.from_sources(flags)
     use_threads(options.threads)
-    return Fitted(folder_format.load(Path(folder), options.base), options)
+    return Fitted(folders.load(Path(folder), options.base), options)
 
 
 def read_rows(data: Any) -> tuple[list[str], Iterable[Row], str]:

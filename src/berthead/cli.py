@@ -204,9 +204,9 @@ def compare(
 @with_options(PredictOptions, only=("base",))
 def info(model: ModelFolder, as_json: AsJson = False, *, given: dict[str, Any]) -> None:
     """Print the formula as fitted: task, encoder, head, hashes of the parameters, labels, metrics."""
-    from berthead import artifact
+    from berthead import artifact, folder
 
-    fitted = artifact.load(Path(model), given["base"])
+    fitted = folder.load(Path(model), given["base"])
     record = fitted.describe() | {"moved": artifact.moved(fitted)}
     if as_json:
         _print_json(record)
@@ -246,7 +246,7 @@ def merge(
     given: dict[str, Any],
 ) -> None:
     """Make one model: of an adapter folder and its encoder, or of several models with --soup, the mean of them."""
-    from berthead import artifact, averaging
+    from berthead import averaging, folder
 
     if not soup:
         if len(models) > 1:
@@ -254,7 +254,7 @@ def merge(
         _load(models[0], given).merged().save(out, overwrite)
         _print(f"model folder: {out}")
         return
-    artifact.check_out(out, overwrite)
+    folder.check_out(out, overwrite)
     made = averaging.soup(models, valid, uniform=uniform, metric=metric, **given)
     made.save(out, overwrite)
     _warn(made.warnings)
