@@ -143,9 +143,7 @@ _PEFT_NOTE = (
     "PeftModel.from_pretrained(model, FOLDER)."
 )
 # transformers loads such a checkpoint into layers of other names.
-_RENAMED_NOTE = (
-    "PEFT does not know this family's layers by the names of its checkpoints: berthead merge the folder first."
-)
+_RENAMED_NOTE = "PEFT does not know the names of this family's layers: make a plain folder first, with berthead merge."
 
 
 def _package(task: str) -> dict[str, str]:
