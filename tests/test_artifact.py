@@ -318,7 +318,7 @@ def interrupt(*args, **kwargs):
 FAILURES = {
     "no room for the weights": ("safetensors.torch.save_file", full_disk, OutputError),
     "no room at fsync": ("os.fsync", full_disk, OutputError),
-    "no room for the record": ("berthead.folder._write_json", full_disk, OutputError),
+    "no room for the record": ("berthead.folder.write_json", full_disk, OutputError),
     "Ctrl-C in the weights": ("safetensors.torch.save_file", interrupt, KeyboardInterrupt),
     "Ctrl-C at fsync": ("os.fsync", interrupt, KeyboardInterrupt),
     "Ctrl-C in the comparison": ("berthead.artifact.replay", interrupt, KeyboardInterrupt),
@@ -402,13 +402,13 @@ def test_a_save_that_wrote_other_weights_is_no_success(weight, fit_toy, tmp_path
 
 
 def test_a_save_that_wrote_another_function_under_true_hashes_is_no_success(fit_toy, tmp_path, monkeypatch):
-    write = folder_format._write_json
+    write = folder_format.write_json
 
     def other_config(path, value):
         write(path, value | {"hidden_act": "relu"} if path.name == "config.json" else value)
 
     model = berthead.load(fit_toy())
-    monkeypatch.setattr("berthead.folder._write_json", other_config)
+    monkeypatch.setattr("berthead.folder.write_json", other_config)
     with pytest.raises(GateError, match="logits differ"):
         model.save(tmp_path / "model")
     assert names(tmp_path) == []

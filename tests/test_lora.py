@@ -626,3 +626,13 @@ def test_the_tokenizer_of_an_adapter_folder_is_read_from_it(fit_lora):
     task = berthead.load(folder).artifact.task
     fold = fold_of(task, Tokenizer.from_folder(folder), [Example("good cat", target="positive")])
     assert fold.inputs[0].n_tokens == 4
+
+
+@pytest.mark.parametrize("targets", ["value", "query+down", "attention-out"])
+def test_a_fit_of_some_parts_runs_in_bfloat16(tiny_bert, targets):
+    """A part without a change gets zeros of the type of the others: attention takes one type."""
+    fitted = berthead.fit(
+        toy_rows(1), encoder=str(tiny_bert), adapt=f"lora:2,targets={targets}", precision="bf16", epochs=1, valid=0,
+        threads=1, quiet=True,
+    )  # fmt: skip
+    assert fitted.predict("good cat").answer in fitted.labels

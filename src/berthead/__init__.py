@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from berthead.api import Fitted, fit, load
+    from berthead.api import Fitted, fit
     from berthead.averaging import soup
     from berthead.comparison import Comparison, compare
     from berthead.errors import BertheadError, DataError, GateError, ModelError, OutputError, UsageError
     from berthead.estimators import MultipleChoice, SequenceLabeler, SpanExtractor, TextClassifier, TextRegressor
+    from berthead.joining import Joined, join, load
     from berthead.model.parameters import Parameters
     from berthead.records import Prediction, Span
 
 _HOME = {
     "Fitted": "api",
     "fit": "api",
-    "load": "api",
+    "Joined": "joining",
+    "join": "joining",
+    "load": "joining",
     "soup": "averaging",
     "Comparison": "comparison",
     "compare": "comparison",
@@ -45,6 +48,7 @@ __all__ = [
     "DataError",
     "Fitted",
     "GateError",
+    "Joined",
     "ModelError",
     "MultipleChoice",
     "OutputError",
@@ -58,6 +62,7 @@ __all__ = [
     "UsageError",
     "compare",
     "fit",
+    "join",
     "load",
     "soup",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
@@ -46,14 +47,18 @@ class Fitted:
     """
 
     def __init__(self, artifact: Artifact, options: PredictOptions | None = None) -> None:
-        options = options or PredictOptions()
         self.artifact = artifact
-        self.predictor = Predictor(artifact, options.precision, options.token_budget)
+        self.options = options or PredictOptions()
         self.warnings: list[str] = []
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The function with its weights laid out for this processor."""
+        return Predictor(self.artifact, self.options.precision, self.options.token_budget)
 
     def __getstate__(self) -> dict[str, Any]:
         # The prepared weights lie as this processor wants them: they are made again where it is unpickled.
-        engine = {"precision": self.predictor.engine.precision, "token_budget": self.predictor.token_budget}
+        engine = {"precision": self.options.precision, "token_budget": self.options.token_budget}
         return {"artifact": self.artifact, "warnings": self.warnings, "engine": engine}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -197,8 +202,7 @@ class Fitted:
         """
         given = [None if one is None else one if isinstance(one, Parameters) else Parameters(one)
                  for one in (theta, omega)]  # fmt: skip
-        engine = PredictOptions(precision=self.predictor.engine.precision, token_budget=self.predictor.token_budget)
-        return Fitted(artifacts.with_parameters(self.artifact, *given), engine)
+        return Fitted(artifacts.with_parameters(self.artifact, *given), self.options)
 
     def info(self) -> dict[str, Any]:
         """The formula as fitted: task, encoder, head, hashes of theta and omega, labels, metrics, versions."""
@@ -227,8 +231,7 @@ class Fitted:
         """
         if self.artifact.adapter is None:
             raise UsageError("merge", "the model holds an encoder of its own", "a folder that a LoRA fit made")
-        engine = self.__getstate__()["engine"]
-        return Fitted(replace(self.artifact, adapter=None), PredictOptions(**engine))
+        return Fitted(replace(self.artifact, adapter=None), self.options)
 
     def _is_one(self, texts: Any) -> bool:
         """Whether this is one input; in a tuple two texts are a pair, in a list they are a batch of two."""

@@ -1,4 +1,4 @@
-"""The command line: berthead fit, eval, predict, compare, info, verify, merge, pull."""
+"""The command line: berthead fit, eval, predict, compare, join, info, verify, merge, pull."""
 
 from __future__ import annotations
 
@@ -94,7 +94,12 @@ def fit(
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="csv, tsv, jsonl, conll, SQuAD json (also .gz) or parquet.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The model folder to write.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="The model folder to write.")] = None,
+    shared: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A joined folder: fit on its encoder, and add the function to it."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="--shared: what the function is called.")] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="Options from a YAML file; flags win.")] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -102,9 +107,17 @@ def fit(
     given: dict[str, Any],
 ) -> None:
     """Fit a prediction head, and the encoder under it, on labelled data."""
-    from berthead import api
+    from berthead import api, joining
 
+    if (out is None) == (shared is None) or (shared is None) != (name is None):
+        raise UsageError("fit", "does not say where to", "--out DIR, or --shared DIR --name NAME")
+    if shared and name:
+        joining.check_name(shared, name)
+        given = joining.fitted_on(shared, given)
     fitted = api.fit(data, out=out, config=config, quiet=quiet, **given)
+    if shared and name:
+        out = shared / name
+        joining.add(shared, name, fitted)
     _warn(fitted.warnings)
     record = fitted.info()
     if as_json:
@@ -126,7 +139,7 @@ def evaluate(
     given: dict[str, Any],
 ) -> None:
     """Score a fitted model on labelled data."""
-    fitted = _load(model, given)
+    fitted = _load_one(model, given)
     columns = {name: given[name] for name in (*_COLUMNS, "skip_bad_rows")}
     scores = fitted.evaluate(data, **columns)
     notes = scores.pop("warnings")
@@ -188,7 +201,7 @@ def compare(
     if out:
         comparison.check_flips_file(out)
     columns = {name: given[name] for name in (*_COLUMNS, "skip_bad_rows")}
-    found = comparison.compare(_load(a, given), _load(b, given), data, **columns)
+    found = comparison.compare(_load_one(a, given), _load_one(b, given), data, **columns)
     if out:
         comparison.write_flips(found, out)
     _warn(found.notes)
@@ -201,11 +214,38 @@ def compare(
 
 
 @app.command()
+def join(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Model folders on one encoder, or NAME=FOLDER.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The joined folder to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model folder that exists.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make one folder of models that share an encoder: shared layers are computed once a text, and all answer."""
+    from berthead import joining
+
+    joined = joining.join(models, out, overwrite=overwrite)
+    record = joined.info()
+    if as_json:
+        _print_json({"model": str(out), **record})
+    else:
+        _print(report.joined_text(record, str(out)))
+
+
+@app.command()
 @with_options(PredictOptions, only=("base",))
 def info(model: ModelFolder, as_json: AsJson = False, *, given: dict[str, Any]) -> None:
     """Print the formula as fitted: task, encoder, head, hashes of the parameters, labels, metrics."""
-    from berthead import artifact, folder
+    from berthead import artifact, folder, joining
 
+    if joining.is_joined(Path(model)):
+        joined = _load(model, given).info()
+        if as_json:
+            _print_json(joined)
+        else:
+            _print(report.joined_text(joined, model))
+        return
     fitted = folder.load(Path(model), given["base"])
     record = fitted.describe() | {"moved": artifact.moved(fitted)}
     if as_json:
@@ -220,6 +260,12 @@ def verify(model: ModelFolder, as_json: AsJson = False, *, given: dict[str, Any]
     """Replay a model's golden examples on this machine."""
     fitted = _load(model, given)
     apart = fitted.verify()
+    if isinstance(apart, dict):
+        if as_json:
+            _print_json({"largest_difference": apart, "passed": True})
+        for name, one in apart.items() if not as_json else ():
+            _print(f"{name}: the golden examples give the same logits; largest relative difference {one:.1e}")
+        return
     count = len(fitted.artifact.golden)
     if as_json:
         _print_json({"golden": count, "largest_difference": apart, "passed": True})
@@ -251,7 +297,7 @@ def merge(
     if not soup:
         if len(models) > 1:
             raise UsageError("merge", f"there are {len(models)} models", "one adapter folder, or --soup: their mean")
-        _load(models[0], given).merged().save(out, overwrite)
+        _load_one(models[0], given).merged().save(out, overwrite)
         _print(f"model folder: {out}")
         return
     folder.check_out(out, overwrite)
@@ -377,6 +423,13 @@ def _print(text: str) -> None:
 
 
 def _load(model: str, given: dict[str, Any]) -> Any:
+    from berthead import joining
+
+    return joining.load(model, **{name: given.get(name) for name in ("base", "precision", "token_budget", "threads")})
+
+
+def _load_one(model: str, given: dict[str, Any]) -> Any:
+    """One function: of a joined folder the error says how to name one."""
     from berthead import api
 
     return api.load(model, **{name: given.get(name) for name in ("base", "precision", "token_budget", "threads")})
@@ -385,13 +438,14 @@ def _load(model: str, given: dict[str, Any]) -> Any:
 def _predict_text(fitted: Any, text: str, more: list[str], probabilities: bool, as_json: bool) -> None:
     from berthead.infer.files import as_line
 
+    joined, fitted = (fitted, fitted.reader) if hasattr(fitted, "reader") else (None, fitted)
     form, pairs = fitted.artifact.task.form, bool(fitted.artifact.columns["pair"])
     wanted = {"choices": "a question and its choices", "question": "a question and its context"}.get(form, "pairs")
     if form == "choices":
         if len(more) < 2:
             fix = 'Give all of them: berthead predict MODEL "question" "choice a" "choice b"'
             raise UsageError("predict", f"this model reads {wanted}", "a question and two choices or more", fix)
-        prediction = fitted.predict((text, more))
+        given: Any = (text, more)
     elif pairs != (len(more) == 1) or len(more) > 1:
         if pairs:
             fix = 'Give both: berthead predict MODEL "a" "b"'
@@ -399,7 +453,11 @@ def _predict_text(fitted: Any, text: str, more: list[str], probabilities: bool, 
         fix = "Put a text of several words in quotes."
         raise UsageError("predict", "there are two texts", "this model reads single texts", fix)
     else:
-        prediction = fitted.predict((text, more[0]) if pairs else text)
+        given = (text, more[0]) if pairs else text
+    if joined is not None:
+        _print_joined(joined.predict(given), as_json)
+        return
+    prediction = fitted.predict(given)
     if prediction.error:
         raise DataError("predict", prediction.error)
     _print(as_line(prediction, as_json))
@@ -413,6 +471,21 @@ def _predict_text(fitted: Any, text: str, more: list[str], probabilities: bool, 
         _warn([f"the text has {prediction.n_tokens} tokens; {read}"])
 
 
+def _print_joined(predictions: dict[str, Any], as_json: bool) -> None:
+    """The answers of several functions to one text, each behind its name."""
+    from berthead.infer.files import as_line
+
+    for one in predictions.values():
+        if one.error:
+            raise DataError("predict", one.error)
+    if as_json:
+        _print_json({name: one.to_dict() for name, one in predictions.items()})
+        return
+    for name, one in predictions.items():
+        for line in as_line(one, False).split("\n"):
+            _print(f"{name}  {line}")
+
+
 def _predict_file(fitted: Any, source: str, out: str, given: dict[str, Any], as_json: bool, quiet: bool) -> None:
     from berthead.infer.files import predict_file
     from berthead.infer.predict import long_notes
@@ -420,12 +493,13 @@ def _predict_file(fitted: Any, source: str, out: str, given: dict[str, Any], as_
     if as_json and out == "-":
         raise UsageError("--json", "prints a summary, and stdout holds the rows", "a file as --out")
     options = PredictOptions.from_sources(given)
+    one = getattr(fitted, "reader", fitted)
     summary = predict_file(fitted.predictor, source, out, options, quiet)
     if summary.failed:
         place = f"; see {summary.errors_file}" if summary.errors_file else ""
         summary.notes.append(f"{summary.failed:,} of {summary.rows:,} rows have no answer{place}:")
     more = [f"... and {summary.failed - len(summary.errors):,} more"] if summary.failed > len(summary.errors) else []
-    long = long_notes(summary.truncated, summary.windowed, summary.rows, fitted.artifact.max_tokens)
+    long = long_notes(summary.truncated, summary.windowed, summary.rows, one.artifact.max_tokens)
     _warn([*long, *summary.notes, *summary.errors, *more])
     if as_json:
         counts = {name: getattr(summary, name) for name in ("rows", "failed", "truncated", "windowed")}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,13 @@ from berthead.checks import (
 from berthead.errors import ModelError, OutputError, UsageError
 from berthead.model import families
 from berthead.model.adapt import Adapt
-from berthead.model.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PeftNames, lora_shapes, read_adapter
+from berthead.model.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PeftNames, find_base, lora_shapes, read_adapter
 from berthead.model.book import make_head, omega_names, transformers_class
 from berthead.model.checkpoint import (
     WEIGHTS,
     build_encoder,
     check_shapes,
+    file_tensors,
     our_weights,
     plain_shapes,
     read_json,
@@ -79,6 +82,34 @@ def _refuse_taken(folder: Path, overwrite: bool) -> None:
             raise OutputError(str(folder), "holds a model already", "", "Give another --out, or add --overwrite.")
 
 
+@contextmanager
+def made_whole(folder: Path, overwrite: bool = False) -> Iterator[Path]:
+    """A folder that is written aside, and renamed into place when all went well: it is whole or absent.
+
+    Args:
+        folder: where to.
+        overwrite: replace a model folder that exists.
+
+    Yields:
+        An empty folder beside it.
+
+    Raises:
+        OutputError: the place cannot be written, or the disk is full; nothing is left there.
+    """
+    check_out(folder, overwrite)
+    aside = _aside(folder)
+    try:
+        aside.mkdir()
+        yield aside
+        _put_in_place(aside, folder)
+    except (OSError, SafetensorError) as error:
+        fix = "Free some space or give another place."
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(str(folder), f"could not be written ({reason})", "", fix) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 def save(artifact: Artifact, folder: Path, overwrite: bool = False) -> None:
     """Write the model folder aside, load it again, compare, and rename it into place.
 
@@ -91,21 +122,24 @@ def save(artifact: Artifact, folder: Path, overwrite: bool = False) -> None:
         OutputError: the place cannot be written, or the disk is full; nothing is left there.
         GateError: the written folder does not give the same logits.
     """
-    check_out(folder, overwrite)
-    aside = _aside(folder)
-    try:
-        aside.mkdir()
-        _write(artifact, aside)
-        written = load(aside, str(artifact.adapter.place) if artifact.adapter else None)
-        if artifact.golden:
-            replay(written, lambda examples: plain_logits(written, examples))
-        _put_in_place(aside, folder)
-    except (OSError, SafetensorError) as error:
-        fix = "Free some space or give another place."
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(str(folder), f"could not be written ({reason})", "", fix) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with made_whole(folder, overwrite) as aside:
+        write(artifact, aside)
+        check_written(aside, str(artifact.adapter.place) if artifact.adapter else None)
+
+
+def check_written(folder: Path, base: str | None = None) -> None:
+    """Load a folder that was written, and replay its golden examples.
+
+    Args:
+        folder: the model folder.
+        base: where its encoder lies, if not in the folder.
+
+    Raises:
+        GateError: it does not give the same logits.
+    """
+    written = load(folder, base)
+    if written.golden:
+        replay(written, lambda examples: plain_logits(written, examples))
 
 
 def load(folder: Path, base: str | None = None) -> Artifact:
@@ -125,6 +159,9 @@ def load(folder: Path, base: str | None = None) -> Artifact:
     refuse_strange_files(folder)
     record = read_json(folder / RECORD)
     where = str(folder / RECORD)
+    if isinstance(functions := record.get("functions"), list) and functions:
+        fix = f"Name one of them: {folder / str(functions[0])}"
+        raise ModelError(str(folder), f"holds {len(functions)} functions", "the folder of one", fix)
     version = record.get("format_version")
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         fix = "Install a newer berthead." if isinstance(version, int) and version > FORMAT_VERSION else ""
@@ -167,18 +204,21 @@ def load(folder: Path, base: str | None = None) -> Artifact:
     names = omega_names(head, task.problem_type, config.family)
     omega_shapes = {names[name]: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
     refuse_other_weights(folder, adapter=changed is not None)
-    adapter = None
+    adapter, place = None, folder
     if changed:
         its_class = transformers_class(head, task.problem_type, config.family)["class"]
         peft = PeftNames(its_class, families.FAMILIES[config.family].prefix, names)
         adapter, bert, omega = read_adapter(folder, record, config, changed, peft, omega_shapes, base)
+        place = adapter.place
+    elif "base" in record:
+        bert, omega, place = _read_part(folder, record, config, omega_shapes, base)
     elif base is not None:
         raise UsageError(f"--base {base}", f"{folder} holds an encoder of its own", "", "Leave it out.")
     else:
         bert, omega = _read_whole(folder, config, omega_shapes)
     head.load_state_dict({ours: omega[theirs].clone() for ours, theirs in names.items()}, assign=True)
     artifact = Artifact(
-        Model(bert, head).eval(), Tokenizer.from_folder(folder), task.bound(head), raw_config=raw_config,
+        Model(bert, head).eval(), _tokenizer(folder, place), task.bound(head), raw_config=raw_config,
         adapter=adapter, **artifact_fields,
     )  # fmt: skip
     theta, file = (adapter.tensors, ADAPTER_WEIGHTS) if adapter else (artifact.theta(), WEIGHTS)
@@ -213,6 +253,32 @@ def _read_whole(
     return build_encoder(config, our_weights(theta, config)), tensors
 
 
+def _read_part(
+    folder: Path, record: Mapping[str, Any], config: EncoderConfig, omega_shapes: dict[str, tuple[int, ...]],
+    given: str | None,
+) -> tuple[Encoder, dict[str, Tensor], Path]:  # fmt: skip
+    """The encoder, the head's tensors, and where theta-hat lies, of a folder that holds only what differs from it."""
+    prefix, path = families.FAMILIES[config.family].prefix, folder / WEIGHTS
+    if not path.is_file():
+        raise ModelError(str(folder), f"holds no {WEIGHTS}", "the head, and what differs from its encoder")
+    stored = file_tensors(path)
+    own = {f"{prefix}.{name}": shape for name, shape in plain_shapes(config).items() if f"{prefix}.{name}" in stored}
+    check_shapes(stored, own | omega_shapes, str(path))
+    checkpoint = find_base(folder, str(record["base"]), record["parameters"]["pretrained"]["theta_sha256"], given)
+    if checkpoint.config != config:
+        saw = f"describes another encoder than {checkpoint.folder / 'config.json'}"
+        raise ModelError(str(folder / "config.json"), saw, "the same sizes and functions", "Copy the folder again.")
+    theta = families.to_checkpoint(checkpoint.weights, config)
+    theta |= {name.removeprefix(f"{prefix}."): stored[name].read().float() for name in own}
+    omega = {name: stored[name].read().float() for name in omega_shapes}
+    return build_encoder(config, our_weights(theta, config)), omega, checkpoint.folder
+
+
+def _tokenizer(folder: Path, place: Path) -> Tokenizer:
+    """The folder's own tokenizer, or that of the encoder that it is a part of."""
+    return Tokenizer.from_folder(folder if (folder / "tokenizer.json").is_file() else place)
+
+
 def _put_in_place(aside: Path, folder: Path) -> None:
     if not folder.is_dir():
         aside.rename(folder)
@@ -232,34 +298,56 @@ def _aside(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.part-{os.getpid()}")
 
 
-def _write(artifact: Artifact, folder: Path) -> None:
+def write(
+    artifact: Artifact, folder: Path, base: str | None = None, theta_hat: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write a function's files.
+
+    Args:
+        artifact: the fitted function.
+        folder: which exists and is empty.
+        base: the name of the encoder beside the folder that it needs: then it holds only what differs from that, and no
+            tokenizer; None: it is whole.
+        theta_hat: the parameters of that encoder, by plain name.
+    """
     from safetensors.torch import save_file
 
     prefix = families.FAMILIES[artifact.family].prefix
-    theta = {f"{prefix}.{name}": tensor for name, tensor in artifact.theta().items()}
-    tensors, file = theta | artifact.omega(), WEIGHTS
+    theta = {f"{prefix}.{name}": one for name, one in artifact.theta().items()
+             if theta_hat is None or not torch.equal(one, theta_hat[name])}  # fmt: skip
+    tensors, file, record = theta | artifact.omega(), WEIGHTS, artifact.describe()
     if artifact.adapter:
+        if base:
+            artifact = replace(artifact, adapter=replace(artifact.adapter, base=base))
+            record = artifact.describe()
+        assert artifact.adapter is not None
         about = artifact.model.head, artifact.task.problem_type, artifact.family
         peft = PeftNames(transformers_class(*about)["class"], prefix, omega_names(*about))
         tensors, file = peft.tensors(artifact.adapter.tensors, artifact.omega()), ADAPTER_WEIGHTS
-        _write_json(folder / ADAPTER_CONFIG, peft.config(artifact.adapter, Adapt.parse(artifact.adapt)))
+        write_json(folder / ADAPTER_CONFIG, peft.config(artifact.adapter, Adapt.parse(artifact.adapt)))
+    elif base:
+        record |= {"format_version": FORMAT_VERSION, "base": base}
     whole = {name: tensor.detach().float().contiguous() for name, tensor in tensors.items()}
     save_file(whole, folder / file, metadata={"format": "pt"})
-    _write_json(folder / "config.json", _transformers_config(artifact))
+    write_json(folder / "config.json", _transformers_config(artifact))
     shutil.copymode(folder / "config.json", folder / file)  # safetensors lets the owner alone read
-    artifact.tokenizer.save(folder, artifact.max_tokens)
-    _write_json(folder / RECORD, artifact.describe() | {"golden": list(artifact.golden)})
+    if base is None:
+        artifact.tokenizer.save(folder, artifact.max_tokens)
+    write_json(folder / RECORD, record | {"golden": list(artifact.golden)})
     for path in folder.iterdir():
         with path.open("rb+") as written:
             os.fsync(written.fileno())
 
 
-def _transformers_config(artifact: Artifact) -> dict[str, Any]:
-    # auto_map would name code to be fetched and run.
+def public_config(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """An encoder's config.json without what is of its maker's machine, or names code to be fetched and run."""
     left_out = ("_name_or_path", "auto_map", "quantization_config", "torch_dtype", "transformers_version")
-    config = {key: value for key, value in artifact.raw_config.items() if key not in left_out}
+    return {key: value for key, value in raw.items() if key not in left_out}
+
+
+def _transformers_config(artifact: Artifact) -> dict[str, Any]:
     names = artifact.task.label_texts
-    return config | {
+    return public_config(artifact.raw_config) | {
         "architectures": [
             transformers_class(artifact.model.head, artifact.task.problem_type, artifact.family)["class"]
         ],
@@ -273,5 +361,6 @@ def _transformers_config(artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """A JSON object as a file."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace")

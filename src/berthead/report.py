@@ -109,6 +109,29 @@ def info_text(record: dict[str, Any], folder: str) -> str:
     return "\n".join([folder, *(f"  {name:<13} {value}" for name, value in rows)])
 
 
+def joined_text(record: dict[str, Any], folder: str) -> str:
+    """Several functions on one encoder.
+
+    Args:
+        record: what `Joined.info` says.
+        folder: the joined folder.
+
+    Returns:
+        Lines.
+    """
+    functions, layers = record["functions"], record["shared_layers"]
+    width = max(map(len, functions))
+    shared = "the embeddings" if layers == 0 else f"the embeddings and {layers} layers" if layers > 0 else "no layer"
+    lines = [f"{folder}  {len(functions)} functions on {record['pretrained']['name']}; all share {shared}"]
+    for name, one in functions.items():
+        labels = one["task"]["labels"]
+        answers = (
+            listed([json.dumps(label, ensure_ascii=False) for label in labels], 8) if labels else "numbers or places"
+        )
+        lines.append(f"  {name:<{width}}  {one['task']['name']}, {one['parameters']['adapt']}: {answers}")
+    return "\n".join(lines)
+
+
 def moved_text(moved: dict[str, float | None]) -> str:
     """Relative norms of the layers on one line."""
     shares = {layer: "from 0" if share is None else f"{100 * share:.3g} %" for layer, share in moved.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from berthead.data.labels import Labels
 from berthead.data.readers import STDIO, RowReader, count_lines, open_rows
 from berthead.data.writers import RowWriter, check_writable, open_writer
 from berthead.errors import Interrupted, OutputError, UsageError
+from berthead.infer.joined import JoinedPredictor
 from berthead.infer.predict import Predictor
 from berthead.options import PredictOptions
 from berthead.progress import Progress
@@ -88,12 +89,12 @@ def _there(wanted: Any, names: list[str]) -> bool:
 
 
 def predict_file(
-    predictor: Predictor, source: str, target: str, options: PredictOptions, quiet: bool = False
+    predictor: Predictor | JoinedPredictor, source: str, target: str, options: PredictOptions, quiet: bool = False
 ) -> Summary:
     """Predict every row of a file.
 
     Args:
-        predictor: the fitted function.
+        predictor: the fitted function, or several; of these each column added begins with the function's name.
         source: csv, tsv, jsonl (also .gz), parquet, or `-` for stdin.
         target: the same formats, or `-` for stdout; written aside and renamed when it is whole.
         options: columns and what to add.
@@ -114,17 +115,21 @@ def predict_file(
     total = count_lines(source) if sys.stderr.isatty() and not quiet else None
     with ExitStack() as stack:
         reader = stack.enter_context(open_rows(source))
-        columns = input_columns(predictor.artifact, options, reader.columns, reader.name, label=False)
-        names = added_names(predictor.artifact, reader.columns, options.probabilities)
-        types = _added_types(predictor.artifact, names)
+        columns = input_columns(widest(predictor.functions), options, reader.columns, reader.name, label=False)
+        names: dict[str, dict[str, str]] = {}
+        types: dict[str, type] = {}
+        for name, artifact in predictor.functions.items():
+            prefix = f"{name}_" if name else ""
+            names[name] = added_names(artifact, [*reader.columns, *types], options.probabilities, prefix)
+            types |= _added_types(artifact, names[name])
         writer = stack.enter_context(open_writer(target, reader.format, reader.columns, reader.schema, types))
         errors = stack.enter_context(_Errors(target, summary))
         progress = stack.enter_context(Progress("predict", total, "rows", quiet))
         waiting: deque[Row] = deque()
         try:
-            for prediction in predictor.predict(_examples(reader, columns, waiting)):
+            for predictions in predictor.answers(_examples(reader, columns, waiting)):
                 row = waiting.popleft()
-                _write(row, prediction, names, writer, errors, summary)
+                _write(row, predictions, names, writer, errors, summary)
                 progress.advance(1)
         except KeyboardInterrupt:
             reader.abandon()
@@ -142,13 +147,19 @@ def _examples(reader: RowReader, columns: Columns, waiting: deque[Row]) -> Itera
         yield to_example(row, columns, None)
 
 
-def added_names(artifact: Artifact, columns: list[str], probabilities: bool) -> dict[str, str]:
+def widest(functions: Mapping[str, Artifact]) -> Artifact:
+    """Of functions that read one input the one that reads most of it: tokens too, where one of them does."""
+    return max(functions.values(), key=lambda one: one.task.form.startswith("words"))
+
+
+def added_names(artifact: Artifact, columns: Sequence[str], probabilities: bool, prefix: str = "") -> dict[str, str]:
     """What is added to each row: our name to a column name that the input does not use yet.
 
     Args:
         artifact: the fitted function.
         columns: the input's columns.
         probabilities: one column a label as well.
+        prefix: what the column names begin with.
 
     Returns:
         `prediction`, `score` (not for numbers and tags), `start` and `end` of an answer, `spans` beside a label,
@@ -169,9 +180,9 @@ def added_names(artifact: Artifact, columns: list[str], probabilities: bool) -> 
         wanted.append("probabilities")  # of as many choices as each row has
     names: dict[str, str] = {}
     for name in wanted:
-        free, number = name, 2
+        free, number = f"{prefix}{name}", 2
         while free in columns or free in names.values():
-            free, number = f"{name}_{number}", number + 1
+            free, number = f"{prefix}{name}_{number}", number + 1
         names[name] = free
     return names
 
@@ -231,21 +242,25 @@ def spans_json(spans: Sequence[Span]) -> list[dict[str, Any]]:
 
 
 def _write(
-    row: Row, prediction: Prediction, names: dict[str, str], writer: RowWriter, errors: _Errors, summary: Summary
-) -> None:
+    row: Row, predictions: Mapping[str, Prediction], names: Mapping[str, dict[str, str]], writer: RowWriter,
+    errors: _Errors, summary: Summary,
+) -> None:  # fmt: skip
     summary.rows += 1
-    if prediction.error is not None:
-        errors.add(row, prediction.error)
-        return
-    taken = names.values() & row.values.keys()
+    values: dict[str, Any] = {}
+    for name, prediction in predictions.items():
+        if prediction.error is not None:
+            errors.add(row, prediction.error)
+            return
+        added = _added_values(prediction, names[name])
+        values |= {names[name][ours]: value for ours, value in added.items()}
+    taken = {name for own in names.values() for name in own.values()} & row.values.keys()
     if taken:
         # Names are chosen by the header; a row of JSON Lines may have more.
         errors.add(row, f'has a value for "{min(taken)}", the name of an added column')
         return
-    summary.truncated += prediction.truncated
-    summary.windowed += prediction.n_windows > 1
-    added = _added_values(prediction, names)
-    writer.write(row.values | {names[ours]: value for ours, value in added.items()})
+    summary.truncated += any(one.truncated for one in predictions.values())
+    summary.windowed += any(one.n_windows > 1 for one in predictions.values())
+    writer.write(row.values | values)
 
 
 def _short(value: Any) -> Any:

@@ -140,11 +140,11 @@ class JoinedPredictor:
     def __init__(
         self, artifacts: Mapping[str, Artifact], precision: str = "fp32", token_budget: int = TOKEN_BUDGET
     ) -> None:
-        self.artifacts = dict(artifacts)
-        self.engine = JoinedEngine([one.model for one in self.artifacts.values()], precision)
+        self.functions = dict(artifacts)
+        self.engine = JoinedEngine([one.model for one in self.functions.values()], precision)
         self.token_budget = token_budget
 
-    def predict(self, examples: Iterable[Example]) -> Iterator[dict[str, Prediction]]:
+    def answers(self, examples: Iterable[Example]) -> Iterator[dict[str, Prediction]]:
         """Answers of all functions in input order, streaming.
 
         Args:
@@ -158,10 +158,10 @@ class JoinedPredictor:
             sound = [alike[id(inputs)] for inputs in read]
             answers = [
                 answered(artifact, chunk, inputs, computed)
-                for artifact, inputs, computed in zip(self.artifacts.values(), read, self.compute(sound), strict=True)
+                for artifact, inputs, computed in zip(self.functions.values(), read, self.compute(sound), strict=True)
             ]
             for predictions in zip(*answers, strict=True):
-                yield dict(zip(self.artifacts, predictions, strict=True))
+                yield dict(zip(self.functions, predictions, strict=True))
 
     def compute(self, read: Sequence[Sequence[Input]]) -> list[Computed]:
         """Logits of what each function reads, each distinct row computed once.
@@ -184,7 +184,7 @@ class JoinedPredictor:
         own = [readings[id(inputs)] for inputs in read]
         edges = np.cumsum([0, *(len(row.ids) for row in rows)])
         values = self._values(rows, edges, [one.distinct for one in own])
-        sides = zip(self.artifacts.values(), own, values, strict=True)
+        sides = zip(self.functions.values(), own, values, strict=True)
         return [_computed(artifact, one, value, edges) for artifact, one, value in sides]
 
     def _values(self, rows: Sequence[Encoded], edges: np.ndarray, readers: Sequence[np.ndarray]) -> list[FloatArray]:
@@ -192,8 +192,8 @@ class JoinedPredictor:
         reads = np.zeros((len(readers), len(rows)), dtype=bool)
         for member, distinct in enumerate(readers):
             reads[member, distinct] = True
-        levels = [artifact.model.head.level for artifact in self.artifacts.values()]
-        found = [np.empty((0, artifact.task.outputs), dtype=np.float32) for artifact in self.artifacts.values()]
+        levels = [artifact.model.head.level for artifact in self.functions.values()]
+        found = [np.empty((0, artifact.task.outputs), dtype=np.float32) for artifact in self.functions.values()]
         for who in np.unique(reads, axis=1).T:
             chosen = np.flatnonzero((reads == who[:, None]).all(0))
             members = np.flatnonzero(who).tolist()
@@ -213,7 +213,7 @@ class JoinedPredictor:
             sound = [example for example in chunk if not example.error]
             known: dict[Any, list[Input | None]] = {}
             read = []
-            for artifact in self.artifacts.values():
+            for artifact in self.functions.values():
                 task = artifact.task
                 # Tasks of ours read alike if they read by the same function; one of another package reads for itself.
                 ours = type(task).__module__.startswith("berthead.")

@@ -73,6 +73,15 @@ class Predictor:
             computed = self.compute([one for one in inputs if one and not one.error])
             yield from answered(self.artifact, chunk, inputs, computed)
 
+    @property
+    def functions(self) -> dict[str, Artifact]:
+        """What answers, by name: one function, which needs none."""
+        return {"": self.artifact}
+
+    def answers(self, examples: Iterable[Example]) -> Iterator[dict[str, Prediction]]:
+        """The same as `predict`, by the names of `functions`."""
+        return ({"": prediction} for prediction in self.predict(examples))
+
     def logits(self, examples: Sequence[Example]) -> FloatArray:
         """Logits of examples without errors, float32 [units, outputs]: a unit is a row, a choice, a word or a token."""
         parts = [

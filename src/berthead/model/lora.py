@@ -57,7 +57,7 @@ class LoraLinear(nn.Module):
         """Activations [tokens, in] -> [tokens, out]."""
         y: Tensor = self.linear(x)
         changes = [
-            F.linear(F.linear(x, self.A[str(number)]), self.B[str(number)]) if name else x.new_zeros(len(x), self.rows)
+            F.linear(F.linear(x, self.A[str(number)]), self.B[str(number)]) if name else y.new_zeros(len(x), self.rows)
             for number, name in enumerate(self.parts)
         ]  # each [tokens, out / parts]
         return y + self.scale * (changes[0] if len(changes) == 1 else torch.cat(changes, 1))

@@ -1,0 +1,415 @@
+"""Several fitted functions on one encoder, as one folder: shared layers are computed once a text, and all answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+from torch import Tensor
+
+from berthead import folder as folders
+from berthead.api import Fitted, Text
+from berthead.api import load as load_one
+from berthead.artifact import FORMAT_VERSION, Artifact
+from berthead.checks import RECORD, refuse_strange_files
+from berthead.errors import BertheadError, ModelError, UsageError, listed
+from berthead.infer.engine import use_threads
+from berthead.infer.files import widest
+from berthead.infer.joined import JoinedPredictor, shared_layers
+from berthead.model import families
+from berthead.model.checkpoint import WEIGHTS, Checkpoint, read_checkpoint, read_json
+from berthead.model.model import sha256_of
+from berthead.options import PredictOptions
+from berthead.records import Prediction
+
+# The folder of the encoder within a joined one, a checkpoint like any other.
+THETA = "theta"
+_NAME = r"[^\W_][\w.-]*"
+
+
+class Joined:
+    """Several fitted functions on one encoder, by name; safe to call from many threads.
+
+    Args:
+        functions: by name, of one encoder and one form of input.
+        options: precision and token budget.
+
+    Raises:
+        ModelError: two of them do not go together.
+        UsageError: there is none, or a name that is no name.
+
+    Example:
+        >>> both = Joined({"topic": load("topic-model"), "mood": load("mood-model")})  # doctest: +SKIP
+        >>> both.predict("My parcel never came")["topic"].answer  # doctest: +SKIP
+        'delivery'
+    """
+
+    def __init__(self, functions: Mapping[str, Fitted], options: PredictOptions | None = None) -> None:
+        options = options or PredictOptions()
+        self.functions = dict(functions)
+        _check(self.functions)
+        artifacts = {name: one.artifact for name, one in self.functions.items()}
+        self.predictor = JoinedPredictor(artifacts, options.precision, options.token_budget)
+
+    def __getitem__(self, name: str) -> Fitted:
+        return self.functions[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.functions)
+
+    def __len__(self) -> int:
+        return len(self.functions)
+
+    @property
+    def shared_layers(self) -> int:
+        """Layers that all functions have in common, from the bottom up; 0: the embeddings alone."""
+        return shared_layers([one.artifact.model for one in self.functions.values()])
+
+    @overload
+    def predict(self, texts: Text) -> dict[str, Prediction]: ...  # type: ignore[overload-overlap]
+    @overload
+    def predict(self, texts: Iterable[Text]) -> list[dict[str, Prediction]]: ...
+
+    def predict(self, texts: Text | Iterable[Text]) -> dict[str, Prediction] | list[dict[str, Prediction]]:
+        """Answers of all functions for one text or for many.
+
+        Args:
+            texts: as for `Fitted.predict`.
+
+        Returns:
+            A prediction by each function's name, for one text; a list of such in the same order, for many.
+
+        Raises:
+            DataError: something that is neither a text nor a pair.
+        """
+        reader = self.reader
+        one = reader._is_one(texts)
+        inputs: Iterable[Any] = [texts] if one else texts
+        predictions = list(self.predictor.answers(reader._examples(inputs)))
+        return predictions[0] if one else predictions
+
+    @property
+    def reader(self) -> Fitted:
+        """The function that reads most of an input: tokens too, where one of them does."""
+        artifact = widest(self.predictor.functions)
+        return next(one for one in self.functions.values() if one.artifact is artifact)
+
+    def verify(self) -> dict[str, float]:
+        """Replay each function's golden examples: the largest relative difference by name.
+
+        Raises:
+            GateError: a difference is above the tolerance.
+        """
+        return {name: one.verify() for name, one in self.functions.items()}
+
+    def info(self) -> dict[str, Any]:
+        """What each function is, and how many layers all of them share."""
+        functions = {name: one.info() for name, one in self.functions.items()}
+        pretrained = self.reader.artifact.pretrained
+        return {"functions": functions, "pretrained": pretrained, "shared_layers": self.shared_layers}
+
+    def save(self, folder: str | Path, overwrite: bool = False) -> None:
+        """Write the joined folder: the encoder once, and of each function what differs from it.
+
+        Args:
+            folder: where to; each function has a folder of its own in it, which loads by itself too.
+            overwrite: replace a folder that exists.
+
+        Raises:
+            OutputError: it cannot be written.
+            ModelError: the pre-trained encoder is not at hand.
+        """
+        theta_hat = _theta_hat([one.artifact for one in self.functions.values()])
+        with folders.made_whole(Path(folder), overwrite) as aside:
+            theta_hat.write(aside / THETA)
+            for name, one in self.functions.items():
+                _write_function(one.artifact, aside / name, theta_hat.tensors)
+            _write_record(aside, list(self.functions), self.reader.artifact.pretrained)
+
+
+def join(
+    members: Sequence[Fitted | str | Path] | Mapping[str, Fitted | str | Path],
+    out: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+) -> Joined:
+    """Make one of several fitted functions that share an encoder.
+
+    Args:
+        members: functions or their folders, by name; of a sequence the folders' own names are taken.
+        out: the folder to write; None: none is written.
+        overwrite: replace a folder that exists.
+
+    Returns:
+        The functions, which share what is equal in them.
+
+    Raises:
+        UsageError: too few, or two of one name.
+        ModelError: they do not go together.
+        OutputError: the folder cannot be written.
+
+    Example:
+        >>> both = join(["topic-model", "mood-model"], "both")  # doctest: +SKIP
+    """
+    if out is not None:
+        folders.check_out(Path(out), overwrite)
+    named = dict(members) if isinstance(members, Mapping) else _named(members)
+    joined = Joined({name: one if isinstance(one, Fitted) else load_one(one) for name, one in named.items()})
+    if out is not None:
+        joined.save(out, overwrite)
+    return joined
+
+
+def add(folder: str | Path, name: str, fitted: Fitted) -> None:
+    """Add a function to a joined folder; the files of the others are not touched.
+
+    Args:
+        folder: the joined folder.
+        name: of the function.
+        fitted: on the folder's own encoder, `folder/theta`.
+
+    Raises:
+        UsageError: the name is taken, or no name.
+        ModelError: the folder holds no joined functions, or they do not go together.
+        OutputError: it cannot be written.
+    """
+    place = Path(folder)
+    record = check_name(place, name)
+    others = {one: load_one(place / one) for one in record["functions"]}
+    _check({**others, name: fitted})
+    theta_hat = families.to_checkpoint((base := read_checkpoint(str(place / THETA))).weights, base.config)
+    with folders.made_whole(place / name) as aside:
+        folders.write(fitted.artifact, aside, THETA, theta_hat)
+        folders.check_written(aside)
+    _write_record(place, [*record["functions"], name], record["pretrained"])
+
+
+def check_name(folder: Path, name: str) -> dict[str, Any]:
+    """Whether a function of this name can be added to a joined folder, before any work is done.
+
+    Args:
+        folder: the joined folder.
+        name: of the function.
+
+    Returns:
+        The folder's record.
+
+    Raises:
+        UsageError: the name is taken, or no name.
+        ModelError: the folder holds no joined functions.
+    """
+    record = _record(folder)
+    if name in record["functions"] or not _is_name(name) or (folder / name).exists():
+        saw = f"{folder} has a function of that name" if _is_name(name) else "is not a name for a function"
+        raise UsageError(f"--name {name}", saw, "another name, of letters, digits, `_`, `-` and `.`")
+    return record
+
+
+def load(
+    folder: str | Path,
+    *,
+    base: str | Path | None = None,
+    precision: str | None = None,
+    token_budget: int | None = None,
+    threads: int | None = None,
+) -> Fitted | Joined:
+    """A fitted function from its folder, or several from a joined one.
+
+    Args:
+        folder: the model folder, or one that `join` wrote.
+        base: where the encoder of an adapter folder lies; None: where it was at the fit, or beside the folder.
+        precision: `fp32` (exact) or `bf16`.
+        token_budget: tokens computed at once.
+        threads: processor threads; None: what this process may use.
+
+    Returns:
+        The function, or the functions.
+
+    Raises:
+        ModelError: the folder is broken, or not to be trusted.
+
+    Example:
+        >>> model = load("tickets-model")  # doctest: +SKIP
+    """
+    flags = {"precision": precision, "token_budget": token_budget, "threads": threads}
+    place = Path(folder)
+    if not is_joined(place):
+        return load_one(folder, base=base, **flags)  # type: ignore[arg-type]
+    if base is not None:
+        raise UsageError(f"--base {base}", f"{folder} holds an encoder of its own", "", "Leave it out.")
+    refuse_strange_files(place)
+    options = PredictOptions.from_sources(flags)
+    use_threads(options.threads)
+    functions = {name: load_one(place / name) for name in _record(place)["functions"]}
+    return Joined(functions, options)
+
+
+def is_joined(folder: Path) -> bool:
+    """Whether a folder is one that `join` wrote."""
+    path = folder / RECORD
+    try:
+        return path.is_file() and "functions" in read_json(path)
+    except (ModelError, OSError):
+        return False
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    path = folder / RECORD
+    if not is_joined(folder):
+        raise ModelError(str(folder), "is not a joined folder", "one that berthead join made")
+    record = read_json(path)
+    version = record.get("format_version")
+    if type(version) is not int or not 3 <= version <= FORMAT_VERSION:
+        raise ModelError(str(path), f"has format_version {version!r}", f"this berthead reads 3 to {FORMAT_VERSION}")
+    names, pretrained = record["functions"], record.get("pretrained")
+    if not isinstance(names, list) or not names or not isinstance(pretrained, dict):
+        raise ModelError(str(path), "does not say which functions it holds")
+    for name in names:
+        if not isinstance(name, str) or not _is_name(name) or not (folder / name).is_dir():
+            raise ModelError(str(path), f"names the function {name!r}", "a folder in it")
+    return record
+
+
+def _is_name(name: str) -> bool:
+    return name != THETA and re.fullmatch(_NAME, name) is not None
+
+
+def _named(members: Sequence[Fitted | str | Path]) -> dict[str, Fitted | str | Path]:
+    named: dict[str, Fitted | str | Path] = {}
+    for one in members:
+        if isinstance(one, Fitted):
+            raise UsageError("join", "is given a function without a name", '{"name": function, ...}, or folders')
+        words, equals, rest = str(one).partition("=")
+        # A folder as it is, where its name has a sign of equality; else NAME=FOLDER.
+        name, place = (words, rest) if equals and not Path(one).exists() else (Path(one).resolve().name, str(one))
+        if name in named:
+            raise UsageError("join", f'has two functions called "{name}"', "NAME=FOLDER gives one another name")
+        named[name] = place
+    return named
+
+
+def _check(functions: Mapping[str, Fitted]) -> None:
+    """Whether functions can be applied as one."""
+    if not functions:
+        raise UsageError("join", "is given no function", "at least one")
+    for name in functions:
+        if not _is_name(name):
+            raise UsageError("join", f'has a function called "{name}"', "letters, digits, `_`, `-` and `.`")
+    (first, one), *others = ((name, fitted.artifact) for name, fitted in functions.items())
+    for name, other in others:
+        different = [what for what, a, b in _sides(one, other) if a != b]
+        if different:
+            allowed = "functions that were fitted on one encoder, and read the same form of input"
+            raise ModelError(name, f"and {first} differ in {listed(different)}", allowed)
+
+
+def _sides(one: Artifact, other: Artifact) -> list[tuple[str, Any, Any]]:
+    return [
+        ("the pre-trained encoder", one.pretrained["theta_sha256"], other.pretrained["theta_sha256"]),
+        ("its sizes", one.model.encoder.config, other.model.encoder.config),
+        ("the tokenizer", one.tokenizer.backend.to_str(), other.tokenizer.backend.to_str()),
+        ("the form of input", _form(one), _form(other)),
+    ]
+
+
+def _form(artifact: Artifact) -> tuple[str, bool]:
+    """Texts and words are one form: who reads words reads texts too."""
+    form = artifact.task.form
+    return ("text" if form.startswith("words") else form), bool(artifact.columns["pair"])
+
+
+@dataclass(frozen=True, slots=True)
+class _ThetaHat:
+    """The encoder that all functions were fitted on, as a checkpoint to be written.
+
+    Args:
+        tensors: by plain name.
+        artifact: a function that was fitted on it.
+        checkpoint: where it is at hand; None: it is the encoder of a function whose encoder did not learn.
+    """
+
+    tensors: dict[str, Tensor]
+    artifact: Artifact
+    checkpoint: Checkpoint | None
+
+    def write(self, folder: Path) -> None:
+        """Write a checkpoint that berthead and transformers read."""
+        from safetensors.torch import save_file
+
+        folder.mkdir()
+        family = families.FAMILIES[self.artifact.family]
+        tensors = dict(self.tensors)
+        if self.checkpoint and self.checkpoint.pooler and family.pooler:
+            tensors |= {family.pooler[name]: tensor for name, tensor in self.checkpoint.pooler.items()}
+        whole = {f"{family.prefix}.{name}": tensor.detach().float().contiguous() for name, tensor in tensors.items()}
+        save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
+        config = folders.public_config(self.artifact.raw_config) | {"architectures": [f"{family.stem}Model"]}
+        folders.write_json(folder / "config.json", config)
+        self.artifact.tokenizer.save(folder, self.artifact.model.encoder.config.positions)
+        if self.checkpoint and self.checkpoint.trained_pooling != "pooler":
+            # As sentence-transformers writes it down: later heads are pooled as the encoder was trained.
+            modes = {f"pooling_mode_{kind}": self.checkpoint.trained_pooling == short
+                     for kind, short in (("mean_tokens", "mean"), ("cls_token", "cls"))}  # fmt: skip
+            (folder / "1_Pooling").mkdir()
+            folders.write_json(folder / "1_Pooling" / "config.json", modes)
+
+
+def _theta_hat(artifacts: Sequence[Artifact]) -> _ThetaHat:
+    """The encoder that all were fitted on, looked for where they say, or in a function that left it as it was."""
+    sha256 = artifacts[0].pretrained["theta_sha256"]
+    names = [artifacts[0].pretrained["name"], *(str(one.adapter.place) for one in artifacts if one.adapter)]
+    for name in names:
+        try:
+            checkpoint = read_checkpoint(name)
+        except BertheadError:
+            continue
+        tensors = families.to_checkpoint(checkpoint.weights, checkpoint.config)
+        if sha256_of(tensors) == sha256:
+            return _ThetaHat(tensors, artifacts[0], checkpoint)
+    for one in artifacts:
+        tensors = one.theta()
+        if sha256_of(tensors) == sha256:
+            return _ThetaHat(tensors, one, None)
+    saw = f'their encoder "{names[0]}" is not here, and each has changed it'
+    raise ModelError("join", saw, f"the encoder of sha256 {sha256}", "Join them where they were fitted.")
+
+
+def _write_function(artifact: Artifact, folder: Path, theta_hat: Mapping[str, Tensor]) -> None:
+    folder.mkdir()
+    folders.write(artifact, folder, THETA, theta_hat)
+    folders.check_written(folder)
+
+
+def _write_record(folder: Path, names: list[str], pretrained: Mapping[str, str]) -> None:
+    """The record, written aside and renamed: it names whole folders only."""
+    aside = folder / f".{RECORD}.part-{os.getpid()}"
+    record = {"format_version": FORMAT_VERSION, "functions": names, "pretrained": dict(pretrained)}
+    aside.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with aside.open("rb+") as written:
+        os.fsync(written.fileno())
+    aside.rename(folder / RECORD)
+
+
+def fitted_on(folder: str | Path, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a fit whose function joins those of a folder.
+
+    Args:
+        folder: the joined folder.
+        options: what the user wants.
+
+    Returns:
+        The same with the folder's encoder, which stays as it is unless the user wants otherwise.
+
+    Raises:
+        UsageError: another encoder is asked for.
+        ModelError: the folder holds no joined functions.
+    """
+    _record(Path(folder))
+    if options.get("encoder") is not None:
+        raise UsageError("--encoder", f"the function joins those of {folder}", "", "Leave it out.")
+    return options | {"encoder": str(Path(folder) / THETA), "adapt": options.get("adapt") or "frozen"}

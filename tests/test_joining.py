@@ -1,0 +1,249 @@
+"""Several functions on one encoder: the answers of each alone, with shared layers computed once."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import transformers
+from conftest import make_bert, toy_rows, write_csv
+from safetensors import safe_open
+from toy_tasks import fit_task
+
+import berthead
+from berthead.errors import ModelError, UsageError
+from berthead.infer.joined import JoinedEngine, shared, shared_layers
+from berthead.joining import is_joined
+from berthead.model.encoder import Block
+from berthead.records import Example
+
+ROWS = toy_rows(2)
+TEXTS = [row["text"] for row in ROWS] + ["the cat " * 60, "a", "Zoë ran; good?"]
+KINDS = {
+    "mood": {"adapt": "frozen"},
+    "tags": {"adapt": "frozen", "task": "multilabel", "label": "tags"},
+    "stars": {"adapt": "top:1", "task": "regress", "label": "stars"},
+    "low-rank": {"adapt": "lora:2,targets=value"},
+}
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory, tiny_bert) -> dict[str, Path]:
+    """Model folders on one encoder, of several tasks and strategies."""
+    place = tmp_path_factory.mktemp("members")
+    common = {"encoder": str(tiny_bert), "epochs": 3, "batch": 8, "lr": 3e-3, "valid": 0, "threads": 1, "quiet": True}
+    for name, options in KINDS.items():
+        berthead.fit(ROWS, out=place / name, **common | options)
+    fit_task(tiny_bert, "tag", adapt="frozen").save(place / "words")
+    return {name: place / name for name in (*KINDS, "words")}
+
+
+@pytest.fixture(scope="module")
+def joined_folder(tmp_path_factory, members) -> Path:
+    """All of them as one folder. Do not change it: copy it."""
+    folder = tmp_path_factory.mktemp("joined") / "all"
+    berthead.join(list(members.values()), folder)
+    return folder
+
+
+def answers(predictions) -> list[dict]:
+    return [{key: value for key, value in one.to_dict().items() if key not in ("score", "probabilities", "spans")}
+            for one in predictions]  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_each_function_answers_as_it_does_alone(members, joined_folder, precision):
+    joined = berthead.load(joined_folder, precision=precision)
+    together = joined.predict(TEXTS)
+    for name, folder in members.items():
+        alone = berthead.load(folder, precision=precision).predict(TEXTS)
+        mine = [one[name] for one in together]
+        assert answers(mine) == answers(alone)
+        for a, b in zip(mine, alone, strict=True):
+            wanted = [*(b.probabilities or {}).values(), b.score or 0.0]
+            found = [*(a.probabilities or {}).values(), a.score or 0.0]
+            np.testing.assert_allclose(found, wanted, atol=1e-5 if precision == "fp32" else 0.02)
+        # Each folder in the joined one is a function by itself.
+        assert answers(berthead.load(joined_folder / name).predict(TEXTS)) == answers(
+            berthead.load(folder).predict(TEXTS)
+        )
+    assert joined.verify().keys() == members.keys()
+    assert max(joined.verify().values()) <= 1e-4
+
+
+def test_layers_in_common_are_computed_once(members, monkeypatch):
+    counted: list[int] = []
+    real = Block.forward
+
+    def forward(self, hidden, runs, places):
+        counted.append(len(hidden))
+        return real(self, hidden, runs, places)
+
+    fitted = {name: berthead.load(folder) for name, folder in members.items()}
+    frozen = berthead.join({name: fitted[name] for name in ("mood", "tags", "words")})
+    monkeypatch.setattr(Block, "forward", forward)
+    frozen.predict("good cat")
+    assert len(counted) == 2  # the encoder's two layers, for three functions
+    counted.clear()
+    berthead.join({name: fitted[name] for name in ("mood", "tags", "words", "stars")}).predict("good cat")
+    assert len(counted) == 3  # stars has an upper layer of its own
+    assert frozen.shared_layers == 2
+    assert berthead.join({name: fitted[name] for name in ("mood", "stars")}).shared_layers == 1
+    assert berthead.join({name: fitted[name] for name in ("mood", "low-rank")}).shared_layers == 0
+
+
+def test_a_row_that_two_functions_read_is_computed_once_and_a_long_one_by_each_in_its_windows(members):
+    joined = berthead.join({name: berthead.load(members[name]) for name in ("mood", "words")})
+    tokens: list[int] = []
+    real = joined.predictor.engine.logits
+
+    def logits(pack, who):
+        tokens.append(len(pack.ids) * len(who))
+        return real(pack, who)
+
+    joined.predictor.engine.logits = logits
+    joined.predict(["good cat", "good cat"])
+    assert tokens == [2 * 4]  # one row of four tokens, for both functions
+
+
+def test_equal_parts_are_one_part_and_others_are_not(members):
+    models = [berthead.load(folder).artifact.model for folder in members.values()]
+    once = shared(models)
+    mood, tags, stars, low_rank, words = once
+    assert mood.encoder.blocks[0] is tags.encoder.blocks[0] is stars.encoder.blocks[0] is words.encoder.blocks[0]
+    assert mood.encoder.blocks[1] is tags.encoder.blocks[1]
+    assert stars.encoder.blocks[1] is not mood.encoder.blocks[1]
+    assert low_rank.encoder.blocks[0] is not mood.encoder.blocks[0]
+    assert shared_layers(models) == 0
+    prepared = JoinedEngine(models).models
+    assert prepared[0].encoder.blocks[0] is prepared[2].encoder.blocks[0]
+
+
+def test_the_folder_holds_the_encoder_once(members, joined_folder):
+    assert is_joined(joined_folder)
+    theta = transformers.AutoModel.from_pretrained(joined_folder / "theta")
+    assert theta.config.num_hidden_layers == 2
+    with safe_open(joined_folder / "mood" / "model.safetensors", "pt") as file:
+        assert {name.split(".")[-2] for name in file.keys()} == {"dense", "classifier"}  # noqa: SIM118 - the head alone
+    with safe_open(joined_folder / "stars" / "model.safetensors", "pt") as file:
+        assert {name.split(".")[3] for name in file.keys() if name.startswith("bert.")} == {"1"}  # noqa: SIM118
+    assert (joined_folder / "low-rank" / "adapter_model.safetensors").is_file()
+    small = sum(path.stat().st_size for path in joined_folder.rglob("*.safetensors"))
+    assert small < 0.6 * sum(
+        path.stat().st_size for folder in members.values() for path in folder.rglob("*.safetensors")
+    )
+
+
+def test_a_file_gets_the_columns_of_all(cli, joined_folder, members, tmp_path):
+    data = write_csv(tmp_path / "in.csv", ROWS)
+    ran = cli("predict", joined_folder, data, "--out", tmp_path / "out.csv")
+    assert ran.code == 0
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(ROWS)
+    for name in ("mood", "tags", "stars"):
+        alone = berthead.load(members[name]).predict([row["text"] for row in ROWS])
+        wanted = [json.dumps(one.answer) if isinstance(one.answer, list) else one.answer for one in alone]
+        found = [row[f"{name}_prediction"] for row in rows]
+        assert found == wanted if name != "stars" else np.allclose([float(x) for x in found], wanted, atol=1e-4)
+    assert "words_predicted_tags" in rows[0]
+    assert rows[0]["label"] == ROWS[0]["label"]  # the input's own columns stay
+
+
+def test_the_verbs_know_a_joined_folder(cli, joined_folder, members, tmp_path):
+    assert "mood" in (text := cli("predict", joined_folder, "good cat").out)
+    assert text.splitlines()[0].startswith("mood  ")
+    assert cli("predict", joined_folder, "good cat", "--json").out.startswith("{")
+    assert "5 functions" in cli("info", joined_folder).out
+    assert json.loads(cli("info", joined_folder, "--json").out)["shared_layers"] == 0
+    assert cli("verify", joined_folder).out.count("golden examples") == 5
+    data = write_csv(tmp_path / "rows.csv", ROWS)
+    refused = cli("eval", joined_folder, data)
+    assert refused.code == 2
+    assert str(joined_folder / "mood") in refused.err
+    assert cli("eval", joined_folder / "mood", data).out == cli("eval", members["mood"], data).out
+
+
+def test_a_function_is_added_without_touching_the_others(cli, joined_folder, tmp_path):
+    folder = tmp_path / "all"
+    shutil.copytree(joined_folder, folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.parent != folder}
+    data = write_csv(tmp_path / "rows.csv", ROWS)
+    ran = cli("fit", data, "--shared", folder, "--name", "second", "--epochs", 2, "--valid", 0)
+    assert ran.code == 0, ran.err
+    assert all(path.read_bytes() == content for path, content in before.items())
+    joined = berthead.load(folder)
+    assert list(joined)[-1] == "second"
+    assert joined["second"].artifact.adapt == "frozen"
+    assert joined.predict("good cat")["second"].answer in ("positive", "negative")
+    again = cli("fit", data, "--shared", folder, "--name", "second", "--epochs", 2)
+    assert (again.code, "has a function of that name" in again.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--shared", "{joined}"], "--out DIR, or --shared DIR --name NAME"),
+        (["--name", "x"], "--out DIR, or --shared DIR --name NAME"),
+        (["--shared", "{joined}", "--name", "../x"], "is not a name"),
+        (["--shared", "{joined}", "--name", "theta"], "is not a name"),
+        (["--shared", "{member}", "--name", "x"], "is not a joined folder"),
+        (["--shared", "{joined}", "--name", "x", "--encoder", "minilm"], "--encoder"),
+    ],
+)
+def test_a_function_that_cannot_be_added_is_refused_before_any_work(
+    cli, joined_folder, members, tmp_path, words, message
+):
+    data = write_csv(tmp_path / "rows.csv", ROWS)
+    ran = cli("fit", data, *[word.format(joined=joined_folder, member=members["mood"]) for word in words])
+    assert ran.code == 2
+    assert message in ran.err
+    assert not (joined_folder / "x").exists()
+
+
+def test_functions_that_do_not_go_together_are_refused(cli, members, tmp_path, tiny_bert):
+    other = make_bert(tmp_path / "other", seed=9)
+    options = {"epochs": 1, "valid": 0, "threads": 1, "quiet": True, "adapt": "frozen"}
+    berthead.fit(ROWS, encoder=str(other), out=tmp_path / "elsewhere", **options)
+    berthead.fit(ROWS, encoder=str(tiny_bert), pair="pair", out=tmp_path / "pairs", **options)
+    with pytest.raises(ModelError, match="differ in the pre-trained encoder"):
+        berthead.join([members["mood"], tmp_path / "elsewhere"])
+    with pytest.raises(ModelError, match="the form of input"):
+        berthead.join([members["mood"], tmp_path / "pairs"])
+    with pytest.raises(UsageError, match='two functions called "mood"'):
+        berthead.join([members["mood"], members["mood"]])
+    with pytest.raises(UsageError, match="NAME|letters, digits"):
+        berthead.join({"a/b": berthead.load(members["mood"])})
+    assert len(berthead.join([members["mood"], f"again={members['mood']}"])) == 2
+    ran = cli("join", members["mood"], tmp_path / "pairs", "--out", tmp_path / "out")
+    assert ran.code == 2
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damage", ["a name that leads elsewhere", "no theta", "another theta", "a tensor too many"])
+def test_a_broken_joined_folder_is_refused(joined_folder, tmp_path, damage):
+    folder = tmp_path / "all"
+    shutil.copytree(joined_folder, folder)
+    record = json.loads((folder / "berthead.json").read_text())
+    if damage == "a name that leads elsewhere":
+        record["functions"][0] = "../all/mood"
+        (folder / "berthead.json").write_text(json.dumps(record))
+    elif damage == "no theta":
+        shutil.rmtree(folder / "theta")
+    elif damage == "another theta":
+        make_bert(folder / "theta", seed=5)
+    else:
+        shutil.copy(folder / "theta" / "model.safetensors", folder / "mood" / "model.safetensors")
+    with pytest.raises(ModelError):
+        berthead.load(folder)
+
+
+def test_an_example_with_an_error_is_one_for_all(joined_folder):
+    joined = berthead.load(joined_folder)
+    broken = Example("", error="is blank", where="in.csv:3")
+    (one,) = joined.predictor.answers([broken])
+    assert {prediction.error for prediction in one.values()} == {"is blank"}
