@@ -30,7 +30,16 @@ def commands() -> list[list[str]]:
 
 
 def test_the_readme_shows_every_verb():
-    assert {words[1] for words in commands()} == {"fit", "eval", "predict", "compare", "info", "verify", "merge"}
+    assert {words[1] for words in commands()} == {
+        "fit",
+        "eval",
+        "predict",
+        "compare",
+        "join",
+        "info",
+        "verify",
+        "merge",
+    }
     assert "berthead pull" in README
 
 

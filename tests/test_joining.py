@@ -130,7 +130,7 @@ def test_the_folder_holds_the_encoder_once(members, joined_folder):
     with safe_open(joined_folder / "mood" / "model.safetensors", "pt") as file:
         assert {name.split(".")[-2] for name in file.keys()} == {"dense", "classifier"}  # noqa: SIM118 - the head alone
     with safe_open(joined_folder / "stars" / "model.safetensors", "pt") as file:
-        assert {name.split(".")[3] for name in file.keys() if name.startswith("bert.")} == {"1"}  # noqa: SIM118
+        assert {name.split(".")[3] for name in file.keys() if name.startswith("bert.encoder.")} == {"1"}  # noqa: SIM118
     assert (joined_folder / "low-rank" / "adapter_model.safetensors").is_file()
     small = sum(path.stat().st_size for path in joined_folder.rglob("*.safetensors"))
     assert small < 0.6 * sum(
@@ -216,7 +216,7 @@ def test_functions_that_do_not_go_together_are_refused(cli, members, tmp_path, t
         berthead.join([members["mood"], tmp_path / "pairs"])
     with pytest.raises(UsageError, match='two functions called "mood"'):
         berthead.join([members["mood"], members["mood"]])
-    with pytest.raises(UsageError, match="NAME|letters, digits"):
+    with pytest.raises(UsageError, match="letters, digits"):
         berthead.join({"a/b": berthead.load(members["mood"])})
     assert len(berthead.join([members["mood"], f"again={members['mood']}"])) == 2
     ran = cli("join", members["mood"], tmp_path / "pairs", "--out", tmp_path / "out")
