@@ -47,13 +47,14 @@ def test_the_readme_shows_every_verb():
 def test_every_flag_in_the_readme_exists(words):
     known = {flag(spec.name) for kind in (FitOptions, PredictOptions) for spec in fields(kind)}
     used = {word for word in words if word.startswith("--")}
-    assert used <= known | {"--out", "--json", "--config", "--soup", "--uniform"}
+    assert used <= known | {"--out", "--json", "--config", "--soup", "--uniform", "--shared", "--name"}
 
 
 @pytest.mark.parametrize("words", [words for words in commands() if words[1] == "fit"], ids=" ".join)
 def test_every_option_value_in_the_readme_is_allowed(words):
     given = {words[i].removeprefix("--").replace("-", "_"): words[i + 1] for i in range(3, len(words) - 1, 2)}
-    given.pop("out")
+    for place in ("out", "shared", "name"):
+        given.pop(place, None)
     assert FitOptions.from_sources(given).task == given.get("task", "classify")
 
 
