@@ -387,8 +387,8 @@ def test_a_training_step_sees_the_logits_that_predict_gives(task, tiny_bert, mon
     bare = Settings(1, 8, 1e-3, 0.0, 0.0, 1.0, "loss", "fp32", 0, False)
     wanted = np.concatenate([plain_rows(model, kind, one) for one in inputs])
     parts = [
-        loop._Whole(model, kind.outputs, fold, fold, bare, True),
-        loop._HeadOnly(model, fold, fold, torch.device("cpu"), True),
+        loop._Whole(model, kind.outputs, fold, fold, bare),
+        loop._HeadOnly(model, fold, fold, bare, True),
     ]
     for part in parts:
         np.testing.assert_allclose(part.valid_logits() if part is parts[0] else unscaled(part).valid_logits(), wanted,

@@ -134,9 +134,9 @@ class DeviceEngine:
         return result
 
 
-def engine_for(model: Model, device: torch.device) -> Engine | DeviceEngine:
-    """What applies a model during a fit: the engine on a CPU, the model itself elsewhere."""
-    return Engine(model) if device.type == "cpu" else DeviceEngine(model, device)
+def engine_for(model: Model, device: torch.device, precision: str = "fp32") -> Engine | DeviceEngine:
+    """What applies a model during a fit: the engine on a CPU, the model itself, in float32, elsewhere."""
+    return Engine(model, precision) if device.type == "cpu" else DeviceEngine(model, device)
 
 
 def prepare(model: Model, dtype: torch.dtype, memo: dict[int, Any] | None = None) -> Model:

@@ -119,7 +119,7 @@ def fit_model(
     model.to(device)
     frozen = not any(parameter.requires_grad for parameter in model.encoder.parameters())
     if frozen and _fits_in_memory(model, (train, valid)):
-        part: _Part = _HeadOnly(model, train, valid, device, quiet, cache)
+        part: _Part = _HeadOnly(model, train, valid, settings, quiet, cache)
     else:
         part = _whole(model, task.outputs, train, valid, settings, quiet, cache)
     history = _fit_part(part, task, train.targets, valid, settings, quiet)
@@ -211,7 +211,7 @@ def _whole(
     folds = [fold for fold in (train, valid) if fold]
     if frozen_layers(model) and (settings.epochs > 1 or cache):
         rows = [row for fold in folds for one in fold.inputs for row in one.rows]
-        vectors = below(model, rows, torch.device(settings.device), cache, quiet)
+        vectors = below(model, rows, torch.device(settings.device), settings.precision, cache, quiet)
         if vectors is not None:
             looked_up = [replace(fold, inputs=[vectors.numbered(one) for one in fold.inputs]) for fold in folds]
             part = _Whole(above(model, vectors), outputs, looked_up[0], looked_up[1] if valid else None, settings)
@@ -224,15 +224,15 @@ class _HeadOnly(_Part):
     """The head alone: what the frozen encoder says of each row or token is computed once."""
 
     def __init__(
-        self, model: Model, train: Fold, valid: Fold | None, device: torch.device, quiet: bool,
+        self, model: Model, train: Fold, valid: Fold | None, settings: Settings, quiet: bool,
         cache: Path | None = None,
     ) -> None:  # fmt: skip
         self.module = self.head = model.head
-        engine = engine_for(model, device)
+        engine = engine_for(model, torch.device(settings.device), settings.precision)
         self.layout, self.inputs, self.sizes = Layout(train.inputs), train.inputs, _sizes(train.inputs)
         self.valid_layout = Layout(valid.inputs) if valid else None
         layouts = [layout for layout in (self.layout, self.valid_layout) if layout]
-        stored = _stored(model, engine.pooled, layouts, cache, quiet) if cache else None
+        stored = _stored(model, engine.pooled, layouts, settings.precision, cache, quiet) if cache else None
         self.kept = stored.to_json() if stored else None
         with Progress("encode", sum(len(layout.rows) for layout in layouts), "rows", quiet) as progress:
 
@@ -285,13 +285,15 @@ class _HeadOnly(_Part):
             self.head.fold_input(self.mean, self.deviation)
 
 
-def _stored(model: Model, compute: Compute, layouts: Sequence[Layout], cache: Path, quiet: bool) -> Vectors | None:
+def _stored(
+    model: Model, compute: Compute, layouts: Sequence[Layout], precision: str, cache: Path, quiet: bool
+) -> Vectors | None:
     """What a head of ours reads of each row or token; of other packages' heads it is not known what that depends on."""
     head = model.head
     if not isinstance(head, RowHead | TokenHead | JointHead):
         return None
     row = row_part(head)
-    pooling = f"{type(head).__name__} {row.pooling if row else ''}"
+    pooling = f"{type(head).__name__} {row.pooling if row else ''} {precision}"
     rows = [row for layout in layouts for row in layout.rows]
     return keep(rows, compute, model, pooling, by_token=head.level == "token", folder=cache, quiet=quiet)
 

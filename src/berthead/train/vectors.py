@@ -97,7 +97,7 @@ class _Tokens(nn.Module):
 
 
 def below(
-    model: Model, rows: Sequence[Encoded], device: torch.device, folder: Path | None, quiet: bool
+    model: Model, rows: Sequence[Encoded], device: torch.device, precision: str, folder: Path | None, quiet: bool
 ) -> Vectors | None:
     """What the frozen bottom of an encoder says of each token.
 
@@ -105,6 +105,7 @@ def below(
         model: with the parameters that learn marked.
         rows: all that will be asked for.
         device: where it is computed.
+        precision: in which it is, `fp32` or `bf16`.
         folder: where the file is kept for later fits; None: in a temporary place, for this one.
         quiet: show no progress.
 
@@ -115,7 +116,8 @@ def below(
         OutputError: they cannot be written.
     """
     part = Model(model.encoder.part(0, frozen_layers(model)), _Tokens())
-    return keep(rows, engine_for(part, device).pooled, part, "tokens", by_token=True, folder=folder, quiet=quiet)
+    compute = engine_for(part, device, precision).pooled
+    return keep(rows, compute, part, f"tokens {precision}", by_token=True, folder=folder, quiet=quiet)
 
 
 def above(model: Model, vectors: Vectors) -> Model:
@@ -140,7 +142,7 @@ def keep(
         rows: what is read; equal rows are computed once.
         compute: a pack to its vectors, [rows or tokens, ...].
         part: the model that computes, which names the file.
-        pooling: what `compute` does with the last vectors, in words, which name the file too.
+        pooling: how `compute` gets and pools the last vectors, in words, which name the file too.
         by_token: whether there is a vector a token, else one a row.
         folder: where the file stays; None: it is gone with this process.
         quiet: show no progress.
