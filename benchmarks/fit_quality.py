@@ -10,9 +10,7 @@ are scored by scikit-learn and scipy on the same rows of the test file; multi-la
 
 from __future__ import annotations
 
-import argparse
 import csv
-import json
 import os
 import statistics
 import time
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lines import keep, parsed, verbs
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -151,7 +150,8 @@ def fit_berthead(case: Case, train: list[dict[str, str]], test: list[dict[str, s
     start = time.perf_counter()
     fitted = berthead.fit(
         train, task=case.task, text=case.text, pair=case.pair, label=case.label, adapt=case.adapt, epochs=case.epochs,
-        lr=case.lr, batch=BATCH, max_tokens=MAX_TOKENS, seed=seed, threads=THREADS, valid=0, quiet=True,
+        lr=case.lr, batch=BATCH, max_tokens=MAX_TOKENS, on_long="truncate", seed=seed, threads=THREADS,
+        valid=0, quiet=True,
     )  # fmt: skip
     seconds = time.perf_counter() - start
     logits = fitted.predictor.logits([Example(row[case.text], row[case.pair] if case.pair else None) for row in test])
@@ -196,20 +196,11 @@ def encoder_folder() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    run = verbs.add_parser("run")
+    parser, run = verbs(__doc__, "fit_quality.jsonl")
     run.add_argument("engine", choices=["trainer", "berthead"])
-    run.add_argument("--data", type=Path, required=True)
     run.add_argument("--case", nargs="*", default=list(CASES))
     run.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    run.add_argument("--out", type=Path, default=Path("fit_quality.jsonl"))
-    table = verbs.add_parser("table")
-    table.add_argument("files", nargs="+", type=Path)
-    args = parser.parse_args()
-    if args.verb == "table":
-        print_table([json.loads(line) for path in args.files for line in path.read_text().splitlines()])
-        return
+    args = parsed(parser, print_table)
     fit = fit_trainer if args.engine == "trainer" else fit_berthead
     for name in args.case:
         case = CASES[name]
@@ -218,9 +209,7 @@ def main() -> None:
         for seed in args.seeds:
             result = fit(case, train, test, seed)
             line = {"case": name, "engine": args.engine, "seed": seed, "rows": len(train), "test_rows": len(test)}
-            with open(args.out, "a") as out:
-                out.write(json.dumps(line | result) + "\n")
-            print(json.dumps(line | result), flush=True)
+            keep(line | result, args.out)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from SQuAD's definition, in points; a word cut off at the length limit counts as
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import statistics
@@ -31,6 +30,7 @@ from typing import Any
 
 import numpy as np
 from fit_quality import THREADS, encoder_folder
+from lines import keep, parsed, verbs
 
 Rows = list[dict[str, Any]]
 
@@ -390,20 +390,11 @@ def print_table(lines: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    run = verbs.add_parser("run")
+    parser, run = verbs(__doc__, "fit_tasks.jsonl")
     run.add_argument("engine", choices=["trainer", "berthead"])
-    run.add_argument("--data", type=Path, required=True)
-    run.add_argument("--out", type=Path, required=True)
     run.add_argument("--only", nargs="+", default=list(CASES), choices=list(CASES), metavar="CASE")
     run.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    table = verbs.add_parser("table")
-    table.add_argument("files", nargs="+", type=Path)
-    args = parser.parse_args()
-    if args.verb == "table":
-        print_table([json.loads(line) for path in args.files for line in path.read_text().splitlines()])
-        return
+    args = parsed(parser, print_table)
     fit = fit_trainer if args.engine == "trainer" else fit_berthead
     for name in args.only:
         folds = splits(CASES[name], args.data)
@@ -423,9 +414,7 @@ def main() -> None:
                 "test_rows": sum(tested),
             }
             line |= {"seconds": seconds, "score": {metric: 100 * value for metric, value in scores.items()}}
-            with open(args.out, "a") as out:
-                out.write(json.dumps(line) + "\n")
-            print(json.dumps(line), flush=True)
+            keep(line, args.out)
 
 
 if __name__ == "__main__":

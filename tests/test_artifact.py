@@ -321,7 +321,7 @@ FAILURES = {
     "no room for the record": ("berthead.folder.write_json", full_disk, OutputError),
     "Ctrl-C in the weights": ("safetensors.torch.save_file", interrupt, KeyboardInterrupt),
     "Ctrl-C at fsync": ("os.fsync", interrupt, KeyboardInterrupt),
-    "Ctrl-C in the comparison": ("berthead.artifact.replay", interrupt, KeyboardInterrupt),
+    "Ctrl-C in the comparison": ("berthead.folder.replay", interrupt, KeyboardInterrupt),
 }
 
 

@@ -356,7 +356,7 @@ def test_merge_replaces_no_model_unasked(cli, members, tmp_path):
 
 
 WRONG = {
-    "no way": (["{a}", "{b}"], 2, "merge: does not say how; --soup"),
+    "no way": (["{a}", "{b}"], 2, "merge: there are 2 models; one adapter folder, or --soup: their mean"),
     "one": (["{a}", "--soup", "--uniform"], 2, "fewer than two members"),
     "no data": (["{a}", "{b}", "--soup"], 2, "--valid: is not given"),
     "no such data": (["{a}", "{b}", "--soup", "--valid", "nowhere.csv"], 3, "nowhere.csv"),

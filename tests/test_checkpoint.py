@@ -858,3 +858,15 @@ def test_without_the_optional_package_pull_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UsageError, match=r"pip install 'berthead\[hub\]'"):
         hub.pull("owner/tiny")
+
+
+def test_a_tied_weight_that_is_stored_under_the_decoders_name_alone_is_missed(tmp_path):
+    """safetensors keeps one of two tied tensors: where that is the decoder's, the encoder's own is not there."""
+    folder = make_bert(tmp_path / "tied", model_class="BertForMaskedLM")
+    tensors = load_file(folder / "model.safetensors")
+    words = tensors.pop("bert.embeddings.word_embeddings.weight")
+    save_file(
+        tensors | {"cls.predictions.decoder.weight": words}, folder / "model.safetensors", metadata={"format": "pt"}
+    )
+    with pytest.raises(ModelError, match=r"lacks 1 weights: embeddings\.word_embeddings\.weight"):
+        read_checkpoint(str(folder))

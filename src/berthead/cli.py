@@ -110,7 +110,9 @@ def fit(
     from berthead import api, joining
 
     if (out is None) == (shared is None) or (shared is None) != (name is None):
-        raise UsageError("fit", "does not say where to", "--out DIR, or --shared DIR --name NAME")
+        raise UsageError(
+            "fit", "does not say where to", "--out DIR, or --shared DIR --name NAME", "Try: berthead fit --help"
+        )
     if shared and name:
         joining.check_name(shared, name)
         given = joining.fitted_on(shared, given)

@@ -46,6 +46,8 @@ from berthead.tasks import Joint, find_task
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading
 
+# The encoder within a joined folder, beside the functions that need it: their tokenizer too.
+THETA = "theta"
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
 
@@ -209,7 +211,7 @@ def load(folder: Path, base: str | None = None) -> Artifact:
         its_class = transformers_class(head, task.problem_type, config.family)["class"]
         peft = PeftNames(its_class, families.FAMILIES[config.family].prefix, names)
         adapter, bert, omega = read_adapter(folder, record, config, changed, peft, omega_shapes, base)
-        place = adapter.place
+        place = adapter.place if adapter.base == THETA else folder
     elif "base" in record:
         bert, omega, place = _read_part(folder, record, config, omega_shapes, base)
     elif base is not None:
@@ -218,7 +220,7 @@ def load(folder: Path, base: str | None = None) -> Artifact:
         bert, omega = _read_whole(folder, config, omega_shapes)
     head.load_state_dict({ours: omega[theirs].clone() for ours, theirs in names.items()}, assign=True)
     artifact = Artifact(
-        Model(bert, head).eval(), _tokenizer(folder, place), task.bound(head), raw_config=raw_config,
+        Model(bert, head).eval(), Tokenizer.from_folder(place), task.bound(head), raw_config=raw_config,
         adapter=adapter, **artifact_fields,
     )  # fmt: skip
     theta, file = (adapter.tensors, ADAPTER_WEIGHTS) if adapter else (artifact.theta(), WEIGHTS)
@@ -272,11 +274,6 @@ def _read_part(
     theta |= {name.removeprefix(f"{prefix}."): stored[name].read().float() for name in own}
     omega = {name: stored[name].read().float() for name in omega_shapes}
     return build_encoder(config, our_weights(theta, config)), omega, checkpoint.folder
-
-
-def _tokenizer(folder: Path, place: Path) -> Tokenizer:
-    """The folder's own tokenizer, or that of the encoder that it is a part of."""
-    return Tokenizer.from_folder(folder if (folder / "tokenizer.json").is_file() else place)
 
 
 def _put_in_place(aside: Path, folder: Path) -> None:

@@ -18,6 +18,7 @@ from berthead.api import load as load_one
 from berthead.artifact import FORMAT_VERSION, Artifact
 from berthead.checks import RECORD, refuse_strange_files
 from berthead.errors import BertheadError, ModelError, UsageError, listed
+from berthead.folder import THETA
 from berthead.infer.engine import use_threads
 from berthead.infer.files import widest
 from berthead.infer.joined import JoinedPredictor, shared_layers
@@ -27,8 +28,6 @@ from berthead.model.model import sha256_of
 from berthead.options import PredictOptions
 from berthead.records import Prediction
 
-# The folder of the encoder within a joined one, a checkpoint like any other.
-THETA = "theta"
 _NAME = r"[^\W_][\w.-]*"
 
 

@@ -53,7 +53,8 @@ def info_text(record: dict[str, Any], folder: str) -> str:
     """The formula as fitted.
 
     Args:
-        record: what `Fitted.info` says, and `moved`: how far each layer of theta-tilde is from theta-hat.
+        record: what `Fitted.info` says, and, where it is known, `moved`: how far each layer of theta-tilde is from
+            theta-hat.
         folder: the model folder.
 
     Returns:
@@ -79,7 +80,7 @@ def info_text(record: dict[str, Any], folder: str) -> str:
         # Layer by layer the relative norm, as in a table of its own.
         name = parameters["pretrained"]["name"]
         away = f"not shown: the encoder {name} with that sha256 is not at hand"
-        rows.append(("θ̃ − θ̂", moved_text(record["moved"]) if record["moved"] else away))
+        rows.append(("θ̃ − θ̂", moved_text(record["moved"]) if record.get("moved") else away))
     if "replaced" in run:
         rows.append(("", "θ and ω were put in place of those that the fit gave: of these there are no scores"))
     if "adapter" in record:

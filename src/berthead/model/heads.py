@@ -59,7 +59,7 @@ class RowHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(width, outputs)
         self.attend = nn.Linear(width, 1) if windows == "attention" else None
-        for layer in (self.dense, self.out, self.attend):
+        for layer in (self.out, self.attend):
             if layer is not None:
                 nn.init.normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)

@@ -347,8 +347,12 @@ def _new_head(checkpoint: Checkpoint, options: FitOptions, task: Task, dropout: 
     kind = "joint" if task.name == "joint" else task.level
     head = make_head(record | {"kind": kind}, checkpoint.config.width)
     part = row_part(head)
-    if part is not None and part.dense is not None and checkpoint.pooler is not None:
-        part.dense.load_state_dict({name.removeprefix("dense."): t for name, t in checkpoint.pooler.items()})
+    if part is not None and part.dense is not None:
+        if checkpoint.pooler is None:  # a layer of the head alone, as transformers begins it
+            nn.init.normal_(part.dense.weight, std=0.02)
+            nn.init.zeros_(part.dense.bias)
+        else:
+            part.dense.load_state_dict({name.removeprefix("dense."): t for name, t in checkpoint.pooler.items()})
     return head
 
 

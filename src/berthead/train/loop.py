@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,8 @@ def fit_model(
         part: _Part = _HeadOnly(model, train, valid, settings, quiet, cache)
     else:
         part = _whole(model, task.outputs, train, valid, settings, quiet, cache)
-    history = _fit_part(part, task, train.targets, valid, settings, quiet)
+    with _one_thread() if isinstance(part, _HeadOnly) else nullcontext():
+        history = _fit_part(part, task, train.targets, valid, settings, quiet)
     history.kept = part.kept
     part.finish()
     model.cpu()
@@ -130,6 +132,17 @@ def fit_model(
         model.head.fold()
     model.eval()
     return history
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Steps of a head alone are so short that threads would wait for each other longer than they work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _fits_in_memory(model: Model, folds: Sequence[Fold | None]) -> bool:
