@@ -191,8 +191,13 @@ def test_a_function_is_added_without_touching_the_others(cli, joined_folder, tmp
         (["--name", "x"], "--out DIR, or --shared DIR --name NAME"),
         (["--shared", "{joined}", "--name", "../x"], "is not a name"),
         (["--shared", "{joined}", "--name", "theta"], "is not a name"),
+        (["--shared", "{joined}", "--name", "x.pt"], "is not a name"),
+        (["--shared", "{joined}", "--name", "berthead.json"], "is not a name"),
+        (["--shared", "{joined}", "--name", "x" * 300], "is not a name"),
+        (["--shared", "{joined}", "--name", "x", "--overwrite"], "--overwrite"),
+        (["--shared", "{joined}", "--name", "x", "--pair", "pair"], "single texts"),
         (["--shared", "{member}", "--name", "x"], "is not a joined folder"),
-        (["--shared", "{joined}", "--name", "x", "--encoder", "minilm"], "--encoder"),
+        (["--shared", "{joined}", "--name", "x", "--encoder", "other"], "--encoder"),
     ],
 )
 def test_a_function_that_cannot_be_added_is_refused_before_any_work(
@@ -247,3 +252,52 @@ def test_an_example_with_an_error_is_one_for_all(joined_folder):
     broken = Example("", error="is blank", where="in.csv:3")
     (one,) = joined.predictor.answers([broken])
     assert {prediction.error for prediction in one.values()} == {"is blank"}
+
+
+def test_a_strange_name_is_refused_before_it_makes_the_folder_unreadable(members):
+    for name in ("b.pt", "code.py", "theta", "berthead.json", "n" * 200):
+        with pytest.raises(UsageError, match="a function called"):
+            berthead.join({name: berthead.load(members["mood"])})
+
+
+def test_the_encoder_in_the_folder_is_read_wherever_the_user_stands(joined_folder, members, tmp_path, monkeypatch):
+    shutil.copytree(joined_folder / "theta", tmp_path / "theta")
+    tokenizer = json.loads((tmp_path / "theta" / "tokenizer.json").read_text())
+    (tmp_path / "theta" / "tokenizer.json").write_text(json.dumps(tokenizer | {"normalizer": None}))
+    monkeypatch.chdir(tmp_path)
+    alone = berthead.load(members["mood"]).predict("GOOD Cat")
+    assert berthead.load(joined_folder)["mood"].predict("GOOD Cat").n_tokens == alone.n_tokens
+
+
+def test_the_encoder_holds_no_labels_of_a_function(joined_folder):
+    config = json.loads((joined_folder / "theta" / "config.json").read_text())
+    assert not {"id2label", "label2id", "problem_type"} & config.keys()
+
+
+def test_options_from_a_file_count_for_a_function_that_is_added(cli, joined_folder, tmp_path):
+    folder = tmp_path / "all"
+    shutil.copytree(joined_folder, folder)
+    data = write_csv(tmp_path / "rows.csv", ROWS)
+    (tmp_path / "c.yaml").write_text("adapt: lora:2\nepochs: 1\nvalid: '0'\n")
+    ran = cli("fit", data, "--shared", folder, "--name", "third", "--config", tmp_path / "c.yaml")
+    assert ran.code == 0, ran.err
+    assert berthead.load(folder)["third"].artifact.adapt == "lora:2"
+    (tmp_path / "c.yaml").write_text("encoder: minilm2\n")
+    assert (
+        "--encoder minilm2" in cli("fit", data, "--shared", folder, "--name", "x", "--config", tmp_path / "c.yaml").err
+    )
+
+
+def test_what_was_fitted_is_kept_where_it_cannot_be_added(cli, joined_folder, tmp_path, monkeypatch):
+    folder = tmp_path / "all"
+    shutil.copytree(joined_folder, folder)
+    data = write_csv(tmp_path / "rows.csv", ROWS)
+
+    def fail(*_):
+        raise ModelError("desk", "is broken")
+
+    monkeypatch.setattr("berthead.joining.add", fail)
+    ran = cli("fit", data, "--shared", folder, "--name", "late", "--epochs", 1, "--valid", 0)
+    assert ran.code == 2
+    assert f"The function is kept in {tmp_path / 'all-late'}" in ran.err
+    assert berthead.load(tmp_path / "all-late").predict("good cat").answer

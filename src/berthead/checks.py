@@ -32,12 +32,17 @@ def refuse_strange_files(folder: Path) -> None:
         raise ModelError(str(folder), f"holds no {RECORD}", "a model folder made by berthead fit", fix)
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if any(Path(name.lower()).match(pattern) for pattern in (*PICKLES, "*.py", "*.so", "*.pyc")):
+        if is_strange(name):
             raise ModelError(str(folder), f"holds {name}", "safetensors and JSON only: pickles and code are refused")
         if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder.resolve()):
             raise ModelError(str(folder), f"{name} is a link to outside the folder", "files of its own")
         if path.is_symlink() and not path.exists():
             raise ModelError(str(folder), f"{name} is a link to nowhere", "files of its own")
+
+
+def is_strange(name: str) -> bool:
+    """Whether a file or folder of this name has no place in a model folder."""
+    return any(Path(name.lower()).match(pattern) for pattern in (*PICKLES, "*.py", "*.so", "*.pyc"))
 
 
 def refuse_other_weights(folder: Path, *, adapter: bool) -> None:

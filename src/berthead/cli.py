@@ -115,11 +115,13 @@ def fit(
         )
     if shared and name:
         joining.check_name(shared, name)
-        given = joining.fitted_on(shared, given)
+        given = joining.fitted_on(shared, given, config)
+        # A folder of its own first: what was fitted is kept, whatever happens on the way into the other.
+        out = shared.with_name(f"{shared.name}-{name}")
     fitted = api.fit(data, out=out, config=config, quiet=quiet, **given)
-    if shared and name:
+    if shared and name and out:
+        joining.move(out, shared, name, fitted)
         out = shared / name
-        joining.add(shared, name, fitted)
     _warn(fitted.warnings)
     record = fitted.info()
     if as_json:
@@ -457,7 +459,7 @@ def _predict_text(fitted: Any, text: str, more: list[str], probabilities: bool, 
     else:
         given = (text, more[0]) if pairs else text
     if joined is not None:
-        _print_joined(joined.predict(given), as_json)
+        _print_joined(joined.predict(given), probabilities, as_json)
         return
     prediction = fitted.predict(given)
     if prediction.error:
@@ -473,7 +475,7 @@ def _predict_text(fitted: Any, text: str, more: list[str], probabilities: bool, 
         _warn([f"the text has {prediction.n_tokens} tokens; {read}"])
 
 
-def _print_joined(predictions: dict[str, Any], as_json: bool) -> None:
+def _print_joined(predictions: dict[str, Any], probabilities: bool, as_json: bool) -> None:
     """The answers of several functions to one text, each behind its name."""
     from berthead.infer.files import as_line
 
@@ -486,6 +488,8 @@ def _print_joined(predictions: dict[str, Any], as_json: bool) -> None:
     for name, one in predictions.items():
         for line in as_line(one, False).split("\n"):
             _print(f"{name}  {line}")
+        for label, share in (one.probabilities or {}).items() if probabilities else ():
+            _print(f"{name}    p({label})  {share:.4f}")
 
 
 def _predict_file(fitted: Any, source: str, out: str, given: dict[str, Any], as_json: bool, quiet: bool) -> None:

@@ -26,7 +26,15 @@ from berthead.checks import (
 from berthead.errors import ModelError, OutputError, UsageError
 from berthead.model import families
 from berthead.model.adapt import Adapt
-from berthead.model.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PeftNames, find_base, lora_shapes, read_adapter
+from berthead.model.adapter import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    THETA,
+    PeftNames,
+    find_base,
+    lora_shapes,
+    read_adapter,
+)
 from berthead.model.book import make_head, omega_names, transformers_class
 from berthead.model.checkpoint import (
     WEIGHTS,
@@ -46,8 +54,6 @@ from berthead.tasks import Joint, find_task
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading
 
-# The encoder within a joined folder, beside the functions that need it: their tokenizer too.
-THETA = "theta"
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
 
@@ -211,7 +217,8 @@ def load(folder: Path, base: str | None = None) -> Artifact:
         its_class = transformers_class(head, task.problem_type, config.family)["class"]
         peft = PeftNames(its_class, families.FAMILIES[config.family].prefix, names)
         adapter, bert, omega = read_adapter(folder, record, config, changed, peft, omega_shapes, base)
-        place = adapter.place if adapter.base == THETA else folder
+        is_part = adapter.base == THETA and not (folder / "tokenizer.json").exists()
+        place = adapter.place if is_part else folder
     elif "base" in record:
         bert, omega, place = _read_part(folder, record, config, omega_shapes, base)
     elif base is not None:
@@ -263,6 +270,8 @@ def _read_part(
     prefix, path = families.FAMILIES[config.family].prefix, folder / WEIGHTS
     if not path.is_file():
         raise ModelError(str(folder), f"holds no {WEIGHTS}", "the head, and what differs from its encoder")
+    if record["base"] != THETA:
+        raise ModelError(str(folder / RECORD), f"base is {record['base']!r}", f'"{THETA}", beside the folder')
     stored = file_tensors(path)
     own = {f"{prefix}.{name}": shape for name, shape in plain_shapes(config).items() if f"{prefix}.{name}" in stored}
     check_shapes(stored, own | omega_shapes, str(path))
@@ -338,7 +347,7 @@ def write(
 
 def public_config(raw: Mapping[str, Any]) -> dict[str, Any]:
     """An encoder's config.json without what is of its maker's machine, or names code to be fetched and run."""
-    left_out = ("_name_or_path", "auto_map", "quantization_config", "torch_dtype", "transformers_version")
+    left_out = ("_name_or_path", "auto_map", "quantization_config", "dtype", "torch_dtype", "transformers_version")
     return {key: value for key, value in raw.items() if key not in left_out}
 
 

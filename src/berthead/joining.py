@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +17,22 @@ from berthead import folder as folders
 from berthead.api import Fitted, Text
 from berthead.api import load as load_one
 from berthead.artifact import FORMAT_VERSION, Artifact
-from berthead.checks import RECORD, refuse_strange_files
+from berthead.checks import RECORD, is_strange, refuse_strange_files
 from berthead.errors import BertheadError, ModelError, UsageError, listed
-from berthead.folder import THETA
 from berthead.infer.engine import use_threads
 from berthead.infer.files import widest
 from berthead.infer.joined import JoinedPredictor, shared_layers
 from berthead.model import families
+from berthead.model.adapter import THETA
 from berthead.model.checkpoint import WEIGHTS, Checkpoint, read_checkpoint, read_json
 from berthead.model.model import sha256_of
-from berthead.options import PredictOptions
+from berthead.options import FitOptions, PredictOptions
 from berthead.records import Prediction
+from berthead.tasks import find_task
 
-_NAME = r"[^\W_][\w.-]*"
+_NAME = r"[^\W_][\w.-]{0,99}"
+# What a function's own labels are, and no part of the encoder.
+_OF_A_TASK = ("id2label", "label2id", "problem_type", "classifier_dropout", "num_labels")
 
 
 class Joined:
@@ -185,7 +189,28 @@ def add(folder: str | Path, name: str, fitted: Fitted) -> None:
     with folders.made_whole(place / name) as aside:
         folders.write(fitted.artifact, aside, THETA, theta_hat)
         folders.check_written(aside)
-    _write_record(place, [*record["functions"], name], record["pretrained"])
+    # Another process may have added one meanwhile.
+    _write_record(place, [*_record(place)["functions"], name], record["pretrained"])
+
+
+def move(own: Path, folder: Path, name: str, fitted: Fitted) -> None:
+    """Add a function that lies in a folder of its own, which is gone when all went well.
+
+    Args:
+        own: its folder.
+        folder: the joined folder.
+        name: of the function.
+        fitted: the function.
+
+    Raises:
+        BertheadError: it cannot be added; it stays in its own folder.
+    """
+    try:
+        add(folder, name, fitted)
+    except BertheadError as error:
+        fix = f"{error.fix} The function is kept in {own}.".strip()
+        raise type(error)(error.where, error.saw, error.allowed, fix) from error
+    shutil.rmtree(own)
 
 
 def check_name(folder: Path, name: str) -> dict[str, Any]:
@@ -203,9 +228,15 @@ def check_name(folder: Path, name: str) -> dict[str, Any]:
         ModelError: the folder holds no joined functions.
     """
     record = _record(folder)
-    if name in record["functions"] or not _is_name(name) or (folder / name).exists():
-        saw = f"{folder} has a function of that name" if _is_name(name) else "is not a name for a function"
-        raise UsageError(f"--name {name}", saw, "another name, of letters, digits, `_`, `-` and `.`")
+    allowed = "another name, of letters, digits, `_`, `-` and `.`"
+    if not _is_name(name):
+        raise UsageError(f"--name {name[:100]}", "is not a name for a function", allowed)
+    if name in record["functions"]:
+        raise UsageError(f"--name {name}", f"{folder} has a function of that name", allowed)
+    if (folder / name).exists():
+        saw = f"{folder} holds a folder of that name, which no function has"
+        raise UsageError(f"--name {name}", saw, allowed, f"If a fit was stopped there, remove {folder / name}.")
+    folders.check_out(folder / name, overwrite=False)
     return record
 
 
@@ -275,7 +306,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _is_name(name: str) -> bool:
-    return name != THETA and re.fullmatch(_NAME, name) is not None
+    return name not in (THETA, RECORD) and not is_strange(name) and re.fullmatch(_NAME, name) is not None
 
 
 def _named(members: Sequence[Fitted | str | Path]) -> dict[str, Fitted | str | Path]:
@@ -285,7 +316,8 @@ def _named(members: Sequence[Fitted | str | Path]) -> dict[str, Fitted | str | P
             raise UsageError("join", "is given a function without a name", '{"name": function, ...}, or folders')
         words, equals, rest = str(one).partition("=")
         # A folder as it is, where its name has a sign of equality; else NAME=FOLDER.
-        name, place = (words, rest) if equals and not Path(one).exists() else (Path(one).resolve().name, str(one))
+        is_folder = os.path.exists(one)  # noqa: PTH110 - pathlib raises where a name is too long
+        name, place = (words, rest) if equals and not is_folder else (Path(one).resolve().name, str(one))
         if name in named:
             raise UsageError("join", f'has two functions called "{name}"', "NAME=FOLDER gives one another name")
         named[name] = place
@@ -347,8 +379,10 @@ class _ThetaHat:
             tensors |= {family.pooler[name]: tensor for name, tensor in self.checkpoint.pooler.items()}
         whole = {f"{family.prefix}.{name}": tensor.detach().float().contiguous() for name, tensor in tensors.items()}
         save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
-        config = folders.public_config(self.artifact.raw_config) | {"architectures": [f"{family.stem}Model"]}
-        folders.write_json(folder / "config.json", config)
+        raw = self.checkpoint.raw_config if self.checkpoint else self.artifact.raw_config
+        config = {key: value for key, value in folders.public_config(raw).items() if key not in _OF_A_TASK}
+        own = {"architectures": [f"{family.stem}Model"], "dtype": "float32"}
+        folders.write_json(folder / "config.json", config | own)
         self.artifact.tokenizer.save(folder, self.artifact.model.encoder.config.positions)
         if self.checkpoint and self.checkpoint.trained_pooling != "pooler":
             # As sentence-transformers writes it down: later heads are pooled as the encoder was trained.
@@ -394,21 +428,36 @@ def _write_record(folder: Path, names: list[str], pretrained: Mapping[str, str])
     aside.rename(folder / RECORD)
 
 
-def fitted_on(folder: str | Path, options: dict[str, Any]) -> dict[str, Any]:
+def fitted_on(folder: str | Path, options: dict[str, Any], config: Path | None = None) -> dict[str, Any]:
     """The options of a fit whose function joins those of a folder.
 
     Args:
         folder: the joined folder.
         options: what the user wants.
+        config: a YAML file with options, or None.
 
     Returns:
         The same with the folder's encoder, which stays as it is unless the user wants otherwise.
 
     Raises:
-        UsageError: another encoder is asked for.
-        ModelError: the folder holds no joined functions.
+        UsageError: another encoder is asked for, or a form of input that the others do not read.
+        ModelError: the folder holds no joined functions, or a broken one.
     """
-    _record(Path(folder))
-    if options.get("encoder") is not None:
-        raise UsageError("--encoder", f"the function joins those of {folder}", "", "Leave it out.")
-    return options | {"encoder": str(Path(folder) / THETA), "adapt": options.get("adapt") or "frozen"}
+    place = Path(folder)
+    functions = {name: load_one(place / name) for name in _record(place)["functions"]}
+    chosen = FitOptions.from_sources(options, config)
+    if chosen.encoder != FitOptions().encoder:
+        saw = f"the function joins those of {folder}, on their encoder"
+        raise UsageError(f"--encoder {chosen.encoder}", saw, "", "Leave it out.")
+    if chosen.overwrite:
+        raise UsageError(
+            "--overwrite", "functions of a joined folder are added, and none is replaced", "another --name"
+        )
+    first = next(iter(functions.values())).artifact
+    form = find_task(chosen.task).form
+    wanted = ("text" if form.startswith("words") else form), bool(chosen.pair) or form == "question"
+    if wanted != _form(first):
+        words = "pairs" if _form(first)[1] else "single texts"
+        raise UsageError(f"--shared {folder}", f"its functions read {words} of the form {_form(first)[0]}", "the same")
+    adapt = chosen.adapt if chosen.adapt != "full" else options.get("adapt") or "frozen"
+    return options | {"encoder": str(place / THETA), "adapt": adapt}

@@ -21,6 +21,8 @@ from berthead.model.model import Model, sha256_of
 from berthead.model.tensors import shapes_only
 
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+# The encoder within a joined folder, beside the functions that need it: their tokenizer too.
+THETA = "theta"
 _PREFIX = "base_model.model."
 # PEFT's wrapper for questions leaves token_type_ids out: without a task type its plain one is used.
 _TASK_TYPES = {"TokenClassification": "TOKEN_CLS", "SequenceClassification": "SEQ_CLS"}
@@ -216,8 +218,10 @@ def find_base(folder: Path, base: str, theta_sha256: str, given: str | None) -> 
         ModelError: it is not there, or it is another one.
     """
     seen = ""
-    last = Path(base).name
-    for name in [given] if given is not None else [base, str(folder.resolve().parent / last)]:
+    beside = str(folder.resolve().parent / Path(base).name)
+    # A function of a joined folder belongs first to the encoder in it, whatever the working folder holds.
+    names = [given] if given is not None else [beside, base] if base == THETA else [base, beside]
+    for name in names:
         try:
             checkpoint = read_checkpoint(name)
         except ModelError:

@@ -312,7 +312,7 @@ def _trained_pooling(folder: Path, has_pooler: bool) -> str:
     if path.is_file():
         modes = read_json(path)
         for key, pooling in (("pooling_mode_mean_tokens", "mean"), ("pooling_mode_cls_token", "cls")):
-            if modes.get(key):
+            if modes.get(key) or modes.get("pooling_mode") == pooling:
                 return pooling
     return "pooler" if has_pooler else "mean"
 

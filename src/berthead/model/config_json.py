@@ -8,7 +8,9 @@ from typing import Any
 from berthead.errors import ModelError, listed
 from berthead.model.config import EncoderConfig, Relative
 
-ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
+ACTIVATIONS = (
+    "gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh"
+)  # fmt: skip
 
 
 class Reader:
@@ -139,6 +141,8 @@ def albert(read: Reader) -> EncoderConfig:
     read.only("position_embedding_type", "absolute")
     layers, groups = read.whole("num_hidden_layers", 1_000), read.whole("num_hidden_groups", 1_000, 1)
     inner = read.whole("inner_group_num", 1_000, 1)
+    if layers * inner > 1_000:
+        raise read.refuse("inner_group_num", f"at most {1_000 // layers} with {layers} num_hidden_layers")
     if groups > layers:
         raise read.refuse("num_hidden_groups", f"at most num_hidden_layers, {layers}")
     dropout = read.share("hidden_dropout_prob", 0.0)
@@ -165,13 +169,13 @@ def deberta(read: Reader) -> EncoderConfig:
     read.only("relative_attention", True)
     read.only("conv_kernel_size", 0)
     terms = read.config.get("pos_att_type") or ()
-    terms = tuple(terms.lower().split("|")) if isinstance(terms, str) else tuple(terms)
-    if not terms or set(terms) - {"c2p", "p2c"}:
+    terms = terms.lower().split("|") if isinstance(terms, str) else terms
+    if not isinstance(terms, list) or not terms or any(term not in ("c2p", "p2c") for term in terms):
         raise read.refuse("pos_att_type", '"c2p", "p2c" or both')
     width, longest = read.whole("hidden_size", 65_536), read.whole("max_position_embeddings", 1_000_000, 512)
     furthest = read.whole("max_relative_positions", 1_000_000, -1, least=-1)
     relative = Relative(
-        "disentangled", buckets=max(0, read.whole("position_buckets", 1_000_000, -1, least=-1)), terms=terms,
+        "disentangled", buckets=max(0, read.whole("position_buckets", 1_000_000, -1, least=-1)), terms=tuple(terms),
         max_distance=furthest if furthest > 0 else longest, shared=read.flag("share_att_key", False),
         normed="layer_norm" in str(read.config.get("norm_rel_ebd", "none")).lower(),
     )  # fmt: skip
@@ -190,7 +194,8 @@ def modernbert(read: Reader) -> EncoderConfig:
     kinds = read.config.get("layer_types") or [
         "sliding_attention" if i % every else "full_attention" for i in range(layers)
     ]
-    if not isinstance(kinds, list) or len(kinds) != layers or set(kinds) - {"full_attention", "sliding_attention"}:
+    known = ("full_attention", "sliding_attention")
+    if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in known for kind in kinds):
         raise read.refuse("layer_types", '"full_attention" or "sliding_attention" for each layer')
     # The half on each side, and at least the neighbours: 0 would mean that all are seen.
     near = max(1, read.whole("local_attention", 1_000_000, 128) // 2)
@@ -234,7 +239,7 @@ def _base(read: Reader, kind: str | None, old: str, default: float) -> float:
         or read.config.get("rope_scaling")
     ):
         raise ModelError(read.where, "has scaled rotary positions", 'rope_type "default", no rope_scaling')
-    base = stored.get("rope_theta", read.config.get(old, default))
+    base = stored.get("rope_theta") or read.config.get(old) or default
     if type(base) not in (int, float) or not 1 < base < 1e12:
         raise ModelError(read.where, f"the base of the rotary positions is {base!r}", "a number above 1")
     return float(base)

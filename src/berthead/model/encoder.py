@@ -19,10 +19,10 @@ from berthead.model.tensors import Run, TensorPack
 
 def activation(name: str) -> nn.Module:
     """The feed-forward network's function by its name in config.json."""
-    if name in ("gelu_new", "gelu_pytorch_tanh"):
+    if name in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"):
         return nn.GELU(approximate="tanh")
     makers: dict[str, type[nn.Module]] = {
-        "gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "swish": nn.SiLU, "tanh": nn.Tanh,
+        "gelu": nn.GELU, "gelu_python": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "swish": nn.SiLU, "tanh": nn.Tanh,
     }  # fmt: skip
     return makers[name]()
 
