@@ -83,7 +83,7 @@ def ways_of(artifacts: dict[str, Any], texts: list[str]) -> dict[str, Callable[[
     together = JoinedPredictor(artifacts)
 
     def joined() -> Answers:
-        found = [[one.answer for one in predictions.values()] for predictions in together.predict(examples)]
+        found = [[one.answer for one in predictions.values()] for predictions in together.answers(examples)]
         return [list(answers) for answers in zip(*found, strict=True)]
 
     def one_by_one(predictors: list[Any]) -> Answers:
