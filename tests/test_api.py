@@ -451,7 +451,9 @@ def test_a_name_that_does_not_exist_is_an_attribute_error():
 
 SOURCE = Path(berthead.__file__).parent
 MODULES = sorted(
-    name for _, name, _ in pkgutil.walk_packages([str(SOURCE)], "berthead.") if not name.endswith("__main__")
+    name
+    for _, name, _ in pkgutil.walk_packages([str(SOURCE)], "berthead.")
+    if not name.endswith(("__main__", "_native"))
 )
 
 

@@ -15,15 +15,12 @@ from conftest import make_bert
 from torch import nn
 
 from berthead.api import load
+from berthead.errors import UsageError
 from berthead.infer import engine as engine_module
-from berthead.infer.engine import (
-    CastLinear,
-    Engine,
-    PackedLinear,
-    available_threads,
-    has_fast_bf16,
-    use_threads,
-)
+from berthead.infer import native
+from berthead.infer import prepacked as prepacked_module
+from berthead.infer.engine import Engine, available_threads, has_fast_bf16, use_threads
+from berthead.infer.prepacked import CastLinear, PackedLinear
 from berthead.model.checkpoint import read_checkpoint
 from berthead.model.heads import RowHead
 from berthead.model.model import Model
@@ -36,7 +33,7 @@ from berthead.text.tokenizer import Encoded
 TOLERANCE = 1e-5
 LENGTHS = [50, 50, 17, 3, 3, 1]
 
-needs_onednn = pytest.mark.skipif(not engine_module._has_onednn(), reason="this torch has no oneDNN")
+needs_onednn = pytest.mark.skipif(not prepacked_module.has_onednn(), reason="this torch has no oneDNN")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -49,8 +46,21 @@ def one_thread():
 
 
 @pytest.fixture
-def without_onednn(monkeypatch):
-    monkeypatch.setattr(engine_module, "_has_onednn", lambda: False)
+def by_torch(monkeypatch):
+    monkeypatch.setenv(native.SWITCH, "torch")
+
+
+@pytest.fixture
+def without_onednn(monkeypatch, by_torch):
+    monkeypatch.setattr(prepacked_module, "has_onednn", lambda: False)
+    monkeypatch.setattr(engine_module, "has_onednn", lambda: False)
+
+
+@pytest.fixture(params=["torch", *native.kernels()])
+def kernels(request, monkeypatch) -> str:
+    """Each of what may compute the encoder here."""
+    monkeypatch.setenv(native.SWITCH, request.param)
+    return request.param
 
 
 def a_model(name: str | Path, pooling: str = "mean") -> Model:
@@ -90,10 +100,11 @@ def linears(engine: Engine) -> list[nn.Module]:
 
 @pytest.mark.parametrize("name", ["tiny", "minilm"])
 @pytest.mark.parametrize("pooling", ["mean", "cls", "pooler"])
-def test_fp32_equals_the_plain_model(tiny_bert, name, pooling):
+def test_fp32_equals_the_plain_model(tiny_bert, name, pooling, kernels):
     model = a_model(tiny_bert if name == "tiny" else name, pooling)
     one = a_pack(LENGTHS if name == "tiny" else [200, 40, 40, 9])
     engine = Engine(model)
+    assert engine.kernels == {"torch": "oneDNN" if prepacked_module.has_onednn() else "torch"}.get(kernels, kernels)
     logits = engine.logits(one)
     assert (logits.dtype, logits.shape) == (np.float32, (len(one.row), 3))
     np.testing.assert_allclose(logits, plain_logits(model, one), atol=TOLERANCE, rtol=0)
@@ -112,7 +123,7 @@ def test_fp32_equals_transformers(tiny_bert):
 
 @needs_onednn
 @pytest.mark.parametrize("lengths", [[1], [2, 1], [64] * 33], ids=["1 token", "3 tokens", "over 2048 tokens"])
-def test_packs_far_from_the_typical_size_are_computed_alike(tiny_bert, lengths):
+def test_packs_far_from_the_typical_size_are_computed_alike(tiny_bert, by_torch, lengths):
     model, one = a_model(tiny_bert), a_pack(lengths)
     engine = Engine(model)
     assert all(isinstance(layer, PackedLinear) for layer in linears(engine))
@@ -127,7 +138,7 @@ ACTIVATIONS = {
 
 @needs_onednn
 @pytest.mark.parametrize(("name", "fused"), ACTIVATIONS.items())
-def test_every_activation_equals_the_plain_model_and_is_fused_where_it_can_be(tmp_path, name, fused):
+def test_every_activation_equals_the_plain_model_and_is_fused_where_it_can_be(tmp_path, by_torch, name, fused):
     model, one = a_model(make_bert(tmp_path / "bert", hidden_act=name)), a_pack()
     engine = Engine(model)
     np.testing.assert_allclose(engine.logits(one), plain_logits(model, one), atol=TOLERANCE, rtol=0)
@@ -146,7 +157,13 @@ def test_without_onednn_every_activation_equals_the_plain_model(tmp_path, withou
     np.testing.assert_allclose(engine.logits(one), plain_logits(model, one), atol=TOLERANCE, rtol=0)
 
 
-def test_pooled_is_what_the_head_reads(tiny_bert):
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_every_activation_equals_the_plain_model_in_every_kernel(tmp_path, kernels, name):
+    model, one = a_model(make_bert(tmp_path / "bert", hidden_act=name)), a_pack()
+    np.testing.assert_allclose(Engine(model).logits(one), plain_logits(model, one), atol=TOLERANCE, rtol=0)
+
+
+def test_pooled_is_what_the_head_reads(tiny_bert, kernels):
     for pooling in ("mean", "cls", "pooler"):
         model, one = a_model(tiny_bert, pooling), a_pack()
         tensors = TensorPack.from_pack(one)
@@ -158,7 +175,7 @@ def test_pooled_is_what_the_head_reads(tiny_bert):
         np.testing.assert_allclose(logits, Engine(model).logits(one), atol=TOLERANCE, rtol=0)
 
 
-def test_packed_equals_one_by_one(tiny_bert):
+def test_packed_equals_one_by_one(tiny_bert, kernels):
     engine, random = Engine(a_model(tiny_bert)), np.random.default_rng(3)
     encoded = [Encoded(random.integers(1, 80, n), np.zeros(n, np.int64), int(n), False) for n in range(1, 40)]
     together = engine.logits(pack(encoded, np.arange(39)))
@@ -169,10 +186,10 @@ def test_packed_equals_one_by_one(tiny_bert):
 # --- bfloat16 ---
 
 
-@pytest.mark.parametrize("kernels", ["own", "torch"])
-def test_bf16_is_near_and_is_bf16(tiny_bert, monkeypatch, kernels):
-    if kernels == "torch":
-        monkeypatch.setattr(engine_module, "_has_onednn", lambda: False)
+@pytest.mark.parametrize("onednn", [pytest.param(True, marks=needs_onednn), False])
+def test_bf16_is_near_and_is_bf16(tiny_bert, monkeypatch, by_torch, onednn):
+    if not onednn:
+        monkeypatch.setattr(prepacked_module, "has_onednn", lambda: False)
     model, one = a_model(tiny_bert), a_pack()
     engine = Engine(model, "bf16")
     seen = []
@@ -186,10 +203,78 @@ def test_bf16_is_near_and_is_bf16(tiny_bert, monkeypatch, kernels):
     assert seen[-1] == (torch.bfloat16, torch.float32)  # the head computes in float32
 
 
-def test_bf16_of_minilm_is_near():
+@pytest.mark.parametrize(("precision", "far"), [("bf16", 5e-2), ("int8", 0.2)])
+def test_low_precision_of_minilm_is_near(kernels, precision, far):
+    if (precision, kernels) == ("int8", "torch"):
+        pytest.skip("torch computes no int8")
     model = a_model("minilm")
     one = a_pack([60, 9], vocabulary=30522)
-    np.testing.assert_allclose(Engine(model, "bf16").logits(one), plain_logits(model, one), atol=5e-2, rtol=0)
+    logits, plain = Engine(model, precision).logits(one), plain_logits(model, one)
+    np.testing.assert_allclose(logits, plain, atol=far, rtol=0)
+    assert float(np.abs(logits - plain).max()) > 1e-4  # it is another arithmetic
+
+
+def test_int8_is_refused_where_only_torch_computes(tiny_bert, by_torch):
+    with pytest.raises(UsageError, match=r"torch computes no int8.*fp32, bf16"):
+        Engine(a_model(tiny_bert), "int8")
+
+
+def test_int8_gives_the_same_numbers_in_every_kernel(tiny_bert, monkeypatch):
+    """Sums of integers are exact: what differs is rounded elsewhere."""
+    if not native.kernels():
+        pytest.skip("this machine has no kernels of ours")
+    model, one = a_model(tiny_bert), a_pack()
+    found = []
+    for name in native.kernels():
+        monkeypatch.setenv(native.SWITCH, name)
+        found.append(Engine(model, "int8").logits(one))
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], atol=2e-2, rtol=0)
+
+
+@pytest.mark.parametrize("ids", [[5, 10**6], [-1, 5], [5] * 65], ids=["number too large", "negative", "row too long"])
+def test_rows_that_the_encoder_has_no_vectors_for_are_errors_in_every_kernel(tiny_bert, kernels, ids):
+    row = Encoded(np.array(ids), np.zeros(len(ids), np.int64), len(ids), False)
+    with pytest.raises(IndexError):
+        Engine(a_model(tiny_bert)).logits(pack([row], np.arange(1)))
+
+
+def test_kernels_that_are_not_here_are_named(tiny_bert, monkeypatch):
+    monkeypatch.setenv(native.SWITCH, "avx9")
+    with pytest.raises(UsageError, match=r"BERTHEAD_KERNELS.*'avx9'.*torch"):
+        Engine(a_model(tiny_bert))
+
+
+def test_without_the_extension_torch_computes(tiny_bert, monkeypatch):
+    monkeypatch.setattr(native, "_library", lambda: None)
+    engine = Engine(a_model(tiny_bert))
+    assert engine.kernels in ("oneDNN", "torch")
+    with pytest.raises(UsageError, match=r"not built"):
+        Engine(a_model(tiny_bert), "int8")
+
+
+FORKED = """
+import os, sys, torch
+from berthead.infer.native import NativeEncoder
+from berthead.model.checkpoint import read_checkpoint
+from test_engine import TensorPack, a_pack
+torch.set_num_threads(2)
+encoder, rows = NativeEncoder(read_checkpoint(sys.argv[1]).encoder().eval(), "fp32"), TensorPack.from_pack(a_pack())
+with torch.inference_mode():
+    wanted = encoder(rows)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if torch.equal(encoder(rows), wanted) else 3)
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not native.kernels(), reason="this machine has no kernels of ours")
+def test_a_forked_process_makes_threads_of_its_own(tiny_bert):
+    command = [sys.executable, "-c", FORKED, str(tiny_bert)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_bf16_gives_the_answers_of_a_fitted_model(toy_model):

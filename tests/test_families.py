@@ -16,7 +16,8 @@ from toy_tasks import fit_task
 
 import berthead
 from berthead.errors import ModelError, UsageError
-from berthead.infer.engine import prepare
+from berthead.infer import native
+from berthead.infer.prepacked import prepacked
 from berthead.model import attention as attention_module
 from berthead.model import families
 from berthead.model.checkpoint import read_checkpoint
@@ -62,7 +63,12 @@ def pair_of(tmp_path_factory):
 # --- parity ---
 
 
-@pytest.mark.parametrize("gap", parity.GAPS)
+needs_kernels = pytest.mark.skipif(not native.kernels(), reason="this machine has no kernels of ours")
+
+
+@pytest.mark.parametrize(
+    "gap", [pytest.param(gap, marks=needs_kernels if "kernels" in gap else ()) for gap in parity.GAPS]
+)
 @pytest.mark.parametrize("name", parity.CASES)
 def test_a_family_computes_what_transformers_computes(pair_of, name, gap):
     assert parity.GAPS[gap](*pair_of(name)) <= TOLERANCE
@@ -83,10 +89,34 @@ def test_the_engine_in_bfloat16_is_near(pair_of, name):
     pack = parity.packed(parity.rows(), ours)
     with torch.no_grad():
         exact = ours(pack)
-        near = prepare(Model(ours, torch.nn.Identity()), torch.bfloat16).encoder(pack)
+        near = prepacked(Model(ours, torch.nn.Identity()), "bf16").encoder(pack)
     assert near.dtype == torch.bfloat16
     cosine = torch.nn.functional.cosine_similarity(near.float(), exact, dim=1)
     assert float(cosine.min()) > 0.99
+
+
+@pytest.mark.parametrize("kernels", native.kernels())
+@pytest.mark.parametrize("name", parity.CASES)
+def test_each_kernel_computes_the_same(pair_of, monkeypatch, name, kernels):
+    """In each precision, on one thread and three: rows that are shared out, and one that all compute together."""
+    monkeypatch.setenv(native.SWITCH, kernels)
+    ours, _ = pair_of(name)
+    threads = torch.get_num_threads()
+    for precision, far in {"fp32": 1e-5, "bf16": 2e-2, "int8": 6e-2}.items():
+        if not native.computes(ours, precision):
+            assert (precision, native.has_bf16(kernels)) == ("bf16", False)
+            continue
+        encoder = native.laid_out(Model(ours, torch.nn.Identity()), precision).encoder
+        for rows in (parity.rows(), parity.rows()[:1]):
+            pack = parity.packed(rows, ours)
+            with torch.no_grad():
+                exact, alone = ours(pack), encoder(pack)
+                assert float((alone - exact).abs().max()) <= far
+                try:
+                    torch.set_num_threads(3)
+                    torch.testing.assert_close(encoder(pack), alone, atol=0, rtol=0)
+                finally:
+                    torch.set_num_threads(threads)
 
 
 def test_every_family_is_in_the_parity_table():

@@ -16,6 +16,7 @@ from toy_tasks import fit_task
 
 import berthead
 from berthead.errors import ModelError, UsageError
+from berthead.infer import native
 from berthead.infer.joined import JoinedEngine, shared, shared_layers
 from berthead.joining import is_joined
 from berthead.model.encoder import Block
@@ -75,17 +76,30 @@ def test_each_function_answers_as_it_does_alone(members, joined_folder, precisio
     assert max(joined.verify().values()) <= 1e-4
 
 
-def test_layers_in_common_are_computed_once(members, monkeypatch):
-    counted: list[int] = []
-    real = Block.forward
+@pytest.fixture(params=["torch", *native.kernels()[-1:]])
+def counted(monkeypatch, request) -> list[int]:
+    """An entry for each block that is computed, by torch or by kernels of our own."""
+    monkeypatch.setenv(native.SWITCH, request.param)
+    found: list[int] = []
+    by_torch, by_kernels = Block.forward, native.NativeBlocks.run
 
     def forward(self, hidden, runs, places):
-        counted.append(len(hidden))
-        return real(self, hidden, runs, places)
+        found.append(len(hidden))
+        return by_torch(self, hidden, runs, places)
 
+    def run(self, numbers, *rest):
+        found.extend(numbers)
+        return by_kernels(self, numbers, *rest)
+
+    monkeypatch.setattr(Block, "forward", forward)
+    monkeypatch.setattr(native.NativeBlocks, "run", run)
+    return found
+
+
+def test_layers_in_common_are_computed_once(members, counted):
     fitted = {name: berthead.load(folder) for name, folder in members.items()}
     frozen = berthead.join({name: fitted[name] for name in ("mood", "tags", "words")})
-    monkeypatch.setattr(Block, "forward", forward)
+    counted.clear()
     frozen.predict("good cat")
     assert len(counted) == 2  # the encoder's two layers, for three functions
     counted.clear()

@@ -20,6 +20,7 @@ from torch import nn
 
 import berthead
 from berthead.infer.engine import Engine
+from berthead.infer.native import NativeEncoder
 from berthead.model import families
 from berthead.model.adapt import Adapt, adapt
 from berthead.model.checkpoint import read_checkpoint
@@ -129,13 +130,19 @@ def spied(monkeypatch, name):
 
 def counted(monkeypatch):
     """Rows of each pack that any encoder computes from now on."""
-    packs, real = [], Encoder.forward
+    packs = []
 
-    def forward(self, tensors):
-        packs.append(len(tensors.lengths))
-        return real(self, tensors)
+    def watch(kind):
+        real = kind.forward
 
-    monkeypatch.setattr(Encoder, "forward", forward)
+        def forward(self, tensors):
+            packs.append(len(tensors.lengths))
+            return real(self, tensors)
+
+        monkeypatch.setattr(kind, "forward", forward)
+
+    watch(Encoder)
+    watch(NativeEncoder)
     return packs
 
 

@@ -1,78 +1,20 @@
-"""A model prepared once for a precision: linear layers prepacked for this processor, then Pack -> logits."""
+"""A model prepared once for a precision and this processor, then Pack -> logits."""
 
 from __future__ import annotations
 
-import copy
 import os
 import threading
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from berthead.errors import UsageError
-from berthead.model.encoder import Block
+from berthead.infer import native
+from berthead.infer.prepacked import has_onednn, prepacked
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
 from berthead.records import FloatArray, Pack
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-# The rows of activations that oneDNN lays the weights out for; other numbers work with the same layout.
-TYPICAL_TOKENS = 2048
-
-
-class PackedLinear(nn.Module):
-    """A linear layer whose weights lie as oneDNN wants them, with the activation after it computed in one pass.
-
-    Args:
-        linear: the layer it replaces.
-        dtype: arithmetic.
-        fused: oneDNN's name and algorithm of the activation, such as ("gelu", "none"); ("none", "none") for none.
-    """
-
-    def __init__(self, linear: nn.Linear, dtype: torch.dtype, fused: tuple[str, str] = ("none", "none")) -> None:
-        super().__init__()
-        weight = linear.weight.detach().to(dtype).contiguous()
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_TOKENS)
-        self.bias = _cast(linear.bias, dtype)
-        self.fused = fused
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Activations [tokens, in] -> [tokens, out]."""
-        kind, algorithm = self.fused
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, kind, [], algorithm)
-        return y
-
-
-class CastLinear(nn.Module):
-    """A linear layer with its weights cast once: where oneDNN is absent."""
-
-    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.weight, self.bias = linear.weight.detach().to(dtype), _cast(linear.bias, dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Activations [tokens, in] -> [tokens, out]."""
-        return F.linear(x, self.weight, self.bias)
-
-
-def _cast(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if bias is None else bias.detach().to(dtype)
-
-
-class CastEmbeddings(nn.Module):
-    """Embeddings in float32, handed on in the engine's precision."""
-
-    def __init__(self, embeddings: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.embeddings, self.dtype = embeddings, dtype
-
-    def forward(self, pack: TensorPack) -> Tensor:
-        """Vectors of the pack's tokens, [tokens, width]."""
-        vectors: Tensor = self.embeddings(pack).to(self.dtype)
-        return vectors
 
 
 class Engine:
@@ -80,13 +22,19 @@ class Engine:
 
     Args:
         model: the fitted model; it is not changed, and its embeddings are shared.
-        precision: `fp32` or `bf16`.
+        precision: `fp32`, `bf16` or `int8`.
+
+    Attributes:
+        kernels: what computes the encoder: `torch`, `oneDNN`, or the name of our own kernels.
+
+    Raises:
+        UsageError: this machine does not compute this encoder in this precision.
     """
 
     def __init__(self, model: Model, precision: str = "fp32") -> None:
         self.precision = precision
-        self.kernels = "oneDNN, weights prepacked" if _has_onednn() else "torch"
-        self.model = prepare(model, PRECISIONS[precision])
+        self.kernels = kernels_of(model, precision)
+        self.model = prepared(model, precision)
         # One pack at a time: every pack uses all threads already.
         self._lock = threading.Lock()
 
@@ -134,62 +82,38 @@ class DeviceEngine:
         return result
 
 
-def engine_for(model: Model, device: torch.device, precision: str = "fp32") -> Engine | DeviceEngine:
-    """What applies a model during a fit: the engine on a CPU, the model itself, in float32, elsewhere."""
-    return Engine(model, precision) if device.type == "cpu" else DeviceEngine(model, device)
+def kernels_of(model: Model, precision: str) -> str:
+    """What computes a model's encoder: `torch`, `oneDNN`, or the name of our own kernels."""
+    if native.computes(model.encoder, precision):
+        return native.chosen()
+    return "oneDNN" if has_onednn() else "torch"
 
 
-def prepare(model: Model, dtype: torch.dtype, memo: dict[int, Any] | None = None) -> Model:
-    """A copy of the model with its encoder's linear layers replaced; parameters that stay are shared.
+def prepared(model: Model, precision: str, memo: dict[Any, Any] | None = None) -> Model:
+    """A copy of the model that computes as fast as this machine can; parameters that stay are shared.
 
     Args:
-        model: the fitted model.
-        dtype: arithmetic of the encoder; the head stays in float32.
-        memo: what `copy.deepcopy` has copied of other models: parts that models share are prepared once.
+        model: the fitted model; it is not changed.
+        precision: `fp32`, `bf16` or `int8`; the head computes in float32.
+        memo: what was prepared of other models: parts that models share are prepared once.
 
     Returns:
         The prepared model, in evaluation mode.
+
+    Raises:
+        UsageError: this machine does not compute this encoder in this precision.
     """
-    copied = {} if memo is None else memo
-    copied |= {id(tensor): tensor for tensor in model.parameters()}
-    prepared = copy.deepcopy(model, copied)
-    for block in prepared.encoder.blocks:
-        assert isinstance(block, Block)
-        for name, layer in list(block.attention.named_children()):
-            if isinstance(layer, nn.Linear):
-                setattr(block.attention, name, _linear(layer, dtype))
-        _prepare_mlp(block.mlp, dtype)
-    if dtype != torch.float32:
-        prepared.encoder.embeddings = CastEmbeddings(prepared.encoder.embeddings, dtype)  # type: ignore[assignment]
-    return prepared.eval()
+    if native.computes(model.encoder, precision):
+        return native.laid_out(model, precision, memo)
+    if precision == "int8":
+        saw = f"{native.why_not(model.encoder)}; torch computes no int8"
+        raise UsageError("--precision int8", saw, "fp32, bf16", "Leave --precision out.")
+    return prepacked(model, precision, memo)
 
 
-def _prepare_mlp(mlp: nn.Sequential, dtype: torch.dtype) -> None:
-    up, function, down = mlp.get_submodule("up"), mlp.get_submodule("activation"), mlp.get_submodule("down")
-    if not (isinstance(up, nn.Linear) and isinstance(down, nn.Linear)):
-        return  # prepared already
-    fused = _fused(function) if _has_onednn() else None
-    if fused is not None:
-        mlp.add_module("up", PackedLinear(up, dtype, fused))
-        mlp.add_module("activation", nn.Identity())
-    else:
-        mlp.add_module("up", _linear(up, dtype))
-    mlp.add_module("down", _linear(down, dtype))
-
-
-def _fused(function: nn.Module) -> tuple[str, str] | None:
-    if isinstance(function, nn.GELU):
-        return "gelu", function.approximate
-    return ("relu", "none") if isinstance(function, nn.ReLU) else None
-
-
-def _linear(linear: nn.Linear, dtype: torch.dtype) -> nn.Module:
-    return PackedLinear(linear, dtype) if _has_onednn() else CastLinear(linear, dtype)
-
-
-def _has_onednn() -> bool:
-    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return available and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+def engine_for(model: Model, device: torch.device, precision: str = "fp32") -> Engine | DeviceEngine:
+    """What applies a model during a fit: the engine on a CPU, the model itself, in float32, elsewhere."""
+    return Engine(model, precision) if device.type == "cpu" else DeviceEngine(model, device)
 
 
 def has_fast_bf16(device: torch.device | None = None) -> bool:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from berthead.artifact import Artifact
-from berthead.infer.engine import PRECISIONS, prepare
+from berthead.infer.engine import prepared
 from berthead.infer.predict import TOKEN_BUDGET, Computed, answered, chunks, prefetched
 from berthead.model.model import Model, sha256_of
 from berthead.model.tensors import TensorPack
@@ -39,7 +39,7 @@ class JoinedEngine:
     def __init__(self, models: Sequence[Model], precision: str = "fp32") -> None:
         self.precision = precision
         memo: dict[int, Any] = {}
-        self.models = [prepare(model, PRECISIONS[precision], memo) for model in shared(models)]
+        self.models = [prepared(model, precision, memo) for model in shared(models)]
         self._lock = threading.Lock()
 
     def logits(self, pack: Pack, members: Sequence[int]) -> list[FloatArray]:
@@ -56,9 +56,8 @@ class JoinedEngine:
         with self._lock, torch.inference_mode():
             tensors = TensorPack.from_pack(pack)
             for group in _grouped(members, lambda member: self.models[member].encoder.places):
-                encoder = self.models[group[0]].encoder
-                hidden = encoder.embeddings(tensors)
-                self._descend(tensors, hidden, encoder.places(tensors, hidden.dtype), group, 0, found)
+                hidden, places = self.models[group[0]].encoder.begin(tensors)
+                self._descend(tensors, hidden, places, group, 0, found)
         return [found[member] for member in members]
 
     def _descend(
@@ -66,15 +65,23 @@ class JoinedEngine:
         found: dict[int, FloatArray],
     ) -> None:  # fmt: skip
         """The layers from `depth` on, each computed once for all models that have it."""
-        order = self.models[members[0]].encoder.order
-        if depth == len(order):
+        encoder = self.models[members[0]].encoder
+        if depth == len(encoder.order):
             for member in members:
                 model = self.models[member]
                 found[member] = model.head(model.encoder.final_norm(hidden), pack).float().numpy()
             return
-        for group in _grouped(members, lambda member: self.models[member].encoder.blocks[order[depth]]):
-            block = self.models[group[0]].encoder.blocks[order[depth]]
-            self._descend(pack, block(hidden, pack.runs, places), places, group, depth + 1, found)
+        for group in self._parted(members, depth):
+            last = depth + 1
+            while last < len(encoder.order) and len(self._parted(group, last)) == 1:
+                last += 1
+            after = self.models[group[0]].encoder.through(hidden, pack, places, depth, last)
+            self._descend(pack, after, places, group, last, found)
+
+    def _parted(self, members: Sequence[int], depth: int) -> list[list[int]]:
+        """The models by the block that computes this layer."""
+        encoders = [model.encoder for model in self.models]
+        return _grouped(members, lambda member: encoders[member].blocks[encoders[member].order[depth]])
 
 
 def shared(models: Sequence[Model]) -> list[Model]:

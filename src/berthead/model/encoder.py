@@ -183,12 +183,20 @@ class Encoder(nn.Module):
         Returns:
             float32 (or the engine's precision) [tokens, width].
         """
-        hidden: Tensor = self.embeddings(pack)
-        places = self.places(pack, hidden.dtype)
-        for number in self.order:
-            hidden = self.blocks[number](hidden, pack.runs, places)
-        normed: Tensor = self.final_norm(hidden)
+        hidden, places = self.begin(pack)
+        normed: Tensor = self.final_norm(self.through(hidden, pack, places, 0, len(self.order)))
         return normed
+
+    def begin(self, pack: TensorPack) -> tuple[Tensor, Places]:
+        """The embeddings' vectors [tokens, width], and where the tokens stand."""
+        hidden: Tensor = self.embeddings(pack)
+        return hidden, self.places(pack, hidden.dtype)
+
+    def through(self, hidden: Tensor, pack: TensorPack, places: Places, first: int, last: int) -> Tensor:
+        """Vectors [tokens, width] after the layers from `first` to below `last`."""
+        for number in self.order[first:last]:
+            hidden = self.blocks[number](hidden, pack.runs, places)
+        return hidden
 
     def part(self, first: int, last: int) -> Encoder:
         """The layers from `first` to below `last` as an encoder that shares their weights, and the embeddings."""
@@ -203,8 +211,8 @@ class Encoder(nn.Module):
 
     def hidden_states(self, pack: TensorPack) -> list[Tensor]:
         """The embeddings' output and each layer's: layers + 1 tensors [tokens, width]."""
-        states = [self.embeddings(pack)]
-        places = self.places(pack, states[0].dtype)
-        for number in self.order:
-            states.append(self.blocks[number](states[-1], pack.runs, places))
+        first, places = self.begin(pack)
+        states = [first]
+        for layer in range(len(self.order)):
+            states.append(self.through(states[-1], pack, places, layer, layer + 1))
         return [*states[:-1], self.final_norm(states[-1])]

@@ -53,9 +53,12 @@ class Rotary(nn.Module):
 
     def forward(self, pack: TensorPack, dtype: torch.dtype) -> Places:
         """Cosines and sines of the pack's tokens, once for all layers of a base."""
-        halves = torch.arange(0, self.size, 2, device=pack.positions.device) / self.size
-        angles = {base: pack.positions[:, None] * base**-halves for base in self.bases}  # [tokens, size / 2]
-        return _Turns({base: (angle.cos(), angle.sin()) for base, angle in angles.items()})
+        return _Turns({base: self.waves(pack.positions, base) for base in self.bases})
+
+    def waves(self, places: Tensor, base: float) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of places [tokens], each [tokens, size / 2]."""
+        angles = places[:, None] * base ** -(torch.arange(0, self.size, 2, device=places.device) / self.size)
+        return angles.cos(), angles.sin()
 
 
 class _Turns(Places):
@@ -88,14 +91,13 @@ class RelativeBias(nn.Module):
     def forward(self, pack: TensorPack, dtype: torch.dtype) -> Places:
         """Biases of each length of row in the pack."""
         lengths = {run.length for run in pack.runs}
-        buckets = {length: self._buckets(length, pack.ids.device) for length in lengths}
+        buckets = {length: self.buckets(_distances(length, pack.ids.device)) for length in lengths}
         return _Biases({length: self.bias(found).permute(2, 0, 1).to(dtype) for length, found in buckets.items()})
 
-    def _buckets(self, length: int, device: torch.device) -> Tensor:
-        """The bucket of each query and key, [length, length]: half for each direction, far ones by logarithm."""
+    def buckets(self, apart: Tensor) -> Tensor:
+        """The bucket of each distance from key to query: half for each direction, far ones by logarithm."""
         half = self.relative.buckets // 2
         exact = half // 2
-        apart = _distances(length, device)
         far = (apart.abs().float() / exact).log() / math.log(self.relative.max_distance / exact) * (half - exact)
         coarse = (exact + far.long()).clamp(max=half - 1)
         return torch.where(apart.abs() < exact, apart.abs(), coarse) + half * (apart < 0)
@@ -128,17 +130,27 @@ class Disentangled(nn.Module):
     def forward(self, pack: TensorPack, dtype: torch.dtype) -> Places:
         """The distances' vectors, and which of them each query and key of a length of row has."""
         lengths = {run.length for run in pack.runs}
-        rows = {length: self._rows(length, pack.ids.device) for length in lengths}
+        rows = {length: self.rows(_distances(length, pack.ids.device)) for length in lengths}
         table = self.norm(self.embeddings.weight)
-        return _Distances(lambda: self.dropout(table).to(dtype), rows, self.relative)
+        return _Distances(self, lambda: self.dropout(table).to(dtype), rows)
 
-    def _rows(self, length: int, device: torch.device) -> Tensor:
-        """The row of the table for each query and key, [length, length]; far distances share one, by logarithm."""
-        span, apart = _span(self.relative), _distances(length, device)
+    def sides(self, table: Tensor, attention: Any) -> tuple[Tensor | None, Tensor | None]:
+        """The distances' vectors that keys meet, and those that queries meet, by a block's own layers."""
+        if self.relative.shared:
+            query_side, key_side, _ = attention.qkv(table).chunk(3, -1)
+            terms = self.relative.terms
+            return query_side if "p2c" in terms else None, key_side if "c2p" in terms else None
+        layers = attention.distance_query, attention.distance_key
+        query_side, key_side = (layer(table) if layer is not None else None for layer in layers)
+        return query_side, key_side
+
+    def rows(self, apart: Tensor) -> Tensor:
+        """The row of the table for each distance from key to query; far distances share one, by logarithm."""
+        span = _span(self.relative)
         if self.relative.buckets > 0:
             exact = span // 2
             # In float32 as the weights were trained: what lies on an edge falls into the same bucket.
-            whole = torch.tensor((self.relative.max_distance - 1) / exact, device=device).log()
+            whole = torch.tensor((self.relative.max_distance - 1) / exact, device=apart.device).log()
             far = (apart.abs().clamp(min=exact) / exact).log() / whole
             coarse = ((far * (exact - 1)).ceil() + exact).long() * apart.sign()
             apart = torch.where(apart.abs() <= exact, apart, coarse)
@@ -146,16 +158,11 @@ class Disentangled(nn.Module):
 
 
 class _Distances(Places):
-    def __init__(self, table: Callable[[], Tensor], rows: dict[int, Tensor], relative: Relative) -> None:
-        self.table, self.rows, self.relative = table, rows, relative
+    def __init__(self, part: Disentangled, table: Callable[[], Tensor], rows: dict[int, Tensor]) -> None:
+        self.part, self.table, self.rows = part, table, rows
 
     def bias(self, attention: Any) -> Bias:
-        table = self.table()  # each block drops others in training
-        if self.relative.shared:
-            query_side, key_side, _ = attention.qkv(table).chunk(3, -1)
-        else:
-            layers = attention.distance_query, attention.distance_key
-            query_side, key_side = (layer(table) if layer is not None else None for layer in layers)
+        query_side, key_side = self.part.sides(self.table(), attention)  # each block drops others in training
 
         def by_head(vectors: Tensor) -> Tensor:  # [distances, width] -> [heads, size, distances]
             return vectors.view(len(vectors), attention.heads, -1).permute(1, 2, 0)
@@ -163,9 +170,9 @@ class _Distances(Places):
         def scores(query: Tensor, key: Tensor) -> Tensor:
             rows = self.rows[query.shape[2]].expand(*query.shape[:3], -1)
             added = torch.zeros((), dtype=query.dtype, device=query.device)
-            if "c2p" in self.relative.terms:
+            if key_side is not None:
                 added = added + (query @ by_head(key_side).to(query.dtype)).gather(-1, rows)
-            if "p2c" in self.relative.terms:
+            if query_side is not None:
                 side = by_head(query_side * attention.scale).to(key.dtype)
                 added = added + (key @ side).gather(-1, rows.transpose(2, 3)).transpose(2, 3)
             return added

@@ -1,0 +1,109 @@
+// What the encoder's kernels of each instruction set, and the code that calls them, have in common.
+//
+// No function of the standard library that is a template or inline may be called from a kernels_*.cpp: it would be
+// compiled with that file's instructions, and the linker may keep that copy for all.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace berthead {
+
+enum Precision { FP32 = 0, BF16 = 1, INT8 = 2 };
+enum Activation { GELU = 0, GELU_TANH = 1, RELU = 2, SILU = 3, TANH = 4 };
+
+// One transformer block as Python hands it over: float32, row-major, [outputs, inputs]. Null: there is none.
+struct BlockSpec {
+  const float *qkv, *qkv_bias, *out, *out_bias, *attention_norm, *attention_norm_bias;
+  const float *up, *up_bias, *down, *down_bias, *mlp_norm, *mlp_norm_bias;
+  // Rotary positions: [reach, size / 2]. They stay Python's, as do the tables below.
+  const float *cosines, *sines;
+  // What is added to scaled scores, by the distance key - query: [heads, 2 * reach - 1].
+  const float *distance_bias;
+  // Disentangled attention: vectors of distances [distances, width], and each distance's row in them [2 * reach - 1].
+  const float *distance_keys, *distance_queries;
+  const int32_t *distance_rows;
+  int32_t width, heads, inner, activation, gated, norm_first, local, reach, distances;
+  float eps, scale;
+};
+
+// The embedding tables, float32; null: there is none.
+struct EmbeddingSpec {
+  const float *word, *position, *segment, *norm, *norm_bias;
+  int32_t width, first_position;
+  float eps;
+};
+
+// A linear layer's weights in panels of NR outputs, each [groups of inputs][NR][inputs of a group].
+struct Matrix {
+  int outputs, inputs, panels, groups;
+  int32_t *packed;
+  float *bias;   // [panels * NR]
+  float *scale;  // int8: what a product is multiplied with
+  float *sums;   // int8: scale times the sum of the weights
+};
+
+struct Norm {
+  float *weight, *bias;  // weight null: what passes stays as it is
+};
+
+struct Block {
+  Matrix qkv, out, up, down;
+  Matrix *distance_keys, *distance_queries;  // one a head
+  Norm attention_norm, mlp_norm;
+  BlockSpec spec;
+};
+
+// The threads that compute one chunk together. `size` 1: a barrier is nothing.
+struct Team {
+  int size;
+  void (*wait)(Team *team);
+  alignas(64) int32_t arrived;
+  alignas(64) int32_t phase;
+};
+
+// Rows of a chunk: tokens laid end to end, and what the threads of a team share while they compute them.
+struct Chunk {
+  int tokens, rows;
+  const int64_t *starts;  // [rows + 1]; the first is that of the first token in `hidden`
+  const int64_t *ids, *segments;
+  float *hidden;  // [tokens, width]
+  void *input;    // what the next product reads, [tokens, width]
+  float *scale, *zero;
+  void *qkv;      // [tokens, 3 * width]
+  void *context;  // [tokens, width]
+};
+
+// A block of memory that only grows.
+struct Buffer {
+  void *data;
+  size_t bytes;
+};
+
+// What one thread needs for itself.
+struct Scratch {
+  Buffer keys, values, scores, weights, inner, inputs, scales, content, places;
+};
+
+// The functions of one instruction set.
+struct Kernels {
+  const char *name;
+  int precisions;  // a bit for each Precision that is worth while here
+  size_t (*input_bytes)(int precision);
+  size_t (*qkv_bytes)(int precision);
+  int (*padded)(int columns);
+  bool (*prepare)(const BlockSpec &spec, int precision, Block &block);
+  void (*embed)(const EmbeddingSpec &spec, const Chunk &chunk, int first, int last);
+  void (*start)(const Block &block, int precision, const Chunk &chunk, int first, int last);
+  bool (*block)(const Block &block, int precision, Chunk &chunk, Team &team, int rank, Scratch &scratch, const Block *next);
+};
+
+void *allocate(size_t bytes);
+bool grow(Buffer &buffer, size_t bytes);
+void release(Block &block);
+
+#if defined(__x86_64__)
+extern const Kernels avx2_kernels, avx512_kernels, avx512_vnni_kernels, avx512_bf16_kernels;
+#endif
+
+}  // namespace berthead

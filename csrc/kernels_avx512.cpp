@@ -1,0 +1,17 @@
+// The kernels for processors with avx512f, avx512bw, avx512vl, avx512dq, avx2, fma, f16c.
+#if defined(__x86_64__)
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
+#define KERNELS avx512_kernels
+#define KERNELS_NAME "avx512"
+#include <immintrin.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+
+#include "engine.h"
+namespace {
+#include "vectors_avx512.h"
+}
+#include "kernels.inc"
+#endif

@@ -1,0 +1,360 @@
+"""The encoder's blocks in kernels of our own: weights laid out once, rows computed by threads that share nothing."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import importlib.util
+import os
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from berthead.errors import UsageError
+from berthead.model.config import EncoderConfig
+from berthead.model.encoder import Attention, Block, Embeddings, Encoder
+from berthead.model.model import Model
+from berthead.model.positions import Disentangled, NoPositions, RelativeBias, Rotary
+from berthead.model.tensors import TensorPack
+
+# Chooses the kernels: `torch` for none of ours, or the name of an instruction set that this processor has.
+SWITCH = "BERTHEAD_KERNELS"
+PRECISIONS = {"fp32": 0, "bf16": 1, "int8": 2}
+_EXTENSION = "berthead.infer._native"
+_POINTER = ctypes.c_void_p
+
+
+class _BlockSpec(ctypes.Structure):
+    """BlockSpec in csrc/engine.h."""
+
+    _fields_ = [
+        *((name, _POINTER) for name in (
+            "qkv", "qkv_bias", "out", "out_bias", "attention_norm", "attention_norm_bias", "up", "up_bias", "down",
+            "down_bias", "mlp_norm", "mlp_norm_bias", "cosines", "sines", "distance_bias", "distance_keys",
+            "distance_queries", "distance_rows",
+        )),
+        *((name, ctypes.c_int32) for name in (
+            "width", "heads", "inner", "activation", "gated", "norm_first", "local", "reach", "distances",
+        )),
+        ("eps", ctypes.c_float),
+        ("scale", ctypes.c_float),
+    ]  # fmt: skip
+
+
+class _EmbeddingSpec(ctypes.Structure):
+    """EmbeddingSpec in csrc/engine.h."""
+
+    _fields_ = [
+        *((name, _POINTER) for name in ("word", "position", "segment", "norm", "norm_bias")),
+        ("width", ctypes.c_int32),
+        ("first_position", ctypes.c_int32),
+        ("eps", ctypes.c_float),
+    ]
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    found = importlib.util.find_spec(_EXTENSION)
+    if found is None or found.origin is None:
+        return None
+    library = ctypes.CDLL(found.origin)
+    library.berthead_kernels.restype = ctypes.c_char_p
+    library.berthead_open.restype = _POINTER
+    library.berthead_open.argtypes = [ctypes.c_char_p, ctypes.c_int]
+    library.berthead_add.argtypes = [_POINTER, ctypes.POINTER(_BlockSpec)]
+    library.berthead_run.argtypes = [
+        _POINTER, _POINTER, ctypes.c_int, ctypes.POINTER(_EmbeddingSpec), _POINTER, _POINTER, _POINTER, _POINTER,
+        _POINTER, ctypes.c_int, ctypes.c_int,
+    ]  # fmt: skip
+    library.berthead_close.argtypes = [_POINTER]
+    library.berthead_close.restype = None
+    return library
+
+
+def built() -> bool:
+    """Whether the kernels were built when this package was installed."""
+    return _library() is not None
+
+
+def kernels() -> list[str]:
+    """Names of the kernels that this processor can run, the best last; none where they were not built."""
+    library, names = _library(), list[str]()
+    if library is not None:
+        while (name := library.berthead_kernels(len(names))) is not None:
+            names.append(name.decode())
+    return names
+
+
+def chosen() -> str:
+    """The kernels that are used: the best, or what the environment variable BERTHEAD_KERNELS says.
+
+    Returns:
+        One of `kernels()`, or `torch`.
+
+    Raises:
+        UsageError: the variable names kernels that are not here.
+    """
+    usable, wanted = ["torch", *kernels()], os.environ.get(SWITCH, "")
+    if wanted and wanted not in usable:
+        raise UsageError(SWITCH, f"says {wanted!r}", ", ".join(usable), "Unset it: the best kernels are used.")
+    return wanted or usable[-1]
+
+
+def computes(encoder: Encoder, precision: str) -> bool:
+    """Whether our kernels compute an encoder in this precision, here.
+
+    Args:
+        encoder: of any family.
+        precision: `fp32`, `bf16` or `int8`.
+    """
+    name, config = chosen(), encoder.config
+    if name == "torch" or (precision == "bf16" and not has_bf16(name)):
+        return False
+    sizes = config.width % 4 == 0 and config.inner % 4 == 0 and (config.width // config.heads) % 2 == 0
+    blocks = len(encoder.blocks) > 0 and all(map(_is_plain, encoder.blocks))
+    return sizes and blocks and config.activation in _ACTIVATIONS
+
+
+def why_not(encoder: Encoder) -> str:
+    """What keeps our kernels from computing an encoder that they do not compute in int8."""
+    if not built():
+        return "the kernels were not built when berthead was installed: there was no C++ compiler"
+    if not kernels():
+        return "this processor has not the instructions of any kernel"
+    return f"{SWITCH} says torch" if chosen() == "torch" else "its sizes are not those that the kernels compute"
+
+
+def _is_plain(block: nn.Module) -> bool:
+    """Whether a block's linear layers are just that: no changes of low rank beside them."""
+    layers = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
+    return all(isinstance(block.get_submodule(layer), nn.Linear) for layer in layers)
+
+
+def has_bf16(name: str) -> bool:
+    """Whether kernels multiply bfloat16 in hardware."""
+    return name.endswith("bf16")
+
+
+_ACTIVATIONS = {
+    "gelu": 0, "gelu_python": 0, "gelu_new": 1, "gelu_fast": 1, "gelu_pytorch_tanh": 1, "relu": 2, "silu": 3,
+    "swish": 3, "tanh": 4,
+}  # fmt: skip
+
+
+class NativeBlock:
+    """One block of NativeBlocks, which stands where the torch module stood."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class NativeBlocks:
+    """Blocks laid out for one precision and instruction set; safe to call from many threads.
+
+    Args:
+        precision: `fp32`, `bf16` or `int8`.
+        config: of the encoders.
+    """
+
+    def __init__(self, precision: str, config: EncoderConfig) -> None:
+        library = _library()
+        assert library is not None
+        self.library, self.name, self.precision, self.config = library, chosen(), precision, config
+        self.handle = library.berthead_open(self.name.encode(), PRECISIONS[precision])
+        assert self.handle, (self.name, precision)
+        # Tables that the kernels read where they lie.
+        self._kept: list[Tensor] = []
+        self._count = 0
+
+    def __del__(self) -> None:
+        if getattr(self, "handle", None):
+            self.library.berthead_close(self.handle)
+
+    def add(self, block: Block, places: nn.Module) -> NativeBlock:
+        """Lay a block's weights out.
+
+        Args:
+            block: it is not changed.
+            places: what its attention reads places from.
+        """
+        attention, config, used = block.attention, self.config, list[Tensor]()
+
+        def pointer(tensor: Tensor | None, dtype: torch.dtype = torch.float32) -> int | None:
+            if tensor is None:
+                return None
+            used.append(tensor.detach().to("cpu", dtype).contiguous())
+            return used[-1].data_ptr()
+
+        def linear(name: str, layer: Any) -> dict[str, int | None]:
+            return {name: pointer(layer.weight), f"{name}_bias": pointer(layer.bias)}
+
+        def norm(name: str, layer: nn.Module) -> dict[str, int | None]:
+            if isinstance(layer, nn.Identity):
+                return {}
+            return {name: pointer(layer.weight), f"{name}_bias": pointer(layer.bias)}  # type: ignore[arg-type]
+
+        tables = _tables(places, attention, config)
+        fields: dict[str, Any] = {
+            **linear("qkv", attention.qkv), **linear("out", attention.out), **linear("up", block.mlp.up),
+            **linear("down", block.mlp.down), **norm("attention_norm", block.attention_norm),
+            **norm("mlp_norm", block.mlp_norm),
+        }  # fmt: skip
+        copied = len(used)
+        fields |= {
+            name: pointer(table, torch.int32 if name == "distance_rows" else torch.float32)
+            for name, table in tables.items()
+        }
+        spec = _BlockSpec(
+            **fields, width=config.width, heads=config.heads, inner=config.inner,
+            activation=_ACTIVATIONS[config.activation], gated=config.gated, norm_first=config.norm_first,
+            local=attention.local, reach=config.positions, eps=config.eps, scale=attention.scale,
+            distances=len(tables.get("distance_keys", tables.get("distance_queries", ()))),
+        )  # fmt: skip
+        if self.library.berthead_add(self.handle, ctypes.byref(spec)) != 0:
+            raise MemoryError("no memory for the encoder's weights")
+        self._kept += used[copied:]
+        self._count += 1
+        return NativeBlock(self._count - 1)
+
+    def run(
+        self, numbers: Sequence[int], pack: TensorPack, hidden: Tensor | None, embedding: _EmbeddingSpec | None
+    ) -> Tensor:
+        """Rows through blocks.
+
+        Args:
+            numbers: of the blocks, in order.
+            pack: the rows.
+            hidden: float32 [tokens, width] before the first of them; None: it comes from the embedding.
+            embedding: the tables that ids are looked up in.
+
+        Returns:
+            float32 [tokens, width] after the last.
+        """
+        order = (ctypes.c_int32 * len(numbers))(*numbers)
+        tokens = len(pack.ids)
+        _check(pack, self.config, by_number=embedding is not None)
+        starts = torch.cat((pack.starts, torch.tensor([tokens])))
+        output = torch.empty(tokens, self.config.width)
+        before = None if hidden is None else hidden.contiguous()
+        failed = self.library.berthead_run(
+            self.handle, order, len(numbers), None if embedding is None else ctypes.byref(embedding),
+            pack.ids.data_ptr(), pack.segments.data_ptr(), None if before is None else before.data_ptr(),
+            output.data_ptr(), starts.data_ptr(), len(starts) - 1, torch.get_num_threads(),
+        )  # fmt: skip
+        if failed:
+            raise MemoryError("no memory for the activations of a pack")
+        return output
+
+
+def _check(pack: TensorPack, config: EncoderConfig) -> None:
+    """The kernels read where they are told to."""
+    first, last, longest = int(pack.ids.min()), int(pack.ids.max()), int(pack.lengths.max())
+    if first < 0 or last >= config.vocabulary or longest > config.positions:
+        allowed = f"token numbers below {config.vocabulary}, and rows of at most {config.positions} tokens"
+        raise IndexError(
+            f"token numbers from {first} to {last}, the longest row of {longest} tokens; allowed: {allowed}"
+        )
+
+
+class NativeEncoder(nn.Module):
+    """An encoder of which our kernels compute the blocks, and mostly the embeddings.
+
+    Args:
+        encoder: it is not changed, and its embedding tables are shared.
+        precision: `fp32`, `bf16` or `int8`.
+        memo: what was laid out or copied already, by the id of the torch module.
+    """
+
+    def __init__(self, encoder: Encoder, precision: str, memo: dict[Any, Any] | None = None) -> None:
+        super().__init__()
+        known = {} if memo is None else memo
+        known |= {id(tensor): tensor for tensor in encoder.parameters()}
+        self.config, self.order = encoder.config, encoder.order
+        if "native" not in known:
+            known["native"] = NativeBlocks(precision, encoder.config)
+        self.native: NativeBlocks = known["native"]
+        for block in encoder.blocks:
+            if id(block) not in known:
+                assert isinstance(block, Block)
+                known[id(block)] = self.native.add(block, encoder.places)
+        self.blocks: list[NativeBlock] = [known[id(block)] for block in encoder.blocks]
+        self.embeddings = copy.deepcopy(encoder.embeddings, known)
+        self.places = copy.deepcopy(encoder.places, known)
+        self.final_norm = copy.deepcopy(encoder.final_norm, known)
+        self.table = _embedding_table(encoder.embeddings)
+
+    def begin(self, pack: TensorPack) -> tuple[Tensor, None]:
+        """The embeddings' vectors, float32 [tokens, width]; the kernels know the places themselves."""
+        return self._run([], pack, None if self.table else self.embeddings(pack).float()), None
+
+    def through(self, hidden: Tensor, pack: TensorPack, places: None, first: int, last: int) -> Tensor:
+        """Vectors [tokens, width] after the layers from `first` to below `last`."""
+        return self._run(self.order[first:last], pack, hidden)
+
+    def forward(self, pack: TensorPack) -> Tensor:
+        """The last layer's vectors, float32 [tokens, width]."""
+        hidden = None if self.table else self.embeddings(pack).float()
+        normed: Tensor = self.final_norm(self._run(self.order, pack, hidden))
+        return normed
+
+    def _run(self, order: Sequence[int], pack: TensorPack, hidden: Tensor | None) -> Tensor:
+        numbers = [self.blocks[number].number for number in order]
+        return self.native.run(numbers, pack, hidden, None if hidden is not None else self.table)
+
+
+def _embedding_table(embeddings: nn.Module) -> _EmbeddingSpec | None:
+    """The tables of embeddings that are a sum and a norm; None: torch computes them."""
+    if type(embeddings) is not Embeddings or embeddings.project is not None:
+        return None
+    parts: dict[str, Any] = {"word": embeddings.word, "position": embeddings.position, "segment": embeddings.segment}
+    tables = {name: layer.weight for name, layer in parts.items() if layer is not None}
+    tables |= {"norm": embeddings.norm.weight}
+    if embeddings.norm.bias is not None:
+        tables["norm_bias"] = embeddings.norm.bias
+    if any(table.dtype != torch.float32 or not table.is_contiguous() for table in tables.values()):
+        return None
+    pointers = {name: table.data_ptr() for name, table in tables.items()}
+    first, width = embeddings.first_position or 0, embeddings.word.embedding_dim
+    return _EmbeddingSpec(**pointers, width=width, first_position=first, eps=embeddings.norm.eps)
+
+
+def _tables(places: nn.Module, attention: Attention, config: EncoderConfig) -> dict[str, Tensor]:
+    """What attention reads of places, for all distances that a row can have."""
+    if isinstance(places, Rotary):
+        assert attention.base is not None
+        cos, sin = places.waves(torch.arange(config.positions), attention.base)
+        return {"cosines": cos, "sines": sin}
+    if isinstance(places, RelativeBias):
+        return {"distance_bias": places.bias.weight[places.buckets(_apart(config).neg())].T}
+    if isinstance(places, Disentangled):
+        sides = places.sides(places.norm(places.embeddings.weight), attention)
+        names = ("distance_queries", "distance_keys")
+        found = {name: side for name, side in zip(names, sides, strict=True) if side is not None}
+        return found | {"distance_rows": places.rows(_apart(config))}
+    assert isinstance(places, NoPositions)
+    return {}
+
+
+def _apart(config: EncoderConfig) -> Tensor:
+    """All distances between two tokens of a row, from the least, int64 [2 * positions - 1]."""
+    return torch.arange(1 - config.positions, config.positions)
+
+
+def laid_out(model: Model, precision: str, memo: dict[Any, Any] | None = None) -> Model:
+    """A model of which our kernels compute the encoder; parameters of its head are shared.
+
+    Args:
+        model: the fitted model; it is not changed.
+        precision: `fp32`, `bf16` or `int8`.
+        memo: what was laid out of other models: parts that models share are laid out once.
+
+    Returns:
+        The prepared model, in evaluation mode.
+    """
+    head = copy.deepcopy(model.head, {id(tensor): tensor for tensor in model.head.parameters()})
+    with torch.no_grad():
+        encoder: Any = NativeEncoder(model.encoder, precision, memo)
+    return Model(encoder, head).eval()

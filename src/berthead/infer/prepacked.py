@@ -1,0 +1,124 @@
+"""An encoder through torch's operators: linear layers prepacked by oneDNN, where our own kernels are not built."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from berthead.model.encoder import Block
+from berthead.model.model import Model
+from berthead.model.tensors import TensorPack
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# The rows of activations that oneDNN lays the weights out for; other numbers work with the same layout.
+TYPICAL_TOKENS = 2048
+
+
+class PackedLinear(nn.Module):
+    """A linear layer whose weights lie as oneDNN wants them, with the activation after it computed in one pass.
+
+    Args:
+        linear: the layer it replaces.
+        dtype: arithmetic.
+        fused: oneDNN's name and algorithm of the activation, such as ("gelu", "none"); ("none", "none") for none.
+    """
+
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype, fused: tuple[str, str] = ("none", "none")) -> None:
+        super().__init__()
+        weight = linear.weight.detach().to(dtype).contiguous()
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_TOKENS)
+        self.bias = _cast(linear.bias, dtype)
+        self.fused = fused
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activations [tokens, in] -> [tokens, out]."""
+        kind, algorithm = self.fused
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, kind, [], algorithm)
+        return y
+
+
+class CastLinear(nn.Module):
+    """A linear layer with its weights cast once: where oneDNN is absent."""
+
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight.detach().to(dtype), _cast(linear.bias, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activations [tokens, in] -> [tokens, out]."""
+        return F.linear(x, self.weight, self.bias)
+
+
+def _cast(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if bias is None else bias.detach().to(dtype)
+
+
+class CastEmbeddings(nn.Module):
+    """Embeddings in float32, handed on in the engine's precision."""
+
+    def __init__(self, embeddings: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.embeddings, self.dtype = embeddings, dtype
+
+    def forward(self, pack: TensorPack) -> Tensor:
+        """Vectors of the pack's tokens, [tokens, width]."""
+        vectors: Tensor = self.embeddings(pack).to(self.dtype)
+        return vectors
+
+
+def prepacked(model: Model, precision: str, memo: dict[Any, Any] | None = None) -> Model:
+    """A copy of the model with its encoder's linear layers replaced; parameters that stay are shared.
+
+    Args:
+        model: the fitted model.
+        precision: arithmetic of the encoder, `fp32` or `bf16`; the head stays in float32.
+        memo: what `copy.deepcopy` has copied of other models: parts that models share are prepared once.
+
+    Returns:
+        The prepared model, in evaluation mode.
+    """
+    copied, dtype = {} if memo is None else memo, PRECISIONS[precision]
+    copied |= {id(tensor): tensor for tensor in model.parameters()}
+    prepared = copy.deepcopy(model, copied)
+    for block in prepared.encoder.blocks:
+        assert isinstance(block, Block)
+        for name, layer in list(block.attention.named_children()):
+            if isinstance(layer, nn.Linear):
+                setattr(block.attention, name, _linear(layer, dtype))
+        _prepare_mlp(block.mlp, dtype)
+    if dtype != torch.float32:
+        prepared.encoder.embeddings = CastEmbeddings(prepared.encoder.embeddings, dtype)  # type: ignore[assignment]
+    return prepared.eval()
+
+
+def _prepare_mlp(mlp: nn.Sequential, dtype: torch.dtype) -> None:
+    up, function, down = mlp.get_submodule("up"), mlp.get_submodule("activation"), mlp.get_submodule("down")
+    if not (isinstance(up, nn.Linear) and isinstance(down, nn.Linear)):
+        return  # prepared already
+    fused = _fused(function) if has_onednn() else None
+    if fused is not None:
+        mlp.add_module("up", PackedLinear(up, dtype, fused))
+        mlp.add_module("activation", nn.Identity())
+    else:
+        mlp.add_module("up", _linear(up, dtype))
+    mlp.add_module("down", _linear(down, dtype))
+
+
+def _fused(function: nn.Module) -> tuple[str, str] | None:
+    if isinstance(function, nn.GELU):
+        return "gelu", function.approximate
+    return ("relu", "none") if isinstance(function, nn.ReLU) else None
+
+
+def _linear(linear: nn.Linear, dtype: torch.dtype) -> nn.Module:
+    return PackedLinear(linear, dtype) if has_onednn() else CastLinear(linear, dtype)
+
+
+def has_onednn() -> bool:
+    """Whether this torch has oneDNN's prepacked linear layers."""
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return available and hasattr(torch.ops.mkldnn, "_linear_pointwise")
