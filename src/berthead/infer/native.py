@@ -249,14 +249,14 @@ class NativeBlocks:
         return output
 
 
-def _check(pack: TensorPack, config: EncoderConfig) -> None:
+def _check(pack: TensorPack, config: EncoderConfig, by_number: bool) -> None:
     """The kernels read where they are told to."""
-    first, last, longest = int(pack.ids.min()), int(pack.ids.max()), int(pack.lengths.max())
-    if first < 0 or last >= config.vocabulary or longest > config.positions:
-        allowed = f"token numbers below {config.vocabulary}, and rows of at most {config.positions} tokens"
-        raise IndexError(
-            f"token numbers from {first} to {last}, the longest row of {longest} tokens; allowed: {allowed}"
-        )
+    longest = int(pack.lengths.max())
+    if longest > config.positions:
+        raise IndexError(f"a row has {longest} tokens; allowed: at most {config.positions}")
+    if by_number and not 0 <= int(pack.ids.min()) <= int(pack.ids.max()) < config.vocabulary:
+        saw = f"token numbers from {int(pack.ids.min())} to {int(pack.ids.max())}"
+        raise IndexError(f"{saw}; allowed: from 0 to below {config.vocabulary}")
 
 
 class NativeEncoder(nn.Module):
