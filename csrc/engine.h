@@ -85,6 +85,32 @@ struct Scratch {
   Buffer keys, values, scores, weights, inner, inputs, scales, content, places;
 };
 
+// A block that learns: its weights as they are now, and the shares that dropout drops.
+struct TrainingSpec {
+  const float *qkv, *qkv_bias, *out, *out_bias, *attention_norm, *attention_norm_bias;
+  const float *up, *up_bias, *down, *down_bias, *mlp_norm, *mlp_norm_bias;
+  int32_t width, heads, inner, activation;
+  float eps, scale, attention_dropout, output_dropout, mlp_dropout;
+  uint32_t seed;
+};
+
+// Where the gradients of its weights go; null: it is not wanted.
+struct TrainingGrads {
+  float *qkv, *qkv_bias, *out, *out_bias, *attention_norm, *attention_norm_bias;
+  float *up, *up_bias, *down, *down_bias, *mlp_norm, *mlp_norm_bias;
+};
+
+// One pass. Forwards: from the block's input to its output. Backwards: from the output's gradient to the input's.
+struct Training {
+  const float *input;    // [tokens, width]
+  float *output;         // [tokens, width]
+  const int64_t *starts;  // [rows + 1]
+  int32_t tokens, rows, wants_input;
+  char *tape;   // what the way back needs of the way there
+  char *arena;  // what a pass needs for itself
+  TrainingGrads grads;
+};
+
 // The functions of one instruction set.
 struct Kernels {
   const char *name;
@@ -96,6 +122,10 @@ struct Kernels {
   void (*embed)(const EmbeddingSpec &spec, const Chunk &chunk, int first, int last);
   void (*start)(const Block &block, int precision, const Chunk &chunk, int first, int last);
   bool (*block)(const Block &block, int precision, Chunk &chunk, Team &team, int rank, Scratch &scratch, const Block *next);
+  size_t (*tape_bytes)(const TrainingSpec &spec, int precision, int tokens);
+  size_t (*arena_bytes)(const TrainingSpec &spec, int precision, int tokens, int threads);
+  bool (*forward)(const TrainingSpec &spec, int precision, const Training &pass, Team &team, int rank, Scratch &scratch);
+  bool (*backward)(const TrainingSpec &spec, int precision, const Training &pass, Team &team, int rank, Scratch &scratch);
 };
 
 void *allocate(size_t bytes);

@@ -14,4 +14,6 @@ namespace {
 #include "vectors_avx2.h"
 }
 #include "kernels.inc"
+#include "training.inc"
+#include "table.inc"
 #endif

@@ -14,4 +14,6 @@ namespace {
 #include "vectors_avx512.h"
 }
 #include "kernels.inc"
+#include "training.inc"
+#include "table.inc"
 #endif

@@ -16,4 +16,6 @@ namespace {
 #include "vectors_avx512.h"
 }
 #include "kernels.inc"
+#include "training.inc"
+#include "table.inc"
 #endif

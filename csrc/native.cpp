@@ -266,10 +266,14 @@ double unevenness(const int64_t *starts, const std::vector<int> &edges, int thre
   return (double)*std::max_element(loads.begin(), loads.end()) * threads / all;
 }
 
+void wake(int threads) {
+  if (pool && !pool->is_here()) (void)pool.release();
+  if (!pool || pool->size() != threads) pool.reset(new Pool(threads));
+}
+
 int run(const Work &work, int rows, int threads) {
   const std::lock_guard<std::mutex> guard(pool_mutex);
-  if (pool && !pool->is_here()) pool.release();
-  if (!pool || pool->size() != threads) pool.reset(new Pool(threads));
+  wake(threads);
   const int64_t tokens = work.starts[rows] - work.starts[0];
   const int share = (int)std::max<int64_t>(1, (tokens + threads - 1) / threads);
   const std::vector<int> edges = cut(work.starts, rows, std::min(CHUNK_TOKENS, share));
@@ -303,6 +307,24 @@ int run(const Work &work, int rows, int threads) {
   return sound ? 0 : 1;
 }
 
+// What passes of training need for themselves, one after another.
+Buffer arena{};
+
+int train(const Kernels &kernels, const TrainingSpec &spec, int precision, Training &pass, bool forward, int threads) {
+  const std::lock_guard<std::mutex> guard(pool_mutex);
+  wake(threads);
+  if (!grow(arena, kernels.arena_bytes(spec, precision, pass.tokens, threads))) return 1;
+  pass.arena = (char *)arena.data;
+  Team team{};
+  team.size = threads;
+  team.wait = wait_for_all;
+  std::atomic<bool> sound{true};
+  pool->all([&](int rank, Own &own) {
+    if (!(forward ? kernels.forward : kernels.backward)(spec, precision, pass, team, rank, own.scratch)) sound = false;
+  });
+  return sound ? 0 : 1;
+}
+
 std::vector<const Kernels *> usable() {
   std::vector<const Kernels *> found;
 #if defined(__x86_64__)
@@ -320,6 +342,12 @@ std::vector<const Kernels *> usable() {
   return found;
 }
 
+const Kernels *named(const char *name, int precision) {
+  for (const Kernels *kernels : usable())
+    if (strcmp(kernels->name, name) == 0 && (kernels->precisions >> precision & 1)) return kernels;
+  return nullptr;
+}
+
 }  // namespace
 }  // namespace berthead
 
@@ -335,12 +363,22 @@ EXPORTED const char *berthead_kernels(int n) {
   return n >= 0 && n < (int)found.size() ? found[n]->name : nullptr;
 }
 
+// Bytes of the tape of a pass over so many tokens; 0: these kernels or this precision are not here.
+EXPORTED size_t berthead_tape_bytes(const char *name, int precision, const TrainingSpec *spec, int tokens) {
+  const Kernels *kernels = named(name, precision);
+  return kernels ? kernels->tape_bytes(*spec, precision, tokens) : 0;
+}
+
+// A block forwards, or backwards. 0: done; 1: no memory.
+EXPORTED int berthead_train(const char *name, int precision, const TrainingSpec *spec, Training *pass, int forward,
+                            int threads) {
+  return train(*named(name, precision), *spec, precision, *pass, forward != 0, threads);
+}
+
 // A new encoder of no blocks; null: these kernels or this precision are not here.
 EXPORTED void *berthead_open(const char *name, int precision) {
-  for (const Kernels *kernels : usable())
-    if (strcmp(kernels->name, name) == 0 && (kernels->precisions >> precision & 1))
-      return new Encoder{kernels, precision, {}};
-  return nullptr;
+  const Kernels *kernels = named(name, precision);
+  return kernels ? new Encoder{kernels, precision, {}} : nullptr;
 }
 
 // Weights are copied, tables are not. 0: done; 1: no memory.

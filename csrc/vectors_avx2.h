@@ -47,6 +47,15 @@ static inline V to_float(VI x) { return _mm256_cvtepi32_ps(x); }
 static inline VI no_words() { return _mm256_setzero_si256(); }
 static inline V as_float(VI x) { return _mm256_castsi256_ps(x); }
 static inline VI pairs(VI c, VI a, VI b) { return _mm256_add_epi32(c, _mm256_madd_epi16(a, b)); }
+static inline VI plus(VI a, VI b) { return _mm256_add_epi32(a, b); }
+static inline VI times(VI a, VI b) { return _mm256_mullo_epi32(a, b); }
+static inline VI exclusive_or(VI a, VI b) { return _mm256_xor_si256(a, b); }
+static inline VI shifted(VI a, int bits) { return _mm256_srli_epi32(a, bits); }
+static inline VI counting() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
+static inline V where_below(VI a, VI b, V x, V y) {
+  return _mm256_blendv_ps(y, x, _mm256_castsi256_ps(_mm256_cmpgt_epi32(b, a)));
+}
+static inline V where_positive(V a, V x) { return _mm256_and_ps(_mm256_cmp_ps(a, zero(), _CMP_GT_OQ), x); }
 // Numbers from 0 to 255.
 static inline void store_shorts(int16_t *p, V x) {
   const VI whole = _mm256_cvtps_epi32(x);

@@ -41,6 +41,13 @@ static inline V to_float(VI x) { return _mm512_cvtepi32_ps(x); }
 static inline VI no_words() { return _mm512_setzero_si512(); }
 static inline V as_float(VI x) { return _mm512_castsi512_ps(x); }
 static inline VI pairs(VI c, VI a, VI b) { return _mm512_add_epi32(c, _mm512_madd_epi16(a, b)); }
+static inline VI plus(VI a, VI b) { return _mm512_add_epi32(a, b); }
+static inline VI times(VI a, VI b) { return _mm512_mullo_epi32(a, b); }
+static inline VI exclusive_or(VI a, VI b) { return _mm512_xor_si512(a, b); }
+static inline VI shifted(VI a, int bits) { return _mm512_srli_epi32(a, (unsigned)bits); }
+static inline VI counting() { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
+static inline V where_below(VI a, VI b, V x, V y) { return _mm512_mask_blend_ps(_mm512_cmplt_epi32_mask(a, b), y, x); }
+static inline V where_positive(V a, V x) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, zero(), _CMP_GT_OQ), x); }
 // Numbers from 0 to 255.
 static inline void store_bytes(uint8_t *p, V x) {
   _mm_storeu_si128((__m128i *)p, _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(x)));

@@ -8,7 +8,7 @@ import importlib.util
 import os
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,16 @@ from berthead.model.tensors import TensorPack
 SWITCH = "BERTHEAD_KERNELS"
 PRECISIONS = {"fp32": 0, "bf16": 1, "int8": 2}
 _EXTENSION = "berthead.infer._native"
+# As many as an encoder has layers, mostly.
+MOST_TAPES = 24
 _POINTER = ctypes.c_void_p
+
+
+WEIGHTS = (
+    "qkv", "qkv_bias", "out", "out_bias", "attention_norm", "attention_norm_bias", "up", "up_bias", "down", "down_bias",
+    "mlp_norm", "mlp_norm_bias",
+)  # fmt: skip
+"""The parameters of a block, in the order of csrc/engine.h."""
 
 
 class _BlockSpec(ctypes.Structure):
@@ -32,15 +41,40 @@ class _BlockSpec(ctypes.Structure):
 
     _fields_ = [
         *((name, _POINTER) for name in (
-            "qkv", "qkv_bias", "out", "out_bias", "attention_norm", "attention_norm_bias", "up", "up_bias", "down",
-            "down_bias", "mlp_norm", "mlp_norm_bias", "cosines", "sines", "distance_bias", "distance_keys",
-            "distance_queries", "distance_rows",
+            *WEIGHTS, "cosines", "sines", "distance_bias", "distance_keys", "distance_queries", "distance_rows",
         )),
         *((name, ctypes.c_int32) for name in (
             "width", "heads", "inner", "activation", "gated", "norm_first", "local", "reach", "distances",
         )),
         ("eps", ctypes.c_float),
         ("scale", ctypes.c_float),
+    ]  # fmt: skip
+
+
+class TrainingSpec(ctypes.Structure):
+    """TrainingSpec in csrc/engine.h: a block that learns."""
+
+    _fields_ = [
+        *((name, _POINTER) for name in WEIGHTS),
+        *((name, ctypes.c_int32) for name in ("width", "heads", "inner", "activation")),
+        *((name, ctypes.c_float) for name in ("eps", "scale", "attention_dropout", "output_dropout", "mlp_dropout")),
+        ("seed", ctypes.c_uint32),
+    ]
+
+
+class TrainingGrads(ctypes.Structure):
+    """TrainingGrads in csrc/engine.h: where gradients go."""
+
+    _fields_ = [(name, _POINTER) for name in WEIGHTS]
+
+
+class _Training(ctypes.Structure):
+    """Training in csrc/engine.h."""
+
+    _fields_ = [
+        ("input", _POINTER), ("output", _POINTER), ("starts", _POINTER), ("tokens", ctypes.c_int32),
+        ("rows", ctypes.c_int32), ("wants_input", ctypes.c_int32), ("tape", _POINTER), ("arena", _POINTER),
+        ("grads", TrainingGrads),
     ]  # fmt: skip
 
 
@@ -70,6 +104,11 @@ def _library() -> ctypes.CDLL | None:
         _POINTER, ctypes.c_int, ctypes.c_int,
     ]  # fmt: skip
     library.berthead_close.argtypes = [_POINTER]
+    library.berthead_tape_bytes.restype = ctypes.c_size_t
+    library.berthead_tape_bytes.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.POINTER(TrainingSpec), ctypes.c_int]
+    library.berthead_train.argtypes = [
+        ctypes.c_char_p, ctypes.c_int, ctypes.POINTER(TrainingSpec), ctypes.POINTER(_Training), ctypes.c_int, ctypes.c_int,
+    ]  # fmt: skip
     library.berthead_close.restype = None
     return library
 
@@ -115,7 +154,7 @@ def computes(encoder: Encoder, precision: str) -> bool:
         return False
     sizes = config.width % 4 == 0 and config.inner % 4 == 0 and (config.width // config.heads) % 2 == 0
     blocks = len(encoder.blocks) > 0 and all(map(_is_plain, encoder.blocks))
-    return sizes and blocks and config.activation in _ACTIVATIONS
+    return sizes and blocks and config.activation in ACTIVATIONS
 
 
 def why_not(encoder: Encoder) -> str:
@@ -138,7 +177,7 @@ def has_bf16(name: str) -> bool:
     return name.endswith("bf16")
 
 
-_ACTIVATIONS = {
+ACTIVATIONS = {
     "gelu": 0, "gelu_python": 0, "gelu_new": 1, "gelu_fast": 1, "gelu_pytorch_tanh": 1, "relu": 2, "silu": 3,
     "swish": 3, "tanh": 4,
 }  # fmt: skip
@@ -209,7 +248,7 @@ class NativeBlocks:
         }
         spec = _BlockSpec(
             **fields, width=config.width, heads=config.heads, inner=config.inner,
-            activation=_ACTIVATIONS[config.activation], gated=config.gated, norm_first=config.norm_first,
+            activation=ACTIVATIONS[config.activation], gated=config.gated, norm_first=config.norm_first,
             local=attention.local, reach=config.positions, eps=config.eps, scale=attention.scale,
             distances=len(tables.get("distance_keys", tables.get("distance_queries", ()))),
         )  # fmt: skip
@@ -358,3 +397,57 @@ def laid_out(model: Model, precision: str, memo: dict[Any, Any] | None = None) -
     with torch.no_grad():
         encoder: Any = NativeEncoder(model.encoder, precision, memo)
     return Model(encoder, head).eval()
+
+
+class Pass:
+    """Passes of blocks that learn over the same rows.
+
+    Args:
+        precision: of the products, `fp32` or `bf16`.
+        starts: the first token of each row, and the end of the last, int64 [rows + 1].
+    """
+
+    # Tapes of passes that are over: fresh memory costs more than what is written to it.
+    _tapes: ClassVar[list[Tensor]] = []
+
+    def __init__(self, precision: str, starts: Tensor) -> None:
+        library = _library()
+        assert library is not None
+        self.library, self.name, self.precision = library, chosen().encode(), PRECISIONS[precision]
+        self.starts, self.tokens = starts, int(starts[-1])
+
+    def forward(self, spec: TrainingSpec, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The block's output, float32 [tokens, width], and what the way back needs."""
+        size = self.library.berthead_tape_bytes(self.name, self.precision, ctypes.byref(spec), self.tokens) + 64
+        fitting = [number for number, tape in enumerate(self._tapes) if size <= len(tape)]
+        tape = self._tapes.pop(fitting[-1]) if fitting else torch.empty(size, dtype=torch.uint8)
+        output = torch.empty_like(hidden)
+        self._run(spec, hidden, output, tape, TrainingGrads(), wants_input=False, forward=True)
+        return output, tape
+
+    def backward(
+        self, spec: TrainingSpec, grad: Tensor, tape: Tensor, grads: TrainingGrads, wants_input: bool
+    ) -> Tensor:
+        """The gradient of the block's input, float32 [tokens, width]; without meaning where it is not wanted.
+
+        The tape is used up.
+        """
+        output = torch.empty_like(grad)
+        self._run(spec, grad, output, tape, grads, wants_input=wants_input, forward=False)
+        self._tapes.append(tape)
+        del self._tapes[:-MOST_TAPES]
+        return output
+
+    def _run(
+        self, spec: TrainingSpec, given: Tensor, output: Tensor, tape: Tensor, grads: TrainingGrads, *,
+        wants_input: bool, forward: bool,
+    ) -> None:  # fmt: skip
+        work = _Training(
+            input=given.data_ptr(), output=output.data_ptr(), starts=self.starts.data_ptr(), tokens=self.tokens,
+            rows=len(self.starts) - 1, wants_input=wants_input, tape=-(-tape.data_ptr() // 64) * 64, grads=grads,
+        )  # fmt: skip
+        failed = self.library.berthead_train(
+            self.name, self.precision, ctypes.byref(spec), ctypes.byref(work), forward, torch.get_num_threads()
+        )
+        if failed:
+            raise MemoryError("no memory for the gradients of a pass")

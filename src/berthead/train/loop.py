@@ -29,6 +29,7 @@ from berthead.tasks import Batch, Task
 from berthead.text.layout import Layout
 from berthead.text.packing import pack, plan
 from berthead.text.windows import Input
+from berthead.train import kernels
 from berthead.train.optim import adamw, peak_rate, rate, unfrozen
 from berthead.train.vectors import MOST_CACHED_BYTES, Vectors, above, below, frozen_layers, keep
 
@@ -186,7 +187,7 @@ class _Whole(_Part):
         self.module = self.model = model
         self.outputs = outputs
         self.inputs, self.valid, self.sizes = train.inputs, valid, _sizes(train.inputs)
-        self.bf16 = settings.precision == "bf16"
+        self.precision = settings.precision
         self.device = torch.device(settings.device)
         self.random = np.random.default_rng(settings.seed)
 
@@ -205,11 +206,18 @@ class _Whole(_Part):
             order = np.argsort([-len(row.ids) for row in layout.rows], kind="stable")
             one = pack(layout.rows, order)
             tensors = TensorPack.from_pack(one, self.device)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                hidden = self.model.encoder(tensors)
             # Targets and losses stay on the CPU: logits are few.
-            logits = self.model.head(hidden.float(), tensors).cpu()
+            logits = self.model.head(self._hidden(tensors), tensors).cpu()
             yield _unit_logits(self.model.head, logits, layout, one), places, self.sizes[rows[places]].tolist()
+
+    def _hidden(self, pack: TensorPack) -> Tensor:
+        """The encoder's vectors, float32 [tokens, width]."""
+        encoder = self.model.encoder
+        if kernels.teaches(encoder, self.precision, self.device):
+            return kernels.hidden(encoder, pack, self.precision)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            vectors: Tensor = encoder(pack)
+        return vectors.float()
 
     def valid_logits(self) -> FloatArray:
         assert self.valid is not None

@@ -1,0 +1,98 @@
+"""Encoders that learn with kernels of our own: a block is one step forwards and one back, whatever it consists of."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from berthead.infer import native
+from berthead.model.encoder import Block, Encoder
+from berthead.model.tensors import TensorPack
+
+
+def teaches(encoder: Encoder, precision: str, device: torch.device) -> bool:
+    """Whether our kernels compute an encoder's training here.
+
+    Args:
+        encoder: with its norms after the residuals and all tokens seen from everywhere, as BERT has them.
+        precision: of the products, `fp32` or `bf16`.
+        device: where it learns.
+    """
+    config = encoder.config
+    usual = not (config.norm_first or config.gated or config.rotary or any(config.local) or config.relative)
+    biased = config.attention_bias and config.mlp_bias and config.norm_bias and config.inner_dropout == 0
+    known = native.ACTIVATIONS.get(config.activation, 9) <= native.ACTIVATIONS["relu"]
+    return device.type == "cpu" and usual and biased and known and native.computes(encoder, precision)
+
+
+def hidden(encoder: Encoder, pack: TensorPack, precision: str) -> Tensor:
+    """The last layer's vectors, float32 [tokens, width], from which gradients flow to all that learns.
+
+    Args:
+        encoder: one that the kernels teach; each part drops what it drops in the mode that it is in.
+        pack: rows laid end to end.
+        precision: of the products, `fp32` or `bf16`.
+
+    Example:
+        >>> from berthead.model.config import EncoderConfig
+        >>> sizes = EncoderConfig(vocabulary=10, width=8, layers=1, heads=2, inner=16, positions=6, segments=2)
+        >>> teaches(Encoder(sizes), "fp32", torch.device("cuda"))
+        False
+    """
+    vectors: Tensor = encoder.embeddings(pack)
+    passes = native.Pass(precision, torch.cat((pack.starts, torch.tensor([len(pack.ids)]))))
+    for number in encoder.order:
+        block = encoder.blocks[number]
+        assert isinstance(block, Block)
+        weights = _weights(block)
+        vectors = _Block.apply(vectors, passes, _spec(block, encoder, weights), *weights)  # type: ignore[no-untyped-call]
+    return vectors
+
+
+def _weights(block: Block) -> list[Tensor]:
+    """The parameters of a block, in the order of `native.WEIGHTS`."""
+    layers: list[Any] = [block.attention.qkv, block.attention.out, block.attention_norm,
+                         block.mlp.up, block.mlp.down, block.mlp_norm]  # fmt: skip
+    return [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
+
+
+def _spec(block: Block, encoder: Encoder, weights: list[Tensor]) -> native.TrainingSpec:
+    config, attention = encoder.config, block.attention
+
+    def dropped(part: nn.Module, share: float) -> float:
+        return share if part.training else 0.0
+
+    return native.TrainingSpec(
+        **{name: weight.data_ptr() for name, weight in zip(native.WEIGHTS, weights, strict=True)},
+        width=config.width, heads=config.heads, inner=config.inner, activation=native.ACTIVATIONS[config.activation],
+        eps=config.eps, scale=1 / math.sqrt(config.width // config.heads),
+        attention_dropout=dropped(attention, attention.dropout),
+        output_dropout=dropped(block.attention_dropout, block.attention_dropout.share),
+        mlp_dropout=dropped(block.mlp_dropout, block.mlp_dropout.share),
+        seed=int(torch.randint(2**31, ())),
+    )  # fmt: skip
+
+
+class _Block(torch.autograd.Function):
+    """A block as one step of the graph."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, passes: native.Pass, spec: native.TrainingSpec, *weights: Tensor) -> Tensor:
+        """[tokens, width] -> [tokens, width]."""
+        output, ctx.tape = passes.forward(spec, vectors.contiguous())
+        ctx.passes, ctx.spec = passes, spec
+        ctx.save_for_backward(*weights)  # changed in between, they would be an error
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of the input and of each weight that learns."""
+        weights, wanted = ctx.saved_tensors, ctx.needs_input_grad
+        to_weights = [torch.empty_like(one) if wants else None for one, wants in zip(weights, wanted[3:], strict=True)]
+        places = native.TrainingGrads(*(None if one is None else one.data_ptr() for one in to_weights))
+        tape, ctx.tape = ctx.tape, None
+        to_input = ctx.passes.backward(ctx.spec, grads[0].contiguous(), tape, places, wanted[0])
+        return to_input if wanted[0] else None, None, None, *to_weights
