@@ -70,8 +70,11 @@ struct Chunk {
   float *hidden;  // [tokens, width]
   void *input;    // what the next product reads, [tokens, width]
   float *scale, *zero;
-  void *qkv;      // [tokens, 3 * width]
+  void *qkv;      // [tokens, 3 * width]; of picked rows their queries, [tokens, width]
   void *context;  // [tokens, width]
+  // The tokens whose last vectors are wanted, in order, and the first of each row; null: all are.
+  const int64_t *wanted, *wanted_starts;
+  Chunk *picked;  // room for those
 };
 
 // A block of memory that only grows.
@@ -100,12 +103,15 @@ struct TrainingGrads {
   float *up, *up_bias, *down, *down_bias, *mlp_norm, *mlp_norm_bias;
 };
 
-// One pass. Forwards: from the block's input to its output. Backwards: from the output's gradient to the input's.
+// One pass. Forwards: from the block's input [tokens, width] to its output [going, width]. Backwards: from the output's
+// gradient to the input's.
 struct Training {
-  const float *input;    // [tokens, width]
-  float *output;         // [tokens, width]
-  const int64_t *starts;  // [rows + 1]
-  int32_t tokens, rows, wants_input;
+  const float *input;
+  float *output;
+  const int64_t *starts;  // [rows + 1], from 0
+  // The tokens that go on, in order, and the first of each row; null: all do.
+  const int64_t *wanted, *wanted_starts;
+  int32_t tokens, going, rows, wants_input;
   char *tape;   // what the way back needs of the way there
   char *arena;  // what a pass needs for itself
   TrainingGrads grads;
@@ -122,7 +128,7 @@ struct Kernels {
   void (*embed)(const EmbeddingSpec &spec, const Chunk &chunk, int first, int last);
   void (*start)(const Block &block, int precision, const Chunk &chunk, int first, int last);
   bool (*block)(const Block &block, int precision, Chunk &chunk, Team &team, int rank, Scratch &scratch, const Block *next);
-  size_t (*tape_bytes)(const TrainingSpec &spec, int precision, int tokens);
+  size_t (*tape_bytes)(const TrainingSpec &spec, int precision, int tokens, int going);
   size_t (*arena_bytes)(const TrainingSpec &spec, int precision, int tokens, int threads);
   bool (*forward)(const TrainingSpec &spec, int precision, const Training &pass, Team &team, int rank, Scratch &scratch);
   bool (*backward)(const TrainingSpec &spec, int precision, const Training &pass, Team &team, int rank, Scratch &scratch);

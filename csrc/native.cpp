@@ -94,6 +94,8 @@ void wait_for_all(Team *team) {
 // What one thread, or one team, needs for a chunk.
 struct Room {
   Buffer hidden{}, input{}, scales{}, qkv{}, context{};
+  Chunk picked{};
+  std::unique_ptr<Room> of_picked;
   ~Room() {
     for (Buffer *one : {&hidden, &input, &scales, &qkv, &context}) free(one->data);
   }
@@ -193,6 +195,8 @@ struct Work {
   const int64_t *ids, *segments, *starts;
   const float *input;
   float *output;
+  const int64_t *wanted;  // tokens, ascending; null: all
+  std::vector<int64_t> wanted_starts;
 };
 
 bool prepare_room(const Work &work, Room &room, Chunk &chunk) {
@@ -212,7 +216,14 @@ bool prepare_room(const Work &work, Room &room, Chunk &chunk) {
   chunk.zero = chunk.scale + tokens;
   chunk.qkv = room.qkv.data;
   chunk.context = room.context.data;
-  return true;
+  if (!chunk.wanted) return true;
+  if (!room.of_picked) room.of_picked.reset(new Room);
+  Chunk &picked = room.picked = Chunk{};
+  picked.tokens = (int)(chunk.wanted_starts[chunk.rows] - chunk.wanted_starts[0]);
+  if (!grow(room.of_picked->hidden, std::max(picked.tokens, 1) * width * sizeof(float))) return false;
+  picked.hidden = (float *)room.of_picked->hidden.data;
+  chunk.picked = &picked;
+  return prepare_room(work, *room.of_picked, picked);
 }
 
 Chunk chunk_of(const Work &work, int first, int last) {
@@ -224,6 +235,10 @@ Chunk chunk_of(const Work &work, int first, int last) {
   chunk.ids = work.ids ? work.ids + from : nullptr;
   chunk.segments = work.segments ? work.segments + from : nullptr;
   chunk.hidden = work.output + from * width;
+  if (work.wanted) {
+    chunk.wanted_starts = work.wanted_starts.data() + first;
+    chunk.wanted = work.wanted + chunk.wanted_starts[0];
+  }
   return chunk;
 }
 
@@ -364,9 +379,9 @@ EXPORTED const char *berthead_kernels(int n) {
 }
 
 // Bytes of the tape of a pass over so many tokens; 0: these kernels or this precision are not here.
-EXPORTED size_t berthead_tape_bytes(const char *name, int precision, const TrainingSpec *spec, int tokens) {
+EXPORTED size_t berthead_tape_bytes(const char *name, int precision, const TrainingSpec *spec, int tokens, int going) {
   const Kernels *kernels = named(name, precision);
-  return kernels ? kernels->tape_bytes(*spec, precision, tokens) : 0;
+  return kernels ? kernels->tape_bytes(*spec, precision, tokens, going) : 0;
 }
 
 // A block forwards, or backwards. 0: done; 1: no memory.
@@ -394,11 +409,15 @@ EXPORTED int berthead_add(void *encoder, const BlockSpec *spec) {
 }
 
 // Rows through blocks `order` [layers], from ids or, where there is no embedding, from `input`, to `output`; both
-// [tokens, width]. 0: done; 1: no memory.
+// [tokens, width]. Of wanted tokens, ascending, alone the last vectors have a meaning; null: of all. 0: done; 1: no
+// memory.
 EXPORTED int berthead_run(void *encoder, const int32_t *order, int layers, const EmbeddingSpec *embedding, const int64_t *ids,
-                 const int64_t *segments, const float *input, float *output, const int64_t *starts, int rows,
-                 int threads) {
-  const Work work{*static_cast<Encoder *>(encoder), order, layers, embedding, ids, segments, starts, input, output};
+                          const int64_t *segments, const float *input, float *output, const int64_t *starts, int rows,
+                          const int64_t *wanted, int wanted_count, int threads) {
+  Work work{*static_cast<Encoder *>(encoder), order, layers, embedding, ids, segments, starts, input, output, wanted, {}};
+  if (wanted)
+    for (int row = 0; row <= rows; row++)
+      work.wanted_starts.push_back(std::lower_bound(wanted, wanted + wanted_count, starts[row]) - wanted);
   return run(work, rows, threads);
 }
 

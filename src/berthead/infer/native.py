@@ -6,7 +6,7 @@ import copy
 import ctypes
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, ClassVar
 
@@ -22,10 +22,13 @@ from berthead.model.tensors import TensorPack
 
 # Chooses the kernels: `torch` for none of ours, or the name of an instruction set that this processor has.
 SWITCH = "BERTHEAD_KERNELS"
+Reads = Callable[[TensorPack], Tensor | None]
 PRECISIONS = {"fp32": 0, "bf16": 1, "int8": 2}
 _EXTENSION = "berthead.infer._native"
 # As many as an encoder has layers, mostly.
 MOST_TAPES = 24
+# Columns of the widest tile of any kernel.
+WIDEST_TILE = 32
 _POINTER = ctypes.c_void_p
 
 
@@ -72,10 +75,11 @@ class _Training(ctypes.Structure):
     """Training in csrc/engine.h."""
 
     _fields_ = [
-        ("input", _POINTER), ("output", _POINTER), ("starts", _POINTER), ("tokens", ctypes.c_int32),
-        ("rows", ctypes.c_int32), ("wants_input", ctypes.c_int32), ("tape", _POINTER), ("arena", _POINTER),
+        *((name, _POINTER) for name in ("input", "output", "starts", "wanted", "wanted_starts")),
+        *((name, ctypes.c_int32) for name in ("tokens", "going", "rows", "wants_input")),
+        *((name, _POINTER) for name in ("tape", "arena")),
         ("grads", TrainingGrads),
-    ]  # fmt: skip
+    ]
 
 
 class _EmbeddingSpec(ctypes.Structure):
@@ -101,13 +105,16 @@ def _library() -> ctypes.CDLL | None:
     library.berthead_add.argtypes = [_POINTER, ctypes.POINTER(_BlockSpec)]
     library.berthead_run.argtypes = [
         _POINTER, _POINTER, ctypes.c_int, ctypes.POINTER(_EmbeddingSpec), _POINTER, _POINTER, _POINTER, _POINTER,
-        _POINTER, ctypes.c_int, ctypes.c_int,
+        _POINTER, ctypes.c_int, _POINTER, ctypes.c_int, ctypes.c_int,
     ]  # fmt: skip
     library.berthead_close.argtypes = [_POINTER]
     library.berthead_tape_bytes.restype = ctypes.c_size_t
-    library.berthead_tape_bytes.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.POINTER(TrainingSpec), ctypes.c_int]
+    library.berthead_tape_bytes.argtypes = [
+        ctypes.c_char_p, ctypes.c_int, ctypes.POINTER(TrainingSpec), ctypes.c_int, ctypes.c_int,
+    ]  # fmt: skip
     library.berthead_train.argtypes = [
-        ctypes.c_char_p, ctypes.c_int, ctypes.POINTER(TrainingSpec), ctypes.POINTER(_Training), ctypes.c_int, ctypes.c_int,
+        ctypes.c_char_p, ctypes.c_int, ctypes.POINTER(TrainingSpec), ctypes.POINTER(_Training), ctypes.c_int,
+        ctypes.c_int,
     ]  # fmt: skip
     library.berthead_close.restype = None
     return library
@@ -259,8 +266,9 @@ class NativeBlocks:
         return NativeBlock(self._count - 1)
 
     def run(
-        self, numbers: Sequence[int], pack: TensorPack, hidden: Tensor | None, embedding: _EmbeddingSpec | None
-    ) -> Tensor:
+        self, numbers: Sequence[int], pack: TensorPack, hidden: Tensor | None, embedding: _EmbeddingSpec | None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Rows through blocks.
 
         Args:
@@ -268,9 +276,10 @@ class NativeBlocks:
             pack: the rows.
             hidden: float32 [tokens, width] before the first of them; None: it comes from the embedding.
             embedding: the tables that ids are looked up in.
+            wanted: the tokens whose vectors are read, int64, ascending; None: all.
 
         Returns:
-            float32 [tokens, width] after the last.
+            float32 [tokens, width] after the last; of tokens that are not wanted without meaning.
         """
         order = (ctypes.c_int32 * len(numbers))(*numbers)
         tokens = len(pack.ids)
@@ -281,7 +290,8 @@ class NativeBlocks:
         failed = self.library.berthead_run(
             self.handle, order, len(numbers), None if embedding is None else ctypes.byref(embedding),
             pack.ids.data_ptr(), pack.segments.data_ptr(), None if before is None else before.data_ptr(),
-            output.data_ptr(), starts.data_ptr(), len(starts) - 1, torch.get_num_threads(),
+            output.data_ptr(), starts.data_ptr(), len(starts) - 1, None if wanted is None else wanted.data_ptr(),
+            0 if wanted is None else len(wanted), torch.get_num_threads(),
         )  # fmt: skip
         if failed:
             raise MemoryError("no memory for the activations of a pack")
@@ -305,10 +315,14 @@ class NativeEncoder(nn.Module):
         encoder: it is not changed, and its embedding tables are shared.
         precision: `fp32`, `bf16` or `int8`.
         memo: what was laid out or copied already, by the id of the torch module.
+        reads: the tokens of a pack whose last vectors are read, ascending; None: all.
     """
 
-    def __init__(self, encoder: Encoder, precision: str, memo: dict[Any, Any] | None = None) -> None:
+    def __init__(
+        self, encoder: Encoder, precision: str, memo: dict[Any, Any] | None = None, reads: Reads = lambda pack: None
+    ) -> None:
         super().__init__()
+        self.reads = reads
         known = {} if memo is None else memo
         known |= {id(tensor): tensor for tensor in encoder.parameters()}
         self.config, self.order = encoder.config, encoder.order
@@ -334,14 +348,16 @@ class NativeEncoder(nn.Module):
         return self._run(self.order[first:last], pack, hidden)
 
     def forward(self, pack: TensorPack) -> Tensor:
-        """The last layer's vectors, float32 [tokens, width]."""
+        """The last layer's vectors, float32 [tokens, width]; those that are not read have no meaning."""
         hidden = None if self.table else self.embeddings(pack).float()
-        normed: Tensor = self.final_norm(self._run(self.order, pack, hidden))
+        normed: Tensor = self.final_norm(self._run(self.order, pack, hidden, self.reads(pack)))
         return normed
 
-    def _run(self, order: Sequence[int], pack: TensorPack, hidden: Tensor | None) -> Tensor:
+    def _run(
+        self, order: Sequence[int], pack: TensorPack, hidden: Tensor | None, wanted: Tensor | None = None
+    ) -> Tensor:
         numbers = [self.blocks[number].number for number in order]
-        return self.native.run(numbers, pack, hidden, None if hidden is not None else self.table)
+        return self.native.run(numbers, pack, hidden, None if hidden is not None else self.table, wanted)
 
 
 def _embedding_table(embeddings: nn.Module) -> _EmbeddingSpec | None:
@@ -395,7 +411,8 @@ def laid_out(model: Model, precision: str, memo: dict[Any, Any] | None = None) -
     """
     head = copy.deepcopy(model.head, {id(tensor): tensor for tensor in model.head.parameters()})
     with torch.no_grad():
-        encoder: Any = NativeEncoder(model.encoder, precision, memo)
+        reads = getattr(head, "reads", lambda pack: None)
+        encoder: Any = NativeEncoder(model.encoder, precision, memo, reads)
     return Model(encoder, head).eval()
 
 
@@ -405,23 +422,27 @@ class Pass:
     Args:
         precision: of the products, `fp32` or `bf16`.
         starts: the first token of each row, and the end of the last, int64 [rows + 1].
+        wanted: the tokens of which the block's output is wanted, int64, ascending; None: all.
     """
 
     # Tapes of passes that are over: fresh memory costs more than what is written to it.
     _tapes: ClassVar[list[Tensor]] = []
 
-    def __init__(self, precision: str, starts: Tensor) -> None:
+    def __init__(self, precision: str, starts: Tensor, wanted: Tensor | None = None) -> None:
         library = _library()
         assert library is not None
         self.library, self.name, self.precision = library, chosen().encode(), PRECISIONS[precision]
-        self.starts, self.tokens = starts, int(starts[-1])
+        self.starts, self.wanted, self.tokens = starts, wanted, int(starts[-1])
+        self.going = self.tokens if wanted is None else len(wanted)
+        self.wanted_starts = None if wanted is None else torch.searchsorted(wanted, starts)
 
     def forward(self, spec: TrainingSpec, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The block's output, float32 [tokens, width], and what the way back needs."""
-        size = self.library.berthead_tape_bytes(self.name, self.precision, ctypes.byref(spec), self.tokens) + 64
+        """The block's output, float32 [wanted tokens, width], and what the way back needs."""
+        sizes = self.tokens, self.going
+        size = self.library.berthead_tape_bytes(self.name, self.precision, ctypes.byref(spec), *sizes) + 64
         fitting = [number for number, tape in enumerate(self._tapes) if size <= len(tape)]
         tape = self._tapes.pop(fitting[-1]) if fitting else torch.empty(size, dtype=torch.uint8)
-        output = torch.empty_like(hidden)
+        output = hidden.new_empty(self.going, hidden.shape[1])
         self._run(spec, hidden, output, tape, TrainingGrads(), wants_input=False, forward=True)
         return output, tape
 
@@ -432,7 +453,7 @@ class Pass:
 
         The tape is used up.
         """
-        output = torch.empty_like(grad)
+        output = grad.new_empty(self.tokens, grad.shape[1])
         self._run(spec, grad, output, tape, grads, wants_input=wants_input, forward=False)
         self._tapes.append(tape)
         del self._tapes[:-MOST_TAPES]
@@ -444,6 +465,8 @@ class Pass:
     ) -> None:  # fmt: skip
         work = _Training(
             input=given.data_ptr(), output=output.data_ptr(), starts=self.starts.data_ptr(), tokens=self.tokens,
+            wanted=None if self.wanted is None else self.wanted.data_ptr(),
+            wanted_starts=None if self.wanted_starts is None else self.wanted_starts.data_ptr(), going=self.going,
             rows=len(self.starts) - 1, wants_input=wants_input, tape=-(-tape.data_ptr() // 64) * 64, grads=grads,
         )  # fmt: skip
         failed = self.library.berthead_train(

@@ -77,6 +77,10 @@ class RowHead(nn.Module):
         """
         return self.classify(self.pool(hidden, pack))
 
+    def reads(self, pack: TensorPack) -> Tensor | None:
+        """The tokens whose vectors the head reads, int64, ascending; None: all. The encoder may leave out others."""
+        return None if self.pooling == "mean" else pack.starts
+
     def pool(self, hidden: Tensor, pack: TensorPack) -> Tensor:
         """One vector a row, before anything that learns: [tokens, width] -> float32 [rows, width]."""
         if self.pooling == "mean":

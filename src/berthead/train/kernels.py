@@ -28,13 +28,14 @@ def teaches(encoder: Encoder, precision: str, device: torch.device) -> bool:
     return device.type == "cpu" and usual and biased and known and native.computes(encoder, precision)
 
 
-def hidden(encoder: Encoder, pack: TensorPack, precision: str) -> Tensor:
+def hidden(encoder: Encoder, pack: TensorPack, precision: str, wanted: Tensor | None = None) -> Tensor:
     """The last layer's vectors, float32 [tokens, width], from which gradients flow to all that learns.
 
     Args:
         encoder: one that the kernels teach; each part drops what it drops in the mode that it is in.
         pack: rows laid end to end.
         precision: of the products, `fp32` or `bf16`.
+        wanted: the tokens whose vectors are read, int64, ascending; those of the others are 0. None: all.
 
     Example:
         >>> from berthead.model.config import EncoderConfig
@@ -43,13 +44,18 @@ def hidden(encoder: Encoder, pack: TensorPack, precision: str) -> Tensor:
         False
     """
     vectors: Tensor = encoder.embeddings(pack)
-    passes = native.Pass(precision, torch.cat((pack.starts, torch.tensor([len(pack.ids)]))))
-    for number in encoder.order:
+    tokens = len(pack.ids)
+    starts = torch.cat((pack.starts, torch.tensor([tokens])))
+    # The kernels part queries from keys and values at the width.
+    some = wanted if wanted is not None and encoder.config.width % native.WIDEST_TILE == 0 and encoder.order else None
+    whole, last = native.Pass(precision, starts), native.Pass(precision, starts, some)
+    for layer, number in enumerate(encoder.order, 1):
         block = encoder.blocks[number]
         assert isinstance(block, Block)
         weights = _weights(block)
+        passes = last if layer == len(encoder.order) else whole
         vectors = _Block.apply(vectors, passes, _spec(block, encoder, weights), *weights)  # type: ignore[no-untyped-call]
-    return vectors
+    return vectors if some is None else vectors.new_zeros(tokens, vectors.shape[1]).index_copy(0, some, vectors)
 
 
 def _weights(block: Block) -> list[Tensor]:

@@ -214,7 +214,8 @@ class _Whole(_Part):
         """The encoder's vectors, float32 [tokens, width]."""
         encoder = self.model.encoder
         if kernels.teaches(encoder, self.precision, self.device):
-            return kernels.hidden(encoder, pack, self.precision)
+            reads = getattr(self.model.head, "reads", None)
+            return kernels.hidden(encoder, pack, self.precision, reads(pack) if reads else None)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             vectors: Tensor = encoder(pack)
         return vectors.float()
