@@ -43,6 +43,8 @@ PLAIN_VERSION = 2
 # Golden logits are replayed on other processors and in other orders: float32 noise, relative to their size.
 GOLDEN_TOLERANCE = 1e-4
 
+# Tokens that the plain model computes at once.
+PLAIN_TOKENS = 2048
 # Units of a golden example that are kept and compared: a long text has thousands.
 GOLDEN_UNITS = 64
 # What a run says of the parameters that it fitted, and of no others.
@@ -152,7 +154,7 @@ def _package(task: str) -> dict[str, str]:
 
 
 def plain_logits(artifact: Artifact, examples: Sequence[Example]) -> FloatArray:
-    """Logits by the plain model, one row at a time: the slow path that every faster one is compared with.
+    """Logits by the plain model in torch: the slow path that every faster one is compared with.
 
     Args:
         artifact: the fitted function.
@@ -166,7 +168,7 @@ def plain_logits(artifact: Artifact, examples: Sequence[Example]) -> FloatArray:
     with torch.inference_mode():
         return unit_logits(
             layout, lambda one: model(TensorPack.from_pack(one)).numpy(), model.head, artifact.task.outputs,
-            token_budget=1,
+            token_budget=PLAIN_TOKENS,
         )[0]  # fmt: skip
 
 

@@ -71,14 +71,17 @@ def _spec(block: Block, encoder: Encoder, weights: list[Tensor]) -> native.Train
     def dropped(part: nn.Module, share: float) -> float:
         return share if part.training else 0.0
 
+    shares = {
+        "attention_dropout": dropped(attention, attention.dropout),
+        "output_dropout": dropped(block.attention_dropout, block.attention_dropout.share),
+        "mlp_dropout": dropped(block.mlp_dropout, block.mlp_dropout.share),
+    }
     return native.TrainingSpec(
-        **{name: weight.data_ptr() for name, weight in zip(native.WEIGHTS, weights, strict=True)},
+        **{name: weight.data_ptr() for name, weight in zip(native.WEIGHTS, weights, strict=True)}, **shares,
         width=config.width, heads=config.heads, inner=config.inner, activation=native.ACTIVATIONS[config.activation],
         eps=config.eps, scale=1 / math.sqrt(config.width // config.heads),
-        attention_dropout=dropped(attention, attention.dropout),
-        output_dropout=dropped(block.attention_dropout, block.attention_dropout.share),
-        mlp_dropout=dropped(block.mlp_dropout, block.mlp_dropout.share),
-        seed=int(torch.randint(2**31, ())),
+        # Nothing is drawn where nothing is dropped: other parts draw what they would draw beside the plain model.
+        seed=int(torch.randint(2**31, ())) if any(shares.values()) else 0,
     )  # fmt: skip
 
 
