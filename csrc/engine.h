@@ -23,6 +23,9 @@ struct BlockSpec {
   // Disentangled attention: vectors of distances [distances, width], and each distance's row in them [2 * reach - 1].
   const float *distance_keys, *distance_queries;
   const int32_t *distance_rows;
+  // int8: what the inputs of the first and of the third product are multiplied with, a number a channel; the weights are
+  // divided by it already.
+  const float *qkv_shrink, *up_shrink;
   int32_t width, heads, inner, activation, gated, norm_first, local, reach, distances;
   float eps, scale;
 };

@@ -6,7 +6,7 @@ import copy
 import ctypes
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from berthead.errors import UsageError
+from berthead.infer.smoothing import shrinks
 from berthead.model.config import EncoderConfig
 from berthead.model.encoder import Attention, Block, Embeddings, Encoder
 from berthead.model.model import Model
@@ -45,6 +46,7 @@ class _BlockSpec(ctypes.Structure):
     _fields_ = [
         *((name, _POINTER) for name in (
             *WEIGHTS, "cosines", "sines", "distance_bias", "distance_keys", "distance_queries", "distance_rows",
+            "qkv_shrink", "up_shrink",
         )),
         *((name, ctypes.c_int32) for name in (
             "width", "heads", "inner", "activation", "gated", "norm_first", "local", "reach", "distances",
@@ -219,12 +221,13 @@ class NativeBlocks:
         if getattr(self, "handle", None):
             self.library.berthead_close(self.handle)
 
-    def add(self, block: Block, places: nn.Module) -> NativeBlock:
+    def add(self, block: Block, places: nn.Module, shrinks: Mapping[str, Tensor]) -> NativeBlock:
         """Lay a block's weights out.
 
         Args:
             block: it is not changed.
             places: what its attention reads places from.
+            shrinks: what each channel before a layer is multiplied with, by the layer's name.
         """
         attention, config, used = block.attention, self.config, list[Tensor]()
 
@@ -234,8 +237,9 @@ class NativeBlocks:
             used.append(tensor.detach().to("cpu", dtype).contiguous())
             return used[-1].data_ptr()
 
-        def linear(name: str, layer: Any) -> dict[str, int | None]:
-            return {name: pointer(layer.weight), f"{name}_bias": pointer(layer.bias)}
+        def linear(name: str, layer: Any, shrink: Tensor | None = None) -> dict[str, int | None]:
+            weight = layer.weight if shrink is None else layer.weight / shrink
+            return {name: pointer(weight), f"{name}_bias": pointer(layer.bias)}
 
         def norm(name: str, layer: nn.Module) -> dict[str, int | None]:
             if isinstance(layer, nn.Identity):
@@ -244,8 +248,9 @@ class NativeBlocks:
 
         tables = _tables(places, attention, config)
         fields: dict[str, Any] = {
-            **linear("qkv", attention.qkv), **linear("out", attention.out), **linear("up", block.mlp.up),
-            **linear("down", block.mlp.down), **norm("attention_norm", block.attention_norm),
+            **linear("qkv", attention.qkv, shrinks.get("attention.qkv")), **linear("out", attention.out),
+            **linear("up", block.mlp.up, shrinks.get("mlp.up")), **linear("down", block.mlp.down),
+            **norm("attention_norm", block.attention_norm),
             **norm("mlp_norm", block.mlp_norm),
         }  # fmt: skip
         copied = len(used)
@@ -253,6 +258,7 @@ class NativeBlocks:
             name: pointer(table, torch.int32 if name == "distance_rows" else torch.float32)
             for name, table in tables.items()
         }
+        fields |= {"qkv_shrink": pointer(shrinks.get("attention.qkv")), "up_shrink": pointer(shrinks.get("mlp.up"))}
         spec = _BlockSpec(
             **fields, width=config.width, heads=config.heads, inner=config.inner,
             activation=ACTIVATIONS[config.activation], gated=config.gated, norm_first=config.norm_first,
@@ -329,10 +335,12 @@ class NativeEncoder(nn.Module):
         if "native" not in known:
             known["native"] = NativeBlocks(precision, encoder.config)
         self.native: NativeBlocks = known["native"]
-        for block in encoder.blocks:
+        new = any(id(block) not in known for block in encoder.blocks)
+        factors = shrinks(encoder) if precision == "int8" and new else [{} for _ in encoder.blocks]
+        for block, shrink in zip(encoder.blocks, factors, strict=True):
             if id(block) not in known:
                 assert isinstance(block, Block)
-                known[id(block)] = self.native.add(block, encoder.places)
+                known[id(block)] = self.native.add(block, encoder.places, shrink)
         self.blocks: list[NativeBlock] = [known[id(block)] for block in encoder.blocks]
         self.embeddings = copy.deepcopy(encoder.embeddings, known)
         self.places = copy.deepcopy(encoder.places, known)
