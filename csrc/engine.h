@@ -96,7 +96,12 @@ struct Kernels {
   void (*embed)(const EmbeddingSpec &spec, const Chunk &chunk, int first, int last);
   void (*start)(const Block &block, int precision, const Chunk &chunk, int first, int last);
   bool (*block)(const Block &block, int precision, Chunk &chunk, Team &team, int rank, Scratch &scratch, const Block *next);
+  // One tile `rounds` times, from zeros [MOST_TILE * groups]; operations done.
+  double (*multiply)(int precision, const int32_t *a, const int32_t *b, float *c, int groups, int rounds);
 };
+
+// No tile has more rows or columns.
+enum { MOST_TILE = 64 };
 
 void *allocate(size_t bytes);
 bool grow(Buffer &buffer, size_t bytes);

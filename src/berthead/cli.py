@@ -144,6 +144,7 @@ def evaluate(
 ) -> None:
     """Score a fitted model on labelled data."""
     fitted = _load_one(model, given)
+    _say_choice(fitted)
     columns = {name: given[name] for name in (*_COLUMNS, "skip_bad_rows")}
     scores = fitted.evaluate(data, **columns)
     notes = scores.pop("warnings")
@@ -180,6 +181,7 @@ def predict(
         fix = f"To write a file: --out {more[0]}" if _looks_like_a_file(more[0]) else "Name its column: --pair COLUMN"
         raise UsageError("predict", f'"{more[0]}" stands after a file of rows', "MORE goes with a text", fix)
     fitted = _load(model, given)
+    _say_choice(fitted)
     if is_file:
         _predict_file(fitted, source, out or "-", given, as_json, quiet)
     else:
@@ -205,7 +207,10 @@ def compare(
     if out:
         comparison.check_flips_file(out)
     columns = {name: given[name] for name in (*_COLUMNS, "skip_bad_rows")}
-    found = comparison.compare(_load_one(a, given), _load_one(b, given), data, **columns)
+    sides = _load_one(a, given), _load_one(b, given)
+    for side in sides:
+        _say_choice(side)
+    found = comparison.compare(*sides, data, **columns)
     if out:
         comparison.write_flips(found, out)
     _warn(found.notes)
@@ -437,6 +442,12 @@ def _load_one(model: str, given: dict[str, Any]) -> Any:
     from berthead import api
 
     return api.load(model, **{name: given.get(name) for name in ("base", "precision", "token_budget", "threads")})
+
+
+def _say_choice(fitted: Any) -> None:
+    """Which precision `--precision auto` took, and why."""
+    if fitted.choice is not None:
+        print(fitted.choice, file=sys.stderr)
 
 
 def _predict_text(fitted: Any, text: str, more: list[str], probabilities: bool, as_json: bool) -> None:

@@ -1,0 +1,249 @@
+"""The gate: whether a lower precision answers as float32 does, measured; and which precision is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from berthead.artifact import Artifact, replay
+from berthead.checks import golden_input
+from berthead.errors import GateError
+from berthead.infer import machine, native
+from berthead.infer.engine import has_fast_bf16
+from berthead.infer.predict import Predictor, decoded
+from berthead.model.model import Model
+from berthead.records import LEAST_AGREEMENT, MOST_LOST_POINTS, FloatArray, Receipt, Verdict
+from berthead.tasks import Answer, Batch, Task
+from berthead.tasks.verdicts import identity
+from berthead.text.layout import Layout
+
+# Rows that a fit measures.
+MOST_ROWS = 512
+# Numbers this near, in standard deviations of the targets, are the same answer.
+NEAR = 0.1
+# A lower precision is taken if it is so many times as fast as float32.
+LEAST_GAIN = 1.05
+# On the golden examples a precision may drift so many times as far as the receipt saw, or so far.
+GOLDEN_TIMES = 2.0
+GOLDEN_DRIFT = 0.02
+HOW_TO = "berthead bench MODEL DATA measures them on rows of yours, and keeps the result for auto"
+
+
+def candidates(model: Model) -> list[str]:
+    """The precisions below float32 that this machine computes a model in, and not by emulation."""
+    fast = {
+        "bf16": native.computes(model.encoder, "bf16") or has_fast_bf16(),
+        "int8": native.computes(model.encoder, "int8"),
+    }
+    return [precision for precision, computed in fast.items() if computed]
+
+
+def measure(
+    artifact: Artifact, batch: Batch, targets: np.ndarray | None, of: str, exact: FloatArray | None = None,
+    predictors: Mapping[str, Predictor] | None = None,
+) -> Receipt:  # fmt: skip
+    """Compare the answers of each lower precision with those of float32.
+
+    Args:
+        artifact: the fitted function.
+        batch: examples without errors, and what was read of each, with its tokens.
+        targets: as the task reads them, a row or an array for each example; None: they are not known.
+        of: which rows these are: `held-out`, `fitted`, `given` or `golden`.
+        exact: float32 logits of them, [units, outputs]; None: they are computed.
+        predictors: the function, prepared for some precisions; for others it is prepared here.
+
+    Returns:
+        What was measured; it is the same whenever the same processor measures the same rows.
+    """
+    task, prepared = artifact.task, predictors or {}
+    if exact is None:
+        exact = (prepared.get("fp32") or Predictor(artifact)).compute(batch.inputs).values
+    scores = None if targets is None else task.evaluate(exact, targets, batch)
+    metric = next((name for name in task.metrics if scores and name in scores), None)
+    verdicts = {}
+    for precision in candidates(artifact.model):
+        values = (prepared.get(precision) or Predictor(artifact, precision)).compute(batch.inputs).values
+        points = None
+        if metric is not None and scores is not None:
+            found = task.evaluate(values, targets, batch)  # type: ignore[arg-type]
+            points = round(_points(task.metrics[metric], float(scores[metric]), float(found[metric])), 6)
+        verdicts[precision] = _verdict(task, batch, exact, values, points)
+    value = None if metric is None or scores is None else round(float(scores[metric]), 6)
+    return Receipt(len(batch.inputs), of, metric, value, verdicts)
+
+
+def _points(better: int, exact: float, found: float) -> float:
+    """Change of a metric in points of 100, below 0 where it is worse; of one that falls, relative to its size."""
+    size = 1.0 if better > 0 else max(abs(exact), 1e-9)
+    return 100 * better * (found - exact) / size
+
+
+def _verdict(task: Task, batch: Batch, exact: FloatArray, values: FloatArray, points: float | None) -> Verdict:
+    unit, same, drifts = task.affine()[0], 0, []
+    for one, other in zip(decoded(task, exact, batch), decoded(task, values, batch), strict=True):
+        if _is_number(one):
+            drifts.append(abs(one.answer - other.answer) / unit)
+            same += drifts[-1] <= NEAR
+            continue
+        same += identity(task, one) == identity(task, other)
+        shares = _shares(task, one), _shares(task, other)
+        drifts.append(max((abs(shares[0].get(key, 0.0) - shares[1].get(key, 0.0)) for key in shares[0] | shares[1]),
+                          default=0.0))  # fmt: skip
+    rows = max(len(drifts), 1)
+    sizes = round(same / rows, 6), round(float(max(drifts, default=0.0)), 6), round(float(sum(drifts)) / rows, 6)
+    return Verdict(*sizes, points)
+
+
+def _is_number(answer: Answer) -> bool:
+    return isinstance(answer.answer, float) and answer.probabilities is None
+
+
+def _shares(task: Task, answer: Answer) -> dict[Hashable, float]:
+    """What was answered with which probability; what one side alone answers drifts by all of it."""
+    shares: dict[Hashable, float] = {label: share for label, share in (answer.probabilities or {}).items()}  # noqa: C416
+    for one in answer.spans or ():
+        shares[one.start, one.end, one.label] = 1.0 if one.score is None else one.score
+    if not shares:
+        shares = {identity(task, answer): 1.0 if answer.score is None else answer.score}
+    return shares
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The precision that `auto` took.
+
+    Args:
+        precision: `fp32`, `bf16` or `int8`.
+        reason: why, with the figures, in one line.
+    """
+
+    precision: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"precision {self.precision}: {self.reason}"
+
+
+def choose(functions: Mapping[str, Artifact]) -> Choice:
+    """The fastest precision in which every function answers as in float32, by its receipt; float32 is always allowed.
+
+    Args:
+        functions: one, or several on one encoder, by name.
+
+    Returns:
+        The choice. Speed is measured here once, and kept in the user's cache folder.
+    """
+    first = next(iter(functions.values()))
+    possible = candidates(first.model)
+    if not possible:
+        return Choice("fp32", f"nothing lower is computed here: {_nothing_lower(first.model)}")
+    keys = {name: machine.key_of(artifact) for name, artifact in functions.items()}
+    receipts = {name: _receipt(artifact, machine.measured(keys[name])) for name, artifact in functions.items()}
+    unknown = [name for name, receipt in receipts.items() if receipt is None]
+    if unknown:
+        whose = f"{unknown[0]}: " if unknown[0] else ""
+        return Choice("fp32", f"{whose}lower precisions were not measured when it was fitted; {HOW_TO}")
+    known = {name: receipt for name, receipt in receipts.items() if receipt is not None}
+    why_not = {one: _refused(known, one) for one in possible}
+    passed = [one for one in possible if not why_not[one]]
+    if not passed:
+        return Choice("fp32", "; ".join(why_not.values()))
+    speed: dict[str, float] = {}
+    for name, artifact in functions.items():
+        try:
+            own = _here(artifact, keys[name])
+        except GateError:
+            whose = f"{name}: " if name else ""
+            return Choice("fp32", f"{whose}the golden examples do not replay here; see berthead verify")
+        speed = speed or own["speed"]
+        for one in passed:
+            why_not[one] = why_not[one] or _drifted(known[name], Receipt.from_json(own["golden"]), one)
+    best, why = "fp32", [line for line in why_not.values() if line]
+    for one in passed:
+        gain = speed[one] / speed["fp32"]
+        if not why_not[one] and gain < LEAST_GAIN:
+            why.append(f"{one} gains nothing here: {gain:.2f} x fp32")
+        elif not why_not[one] and speed[one] > speed[best]:
+            best = one
+    if best != "fp32":
+        worst = min(known.values(), key=lambda receipt: receipt.verdicts[best].agreement)
+        why.insert(0, f"{speed[best] / speed['fp32']:.2f} x fp32 here; {figures(worst, best)}")
+    return Choice(best, "; ".join(why))
+
+
+def figures(receipt: Receipt, precision: str) -> str:
+    """What was measured of a precision, in words."""
+    one = receipt.verdicts[precision]
+    metric = "" if one.points is None else f", {receipt.metric} {one.points:+.2f} points"
+    return f"{100 * one.agreement:.2f} % of {receipt.rows:,} {receipt.of} rows answered as in fp32{metric}"
+
+
+def _receipt(artifact: Artifact, kept: Mapping[str, Any]) -> Receipt | None:
+    """What was measured on this machine on the user's own rows, or at the fit."""
+    for written in (kept.get("receipt"), artifact.run.get("gate")):
+        try:
+            if written is not None:
+                return Receipt.from_json(written)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue  # a cache that something else wrote
+    return None
+
+
+def _refused(receipts: Mapping[str, Receipt], precision: str) -> str:
+    """Why a precision is not taken, by what was measured; empty: it passed for all."""
+    for name, receipt in receipts.items():
+        whose = f"{name}: " if name else ""
+        if precision not in receipt.verdicts:
+            return f"{whose}{precision} was not measured where it was fitted; {HOW_TO}"
+        if not receipt.verdicts[precision].passed:
+            allowed = f"{100 * LEAST_AGREEMENT:.1f} %, -{MOST_LOST_POINTS} points"
+            return f"{whose}{precision} is refused: {figures(receipt, precision)} (allowed: {allowed})"
+    return ""
+
+
+def _drifted(receipt: Receipt, golden: Receipt, precision: str) -> str:
+    """Why a precision is not taken, by what it says here of the golden examples."""
+    if precision not in golden.verdicts:
+        return f"{precision} was not replayed"
+    allowed = max(GOLDEN_TIMES * receipt.verdicts[precision].largest_drift, GOLDEN_DRIFT)
+    drift = golden.verdicts[precision].largest_drift
+    if drift <= allowed:
+        return ""
+    return f"{precision} is refused: golden examples drift by {drift:.2g} here (allowed: {allowed:.2g})"
+
+
+def _nothing_lower(model: Model) -> str:
+    return f"no bfloat16 in hardware, and {native.why_not(model.encoder)}"
+
+
+def _here(artifact: Artifact, key: Mapping[str, Any]) -> dict[str, Any]:
+    """Speed, and drift of the golden examples, on this machine: measured once, and kept.
+
+    Raises:
+        GateError: the golden examples' logits are others here, in float32.
+    """
+    kept, names = machine.measured(key), ["fp32", *candidates(artifact.model)]
+    try:
+        Receipt.from_json(kept["golden"])
+        if all(float(kept["speed"][name]) > 0 for name in names):
+            return kept
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass  # nothing was kept, or something else
+    predictors = {name: Predictor(artifact, name) for name in names}
+    replay(artifact, predictors["fp32"].logits)
+    batch = golden_batch(artifact)
+    engines = {name: one.engine for name, one in predictors.items()}
+    speed = machine.speeds(engines, machine.typical_pack(Layout(batch.inputs).rows))
+    golden = measure(artifact, batch, None, "golden", predictors=predictors)
+    here = {"speed": speed, "golden": golden.to_json()}
+    machine.keep(key, **here)
+    return here
+
+
+def golden_batch(artifact: Artifact) -> Batch:
+    """The golden examples, and what is read of them."""
+    examples = [golden_input(one) for one in artifact.golden]
+    return Batch(examples, artifact.task.inputs(artifact.tokenizer, examples, artifact.reading))
