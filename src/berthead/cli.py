@@ -1,4 +1,4 @@
-"""The command line: berthead fit, eval, predict, compare, join, info, verify, merge, pull."""
+"""The command line: berthead fit, eval, predict, compare, bench, join, info, verify, merge, pull."""
 
 from __future__ import annotations
 
@@ -218,6 +218,32 @@ def compare(
         _print_json({"models": {"a": a, "b": b}, **found.to_dict()})
     else:
         _print(report.compare_text(found.to_dict(), (a, b), out))
+    if found.skipped:
+        raise typer.Exit(4)
+
+
+@app.command()
+@with_options(PredictOptions, only=(*_COLUMNS, "base", "token_budget", "threads", "skip_bad_rows"))
+def bench(
+    model: ModelFolder,
+    data: Annotated[
+        str | None, typer.Argument(metavar="DATA", help="Rows to measure on [default: the golden examples, repeated].")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    *,
+    given: dict[str, Any],
+) -> None:
+    """Measure how fast a model is applied here, where the time goes, and whether lower precisions answer alike."""
+    from berthead import benchmark
+
+    columns = {name: given[name] for name in (*_COLUMNS, "skip_bad_rows")}
+    found = benchmark.bench(_load_one(model, given), data, quiet=quiet, **columns)
+    _warn(found.notes)
+    if as_json:
+        _print_json({"model": model, **found.to_dict()})
+    else:
+        _print(report.bench_text(found.to_dict(), model))
     if found.skipped:
         raise typer.Exit(4)
 

@@ -203,6 +203,17 @@ class Receipt:
     exact: float | None
     verdicts: dict[str, Verdict]
 
+    def says(self, precision: str) -> str:
+        """What was measured of a precision, in words.
+
+        Example:
+            >>> Receipt(200, "held-out", "accuracy", 0.9, {"int8": Verdict(0.995, 0.04, 0.01, -0.5)}).says("int8")
+            '99.50 % of 200 held-out rows answered as in fp32, accuracy -0.50 points'
+        """
+        one = self.verdicts[precision]
+        metric = "" if one.points is None else f", {self.metric} {one.points:+.2f} points"
+        return f"{100 * one.agreement:.2f} % of {self.rows:,} {self.of} rows answered as in fp32{metric}"
+
     def to_json(self) -> dict[str, Any]:
         """The receipt as `run.gate` in berthead.json."""
         verdicts = {name: one.to_json() for name, one in self.verdicts.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,7 +103,7 @@ def _is_number(answer: Answer) -> bool:
 
 def _shares(task: Task, answer: Answer) -> dict[Hashable, float]:
     """What was answered with which probability; what one side alone answers drifts by all of it."""
-    shares: dict[Hashable, float] = {label: share for label, share in (answer.probabilities or {}).items()}  # noqa: C416
+    shares: dict[Hashable, float] = {label: share for label, share in (answer.probabilities or {}).items()}
     for one in answer.spans or ():
         shares[one.start, one.end, one.label] = 1.0 if one.score is None else one.score
     if not shares:
@@ -141,7 +141,7 @@ def choose(functions: Mapping[str, Artifact]) -> Choice:
     if not possible:
         return Choice("fp32", f"nothing lower is computed here: {_nothing_lower(first.model)}")
     keys = {name: machine.key_of(artifact) for name, artifact in functions.items()}
-    receipts = {name: _receipt(artifact, machine.measured(keys[name])) for name, artifact in functions.items()}
+    receipts = {name: receipt_of(artifact, machine.measured(keys[name])) for name, artifact in functions.items()}
     unknown = [name for name, receipt in receipts.items() if receipt is None]
     if unknown:
         whose = f"{unknown[0]}: " if unknown[0] else ""
@@ -154,13 +154,13 @@ def choose(functions: Mapping[str, Artifact]) -> Choice:
     speed: dict[str, float] = {}
     for name, artifact in functions.items():
         try:
-            own = _here(artifact, keys[name])
+            own, golden = _here(artifact, keys[name])
         except GateError:
             whose = f"{name}: " if name else ""
             return Choice("fp32", f"{whose}the golden examples do not replay here; see berthead verify")
-        speed = speed or own["speed"]
+        speed = speed or own
         for one in passed:
-            why_not[one] = why_not[one] or _drifted(known[name], Receipt.from_json(own["golden"]), one)
+            why_not[one] = why_not[one] or _drifted(known[name], golden, one)
     best, why = "fp32", [line for line in why_not.values() if line]
     for one in passed:
         gain = speed[one] / speed["fp32"]
@@ -170,19 +170,20 @@ def choose(functions: Mapping[str, Artifact]) -> Choice:
             best = one
     if best != "fp32":
         worst = min(known.values(), key=lambda receipt: receipt.verdicts[best].agreement)
-        why.insert(0, f"{speed[best] / speed['fp32']:.2f} x fp32 here; {figures(worst, best)}")
+        why.insert(0, f"{speed[best] / speed['fp32']:.2f} x fp32 here; {worst.says(best)}")
     return Choice(best, "; ".join(why))
 
 
-def figures(receipt: Receipt, precision: str) -> str:
-    """What was measured of a precision, in words."""
-    one = receipt.verdicts[precision]
-    metric = "" if one.points is None else f", {receipt.metric} {one.points:+.2f} points"
-    return f"{100 * one.agreement:.2f} % of {receipt.rows:,} {receipt.of} rows answered as in fp32{metric}"
+def receipt_of(artifact: Artifact, kept: Mapping[str, Any]) -> Receipt | None:
+    """What was measured of a function: on this machine on the user's own rows, or else at the fit.
 
+    Args:
+        artifact: the function.
+        kept: what was measured on this machine.
 
-def _receipt(artifact: Artifact, kept: Mapping[str, Any]) -> Receipt | None:
-    """What was measured on this machine on the user's own rows, or at the fit."""
+    Returns:
+        The receipt; None: there is none.
+    """
     for written in (kept.get("receipt"), artifact.run.get("gate")):
         try:
             if written is not None:
@@ -200,7 +201,7 @@ def _refused(receipts: Mapping[str, Receipt], precision: str) -> str:
             return f"{whose}{precision} was not measured where it was fitted; {HOW_TO}"
         if not receipt.verdicts[precision].passed:
             allowed = f"{100 * LEAST_AGREEMENT:.1f} %, -{MOST_LOST_POINTS} points"
-            return f"{whose}{precision} is refused: {figures(receipt, precision)} (allowed: {allowed})"
+            return f"{whose}{precision} is refused: {receipt.says(precision)} (allowed: {allowed})"
     return ""
 
 
@@ -219,28 +220,40 @@ def _nothing_lower(model: Model) -> str:
     return f"no bfloat16 in hardware, and {native.why_not(model.encoder)}"
 
 
-def _here(artifact: Artifact, key: Mapping[str, Any]) -> dict[str, Any]:
-    """Speed, and drift of the golden examples, on this machine: measured once, and kept.
+def _here(artifact: Artifact, key: Mapping[str, Any]) -> tuple[dict[str, float], Receipt]:
+    """Tokens a second, and what is answered to the golden examples, on this machine: measured once, and kept.
 
     Raises:
         GateError: the golden examples' logits are others here, in float32.
     """
     kept, names = machine.measured(key), ["fp32", *candidates(artifact.model)]
-    try:
-        Receipt.from_json(kept["golden"])
-        if all(float(kept["speed"][name]) > 0 for name in names):
-            return kept
-    except (ValueError, KeyError, TypeError, AttributeError):
-        pass  # nothing was kept, or something else
+    speed, golden = _kept_speed(kept, names), _kept_golden(kept)
+    if speed and golden:
+        return speed, golden
     predictors = {name: Predictor(artifact, name) for name in names}
     replay(artifact, predictors["fp32"].logits)
     batch = golden_batch(artifact)
-    engines = {name: one.engine for name, one in predictors.items()}
-    speed = machine.speeds(engines, machine.typical_pack(Layout(batch.inputs).rows))
     golden = measure(artifact, batch, None, "golden", predictors=predictors)
-    here = {"speed": speed, "golden": golden.to_json()}
-    machine.keep(key, **here)
-    return here
+    if not speed:
+        engines = {name: one.engine for name, one in predictors.items()}
+        speed = machine.speeds(engines, machine.typical_pack(Layout(batch.inputs).rows))
+    machine.keep(key, speed=speed, golden=golden.to_json())
+    return speed, golden
+
+
+def _kept_speed(kept: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
+    try:
+        speed = {name: float(kept["speed"][name]) for name in names}
+    except (ValueError, KeyError, TypeError):
+        return {}  # nothing was kept, or something else
+    return speed if all(one > 0 for one in speed.values()) else {}
+
+
+def _kept_golden(kept: Mapping[str, Any]) -> Receipt | None:
+    try:
+        return Receipt.from_json(kept["golden"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def golden_batch(artifact: Artifact) -> Batch:

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from berthead.artifact import Artifact
-from berthead.infer import native
+from berthead.infer import native, prepacked
 from berthead.infer.engine import Engine, kernels_of
 from berthead.model.model import Model
 from berthead.records import Pack
@@ -28,7 +27,7 @@ from berthead.text.tokenizer import Encoded
 SPEED_TOKENS = 1024
 SPEED_SECONDS = 0.12
 SPEED_ROUNDS = 5
-# The side of the square matrices whose product shows torch's peak.
+# The side of the square matrices that show torch's peak.
 PEAK_SIDE = 1024
 
 
@@ -56,17 +55,18 @@ def peak(model: Model, precision: str, seconds: float = 0.1) -> float:
 
     Returns:
         Operations a second of all threads, an addition and a multiplication being two: of our kernels a tile's product
-        in the nearest cache, of torch a product of large square matrices.
+        in the nearest cache, of torch a linear layer on large square matrices.
     """
     if native.computes(model.encoder, precision):
         return native.peak(precision, torch.get_num_threads(), seconds)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    dtype = prepacked.PRECISIONS[precision]
+    layer = prepacked.linear(torch.nn.Linear(PEAK_SIDE, PEAK_SIDE), dtype)
     with torch.inference_mode():
         one = torch.ones(PEAK_SIDE, PEAK_SIDE, dtype=dtype)
-        F.linear(one, one)
+        layer(one)
         begun, rounds = time.perf_counter(), 0
         while time.perf_counter() < begun + seconds:
-            F.linear(one, one)
+            layer(one)
             rounds += 1
         return 2 * PEAK_SIDE**3 * rounds / (time.perf_counter() - begun)
 
