@@ -343,7 +343,30 @@ def test_measurements_are_made_once(toy_model, monkeypatch, own_cache):
     assert said["of"]["cpu"] == machine.cpu_model()
     assert said["of"]["kernels"]["int8"] == native.chosen()
     assert said["of"]["theta_sha256"] == berthead.load(toy_model).theta.sha256
-    assert said["speed"] == {"fp32": 1.0, "bf16": 1.0, "int8": 3.0} or "bf16" not in said["speed"]
+    assert said["tokens a second, 1 threads"]["int8"] == 3
+
+
+@needs_int8
+def test_other_numbers_of_threads_are_timed_for_themselves(
+    toy_model, monkeypatch, own_cache
+):
+    monkeypatch.setattr(machine, "speeds", fast("int8"))
+    berthead.load(toy_model, precision="auto", threads=1).choice  # noqa: B018
+    monkeypatch.setattr(machine, "speeds", fast())
+    assert berthead.load(toy_model, precision="auto", threads=2).choice.precision == "fp32"
+    assert berthead.load(toy_model, precision="auto", threads=1).choice.precision == "int8"
+    assert len(list(own_cache.iterdir())) == 1
+
+
+@needs_int8
+def test_what_was_measured_on_most_rows_counts(toy_model, toy_csv, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "speeds", fast("int8", "bf16"))
+    folder = copied(toy_model, tmp_path, lambda run: run["gate"]["precisions"]["int8"].update(agreement=0.5))
+    few = toy_rows()[:6]
+    berthead.bench(folder, few)
+    assert "int8 is refused: 50.00 % of 14 held-out rows" in berthead.load(folder, precision="auto").choice.reason
+    berthead.bench(folder, toy_csv)
+    assert "refused" not in berthead.load(folder, precision="auto").choice.reason
 
 
 @needs_int8
@@ -353,10 +376,10 @@ def test_a_cache_that_something_else_wrote_is_measured_again(toy_model, monkeypa
     first = berthead.load(toy_model, precision="auto").choice
     (kept,) = own_cache.iterdir()
     said = json.loads(kept.read_text(encoding="utf-8"))
-    for broken in (content, json.dumps({"of": said["of"], "speed": "x", "golden": [], "receipt": 3})):
+    for broken in (content, json.dumps({"of": said["of"], machine.speed_name(): "x", "golden": [], "receipt": 3})):
         kept.write_text(broken, encoding="utf-8")
         assert berthead.load(toy_model, precision="auto").choice == first
-        assert json.loads(kept.read_text(encoding="utf-8"))["speed"] == said["speed"]
+        assert json.loads(kept.read_text(encoding="utf-8"))[machine.speed_name()] == said[machine.speed_name()]
 
 
 @needs_int8
@@ -378,7 +401,7 @@ def test_other_kernels_are_measured_for_themselves(toy_model, monkeypatch, own_c
 
 def test_the_cache_lies_where_the_user_wants_it(toy_model, monkeypatch, tmp_path):
     monkeypatch.setenv("BERTHEAD_HOME", str(tmp_path / "home"))
-    assert machine.keep({"a": 1}, speed={"fp32": 1.0})
+    assert machine.keep({"a": 1}, {"speed": {"fp32": 1.0}})
     assert machine.measured({"a": 1})["speed"] == {"fp32": 1.0}
     assert machine.measured({"a": 2}) == {}
     assert [path.parent for path in (tmp_path / "home").rglob("*.json")] == [tmp_path / "home" / "measured"]

@@ -23,7 +23,7 @@ from berthead.model.tensors import TensorPack
 from berthead.model.units import packs, unit_logits
 from berthead.options import PredictOptions
 from berthead.progress import Progress
-from berthead.records import Example, FloatArray, Pack, Receipt
+from berthead.records import Example, FloatArray, Pack
 from berthead.tasks import Batch
 from berthead.text.layout import Layout
 from berthead.text.windows import Input
@@ -75,8 +75,8 @@ class Bench:
         of: `given` rows, or `golden`: the golden examples, repeated.
         padding: share of the tokens computed that belong to no row.
         runs: a run a precision, float32 first.
-        gate: what lower precisions answer, as `run.gate` in berthead.json: on the rows given, or as measured before;
-            None: it was never measured.
+        gate: what lower precisions answer, as `run.gate` in berthead.json: on the rows given, or as measured before
+            on the most rows; None: it was never measured.
         kept: whether the gate's result is kept on this machine for `auto`.
         auto: the precision that `auto` takes, and why.
         skipped: rows left out.
@@ -154,18 +154,18 @@ def bench(
         if data is not None:
             progress.say(f"comparing answers to {len(rows.batch.inputs):,} rows in {', '.join(names)}")
             receipt = gate.measure(artifact, rows.batch, rows.targets, "given", predictors=predictors)
-            kept = machine.keep(key, receipt=receipt.to_json())
+            kept = machine.keep(key, {"receipt": receipt.to_json()})
         timed = _timed(rows)
         progress.say(f"timing {len(timed.examples):,} rows in {', '.join(names)}")
         runs = _runs(artifact, predictors, timed, rows.reading_seconds * len(timed.examples), progress)
     # Of a whole job, and longer than `auto` itself would measure.
-    machine.keep(key, speed={one.precision: one.tokens_per_second for one in runs})
+    machine.keep(key, {machine.speed_name(): {one.precision: one.tokens_per_second for one in runs}})
     needed = sum(len(row.ids) for row in Layout(timed.inputs).rows)
     computed = sum(len(one.ids) for one in packs(Layout(timed.inputs).rows, fitted.options.token_budget))
-    told: Receipt | None = receipt if data is not None else gate.receipt_of(artifact, machine.measured(key))
+    receipts = [receipt] if data is not None else gate.receipts_of(artifact, machine.measured(key))
     return Bench(
         machine.cpu_model(), torch.get_num_threads(), len(timed.examples), needed, "given" if data is not None else
-        "golden", 1 - needed / computed, runs, told.to_json() if told else None, kept,
+        "golden", 1 - needed / computed, runs, receipts[0].to_json() if receipts else None, kept,
         str(gate.choose({"": artifact})), len(rows.bad), rows.notes,
     )  # fmt: skip
 

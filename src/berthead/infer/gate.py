@@ -65,7 +65,13 @@ def measure(
     metric = next((name for name in task.metrics if scores and name in scores), None)
     verdicts = {}
     for precision in candidates(artifact.model):
-        values = (prepared.get(precision) or Predictor(artifact, precision)).compute(batch.inputs).values
+        predictor = prepared.get(precision) or Predictor(artifact, precision)
+        try:
+            values = predictor.compute(batch.inputs).values
+        except RuntimeError:
+            if artifact.own_head is None:
+                raise
+            continue  # a head of another package that does not read this precision: a fit does not end by it
         points = None
         if metric is not None and scores is not None:
             found = task.evaluate(values, targets, batch)  # type: ignore[arg-type]
@@ -141,12 +147,11 @@ def choose(functions: Mapping[str, Artifact]) -> Choice:
     if not possible:
         return Choice("fp32", f"nothing lower is computed here: {_nothing_lower(first.model)}")
     keys = {name: machine.key_of(artifact) for name, artifact in functions.items()}
-    receipts = {name: receipt_of(artifact, machine.measured(keys[name])) for name, artifact in functions.items()}
-    unknown = [name for name, receipt in receipts.items() if receipt is None]
+    known = {name: receipts_of(artifact, machine.measured(keys[name])) for name, artifact in functions.items()}
+    unknown = [name for name, receipts in known.items() if not receipts]
     if unknown:
         whose = f"{unknown[0]}: " if unknown[0] else ""
         return Choice("fp32", f"{whose}lower precisions were not measured when it was fitted; {HOW_TO}")
-    known = {name: receipt for name, receipt in receipts.items() if receipt is not None}
     why_not = {one: _refused(known, one) for one in possible}
     passed = [one for one in possible if not why_not[one]]
     if not passed:
@@ -160,7 +165,7 @@ def choose(functions: Mapping[str, Artifact]) -> Choice:
             return Choice("fp32", f"{whose}the golden examples do not replay here; see berthead verify")
         speed = speed or own
         for one in passed:
-            why_not[one] = why_not[one] or _drifted(known[name], golden, one)
+            why_not[one] = why_not[one] or _drifted(_about(known[name], one), golden, one)
     best, why = "fp32", [line for line in why_not.values() if line]
     for one in passed:
         gain = speed[one] / speed["fp32"]
@@ -169,35 +174,41 @@ def choose(functions: Mapping[str, Artifact]) -> Choice:
         elif not why_not[one] and speed[one] > speed[best]:
             best = one
     if best != "fp32":
-        worst = min(known.values(), key=lambda receipt: receipt.verdicts[best].agreement)
+        told = [receipt for receipts in known.values() if (receipt := _about(receipts, best))]
+        worst = min(told, key=lambda receipt: receipt.verdicts[best].agreement)
         why.insert(0, f"{speed[best] / speed['fp32']:.2f} x fp32 here; {worst.says(best)}")
     return Choice(best, "; ".join(why))
 
 
-def receipt_of(artifact: Artifact, kept: Mapping[str, Any]) -> Receipt | None:
-    """What was measured of a function: on this machine on the user's own rows, or else at the fit.
+def receipts_of(artifact: Artifact, kept: Mapping[str, Any]) -> list[Receipt]:
+    """What was measured of a function: on this machine on the user's own rows, and at the fit.
 
     Args:
         artifact: the function.
         kept: what was measured on this machine.
 
     Returns:
-        The receipt; None: there is none.
+        The receipts, that of the most rows first; none where nothing was measured.
     """
+    found = []
     for written in (kept.get("receipt"), artifact.run.get("gate")):
         try:
-            if written is not None:
-                return Receipt.from_json(written)
+            found += [] if written is None else [Receipt.from_json(written)]
         except (ValueError, KeyError, TypeError, AttributeError):
             continue  # a cache that something else wrote
-    return None
+    return sorted(found, key=lambda receipt: -receipt.rows)
 
 
-def _refused(receipts: Mapping[str, Receipt], precision: str) -> str:
+def _about(receipts: Sequence[Receipt], precision: str) -> Receipt | None:
+    """What was measured of a precision, on the most rows."""
+    return next((receipt for receipt in receipts if precision in receipt.verdicts), None)
+
+
+def _refused(known: Mapping[str, Sequence[Receipt]], precision: str) -> str:
     """Why a precision is not taken, by what was measured; empty: it passed for all."""
-    for name, receipt in receipts.items():
-        whose = f"{name}: " if name else ""
-        if precision not in receipt.verdicts:
+    for name, receipts in known.items():
+        whose, receipt = f"{name}: " if name else "", _about(receipts, precision)
+        if receipt is None:
             return f"{whose}{precision} was not measured where it was fitted; {HOW_TO}"
         if not receipt.verdicts[precision].passed:
             allowed = f"{100 * LEAST_AGREEMENT:.1f} %, -{MOST_LOST_POINTS} points"
@@ -205,9 +216,9 @@ def _refused(receipts: Mapping[str, Receipt], precision: str) -> str:
     return ""
 
 
-def _drifted(receipt: Receipt, golden: Receipt, precision: str) -> str:
+def _drifted(receipt: Receipt | None, golden: Receipt, precision: str) -> str:
     """Why a precision is not taken, by what it says here of the golden examples."""
-    if precision not in golden.verdicts:
+    if receipt is None or precision not in golden.verdicts:
         return f"{precision} was not replayed"
     allowed = max(GOLDEN_TIMES * receipt.verdicts[precision].largest_drift, GOLDEN_DRIFT)
     drift = golden.verdicts[precision].largest_drift
@@ -237,13 +248,13 @@ def _here(artifact: Artifact, key: Mapping[str, Any]) -> tuple[dict[str, float],
     if not speed:
         engines = {name: one.engine for name, one in predictors.items()}
         speed = machine.speeds(engines, machine.typical_pack(Layout(batch.inputs).rows))
-    machine.keep(key, speed=speed, golden=golden.to_json())
+    machine.keep(key, {machine.speed_name(): speed, "golden": golden.to_json()})
     return speed, golden
 
 
 def _kept_speed(kept: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
     try:
-        speed = {name: float(kept["speed"][name]) for name in names}
+        speed = {name: float(kept[machine.speed_name()][name]) for name in names}
     except (ValueError, KeyError, TypeError):
         return {}  # nothing was kept, or something else
     return speed if all(one > 0 for one in speed.values()) else {}

@@ -119,12 +119,11 @@ def key_of(artifact: Artifact) -> dict[str, Any]:
         artifact: the function.
 
     Returns:
-        Processor, threads, kernels, versions, hashes of theta and omega, and what was decided after the weights.
+        Processor, kernels, versions, hashes of theta and omega, and what was decided after the weights.
     """
     said = artifact.parameters()
     return {
         "cpu": cpu_model(),
-        "threads": torch.get_num_threads(),
         "kernels": {name: kernels_of(artifact.model, name) for name in native.PRECISIONS},
         "versions": {"berthead": version("berthead"), "torch": torch.__version__},
         "theta_sha256": said["theta_sha256"],
@@ -132,6 +131,11 @@ def key_of(artifact: Artifact) -> dict[str, Any]:
         "task": artifact.task.to_json(),
         "gate": artifact.run.get("gate"),
     }
+
+
+def speed_name() -> str:
+    """What speeds are kept as: they depend on the threads too."""
+    return f"tokens a second, {torch.get_num_threads()} threads"
 
 
 def measured(key: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,7 +147,7 @@ def measured(key: Mapping[str, Any]) -> dict[str, Any]:
     return kept if isinstance(kept, dict) and kept.get("of") == _plain(key) else {}
 
 
-def keep(key: Mapping[str, Any], **measurements: Any) -> bool:
+def keep(key: Mapping[str, Any], measurements: Mapping[str, Any]) -> bool:
     """Keep measurements in the user's cache folder, beside those that are there.
 
     Args:
@@ -157,7 +161,7 @@ def keep(key: Mapping[str, Any], **measurements: Any) -> bool:
     aside = place.with_name(f".{place.name}.part-{os.getpid()}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(measured(key) | {"of": key} | measurements, indent=2), encoding="utf-8")
+        aside.write_text(json.dumps(measured(key) | {"of": key} | {**measurements}, indent=2), encoding="utf-8")
         aside.replace(place)
     except OSError:
         return False
