@@ -150,6 +150,22 @@ def test_two_fits_keep_the_same_receipt(tiny_bert):
     assert "gate" in one["run"]
 
 
+def test_a_head_of_another_package_that_reads_no_bfloat16_ends_no_fit(toy_model, monkeypatch):
+    artifact = berthead.load(toy_model).artifact
+    batch, real = batch_of(artifact, ["good cat"]), Predictor.compute
+
+    def compute(self, inputs):
+        if self.engine.precision != "fp32":
+            raise RuntimeError("mat1 and mat2 must have the same dtype")
+        return real(self, inputs)
+
+    monkeypatch.setattr(Predictor, "compute", compute)
+    assert gate.measure(replace(artifact, own_head="theirs"), batch, None, "given").verdicts == {}
+    if gate.candidates(artifact.model):
+        with pytest.raises(RuntimeError):  # of ours it would be a mistake
+            gate.measure(artifact, batch, None, "given")
+
+
 # Outliers
 
 
@@ -347,9 +363,7 @@ def test_measurements_are_made_once(toy_model, monkeypatch, own_cache):
 
 
 @needs_int8
-def test_other_numbers_of_threads_are_timed_for_themselves(
-    toy_model, monkeypatch, own_cache
-):
+def test_other_numbers_of_threads_are_timed_for_themselves(toy_model, monkeypatch, own_cache):
     monkeypatch.setattr(machine, "speeds", fast("int8"))
     berthead.load(toy_model, precision="auto", threads=1).choice  # noqa: B018
     monkeypatch.setattr(machine, "speeds", fast())
