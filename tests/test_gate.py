@@ -18,7 +18,8 @@ from berthead.errors import UsageError
 from berthead.infer import gate, machine, native
 from berthead.infer.engine import use_threads
 from berthead.infer.predict import Predictor
-from berthead.records import Example, Receipt, Verdict
+from berthead.receipt import Receipt, Verdict
+from berthead.records import Example
 from berthead.tasks import Batch
 
 needs_int8 = pytest.mark.skipif(not native.kernels(), reason="no kernels that compute int8")

@@ -10,7 +10,8 @@ from typing import Any
 from berthead.errors import ModelError
 from berthead.model.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from berthead.model.checkpoint import INDEX, PICKLES, WEIGHTS
-from berthead.records import Example, Receipt
+from berthead.receipt import Receipt
+from berthead.records import Example
 
 RECORD = "berthead.json"
 

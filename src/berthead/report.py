@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from berthead.errors import listed
-from berthead.records import Receipt
+from berthead.receipt import Receipt
 
 
 def fit_report(record: dict[str, Any], out: str) -> str:

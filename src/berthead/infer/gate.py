@@ -15,7 +15,8 @@ from berthead.infer import machine, native
 from berthead.infer.engine import has_fast_bf16
 from berthead.infer.predict import Predictor, decoded
 from berthead.model.model import Model
-from berthead.records import LEAST_AGREEMENT, MOST_LOST_POINTS, FloatArray, Receipt, Verdict
+from berthead.receipt import LEAST_AGREEMENT, MOST_LOST_POINTS, Receipt, Verdict
+from berthead.records import FloatArray
 from berthead.tasks import Answer, Batch, Task
 from berthead.tasks.verdicts import identity
 from berthead.text.layout import Layout

@@ -29,7 +29,8 @@ from berthead.model.checkpoint import Checkpoint, choose_pooling, read_checkpoin
 from berthead.model.heads import JointHead, RowHead, TokenHead
 from berthead.model.model import Model, sha256_of
 from berthead.options import HEADS, FitOptions
-from berthead.records import Example, Receipt
+from berthead.receipt import Receipt
+from berthead.records import Example
 from berthead.tasks import Batch, Classify, Joint, Multilabel, Task, choose_metric, find_task
 from berthead.tasks.base import ragged
 from berthead.tasks.joint import TagsAndLabel
