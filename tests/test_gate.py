@@ -225,6 +225,22 @@ def test_auto_takes_the_fastest_that_passes(toy_model, monkeypatch, own_cache):
 
 
 @needs_int8
+def test_what_other_kernels_answered_does_not_count(toy_model, monkeypatch):
+    receipt = Receipt.from_json(berthead.load(toy_model).info()["run"]["gate"])
+    assert {one.by for name, one in receipt.verdicts.items() if name == "int8" or native.has_bf16(native.chosen())} == {
+        "kernels"
+    }
+    monkeypatch.setenv(native.SWITCH, "torch")
+    monkeypatch.setattr(gate, "candidates", lambda model: ["bf16"])
+    monkeypatch.setattr(machine, "speeds", fast("bf16"))
+    choice = berthead.load(toy_model, precision="auto").choice
+    if native.has_bf16(native.kernels()[-1]):
+        assert choice.reason.startswith("bf16 was not measured where it was fitted, as it is computed here; ")
+    berthead.bench(toy_model, toy_rows())
+    assert "not measured" not in berthead.load(toy_model, precision="auto").choice.reason
+
+
+@needs_int8
 def test_auto_says_what_gains_nothing(toy_model, monkeypatch):
     monkeypatch.setattr(machine, "speeds", fast())
     choice = berthead.load(toy_model, precision="auto").choice
@@ -452,6 +468,8 @@ BROKEN = [
     {"rows": "3", "of": "fitted", "metric": None, "fp32": None, "precisions": {}},
     {"rows": 3, "of": "fitted", "metric": None, "fp32": True, "precisions": {}},
     {"rows": 3, "of": "fitted", "metric": None, "fp32": None, "precisions": {"int8": {"agreement": 1}}},
+    {"rows": 3, "of": "fitted", "metric": None, "fp32": None,
+     "precisions": {"int8": {"agreement": 1, "largest_drift": 0, "mean_drift": 0, "points": None, "by": "magic"}}},
     {"rows": 3, "of": "fitted", "metric": None, "fp32": None, "precisions": []},
 ]  # fmt: skip
 

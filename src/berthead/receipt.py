@@ -21,6 +21,7 @@ class Verdict:
         largest_drift: the largest difference of a probability; of a number, in standard deviations of the targets.
         mean_drift: the mean over rows of each row's largest.
         points: change of the task's metric in points of 100, below 0 where it is worse; None: no targets.
+        by: what computed it, `kernels` of ours or `torch`: torch rounds to bfloat16 more often.
 
     Example:
         >>> Verdict(0.998, 0.03, 0.002, -0.2).passed, Verdict(0.998, 0.03, 0.002, -0.4).passed
@@ -31,6 +32,7 @@ class Verdict:
     largest_drift: float
     mean_drift: float
     points: float | None = None
+    by: str = "kernels"
 
     @property
     def passed(self) -> bool:
@@ -47,7 +49,9 @@ class Verdict:
         """What `to_json` wrote; ValueError, KeyError or TypeError where it is something else."""
         points = written["points"]
         agreement, largest, mean = (_number(written[name]) for name in ("agreement", "largest_drift", "mean_drift"))
-        return cls(agreement, largest, mean, None if points is None else _number(points))
+        if written["by"] not in ("kernels", "torch"):
+            raise ValueError(f"by is {written['by']!r}")
+        return cls(agreement, largest, mean, None if points is None else _number(points), written["by"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,11 @@ def candidates(model: Model) -> list[str]:
     return [precision for precision, computed in fast.items() if computed]
 
 
+def computed_by(model: Model, precision: str) -> str:
+    """What computes a model here, as a receipt says it: `kernels` of ours or `torch`."""
+    return "kernels" if native.computes(model.encoder, precision) else "torch"
+
+
 def measure(
     artifact: Artifact, batch: Batch, targets: np.ndarray | None, of: str, exact: FloatArray | None = None,
     predictors: Mapping[str, Predictor] | None = None,
@@ -77,7 +82,8 @@ def measure(
         if metric is not None and scores is not None:
             found = task.evaluate(values, targets, batch)  # type: ignore[arg-type]
             points = round(_points(task.metrics[metric], float(scores[metric]), float(found[metric])), 6)
-        verdicts[precision] = _verdict(task, batch, exact, values, points)
+        verdict = _verdict(task, batch, exact, values, points)
+        verdicts[precision] = replace(verdict, by=computed_by(artifact.model, precision))
     value = None if metric is None or scores is None else round(float(scores[metric]), 6)
     return Receipt(len(batch.inputs), of, metric, value, verdicts)
 
@@ -151,9 +157,10 @@ def choose(functions: Mapping[str, Artifact]) -> Choice:
     known = {name: receipts_of(artifact, machine.measured(keys[name])) for name, artifact in functions.items()}
     unknown = [name for name, receipts in known.items() if not receipts]
     if unknown:
-        whose = f"{unknown[0]}: " if unknown[0] else ""
-        return Choice("fp32", f"{whose}lower precisions were not measured when it was fitted; {HOW_TO}")
-    why_not = {one: _refused(known, one) for one in possible}
+        return Choice("fp32", f"{_whose(unknown[0])}lower precisions were not measured when it was fitted; {HOW_TO}")
+    told = {one: {name: _about(receipts, one, computed_by(first.model, one)) for name, receipts in known.items()}
+            for one in possible}  # fmt: skip
+    why_not = {one: _refused(told[one], one) for one in possible}
     passed = [one for one in possible if not why_not[one]]
     if not passed:
         return Choice("fp32", "; ".join(why_not.values()))
@@ -162,23 +169,34 @@ def choose(functions: Mapping[str, Artifact]) -> Choice:
         try:
             own, golden = _here(artifact, keys[name])
         except GateError:
-            whose = f"{name}: " if name else ""
-            return Choice("fp32", f"{whose}the golden examples do not replay here; see berthead verify")
+            return Choice("fp32", f"{_whose(name)}the golden examples do not replay here; see berthead verify")
         speed = speed or own
         for one in passed:
-            why_not[one] = why_not[one] or _drifted(_about(known[name], one), golden, one)
+            why_not[one] = why_not[one] or _drifted(told[one][name], golden, one)
+    return _fastest(speed, why_not, told)
+
+
+def _fastest(
+    speed: Mapping[str, float], why_not: Mapping[str, str], told: Mapping[str, Mapping[str, Receipt | None]]
+) -> Choice:
+    """The choice among precisions that are not refused, by tokens a second."""
     best, why = "fp32", [line for line in why_not.values() if line]
-    for one in passed:
+    for one in (one for one, line in why_not.items() if not line):
         gain = speed[one] / speed["fp32"]
-        if not why_not[one] and gain < LEAST_GAIN:
+        if gain < LEAST_GAIN:
             why.append(f"{one} gains nothing here: {gain:.2f} x fp32")
-        elif not why_not[one] and speed[one] > speed[best]:
+        elif speed[one] > speed[best]:
             best = one
     if best != "fp32":
-        told = [receipt for receipts in known.values() if (receipt := _about(receipts, best))]
-        worst = min(told, key=lambda receipt: receipt.verdicts[best].agreement)
+        receipts = [receipt for receipt in told[best].values() if receipt is not None]
+        worst = min(receipts, key=lambda receipt: receipt.verdicts[best].agreement)
         why.insert(0, f"{speed[best] / speed['fp32']:.2f} x fp32 here; {worst.says(best)}")
     return Choice(best, "; ".join(why))
+
+
+def _whose(name: str) -> str:
+    """The name of one of several functions, before what is said of it."""
+    return f"{name}: " if name else ""
 
 
 def receipts_of(artifact: Artifact, kept: Mapping[str, Any]) -> list[Receipt]:
@@ -200,20 +218,20 @@ def receipts_of(artifact: Artifact, kept: Mapping[str, Any]) -> list[Receipt]:
     return sorted(found, key=lambda receipt: -receipt.rows)
 
 
-def _about(receipts: Sequence[Receipt], precision: str) -> Receipt | None:
-    """What was measured of a precision, on the most rows."""
-    return next((receipt for receipt in receipts if precision in receipt.verdicts), None)
+def _about(receipts: Sequence[Receipt], precision: str, by: str) -> Receipt | None:
+    """What was measured, on the most rows, of a precision as it is computed here."""
+    known = (one for one in receipts if precision in one.verdicts and one.verdicts[precision].by == by)
+    return next(known, None)
 
 
-def _refused(known: Mapping[str, Sequence[Receipt]], precision: str) -> str:
-    """Why a precision is not taken, by what was measured; empty: it passed for all."""
-    for name, receipts in known.items():
-        whose, receipt = f"{name}: " if name else "", _about(receipts, precision)
+def _refused(told: Mapping[str, Receipt | None], precision: str) -> str:
+    """Why a precision is not taken, by what was measured of each function; empty: it passed for all."""
+    for name, receipt in told.items():
         if receipt is None:
-            return f"{whose}{precision} was not measured where it was fitted; {HOW_TO}"
+            return f"{_whose(name)}{precision} was not measured where it was fitted, as it is computed here; {HOW_TO}"
         if not receipt.verdicts[precision].passed:
             allowed = f"{100 * LEAST_AGREEMENT:.1f} %, -{MOST_LOST_POINTS} points"
-            return f"{whose}{precision} is refused: {receipt.says(precision)} (allowed: {allowed})"
+            return f"{_whose(name)}{precision} is refused: {receipt.says(precision)} (allowed: {allowed})"
     return ""
 
 
