@@ -138,10 +138,13 @@ def test_answers_with_several_units_are_compared(task, tiny_bert):
 
 def test_a_fit_measures_at_most_so_many_rows_evenly_spread(tiny_bert, monkeypatch):
     monkeypatch.setattr(gate, "MOST_ROWS", 5)
+    monkeypatch.setattr(gate, "MOST_FITTED_ROWS", 3)
     options = {"encoder": str(tiny_bert), "adapt": "frozen", "epochs": 1, "threads": 1, "quiet": True}
     fitted = berthead.fit(toy_rows(), valid=0.5, **options)
     assert fitted.info()["run"]["gate"]["rows"] == 5
     assert fitted.info()["run"]["held_out_rows"] == 28
+    alone = berthead.fit(toy_rows(), valid=0, **options).info()["run"]["gate"]
+    assert (alone["rows"], alone["of"], alone["metric"]) == (3, "fitted", None)
 
 
 def test_two_fits_keep_the_same_receipt(tiny_bert):

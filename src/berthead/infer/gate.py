@@ -21,8 +21,9 @@ from berthead.tasks import Answer, Batch, Task
 from berthead.tasks.verdicts import identity
 from berthead.text.layout import Layout
 
-# Rows that a fit measures.
+# Rows that a fit measures; of fitted rows float32 has to be computed too, and they prove less.
 MOST_ROWS = 512
+MOST_FITTED_ROWS = 256
 # Numbers this near, in standard deviations of the targets, are the same answer.
 NEAR = 0.1
 # A lower precision is taken if it is so many times as fast as float32.

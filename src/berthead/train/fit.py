@@ -216,7 +216,8 @@ def fit_examples(
 
 def _gate(artifact: Artifact, fold: Fold, logits: np.ndarray | None, of: str) -> Receipt:
     """What lower precisions answer to some of the rows; without logits, of fitted rows, no scores are compared."""
-    rows = np.unique(np.linspace(0, len(fold.inputs) - 1, min(gate.MOST_ROWS, len(fold.inputs))).astype(int))
+    most = gate.MOST_FITTED_ROWS if logits is None else gate.MOST_ROWS
+    rows = np.unique(np.linspace(0, len(fold.inputs) - 1, min(most, len(fold.inputs))).astype(int))
     some = Batch([fold.examples[row] for row in rows], [fold.inputs[row] for row in rows])
     if logits is None:
         return gate.measure(artifact, some, None, of)
