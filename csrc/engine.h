@@ -135,7 +135,12 @@ struct Kernels {
   size_t (*arena_bytes)(const TrainingSpec &spec, int precision, int tokens, int threads);
   bool (*forward)(const TrainingSpec &spec, int precision, const Training &pass, Team &team, int rank, Scratch &scratch);
   bool (*backward)(const TrainingSpec &spec, int precision, const Training &pass, Team &team, int rank, Scratch &scratch);
+  // One tile `rounds` times, from zeros [MOST_TILE * groups]; operations done.
+  double (*multiply)(int precision, const int32_t *a, const int32_t *b, float *c, int groups, int rounds);
 };
+
+// No tile has more rows or columns.
+enum { MOST_TILE = 64 };
 
 void *allocate(size_t bytes);
 bool grow(Buffer &buffer, size_t bytes);

@@ -2,6 +2,7 @@
 // threads that share a pack between them.
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
@@ -281,9 +282,39 @@ double unevenness(const int64_t *starts, const std::vector<int> &edges, int thre
   return (double)*std::max_element(loads.begin(), loads.end()) * threads / all;
 }
 
+// The threads; whoever asks holds `pool_mutex`.
 void wake(int threads) {
   if (pool && !pool->is_here()) (void)pool.release();
   if (!pool || pool->size() != threads) pool.reset(new Pool(threads));
+}
+
+// Words of a row of the tile whose product is timed: with its panel it fits into the nearest cache.
+constexpr int PEAK_GROUPS = 128;
+constexpr int PEAK_ROUNDS = 500;
+
+// Operations a second of all threads together; 0: no memory.
+double peak(const Kernels &kernels, int precision, int threads, double seconds) {
+  typedef std::chrono::steady_clock Clock;
+  const std::lock_guard<std::mutex> guard(pool_mutex);
+  wake(threads);
+  std::vector<double> rates(threads, 0.0);
+  pool->all([&](int rank, Own &) {
+    int32_t *a = (int32_t *)allocate(sizeof(int32_t) * MOST_TILE * PEAK_GROUPS);
+    int32_t *b = (int32_t *)allocate(sizeof(int32_t) * MOST_TILE * PEAK_GROUPS);
+    float *c = (float *)allocate(sizeof(float) * MOST_TILE * MOST_TILE);
+    if (a && b && c) {
+      kernels.multiply(precision, a, b, c, PEAK_GROUPS, PEAK_ROUNDS);  // the clock of the core rises
+      double done = 0, passed = 0;
+      for (const auto begun = Clock::now(); passed < seconds;
+           passed = std::chrono::duration<double>(Clock::now() - begun).count())
+        done += kernels.multiply(precision, a, b, c, PEAK_GROUPS, PEAK_ROUNDS);
+      rates[rank] = done / passed;
+    }
+    for (void *one : {(void *)a, (void *)b, (void *)c}) free(one);
+  });
+  double all = 0;
+  for (const double rate : rates) all = rate > 0 && all >= 0 ? all + rate : -1;
+  return std::max(all, 0.0);
 }
 
 int run(const Work &work, int rows, int threads) {
@@ -419,6 +450,15 @@ EXPORTED int berthead_run(void *encoder, const int32_t *order, int layers, const
     for (int row = 0; row <= rows; row++)
       work.wanted_starts.push_back(std::lower_bound(wanted, wanted + wanted_count, starts[row]) - wanted);
   return run(work, rows, threads);
+}
+
+// Operations a second (an addition and a multiplication are two) of a tile's product in the nearest cache, on so many
+// threads together, over some seconds; 0: these kernels or this precision are not here, or no memory.
+EXPORTED double berthead_peak(const char *name, int precision, int threads, double seconds) {
+  for (const Kernels *kernels : usable())
+    if (strcmp(kernels->name, name) == 0 && (kernels->precisions >> precision & 1))
+      return peak(*kernels, precision, threads, seconds);
+  return 0;
 }
 
 EXPORTED void berthead_close(void *encoder) {

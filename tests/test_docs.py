@@ -35,6 +35,7 @@ def test_the_readme_shows_every_verb():
         "eval",
         "predict",
         "compare",
+        "bench",
         "join",
         "info",
         "verify",

@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from berthead.api import Fitted, fit
     from berthead.averaging import soup
+    from berthead.benchmark import Bench, bench
     from berthead.comparison import Comparison, compare
     from berthead.errors import BertheadError, DataError, GateError, ModelError, OutputError, UsageError
     from berthead.estimators import MultipleChoice, SequenceLabeler, SpanExtractor, TextClassifier, TextRegressor
@@ -24,6 +25,8 @@ _HOME = {
     "join": "joining",
     "load": "joining",
     "soup": "averaging",
+    "Bench": "benchmark",
+    "bench": "benchmark",
     "Comparison": "comparison",
     "compare": "comparison",
     "MultipleChoice": "estimators",
@@ -43,6 +46,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Bench",
     "BertheadError",
     "Comparison",
     "DataError",
@@ -60,6 +64,7 @@ __all__ = [
     "TextClassifier",
     "TextRegressor",
     "UsageError",
+    "bench",
     "compare",
     "fit",
     "join",

@@ -20,6 +20,7 @@ from berthead.data.readers import STDIO, RowReader, open_rows
 from berthead.errors import DataError, Interrupted, UsageError
 from berthead.infer.engine import use_threads
 from berthead.infer.files import input_columns
+from berthead.infer.gate import Choice, choose
 from berthead.infer.predict import Predictor, split_readable
 from berthead.model.parameters import Parameters
 from berthead.options import FitOptions, PredictOptions
@@ -52,9 +53,15 @@ class Fitted:
         self.warnings: list[str] = []
 
     @cached_property
+    def choice(self) -> Choice | None:
+        """The precision that `auto` took, and why; None: the options name one."""
+        return choose({"": self.artifact}) if self.options.precision == "auto" else None
+
+    @cached_property
     def predictor(self) -> Predictor:
         """The function with its weights laid out for this processor."""
-        return Predictor(self.artifact, self.options.precision, self.options.token_budget)
+        precision = self.choice.precision if self.choice else self.options.precision
+        return Predictor(self.artifact, precision, self.options.token_budget)
 
     def __getstate__(self) -> dict[str, Any]:
         # The prepared weights lie as this processor wants them: they are made again where it is unpickled.
@@ -158,7 +165,7 @@ class Fitted:
         return scores | {"skipped": len(read.bad), "warnings": notes}
 
     def verify(self) -> float:
-        """Replay the golden examples.
+        """Replay the golden examples, in float32 unless the options name another precision.
 
         Returns:
             The largest relative difference of a logit.
@@ -166,7 +173,9 @@ class Fitted:
         Raises:
             GateError: the answers are not the ones that were saved.
         """
-        return artifacts.replay(self.artifact, self.predictor.logits)
+        # What `auto` takes answers alike, but its logits are others.
+        predictor = Predictor(self.artifact) if self.options.precision == "auto" else self.predictor
+        return artifacts.replay(self.artifact, predictor.logits)
 
     @property
     def theta(self) -> Parameters:
@@ -342,7 +351,8 @@ def load(
 
     Args:
         folder: made by `fit` or `save`.
-        precision: `fp32` (exact, the default) or `bf16`.
+        precision: `fp32` (exact, the default), `bf16`, `int8`, or `auto`: the fastest that was measured to answer
+            alike.
         token_budget: tokens computed at once.
         threads: processor threads that torch uses from now on; None: what this process may use.
         base: where the encoder of an adapter folder lies; None: where it was at the fit, or beside the folder.

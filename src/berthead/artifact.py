@@ -48,7 +48,7 @@ PLAIN_TOKENS = 2048
 # Units of a golden example that are kept and compared: a long text has thousands.
 GOLDEN_UNITS = 64
 # What a run says of the parameters that it fitted, and of no others.
-OF_THE_PARAMETERS = ("metrics", "baselines", "epochs", "best_epoch", "held_out_rows", "soup")
+OF_THE_PARAMETERS = ("metrics", "baselines", "epochs", "best_epoch", "held_out_rows", "soup", "gate")
 
 
 @dataclass(frozen=True, slots=True)

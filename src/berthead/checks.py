@@ -10,6 +10,7 @@ from typing import Any
 from berthead.errors import ModelError
 from berthead.model.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from berthead.model.checkpoint import INDEX, PICKLES, WEIGHTS
+from berthead.receipt import Receipt
 from berthead.records import Example
 
 RECORD = "berthead.json"
@@ -87,6 +88,8 @@ def check_record(record: dict[str, Any], positions: int) -> None:
         raise ValueError("golden is not a list")
     if not isinstance(run["versions"], dict) or not {"rows", "seed", "data_sha256"} <= run.keys():
         raise ValueError("run does not say what was fitted")
+    if "gate" in run:
+        Receipt.from_json(run["gate"])
 
 
 def golden_example(example: Any, outputs: int, form: str = "text", *, many: bool = False) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The command line: berthead fit, eval, predict, compare, join, info, verify, merge, pull."""
+"""The command line: berthead fit, eval, predict, compare, bench, join, info, verify, merge, pull."""
 
 from __future__ import annotations
 
@@ -144,6 +144,7 @@ def evaluate(
 ) -> None:
     """Score a fitted model on labelled data."""
     fitted = _load_one(model, given)
+    _say_choice(fitted)
     columns = {name: given[name] for name in (*_COLUMNS, "skip_bad_rows")}
     scores = fitted.evaluate(data, **columns)
     notes = scores.pop("warnings")
@@ -180,6 +181,7 @@ def predict(
         fix = f"To write a file: --out {more[0]}" if _looks_like_a_file(more[0]) else "Name its column: --pair COLUMN"
         raise UsageError("predict", f'"{more[0]}" stands after a file of rows', "MORE goes with a text", fix)
     fitted = _load(model, given)
+    _say_choice(fitted)
     if is_file:
         _predict_file(fitted, source, out or "-", given, as_json, quiet)
     else:
@@ -205,7 +207,10 @@ def compare(
     if out:
         comparison.check_flips_file(out)
     columns = {name: given[name] for name in (*_COLUMNS, "skip_bad_rows")}
-    found = comparison.compare(_load_one(a, given), _load_one(b, given), data, **columns)
+    sides = _load_one(a, given), _load_one(b, given)
+    for side in sides:
+        _say_choice(side)
+    found = comparison.compare(*sides, data, **columns)
     if out:
         comparison.write_flips(found, out)
     _warn(found.notes)
@@ -213,6 +218,32 @@ def compare(
         _print_json({"models": {"a": a, "b": b}, **found.to_dict()})
     else:
         _print(report.compare_text(found.to_dict(), (a, b), out))
+    if found.skipped:
+        raise typer.Exit(4)
+
+
+@app.command()
+@with_options(PredictOptions, only=(*_COLUMNS, "base", "token_budget", "threads", "skip_bad_rows"))
+def bench(
+    model: ModelFolder,
+    data: Annotated[
+        str | None, typer.Argument(metavar="DATA", help="Rows to measure on [default: the golden examples, repeated].")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    *,
+    given: dict[str, Any],
+) -> None:
+    """Measure how fast a model is applied here, where the time goes, and whether lower precisions answer alike."""
+    from berthead import benchmark
+
+    columns = {name: given[name] for name in (*_COLUMNS, "skip_bad_rows")}
+    found = benchmark.bench(_load_one(model, given), data, quiet=quiet, **columns)
+    _warn(found.notes)
+    if as_json:
+        _print_json({"model": model, **found.to_dict()})
+    else:
+        _print(report.bench_text(found.to_dict(), model))
     if found.skipped:
         raise typer.Exit(4)
 
@@ -437,6 +468,12 @@ def _load_one(model: str, given: dict[str, Any]) -> Any:
     from berthead import api
 
     return api.load(model, **{name: given.get(name) for name in ("base", "precision", "token_budget", "threads")})
+
+
+def _say_choice(fitted: Any) -> None:
+    """Which precision `--precision auto` took, and why."""
+    if fitted.choice is not None:
+        print(fitted.choice, file=sys.stderr)
 
 
 def _predict_text(fitted: Any, text: str, more: list[str], probabilities: bool, as_json: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from berthead.api import Fitted, knows, labelled_rows, load
 from berthead.data.labels import shown
 from berthead.data.writers import check_writable, open_writer
 from berthead.errors import UsageError, listed
-from berthead.infer.predict import DECODED_ROWS
+from berthead.infer.predict import decoded
 from berthead.options import PredictOptions
 from berthead.records import Example, FloatArray, Label
-from berthead.tasks import Answer, Batch, Joint, Regress, Tag, Task
+from berthead.tasks import Batch, Joint, Regress, Tag, Task
 from berthead.tasks.verdicts import identity, is_right, written, written_target
 from berthead.text.windows import Input
 
@@ -280,19 +280,11 @@ def _side(fitted: Fitted, examples: list[Example], labelled: bool) -> _Side:
     task = fitted.artifact.task
     values, inputs = fitted.predictor.computed(examples)
     identities, answers, right = list[Hashable](), [], list[bool | None]()
-    for answer, example, one in zip(_decoded(task, values, examples, inputs), examples, inputs, strict=True):
+    for answer, example, one in zip(decoded(task, values, Batch(examples, inputs)), examples, inputs, strict=True):
         identities.append(identity(task, answer))
         answers.append(written(answer))
         right.append(is_right(task, answer, example, one) if labelled else None)
     return _Side(task, values, inputs, identities, answers, right)
-
-
-def _decoded(task: Task, values: FloatArray, examples: list[Example], inputs: list[Input]) -> Iterator[Answer]:
-    edges = np.cumsum([0, *(one.n_units for one in inputs)])
-    # A few rows at a time: a row of 1,000 labels is a large dict.
-    for start in range(0, len(inputs), DECODED_ROWS):
-        end = min(start + DECODED_ROWS, len(inputs))
-        yield from task.decode(values[edges[start] : edges[end]], Batch(examples[start:end], inputs[start:end]))
 
 
 def _flips(a: _Side, b: _Side, examples: list[Example], labelled: bool) -> list[Flip]:

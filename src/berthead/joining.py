@@ -21,6 +21,7 @@ from berthead.checks import RECORD, is_strange, refuse_strange_files
 from berthead.errors import BertheadError, ModelError, UsageError, listed
 from berthead.infer.engine import use_threads
 from berthead.infer.files import widest
+from berthead.infer.gate import choose
 from berthead.infer.joined import JoinedPredictor, shared_layers
 from berthead.model import families
 from berthead.model.adapter import THETA
@@ -42,6 +43,9 @@ class Joined:
         functions: by name, of one encoder and one form of input.
         options: precision and token budget.
 
+    Attributes:
+        choice: the precision that `auto` took, and why; None: the options name one.
+
     Raises:
         ModelError: two of them do not go together.
         UsageError: there is none, or a name that is no name.
@@ -57,7 +61,9 @@ class Joined:
         self.functions = dict(functions)
         _check(self.functions)
         artifacts = {name: one.artifact for name, one in self.functions.items()}
-        self.predictor = JoinedPredictor(artifacts, options.precision, options.token_budget)
+        self.choice = choose(artifacts) if options.precision == "auto" else None
+        precision = self.choice.precision if self.choice else options.precision
+        self.predictor = JoinedPredictor(artifacts, precision, options.token_budget)
 
     def __getitem__(self, name: str) -> Fitted:
         return self.functions[name]
@@ -253,7 +259,7 @@ def load(
     Args:
         folder: the model folder, or one that `join` wrote.
         base: where the encoder of an adapter folder lies; None: where it was at the fit, or beside the folder.
-        precision: `fp32` (exact) or `bf16`.
+        precision: `fp32` (exact), `bf16`, `int8`, or `auto`: the fastest that was measured to answer alike.
         token_budget: tokens computed at once.
         threads: processor threads; None: what this process may use.
 

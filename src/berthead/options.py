@@ -180,7 +180,9 @@ class PredictOptions(Options):
         None, "Where the encoder of an adapter folder lies [default: as fitted, or beside the folder]."
     )
     precision: str = option(
-        "fp32", "Arithmetic: exact, or faster on processors with bfloat16.", choices=("fp32", "bf16")
+        "fp32",
+        "Arithmetic: fp32 is exact; auto: the fastest that was measured to answer alike.",
+        choices=("auto", "fp32", "bf16", "int8"),
     )
     token_budget: int = option(2048, "Tokens computed at once.", low=1)
     threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1)

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from berthead.errors import listed
+from berthead.receipt import Receipt
 
 
 def fit_report(record: dict[str, Any], out: str) -> str:
@@ -27,11 +28,28 @@ def fit_report(record: dict[str, Any], out: str) -> str:
         for name, value in run.get("baselines", {}).items():
             lines.append(f"{_BASELINES[name]:<30} {metric} {value:.4f}")
         lines.append(f"{'this model':<30} {metric} {run['metrics'][metric]:.4f}")
+    lines += [f"{f'precision {name}':<30} {words}" for name, words in gate_rows(run)]
     lines.append(f"model folder: {out}  ({task})")
     return "\n".join(lines)
 
 
 _BASELINES = {"majority": "baseline: majority", "tfidf": "baseline: TF-IDF + linear"}
+
+
+def gate_rows(run: dict[str, Any]) -> list[tuple[str, str]]:
+    """Lower precisions, and what a fit measured of them beside float32.
+
+    Args:
+        run: of a function's record.
+
+    Returns:
+        A precision and its words each; none where nothing was measured.
+    """
+    if "gate" not in run:
+        return []
+    receipt = Receipt.from_json(run["gate"])
+    return [(name, f"{'passes' if one.passed else 'is refused'}: {receipt.says(name)}")
+            for name, one in receipt.verdicts.items()]  # fmt: skip
 
 
 def score_table(scores: dict[str, Any]) -> str:
@@ -102,6 +120,7 @@ def info_text(record: dict[str, Any], folder: str) -> str:
     if "metrics" in run:
         scores = {name: value for name, value in run["metrics"].items() if isinstance(value, float)}
         rows.append(("held out", ", ".join(f"{name} {value:.4f}" for name, value in scores.items())))
+    rows += gate_rows(run)
     if "soup" in run:
         rows.append(("soup", f"the mean of {_of_members(run['soup'])}; what the first of them was fitted on:"))
     rows.append(("fitted on", f"{run['rows']:,} rows, sha256 {run['data_sha256']}, seed {run['seed']}"))
@@ -202,6 +221,36 @@ def _short(value: Any, most: int = 60) -> str:
     """A value as JSON, its end cut off where it is long."""
     text = f"{value:.6g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def bench_text(found: dict[str, Any], model: str) -> str:
+    """How fast a function is applied, where the time goes, and what lower precisions answer.
+
+    Args:
+        found: what `Bench.to_dict` says.
+        model: the model folder.
+
+    Returns:
+        Lines.
+    """
+    sizes = f"{found['rows']:,} {found['of']} rows, {found['tokens']:,} tokens"
+    lines = [
+        f"{model}  {sizes}, padding {100 * found['padding']:.1f} %",
+        f"{found['cpu']}, {found['threads']} threads",
+        "",
+        f"{'precision':<10} {'kernels':<12} {'rows/s':>9} {'tokens/s':>10} {'x fp32':>7} {'Gop/s':>7} {'of peak':>8}",
+    ]
+    for one in found["runs"]:
+        rates = f"{one['rows_per_second']:>9,.0f} {one['tokens_per_second']:>10,.0f} {one['gain']:>7.2f}"
+        work = f"{one['operations_per_second'] / 1e9:>7,.0f} {100 * one['share_of_peak']:>7.1f}%"
+        lines.append(f"{one['precision']:<10} {one['kernels']:<12} {rates} {work}")
+    stages = list(found["runs"][0]["stages"])
+    lines += ["", f"{'share of':<10} " + " ".join(f"{name:>10}" for name in stages)]
+    for one in found["runs"]:
+        lines.append(f"{one['precision']:<10} " + " ".join(f"{100 * one['stages'][name]:>9.1f}%" for name in stages))
+    gate = [f"{name:<10} {words}" for name, words in gate_rows({"gate": found["gate"]})] if found["gate"] else []
+    kept = ["the result is kept for --precision auto on this machine"] if found["kept"] else []
+    return "\n".join([*lines, *([""] if gate else []), *gate, *kept, "", f"auto takes {found['auto']}"])
 
 
 def soup_text(record: dict[str, Any], names: list[str], out: str) -> str:

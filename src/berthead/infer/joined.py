@@ -33,7 +33,7 @@ class JoinedEngine:
 
     Args:
         models: the fitted models; they are not changed.
-        precision: `fp32` or `bf16`.
+        precision: `fp32`, `bf16` or `int8`.
     """
 
     def __init__(self, models: Sequence[Model], precision: str = "fp32") -> None:
@@ -140,7 +140,7 @@ class JoinedPredictor:
 
     Args:
         artifacts: the functions by name, of one encoder.
-        precision: `fp32` (exact) or `bf16`.
+        precision: `fp32` (exact), `bf16` or `int8`.
         token_budget: tokens computed at once.
     """
 

@@ -109,6 +109,8 @@ def _library() -> ctypes.CDLL | None:
         _POINTER, _POINTER, ctypes.c_int, ctypes.POINTER(_EmbeddingSpec), _POINTER, _POINTER, _POINTER, _POINTER,
         _POINTER, ctypes.c_int, _POINTER, ctypes.c_int, ctypes.c_int,
     ]  # fmt: skip
+    library.berthead_peak.restype = ctypes.c_double
+    library.berthead_peak.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_int, ctypes.c_double]
     library.berthead_close.argtypes = [_POINTER]
     library.berthead_tape_bytes.restype = ctypes.c_size_t
     library.berthead_tape_bytes.argtypes = [
@@ -184,6 +186,24 @@ def _is_plain(block: nn.Module) -> bool:
 def has_bf16(name: str) -> bool:
     """Whether kernels multiply bfloat16 in hardware."""
     return name.endswith("bf16")
+
+
+def peak(precision: str, threads: int, seconds: float = 0.1) -> float:
+    """What this machine multiplies at most: a tile's product in the nearest cache, by the kernels that are chosen.
+
+    Args:
+        precision: `fp32`, `bf16` or `int8`, which they compute.
+        threads: that multiply at once.
+        seconds: how long.
+
+    Returns:
+        Operations a second of all threads; an addition and a multiplication are two.
+    """
+    library = _library()
+    assert library is not None
+    rate: float = library.berthead_peak(chosen().encode(), PRECISIONS[precision], threads, seconds)
+    assert rate > 0, (chosen(), precision)
+    return rate
 
 
 ACTIVATIONS = {

@@ -51,7 +51,7 @@ class Predictor:
 
     Args:
         artifact: the fitted function.
-        precision: `fp32` (exact) or `bf16`.
+        precision: `fp32` (exact), `bf16` or `int8`.
         token_budget: tokens computed at once.
     """
 
@@ -164,6 +164,24 @@ def answered(
             yield Prediction(None, window=None, error=error, where=example.where)
         else:
             yield _prediction(example, one, *next(answers))
+
+
+def decoded(task: Task, values: FloatArray, batch: Batch) -> Iterator[Answer]:
+    """Answers of many examples, decoded a few at a time: a row of 1,000 labels is a large dict.
+
+    Args:
+        task: whose logits they are.
+        values: float32 [units, outputs].
+        batch: the examples, and what was read of each.
+
+    Yields:
+        An answer an example.
+    """
+    edges = np.cumsum([0, *(one.n_units for one in batch.inputs)])
+    for start in range(0, len(batch.inputs), DECODED_ROWS):
+        end = min(start + DECODED_ROWS, len(batch.inputs))
+        some = Batch(batch.examples[start:end], batch.inputs[start:end])
+        yield from task.decode(values[edges[start] : edges[end]], some)
 
 
 def split_readable(

@@ -88,7 +88,7 @@ def prepacked(model: Model, precision: str, memo: dict[Any, Any] | None = None) 
         assert isinstance(block, Block)
         for name, layer in list(block.attention.named_children()):
             if isinstance(layer, nn.Linear):
-                setattr(block.attention, name, _linear(layer, dtype))
+                setattr(block.attention, name, linear(layer, dtype))
         _prepare_mlp(block.mlp, dtype)
     if dtype != torch.float32:
         prepared.encoder.embeddings = CastEmbeddings(prepared.encoder.embeddings, dtype)  # type: ignore[assignment]
@@ -104,8 +104,8 @@ def _prepare_mlp(mlp: nn.Sequential, dtype: torch.dtype) -> None:
         mlp.add_module("up", PackedLinear(up, dtype, fused))
         mlp.add_module("activation", nn.Identity())
     else:
-        mlp.add_module("up", _linear(up, dtype))
-    mlp.add_module("down", _linear(down, dtype))
+        mlp.add_module("up", linear(up, dtype))
+    mlp.add_module("down", linear(down, dtype))
 
 
 def _fused(function: nn.Module) -> tuple[str, str] | None:
@@ -114,8 +114,9 @@ def _fused(function: nn.Module) -> tuple[str, str] | None:
     return ("relu", "none") if isinstance(function, nn.ReLU) else None
 
 
-def _linear(linear: nn.Linear, dtype: torch.dtype) -> nn.Module:
-    return PackedLinear(linear, dtype) if has_onednn() else CastLinear(linear, dtype)
+def linear(layer: nn.Linear, dtype: torch.dtype) -> nn.Module:
+    """What stands in the place of a linear layer in this arithmetic."""
+    return PackedLinear(layer, dtype) if has_onednn() else CastLinear(layer, dtype)
 
 
 def has_onednn() -> bool:

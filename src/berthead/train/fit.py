@@ -18,6 +18,7 @@ from berthead import plugins
 from berthead.artifact import Artifact, with_golden
 from berthead.data.examples import hold_out
 from berthead.errors import DataError, ModelError, UsageError, listed
+from berthead.infer import gate
 from berthead.infer.engine import find_device, has_fast_bf16, use_threads
 from berthead.infer.predict import Predictor, length_notes, readable, split_readable
 from berthead.model import families
@@ -28,10 +29,12 @@ from berthead.model.checkpoint import Checkpoint, choose_pooling, read_checkpoin
 from berthead.model.heads import JointHead, RowHead, TokenHead
 from berthead.model.model import Model, sha256_of
 from berthead.options import HEADS, FitOptions
+from berthead.receipt import Receipt
 from berthead.records import Example
-from berthead.tasks import Classify, Joint, Multilabel, Task, choose_metric, find_task
+from berthead.tasks import Batch, Classify, Joint, Multilabel, Task, choose_metric, find_task
 from berthead.tasks.base import ragged
 from berthead.tasks.joint import TagsAndLabel
+from berthead.text.layout import Layout
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading, windows_in_parts
 from berthead.train.baselines import baselines, can_be_based
@@ -200,8 +203,21 @@ def fit_examples(
                 run["baselines"] = baselines(task, train, folds[0].targets, valid, scored.targets, settings.metric)
             except KeyboardInterrupt:
                 history.interrupted = True  # what was fitted is whole, and is kept
+        if not history.interrupted:
+            try:
+                run["gate"] = _gate(replace(artifact, task=task), scored, logits).to_json()
+            except KeyboardInterrupt:
+                history.interrupted = True
     artifact = replace(artifact, task=task, run=run | {"interrupted": history.interrupted})
     return FitResult(with_golden(artifact, golden_inputs(valid or train)), history, notes)
+
+
+def _gate(artifact: Artifact, fold: Fold, logits: np.ndarray) -> Receipt:
+    """What lower precisions answer to some of the held-out rows."""
+    rows = np.unique(np.linspace(0, len(fold.inputs) - 1, min(gate.MOST_ROWS, len(fold.inputs))).astype(int))
+    some = Batch([fold.examples[row] for row in rows], [fold.inputs[row] for row in rows])
+    units = Layout(fold.inputs).units_of(rows)
+    return gate.measure(artifact, some, fold.targets[rows], "held-out", logits[units])
 
 
 def golden_inputs(examples: Sequence[Example]) -> list[Example]:

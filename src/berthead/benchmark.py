@@ -1,0 +1,306 @@
+"""How fast a fitted function is applied on this machine, where the time goes, and what lower precisions answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from berthead.api import Fitted, labelled_rows, load
+from berthead.artifact import Artifact
+from berthead.errors import UsageError
+from berthead.infer import gate, machine
+from berthead.infer.predict import Computed, Predictor, answered, length_notes
+from berthead.model.config import EncoderConfig
+from berthead.model.tensors import TensorPack
+from berthead.model.units import packs, unit_logits
+from berthead.options import PredictOptions
+from berthead.progress import Progress
+from berthead.records import Example, FloatArray, Pack
+from berthead.tasks import Batch
+from berthead.text.layout import Layout
+from berthead.text.windows import Input
+
+# Rows whose answers are compared, and tokens that are timed.
+MOST_ROWS = 2048
+MOST_TOKENS = 16384
+ROUNDS = 3
+PEAK_SECONDS = 0.05
+STAGES = ("reading", "tokenising", "packing", "encoder", "head", "decoding")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How a function is applied in one precision.
+
+    Args:
+        precision: `fp32`, `bf16` or `int8`.
+        kernels: what computes the encoder: `torch`, `oneDNN`, or the name of our own kernels.
+        rows_per_second: from examples in memory to answers, everything included; the median of some rounds.
+        tokens_per_second: the same in tokens.
+        gain: times as fast as float32.
+        operations_per_second: of the encoder's matrix products while they are computed: linear layers, attention's
+            scores and mixtures; an addition and a multiplication are two.
+        peak: operations a second that the machine multiplies at most in this precision, measured.
+        share_of_peak: the one over the other.
+        stages: share of the time of each of `STAGES`, one after another, in the quickest of some rounds; they sum to 1.
+    """
+
+    precision: str
+    kernels: str
+    rows_per_second: float
+    tokens_per_second: float
+    gain: float
+    operations_per_second: float
+    peak: float
+    share_of_peak: float
+    stages: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What `bench` measured, in plain Python types.
+
+    Args:
+        cpu: the processor.
+        threads: that computed.
+        rows: that were timed.
+        tokens: of these rows, special tokens and windows included.
+        of: `given` rows, or `golden`: the golden examples, repeated.
+        padding: share of the tokens computed that belong to no row.
+        runs: a run a precision, float32 first.
+        gate: what lower precisions answer, as `run.gate` in berthead.json: on the rows given, or as measured before
+            on the most rows; None: it was never measured.
+        kept: whether the gate's result is kept on this machine for `auto`.
+        auto: the precision that `auto` takes, and why.
+        skipped: rows left out.
+        notes: what to know about the rows.
+    """
+
+    cpu: str
+    threads: int
+    rows: int
+    tokens: int
+    of: str
+    padding: float
+    runs: list[Run]
+    gate: dict[str, Any] | None
+    kept: bool
+    auto: str
+    skipped: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as a JSON-serialisable dict."""
+        return asdict(self)
+
+
+def bench(
+    model: Fitted | str | Path,
+    data: Any = None,
+    *,
+    text: str | None = None,
+    pair: str | None = None,
+    label: str | None = None,
+    choices: str | None = None,
+    intent: str | None = None,
+    skip_bad_rows: bool | None = None,
+    quiet: bool = True,
+) -> Bench:
+    """Measure a fitted function on this machine, in every precision that it computes.
+
+    Args:
+        model: the function, or its folder.
+        data: a file, a data frame, or a list of dicts; with targets the change of the metric is measured too; None: the
+            golden examples, repeated, and no answers are compared.
+        text: column of the text; None: as fitted.
+        pair: column of the second text; None: as fitted.
+        label: column of the target; None: as fitted, where it is there.
+        choices: column of the choices, or one for each, as a,b,c; None: as fitted.
+        intent: column of the label beside tags; None: as fitted.
+        skip_bad_rows: leave out rows that cannot be used; they are counted as `skipped`.
+        quiet: show no progress.
+
+    Returns:
+        The measurements. Speeds, and what was measured on `data`, are kept in the user's cache folder, where `auto`
+        reads them.
+
+    Raises:
+        UsageError: there is no data, and the model holds no golden examples.
+        DataError: rows that cannot be used.
+        ModelError: the folder cannot be loaded.
+
+    Example:
+        >>> found = bench("tickets-model", "test.csv")  # doctest: +SKIP
+        >>> found.runs[0].rows_per_second, found.padding  # doctest: +SKIP
+        (812.4, 0.0)
+    """
+    fitted = model if isinstance(model, Fitted) else load(model)
+    artifact = fitted.artifact
+    flags = {"text": text, "pair": pair, "label": label, "choices": choices, "intent": intent,
+             "skip_bad_rows": skip_bad_rows}  # fmt: skip
+    rows = _given(artifact, data, PredictOptions.from_sources(flags)) if data is not None else _golden(artifact)
+    names = ["fp32", *gate.candidates(artifact.model)]
+    predictors = {name: Predictor(artifact, name, fitted.options.token_budget) for name in names}
+    key = machine.key_of(artifact)
+    kept = False
+    with Progress("bench", len(names) * (ROUNDS + 1), "passes", quiet) as progress:
+        if data is not None:
+            progress.say(f"comparing answers to {len(rows.batch.inputs):,} rows in {', '.join(names)}")
+            receipt = gate.measure(artifact, rows.batch, rows.targets, "given", predictors=predictors)
+            kept = machine.keep(key, {"receipt": receipt.to_json()})
+        timed = _timed(rows)
+        progress.say(f"timing {len(timed.examples):,} rows in {', '.join(names)}")
+        runs = _runs(artifact, predictors, timed, rows.reading_seconds * len(timed.examples), progress)
+    # Of a whole job, and longer than `auto` itself would measure.
+    machine.keep(key, {machine.speed_name(): {one.precision: one.tokens_per_second for one in runs}})
+    needed = sum(len(row.ids) for row in Layout(timed.inputs).rows)
+    computed = sum(len(one.ids) for one in packs(Layout(timed.inputs).rows, fitted.options.token_budget))
+    receipts = [receipt] if data is not None else gate.receipts_of(artifact, machine.measured(key))
+    return Bench(
+        machine.cpu_model(), torch.get_num_threads(), len(timed.examples), needed, "given" if data is not None else
+        "golden", 1 - needed / computed, runs, receipts[0].to_json() if receipts else None, kept,
+        str(gate.choose({"": artifact})), len(rows.bad), rows.notes,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Rows to measure on, and how long reading one took."""
+
+    batch: Batch
+    targets: np.ndarray | None
+    reading_seconds: float
+    bad: list[str]
+    notes: list[str]
+
+
+def _given(artifact: Artifact, data: Any, options: PredictOptions) -> _Rows:
+    begun = time.perf_counter()
+    read = labelled_rows(data, options, [artifact], needed=False)
+    seconds = (time.perf_counter() - begun) / len(read.examples)
+    chosen = _evenly(len(read.examples), MOST_ROWS)
+    examples = [read.examples[row] for row in chosen]
+    inputs = artifact.task.inputs(artifact.tokenizer, examples, artifact.reading)
+    sound = [(example, one) for example, one in zip(examples, inputs, strict=True) if not one.error]
+    examples, inputs = [example for example, _ in sound], [one for _, one in sound]
+    targets = artifact.task.targets([one.target for one in examples], inputs) if read.labelled else None
+    notes = [] if read.labelled else ["there is no column of targets: answers are compared, and not scored"]
+    if len(chosen) < len(read.examples):
+        notes.append(f"{len(chosen):,} of {len(read.examples):,} rows, evenly spread, are compared")
+    notes += read.notes + length_notes(inputs, artifact.reading) + [f"left out: {line}" for line in read.bad]
+    return _Rows(Batch(examples, inputs), targets, seconds, read.bad, notes)
+
+
+def _golden(artifact: Artifact) -> _Rows:
+    if not artifact.golden:
+        raise UsageError("bench", "the model holds no golden examples", "rows to measure on", "Give a file as DATA.")
+    batch = gate.golden_batch(artifact)
+    tokens = sum(len(row.ids) for one in batch.inputs for row in one.rows)
+    times = max(1, MOST_TOKENS // tokens)
+    return _Rows(Batch([*batch.examples] * times, [*batch.inputs] * times), None, 0.0, [], [])
+
+
+def _timed(rows: _Rows) -> Batch:
+    """As many of the rows, evenly spread, as have about the tokens that are timed."""
+    tokens = sum(len(row.ids) for one in rows.batch.inputs for row in one.rows)
+    count = len(rows.batch.inputs)
+    chosen = _evenly(count, max(1, count * MOST_TOKENS // tokens))
+    return Batch([rows.batch.examples[row] for row in chosen], [rows.batch.inputs[row] for row in chosen])
+
+
+def _evenly(rows: int, most: int) -> list[int]:
+    return [int(row) for row in np.linspace(0, rows - 1, min(rows, most))]
+
+
+def _runs(
+    artifact: Artifact, predictors: Mapping[str, Predictor], rows: Batch, reading: float, progress: Progress
+) -> list[Run]:
+    """Each precision in turn, some rounds, so that a change of the machine's speed meets all alike."""
+    tokens = sum(len(row.ids) for one in rows.inputs for row in one.rows)
+    work = operations(artifact.model.encoder.config, [len(row.ids) for one in rows.inputs for row in one.rows])
+    times: dict[str, list[float]] = {name: [] for name in predictors}
+    for number in range(ROUNDS + 1):
+        for name, predictor in predictors.items():
+            begun = time.perf_counter()
+            for _ in predictor.predict(rows.examples):
+                pass
+            if number:  # the first takes memory and starts threads
+                times[name].append(time.perf_counter() - begun)
+            progress.advance(1)
+    seconds = {name: median(some) for name, some in times.items()}
+    runs = []
+    for name, predictor in predictors.items():
+        # The least disturbed of some rounds: of both, or one would be a share of something else.
+        best = min((_stages(predictor, rows.examples) for _ in range(ROUNDS)), key=lambda one: sum(one.values()))
+        peak = max(machine.peak(artifact.model, name, PEAK_SECONDS) for _ in range(ROUNDS))
+        stages, rate = {"reading": reading} | best, work / best["encoder"]
+        shares = {stage: stages[stage] / sum(stages.values()) for stage in STAGES}
+        runs.append(Run(
+            name, predictor.engine.kernels, len(rows.examples) / seconds[name], tokens / seconds[name],
+            seconds["fp32"] / seconds[name], rate, peak, rate / peak, shares,
+        ))  # fmt: skip
+    return runs
+
+
+def _stages(predictor: Predictor, examples: Sequence[Example]) -> dict[str, float]:
+    """Seconds of each stage but reading, one after another: without the thread that tokenises ahead."""
+    artifact, model = predictor.artifact, predictor.engine.model
+    seconds = dict.fromkeys(STAGES[1:], 0.0)
+
+    @contextmanager
+    def timed(stage: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        seconds[stage] += time.perf_counter() - begun
+
+    def compute(one: Pack) -> FloatArray:
+        with torch.inference_mode():
+            tensors = TensorPack.from_pack(one)
+            with timed("encoder"):
+                vectors = model.encoder(tensors)
+            with timed("head"):
+                logits: FloatArray = model.head(vectors, tensors).float().numpy()
+        return logits
+
+    with timed("tokenising"):
+        inputs: list[Input] = artifact.task.inputs(artifact.tokenizer, examples, artifact.reading)
+    with timed("packing"):
+        layout = Layout(inputs)
+        found = unit_logits(layout, compute, artifact.model.head, artifact.task.outputs, predictor.token_budget)
+    seconds["packing"] -= seconds["encoder"] + seconds["head"]
+    with timed("decoding"):
+        for _ in answered(artifact, examples, inputs, Computed(*found, layout)):
+            pass
+    return seconds
+
+
+def operations(config: EncoderConfig, lengths: Sequence[int]) -> float:
+    """Operations of an encoder's matrix products; an addition and a multiplication are two.
+
+    Args:
+        config: of the encoder.
+        lengths: tokens of each row.
+
+    Returns:
+        Those of the linear layers, and of attention's scores and mixtures of values.
+
+    Example:
+        >>> sizes = EncoderConfig(vocabulary=10, width=8, layers=1, heads=2, inner=16, positions=6, segments=2)
+        >>> operations(sizes, [1])
+        1056.0
+    """
+    rows, width = np.asarray(lengths, dtype=np.float64), config.width
+    wide = config.inner * (2 if config.gated else 1)
+    linear = 2.0 * width * (4 * width + wide + config.inner) * rows.sum()
+    # A token of a local layer sees so many others each way.
+    reach = [config.local[layer] if config.local else 0 for layer in range(config.layers)]
+    attended = sum(4.0 * width * (rows * np.minimum(rows, 2 * one + 1 if one else np.inf)).sum() for one in reach)
+    return float(config.layers * linear + attended)

@@ -1,0 +1,292 @@
+"""The gate: whether a lower precision answers as float32 does, measured; and which precision is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from berthead.artifact import Artifact, replay
+from berthead.checks import golden_input
+from berthead.errors import GateError
+from berthead.infer import machine, native
+from berthead.infer.engine import has_fast_bf16
+from berthead.infer.predict import Predictor, decoded
+from berthead.model.model import Model
+from berthead.receipt import LEAST_AGREEMENT, MOST_LOST_POINTS, Receipt, Verdict
+from berthead.records import FloatArray
+from berthead.tasks import Answer, Batch, Task
+from berthead.tasks.verdicts import identity
+from berthead.text.layout import Layout
+
+# Held-out rows that a fit measures.
+MOST_ROWS = 512
+# Numbers this near, in standard deviations of the targets, are the same answer.
+NEAR = 0.1
+# A lower precision is taken if it is so many times as fast as float32.
+LEAST_GAIN = 1.05
+# On the golden examples a precision may drift so many times as far as the receipt saw, or so far.
+GOLDEN_TIMES = 2.0
+GOLDEN_DRIFT = 0.02
+HOW_TO = "berthead bench MODEL DATA measures them on rows of yours, and keeps the result for auto"
+
+
+def candidates(model: Model) -> list[str]:
+    """The precisions below float32 that this machine computes a model in, and not by emulation."""
+    fast = {
+        "bf16": native.computes(model.encoder, "bf16") or has_fast_bf16(),
+        "int8": native.computes(model.encoder, "int8"),
+    }
+    return [precision for precision, computed in fast.items() if computed]
+
+
+def computed_by(model: Model, precision: str) -> str:
+    """What computes a model here, as a receipt says it: `kernels` of ours or `torch`."""
+    return "kernels" if native.computes(model.encoder, precision) else "torch"
+
+
+def measure(
+    artifact: Artifact, batch: Batch, targets: np.ndarray | None, of: str, exact: FloatArray | None = None,
+    predictors: Mapping[str, Predictor] | None = None,
+) -> Receipt:  # fmt: skip
+    """Compare the answers of each lower precision with those of float32.
+
+    Args:
+        artifact: the fitted function.
+        batch: examples without errors, and what was read of each, with its tokens.
+        targets: as the task reads them, a row or an array for each example; None: they are not known.
+        of: which rows these are: `held-out`, `given` or `golden`.
+        exact: float32 logits of them, [units, outputs]; None: they are computed.
+        predictors: the function, prepared for some precisions; for others it is prepared here.
+
+    Returns:
+        What was measured; it is the same whenever the same processor measures the same rows.
+    """
+    task, prepared = artifact.task, predictors or {}
+    if exact is None:
+        exact = (prepared.get("fp32") or Predictor(artifact)).compute(batch.inputs).values
+    scores = None if targets is None else task.evaluate(exact, targets, batch)
+    metric = next((name for name in task.metrics if scores and name in scores), None)
+    verdicts = {}
+    for precision in candidates(artifact.model):
+        predictor = prepared.get(precision) or Predictor(artifact, precision)
+        try:
+            values = predictor.compute(batch.inputs).values
+        except RuntimeError:
+            if artifact.own_head is None:
+                raise
+            continue  # a head of another package that does not read this precision: a fit does not end by it
+        points = None
+        if metric is not None and scores is not None:
+            found = task.evaluate(values, targets, batch)  # type: ignore[arg-type]
+            points = round(_points(task.metrics[metric], float(scores[metric]), float(found[metric])), 6)
+        verdict = _verdict(task, batch, exact, values, points)
+        verdicts[precision] = replace(verdict, by=computed_by(artifact.model, precision))
+    value = None if metric is None or scores is None else round(float(scores[metric]), 6)
+    return Receipt(len(batch.inputs), of, metric, value, verdicts)
+
+
+def _points(better: int, exact: float, found: float) -> float:
+    """Change of a metric in points of 100, below 0 where it is worse; of one that falls, relative to its size."""
+    size = 1.0 if better > 0 else max(abs(exact), 1e-9)
+    return 100 * better * (found - exact) / size
+
+
+def _verdict(task: Task, batch: Batch, exact: FloatArray, values: FloatArray, points: float | None) -> Verdict:
+    unit, same, drifts = task.affine()[0], 0, []
+    for one, other in zip(decoded(task, exact, batch), decoded(task, values, batch), strict=True):
+        if _is_number(one):
+            drifts.append(abs(one.answer - other.answer) / unit)
+            same += drifts[-1] <= NEAR
+            continue
+        same += identity(task, one) == identity(task, other)
+        shares = _shares(task, one), _shares(task, other)
+        drifts.append(max((abs(shares[0].get(key, 0.0) - shares[1].get(key, 0.0)) for key in shares[0] | shares[1]),
+                          default=0.0))  # fmt: skip
+    rows = max(len(drifts), 1)
+    sizes = round(same / rows, 6), round(float(max(drifts, default=0.0)), 6), round(float(sum(drifts)) / rows, 6)
+    return Verdict(*sizes, points)
+
+
+def _is_number(answer: Answer) -> bool:
+    return isinstance(answer.answer, float) and answer.probabilities is None
+
+
+def _shares(task: Task, answer: Answer) -> dict[Hashable, float]:
+    """What was answered with which probability; what one side alone answers drifts by all of it."""
+    shares: dict[Hashable, float] = {label: share for label, share in (answer.probabilities or {}).items()}
+    for one in answer.spans or ():
+        shares[one.start, one.end, one.label] = 1.0 if one.score is None else one.score
+    if not shares:
+        shares = {identity(task, answer): 1.0 if answer.score is None else answer.score}
+    return shares
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The precision that `auto` took.
+
+    Args:
+        precision: `fp32`, `bf16` or `int8`.
+        reason: why, with the figures, in one line.
+    """
+
+    precision: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"precision {self.precision}: {self.reason}"
+
+
+def choose(functions: Mapping[str, Artifact]) -> Choice:
+    """The fastest precision in which every function answers as in float32, by its receipt; float32 is always allowed.
+
+    Args:
+        functions: one, or several on one encoder, by name.
+
+    Returns:
+        The choice. Speed is measured here once, and kept in the user's cache folder.
+    """
+    first = next(iter(functions.values()))
+    possible = candidates(first.model)
+    if not possible:
+        return Choice("fp32", f"nothing lower is computed here: {_nothing_lower(first.model)}")
+    keys = {name: machine.key_of(artifact) for name, artifact in functions.items()}
+    known = {name: receipts_of(artifact, machine.measured(keys[name])) for name, artifact in functions.items()}
+    unknown = [name for name, receipts in known.items() if not receipts]
+    if unknown:
+        return Choice("fp32", f"{_whose(unknown[0])}lower precisions were not measured when it was fitted; {HOW_TO}")
+    told = {one: {name: _about(receipts, one, computed_by(first.model, one)) for name, receipts in known.items()}
+            for one in possible}  # fmt: skip
+    why_not = {one: _refused(told[one], one) for one in possible}
+    passed = [one for one in possible if not why_not[one]]
+    if not passed:
+        return Choice("fp32", "; ".join(why_not.values()))
+    speed: dict[str, float] = {}
+    for name, artifact in functions.items():
+        try:
+            own, golden = _here(artifact, keys[name])
+        except GateError:
+            return Choice("fp32", f"{_whose(name)}the golden examples do not replay here; see berthead verify")
+        speed = speed or own
+        for one in passed:
+            why_not[one] = why_not[one] or _drifted(told[one][name], golden, one)
+    return _fastest(speed, why_not, told)
+
+
+def _fastest(
+    speed: Mapping[str, float], why_not: Mapping[str, str], told: Mapping[str, Mapping[str, Receipt | None]]
+) -> Choice:
+    """The choice among precisions that are not refused, by tokens a second."""
+    best, why = "fp32", [line for line in why_not.values() if line]
+    for one in (one for one, line in why_not.items() if not line):
+        gain = speed[one] / speed["fp32"]
+        if gain < LEAST_GAIN:
+            why.append(f"{one} gains nothing here: {gain:.2f} x fp32")
+        elif speed[one] > speed[best]:
+            best = one
+    if best != "fp32":
+        receipts = [receipt for receipt in told[best].values() if receipt is not None]
+        worst = min(receipts, key=lambda receipt: receipt.verdicts[best].agreement)
+        why.insert(0, f"{speed[best] / speed['fp32']:.2f} x fp32 here; {worst.says(best)}")
+    return Choice(best, "; ".join(why))
+
+
+def _whose(name: str) -> str:
+    """The name of one of several functions, before what is said of it."""
+    return f"{name}: " if name else ""
+
+
+def receipts_of(artifact: Artifact, kept: Mapping[str, Any]) -> list[Receipt]:
+    """What was measured of a function: on this machine on the user's own rows, and at the fit.
+
+    Args:
+        artifact: the function.
+        kept: what was measured on this machine.
+
+    Returns:
+        The receipts, that of the most rows first; none where nothing was measured.
+    """
+    found = []
+    for written in (kept.get("receipt"), artifact.run.get("gate")):
+        try:
+            found += [] if written is None else [Receipt.from_json(written)]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue  # a cache that something else wrote
+    return sorted(found, key=lambda receipt: -receipt.rows)
+
+
+def _about(receipts: Sequence[Receipt], precision: str, by: str) -> Receipt | None:
+    """What was measured, on the most rows, of a precision as it is computed here."""
+    known = (one for one in receipts if precision in one.verdicts and one.verdicts[precision].by == by)
+    return next(known, None)
+
+
+def _refused(told: Mapping[str, Receipt | None], precision: str) -> str:
+    """Why a precision is not taken, by what was measured of each function; empty: it passed for all."""
+    for name, receipt in told.items():
+        if receipt is None:
+            return f"{_whose(name)}{precision} was not measured where it was fitted, as it is computed here; {HOW_TO}"
+        if not receipt.verdicts[precision].passed:
+            allowed = f"{100 * LEAST_AGREEMENT:.1f} %, -{MOST_LOST_POINTS} points"
+            return f"{_whose(name)}{precision} is refused: {receipt.says(precision)} (allowed: {allowed})"
+    return ""
+
+
+def _drifted(receipt: Receipt | None, golden: Receipt, precision: str) -> str:
+    """Why a precision is not taken, by what it says here of the golden examples."""
+    if receipt is None or precision not in golden.verdicts:
+        return f"{precision} was not replayed"
+    allowed = max(GOLDEN_TIMES * receipt.verdicts[precision].largest_drift, GOLDEN_DRIFT)
+    drift = golden.verdicts[precision].largest_drift
+    if drift <= allowed:
+        return ""
+    return f"{precision} is refused: golden examples drift by {drift:.2g} here (allowed: {allowed:.2g})"
+
+
+def _nothing_lower(model: Model) -> str:
+    return f"no bfloat16 in hardware, and {native.why_not(model.encoder)}"
+
+
+def _here(artifact: Artifact, key: Mapping[str, Any]) -> tuple[dict[str, float], Receipt]:
+    """Tokens a second, and what is answered to the golden examples, on this machine: measured once, and kept.
+
+    Raises:
+        GateError: the golden examples' logits are others here, in float32.
+    """
+    kept, names = machine.measured(key), ["fp32", *candidates(artifact.model)]
+    speed, golden = _kept_speed(kept, names), _kept_golden(kept)
+    if speed and golden:
+        return speed, golden
+    predictors = {name: Predictor(artifact, name) for name in names}
+    replay(artifact, predictors["fp32"].logits)
+    batch = golden_batch(artifact)
+    golden = measure(artifact, batch, None, "golden", predictors=predictors)
+    if not speed:
+        engines = {name: one.engine for name, one in predictors.items()}
+        speed = machine.speeds(engines, machine.typical_pack(Layout(batch.inputs).rows))
+    machine.keep(key, {machine.speed_name(): speed, "golden": golden.to_json()})
+    return speed, golden
+
+
+def _kept_speed(kept: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
+    try:
+        speed = {name: float(kept[machine.speed_name()][name]) for name in names}
+    except (ValueError, KeyError, TypeError):
+        return {}  # nothing was kept, or something else
+    return speed if all(one > 0 for one in speed.values()) else {}
+
+
+def _kept_golden(kept: Mapping[str, Any]) -> Receipt | None:
+    try:
+        return Receipt.from_json(kept["golden"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def golden_batch(artifact: Artifact) -> Batch:
+    """The golden examples, and what is read of them."""
+    examples = [golden_input(one) for one in artifact.golden]
+    return Batch(examples, artifact.task.inputs(artifact.tokenizer, examples, artifact.reading))

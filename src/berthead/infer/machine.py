@@ -1,0 +1,180 @@
+"""This machine: its processor, how fast it multiplies and applies a model, and what it has measured before."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from berthead.artifact import Artifact
+from berthead.infer import native, prepacked
+from berthead.infer.engine import Engine, kernels_of
+from berthead.model.model import Model
+from berthead.records import Pack
+from berthead.text.packing import pack
+from berthead.text.tokenizer import Encoded
+
+# A pack that tells precisions apart, and how often it is computed in each: at least, at most, and for how long in all.
+SPEED_TOKENS = 512
+SPEED_ROUNDS = (3, 9)
+SPEED_SECONDS = 0.5
+# The side of the square matrices that show torch's peak.
+PEAK_SIDE = 1024
+
+
+@cache
+def cpu_model() -> str:
+    """The processor's name, as the system says it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    # Some systems name a whole series alike: family, model and stepping tell its members apart.
+    wanted = ("model name", "cpu family", "model", "stepping")
+    found = {name: value for line in reversed(lines) for name, _, value in [map(str.strip, line.partition(":"))]}
+    parts = [found[name] for name in wanted if name in found]
+    return " ".join(parts) or platform.processor() or platform.machine()
+
+
+def peak(model: Model, precision: str, seconds: float = 0.1) -> float:
+    """Operations a second of matrix products at most, by what computes a model's encoder here.
+
+    Args:
+        model: the fitted model.
+        precision: in which it is computed.
+        seconds: how long is multiplied.
+
+    Returns:
+        Operations a second of all threads, an addition and a multiplication being two: of our kernels a tile's product
+        in the nearest cache, of torch a linear layer on large square matrices.
+    """
+    if native.computes(model.encoder, precision):
+        return native.peak(precision, torch.get_num_threads(), seconds)
+    dtype = prepacked.PRECISIONS[precision]
+    layer = prepacked.linear(torch.nn.Linear(PEAK_SIDE, PEAK_SIDE), dtype)
+    with torch.inference_mode():
+        one = torch.ones(PEAK_SIDE, PEAK_SIDE, dtype=dtype)
+        layer(one)
+        begun, rounds = time.perf_counter(), 0
+        while time.perf_counter() < begun + seconds:
+            layer(one)
+            rounds += 1
+        return 2 * PEAK_SIDE**3 * rounds / (time.perf_counter() - begun)
+
+
+def typical_pack(rows: Sequence[Encoded], tokens: int = SPEED_TOKENS) -> Pack:
+    """Rows, in turn and again, as one pack of about so many tokens; at least one row."""
+    chosen: list[Encoded] = []
+    count = 0
+    while count < tokens:
+        row = rows[len(chosen) % len(rows)]
+        if chosen and count + len(row.ids) > tokens:
+            break
+        chosen.append(row)
+        count += len(row.ids)
+    chosen.sort(key=lambda row: -len(row.ids))
+    return pack(chosen, torch.arange(len(chosen)).numpy())
+
+
+def speeds(engines: Mapping[str, Engine], one: Pack) -> dict[str, float]:
+    """How fast engines compute a pack, here and now.
+
+    Args:
+        engines: by precision.
+        one: rows laid end to end.
+
+    Returns:
+        Tokens a second of each, the best of some rounds in turn; it takes well under a second.
+    """
+    for engine in engines.values():
+        engine.logits(one)  # memory is taken, threads are started
+    best, begun = dict.fromkeys(engines, math.inf), time.perf_counter()
+    for number in range(SPEED_ROUNDS[1]):
+        if number >= SPEED_ROUNDS[0] and time.perf_counter() > begun + SPEED_SECONDS:
+            break
+        # In turn: a machine that slows down slows all alike.
+        best = {name: min(best[name], _seconds(engine, one)) for name, engine in engines.items()}
+    return {name: len(one.ids) / seconds for name, seconds in best.items()}
+
+
+def _seconds(engine: Engine, one: Pack) -> float:
+    begun = time.perf_counter()
+    engine.logits(one)
+    return time.perf_counter() - begun
+
+
+def key_of(artifact: Artifact) -> dict[str, Any]:
+    """What measurements of a function on this machine depend on, as JSON.
+
+    Args:
+        artifact: the function.
+
+    Returns:
+        Processor, kernels, versions, hashes of theta and omega, and what was decided after the weights.
+    """
+    said = artifact.parameters()
+    return {
+        "cpu": cpu_model(),
+        "kernels": {name: kernels_of(artifact.model, name) for name in native.PRECISIONS},
+        "versions": {"berthead": version("berthead"), "torch": torch.__version__},
+        "theta_sha256": said["theta_sha256"],
+        "omega_sha256": said["omega_sha256"],
+        "task": artifact.task.to_json(),
+        "gate": artifact.run.get("gate"),
+    }
+
+
+def speed_name() -> str:
+    """What speeds are kept as: they depend on the threads too."""
+    return f"tokens a second, {torch.get_num_threads()} threads"
+
+
+def measured(key: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured here before under this key; empty: nothing, or it cannot be read."""
+    try:
+        kept = json.loads(_place(key).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) and kept.get("of") == _plain(key) else {}
+
+
+def keep(key: Mapping[str, Any], measurements: Mapping[str, Any]) -> bool:
+    """Keep measurements in the user's cache folder, beside those that are there.
+
+    Args:
+        key: what they depend on.
+        measurements: by name, as JSON.
+
+    Returns:
+        Whether they could be kept; they are measured again where not.
+    """
+    place = _place(key)
+    aside = place.with_name(f".{place.name}.part-{os.getpid()}")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(json.dumps(measured(key) | {"of": key} | {**measurements}, indent=2), encoding="utf-8")
+        aside.replace(place)
+    except OSError:
+        return False
+    return True
+
+
+def _place(key: Mapping[str, Any]) -> Path:
+    """The file of a key: in $BERTHEAD_HOME, or the user's cache folder."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return Path(os.environ.get("BERTHEAD_HOME") or cache / "berthead") / "measured" / f"{digest}.json"
+
+
+def _plain(key: Mapping[str, Any]) -> Any:
+    return json.loads(json.dumps(key))

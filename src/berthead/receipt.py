@@ -1,0 +1,104 @@
+"""What was measured of lower precisions beside float32, and whether it passes; as it stands in berthead.json."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+# The least share of rows that a lower precision answers as float32 does, and the most points of 100 that it loses.
+LEAST_AGREEMENT = 0.995
+MOST_LOST_POINTS = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How the answers of a lower precision lie to those of float32, on the same rows.
+
+    Args:
+        agreement: share of the rows with the same answer, from 0 to 1; numbers: within a tenth of a standard deviation.
+        largest_drift: the largest difference of a probability; of a number, in standard deviations of the targets.
+        mean_drift: the mean over rows of each row's largest.
+        points: change of the task's metric in points of 100, below 0 where it is worse; None: no targets.
+        by: what computed it, `kernels` of ours or `torch`: torch rounds to bfloat16 more often.
+
+    Example:
+        >>> Verdict(0.998, 0.03, 0.002, -0.2).passed, Verdict(0.998, 0.03, 0.002, -0.4).passed
+        (True, False)
+    """
+
+    agreement: float
+    largest_drift: float
+    mean_drift: float
+    points: float | None = None
+    by: str = "kernels"
+
+    @property
+    def passed(self) -> bool:
+        """Whether this precision may be taken for float32."""
+        lost = 0.0 if self.points is None else -self.points
+        return self.agreement >= LEAST_AGREEMENT and lost <= MOST_LOST_POINTS + 1e-9
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures, and whether they pass."""
+        return asdict(self) | {"passed": self.passed}
+
+    @classmethod
+    def from_json(cls, written: Mapping[str, Any]) -> Self:
+        """What `to_json` wrote; ValueError, KeyError or TypeError where it is something else."""
+        points = written["points"]
+        agreement, largest, mean = (_number(written[name]) for name in ("agreement", "largest_drift", "mean_drift"))
+        if written["by"] not in ("kernels", "torch"):
+            raise ValueError(f"by is {written['by']!r}")
+        return cls(agreement, largest, mean, None if points is None else _number(points), written["by"])
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What lower precisions were measured to answer, beside float32.
+
+    Args:
+        rows: that were answered.
+        of: which rows: `held-out`, `given` or `golden`.
+        metric: the task's main metric; None: no targets.
+        exact: its value in float32; None: no targets.
+        verdicts: by precision, `bf16` and `int8` as far as the machine computes them.
+    """
+
+    rows: int
+    of: str
+    metric: str | None
+    exact: float | None
+    verdicts: dict[str, Verdict]
+
+    def says(self, precision: str) -> str:
+        """What was measured of a precision, in words.
+
+        Example:
+            >>> Receipt(200, "held-out", "accuracy", 0.9, {"int8": Verdict(0.995, 0.04, 0.01, -0.5)}).says("int8")
+            '99.50 % of 200 held-out rows answered as in fp32, accuracy -0.50 points'
+        """
+        one = self.verdicts[precision]
+        metric = "" if one.points is None else f", {self.metric} {one.points:+.2f} points"
+        return f"{100 * one.agreement:.2f} % of {self.rows:,} {self.of} rows answered as in fp32{metric}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The receipt as `run.gate` in berthead.json."""
+        verdicts = {name: one.to_json() for name, one in self.verdicts.items()}
+        return {"rows": self.rows, "of": self.of, "metric": self.metric, "fp32": self.exact, "precisions": verdicts}
+
+    @classmethod
+    def from_json(cls, written: Any) -> Self:
+        """What `to_json` wrote; ValueError, KeyError, TypeError or AttributeError where it is something else."""
+        rows, of, metric, exact = (written[name] for name in ("rows", "of", "metric", "fp32"))
+        if type(rows) is not int or not isinstance(of, str) or not isinstance(metric, str | None):
+            raise ValueError("gate does not say what was measured")
+        verdicts = {str(name): Verdict.from_json(one) for name, one in written["precisions"].items()}
+        return cls(rows, of, metric, None if exact is None else _number(exact), verdicts)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a number")
+    return float(value)
