@@ -12,7 +12,7 @@ Each fit runs in a process of its own, after a small fit as warm-up; a round is 
 gives the medians of the rounds. Both sides fit the same function, batch 32, 3 epochs, at most 128 tokens, no held-out
 rows: `frozen` learns BERT's pooler and a linear layer, `top:2` the last two blocks too, and the counts of what learns
 are compared. Trainer has the other layers' requires_grad off, computes in fp32, and pads each batch to its longest
-row. Ours computes frozen layers in fp32, and what learns in bf16 where the processor has it (its default) or in fp32.
+row. Ours computes in bf16 where the processor has it (its default), frozen layers and what learns, or in fp32.
 """
 
 from __future__ import annotations
