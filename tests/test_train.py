@@ -34,7 +34,7 @@ from berthead.text.layout import Layout
 from berthead.text.packing import pack
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading
-from berthead.train import loop
+from berthead.train import kernels, loop
 from berthead.train.loop import Fold, Settings, fit_model
 from berthead.train.optim import adamw, rate
 
@@ -143,6 +143,13 @@ def counted(monkeypatch):
 
     watch(Encoder)
     watch(NativeEncoder)
+    real = kernels.hidden
+
+    def hidden(encoder, tensors, *rest):
+        packs.append(len(tensors.lengths))
+        return real(encoder, tensors, *rest)
+
+    monkeypatch.setattr(kernels, "hidden", hidden)
     return packs
 
 

@@ -374,6 +374,8 @@ def main() -> NoReturn:
     """Run the command line; a user's mistake gives a message and an exit code, never a traceback."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # half a surrogate pair, or a terminal without UTF-8
+    # Before torch is imported: its threads would look for work while the kernels' threads need the processor.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         # Not `app()`: typer's own main turns Ctrl-C and a closed stdout into its exit codes.
         command = typer.main.get_command(app)
