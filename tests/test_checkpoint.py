@@ -24,7 +24,9 @@ from safetensors.torch import load_file, save_file
 
 from berthead.errors import ModelError, UsageError
 from berthead.model import checkpoint as checkpoint_module
+from berthead.model import families
 from berthead.model.checkpoint import choose_pooling, file_sha256, find_encoder, models_home, read_checkpoint
+from berthead.model.model import sha256_of
 from berthead.model.tensors import TensorPack
 from berthead.text.packing import pack
 from berthead.text.tokenizer import Encoded, Tokenizer
@@ -510,6 +512,11 @@ def test_the_packages_code_is_never_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["77", "False", "False"]
+
+
+def test_the_known_hash_of_minilms_encoder_is_that_of_its_weights():
+    read = read_checkpoint("minilm")
+    assert read.theta_sha256 == sha256_of(families.to_checkpoint(read.weights, read.config))
 
 
 def test_a_files_hash_is_sha256(tmp_path):

@@ -7,6 +7,7 @@ import operator
 import os
 import re
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, get_args, get_type_hints
 
@@ -213,10 +214,15 @@ def _read_config(path: Path, names: list[str]) -> dict[str, Any]:
     return values
 
 
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return get_type_hints(cls)  # which evaluates all of them anew each time
+
+
 def _checked(cls: type[Options], name: str, value: Any, where: str) -> Any:
     """The value with the field's type, or a UsageError that says what is allowed."""
     spec = next(spec for spec in fields(cls) if spec.name == name)
-    hint = get_type_hints(cls)[name]
+    hint = _hints(cls)[name]  # type: ignore[arg-type]  # classes are hashable
     kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
     if value is None:
         if type(None) in get_args(hint):

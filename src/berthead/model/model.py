@@ -49,5 +49,5 @@ def sha256_of(weights: Mapping[str, Tensor]) -> str:
     for name in sorted(weights):
         tensor = weights[name].detach().float().cpu().contiguous()
         digest.update(f"{name} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.numpy().tobytes())
+        digest.update(tensor.reshape(-1).numpy().data)
     return digest.hexdigest()

@@ -27,7 +27,7 @@ from berthead.model.adapter import taken_out
 from berthead.model.book import make_head, row_part
 from berthead.model.checkpoint import Checkpoint, choose_pooling, read_checkpoint
 from berthead.model.heads import JointHead, RowHead, TokenHead
-from berthead.model.model import Model, sha256_of
+from berthead.model.model import Model
 from berthead.options import HEADS, FitOptions
 from berthead.receipt import Receipt
 from berthead.records import Example
@@ -174,8 +174,7 @@ def fit_examples(
         history = fit_model(model, task, _in_parts(task, folds[0]), scored, settings, quiet, cache)
     adapter = taken_out(model, options.encoder, checkpoint.folder) if what.kind == "lora" else None
     model.requires_grad_(False)
-    theta_hat = families.to_checkpoint(checkpoint.weights, checkpoint.config)
-    pretrained = {"name": checkpoint.label, "theta_sha256": sha256_of(theta_hat)}
+    pretrained = {"name": checkpoint.label, "theta_sha256": checkpoint.theta_sha256}
     artifact = Artifact(
         model, tokenizer, task, columns, reading, checkpoint.raw_config, pretrained, options.adapt,
         own_head=options.head if options.head not in HEADS else None, dropout=dropout, adapter=adapter,
