@@ -120,6 +120,22 @@ struct Training {
   TrainingGrads grads;
 };
 
+// Rows of a table that learns with AdamW, brought up to a step: in most steps most rows have no gradient.
+struct TableSteps {
+  float *weights, *first, *second;  // the table and its moments, [rows, width]
+  int32_t *done;                    // the step that each row has come to
+  uint8_t *moved;                   // whether a row ever had a gradient
+  const int64_t *chosen;            // [count] rows; null: the first `count`
+  const float *grads;               // [count, width], of the last step; null: none
+  // By the step, from 1: what weights are multiplied with, the rate over the first moment's correction, and one over
+  // the root of the second's; and what weights were multiplied with by then.
+  const float *shrink, *rate, *root;
+  const double *shrunk;
+  double beta1, beta2;
+  int32_t count, width, step;
+  float eps;
+};
+
 // The functions of one instruction set.
 struct Kernels {
   const char *name;
@@ -135,6 +151,7 @@ struct Kernels {
   size_t (*arena_bytes)(const TrainingSpec &spec, int precision, int tokens, int threads);
   bool (*forward)(const TrainingSpec &spec, int precision, const Training &pass, Team &team, int rank, Scratch &scratch);
   bool (*backward)(const TrainingSpec &spec, int precision, const Training &pass, Team &team, int rank, Scratch &scratch);
+  void (*advance)(const TableSteps &steps, int first, int last);
   // One tile `rounds` times, from zeros [MOST_TILE * groups]; operations done.
   double (*multiply)(int precision, const int32_t *a, const int32_t *b, float *c, int groups, int rounds);
 };

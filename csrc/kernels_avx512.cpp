@@ -15,5 +15,6 @@ namespace {
 }
 #include "kernels.inc"
 #include "training.inc"
+#include "adamw.inc"
 #include "table.inc"
 #endif

@@ -17,5 +17,6 @@ namespace {
 }
 #include "kernels.inc"
 #include "training.inc"
+#include "adamw.inc"
 #include "table.inc"
 #endif

@@ -16,5 +16,6 @@ namespace {
 }
 #include "kernels.inc"
 #include "training.inc"
+#include "adamw.inc"
 #include "table.inc"
 #endif

@@ -292,6 +292,9 @@ void wake(int threads) {
 constexpr int PEAK_GROUPS = 128;
 constexpr int PEAK_ROUNDS = 500;
 
+// Rows of a table that a thread takes at once.
+constexpr int ROWS_AT_ONCE = 16;
+
 // Operations a second of all threads together; 0: no memory.
 double peak(const Kernels &kernels, int precision, int threads, double seconds) {
   typedef std::chrono::steady_clock Clock;
@@ -419,6 +422,19 @@ EXPORTED size_t berthead_tape_bytes(const char *name, int precision, const Train
 EXPORTED int berthead_train(const char *name, int precision, const TrainingSpec *spec, Training *pass, int forward,
                             int threads) {
   return train(*named(name, precision), *spec, precision, *pass, forward != 0, threads);
+}
+
+// Rows of a table through the steps they have not made; no row twice.
+EXPORTED void berthead_advance(const char *name, const TableSteps *steps, int threads) {
+  const Kernels *kernels = named(name, FP32);
+  const std::lock_guard<std::mutex> guard(pool_mutex);
+  wake(threads);
+  // In small shares: rows that were read lately have less to make up for.
+  std::atomic<int> taken{0};
+  pool->all([&](int, Own &) {
+    for (int i = taken.fetch_add(ROWS_AT_ONCE); i < steps->count; i = taken.fetch_add(ROWS_AT_ONCE))
+      kernels->advance(*steps, i, std::min(i + ROWS_AT_ONCE, steps->count));
+  });
 }
 
 // A new encoder of no blocks; null: these kernels or this precision are not here.

@@ -17,6 +17,7 @@ static inline V add(V a, V b) { return _mm256_add_ps(a, b); }
 static inline V sub(V a, V b) { return _mm256_sub_ps(a, b); }
 static inline V mul(V a, V b) { return _mm256_mul_ps(a, b); }
 static inline V div(V a, V b) { return _mm256_div_ps(a, b); }
+static inline V root_of(V a) { return _mm256_sqrt_ps(a); }
 static inline V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
 static inline V larger(V a, V b) { return _mm256_max_ps(a, b); }
 static inline V smaller(V a, V b) { return _mm256_min_ps(a, b); }

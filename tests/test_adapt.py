@@ -152,7 +152,7 @@ def test_what_does_not_learn_gets_no_gradient_and_no_optimiser_state(calm, monke
             fit_model(model, made, train, None, settings(epochs=1), quiet=True)
         ((_, optimiser),) = made_optimisers
         wanted = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
-        assert {id(parameter) for parameter in optimiser.state} == wanted
+        assert {id(parameter) for parameter in optimiser.adamw.state} == wanted
         assert {id(one) for one in model.parameters() if one.grad is not None} == wanted
 
 
@@ -250,7 +250,7 @@ def test_the_rate_of_the_head_is_its_own(calm, adapt, monkeypatch):
     fit_model(model, made, train, None, settings(epochs=1, head_lr=0.5), quiet=True)
     ((_, optimiser),) = made_optimisers
     of_head = {id(parameter) for parameter in model.head.parameters()}
-    rates = {group["peak"] for group in optimiser.param_groups if id(group["params"][0]) in of_head}
+    rates = {group["peak"] for group in optimiser.adamw.param_groups if id(group["params"][0]) in of_head}
     assert rates == {0.5}
 
 

@@ -84,6 +84,18 @@ class _Training(ctypes.Structure):
     ]
 
 
+class TableSteps(ctypes.Structure):
+    """TableSteps in csrc/engine.h: rows of a table that learns."""
+
+    _fields_ = [
+        *((name, _POINTER) for name in ("weights", "first", "second", "done", "moved", "chosen", "grads")),
+        *((name, _POINTER) for name in ("shrink", "rate", "root", "shrunk")),
+        *((name, ctypes.c_double) for name in ("beta1", "beta2")),
+        *((name, ctypes.c_int32) for name in ("count", "width", "step")),
+        ("eps", ctypes.c_float),
+    ]
+
+
 class _EmbeddingSpec(ctypes.Structure):
     """EmbeddingSpec in csrc/engine.h."""
 
@@ -121,6 +133,8 @@ def _library() -> ctypes.CDLL | None:
         ctypes.c_int,
     ]  # fmt: skip
     library.berthead_close.restype = None
+    library.berthead_advance.restype = None
+    library.berthead_advance.argtypes = [ctypes.c_char_p, ctypes.POINTER(TableSteps), ctypes.c_int]
     return library
 
 
@@ -442,6 +456,13 @@ def laid_out(model: Model, precision: str, memo: dict[Any, Any] | None = None) -
         reads = getattr(head, "reads", lambda pack: None)
         encoder: Any = NativeEncoder(model.encoder, precision, memo, reads)
     return Model(encoder, head).eval()
+
+
+def advance(steps: TableSteps) -> None:
+    """Bring rows of a table up to a step; no row twice."""
+    library = _library()
+    assert library is not None
+    library.berthead_advance(chosen().encode(), ctypes.byref(steps), torch.get_num_threads())
 
 
 class Pass:

@@ -30,7 +30,8 @@ from berthead.text.layout import Layout
 from berthead.text.packing import pack, plan
 from berthead.text.windows import Input
 from berthead.train import kernels
-from berthead.train.optim import adamw, peak_rate, rate, unfrozen
+from berthead.train.optim import Optimiser, peak_rate, rate, unfrozen
+from berthead.train.table import learns_by_row
 from berthead.train.vectors import MOST_CACHED_BYTES, Vectors, above, below, frozen_layers, keep
 
 # Tokens of one forward and backward pass: a larger batch is computed in parts, with the same gradient.
@@ -370,8 +371,9 @@ def _fit_part(
                 for step in range(per_epoch):
                     chosen = order[step * settings.batch : (step + 1) * settings.batch]
                     share = rate(epoch * per_epoch + step, steps, settings.warmup)
-                    total += _step(part, task, targets, chosen, optimiser, share, loss_weights, settings)
+                    total += _step(part, task, targets, chosen, optimiser, share, loss_weights)
                     progress.advance(len(chosen))
+                optimiser.settle()
                 if not np.isfinite(total):
                     saw = f"the training loss is {total} in epoch {epoch + 1}"
                     raise UsageError("fit", saw, "a finite loss", f"Lower --lr (it is {settings.lr:g}).")
@@ -385,6 +387,8 @@ def _fit_part(
                     progress.say(_epoch_line(epoch + 1, settings, history.epochs[-1], rows / seconds))
         except KeyboardInterrupt:
             history.interrupted = True
+        finally:
+            optimiser.close()
     if best is not None:
         part.module.load_state_dict(best, strict=False)
     part.module.eval()
@@ -392,21 +396,18 @@ def _fit_part(
 
 
 def _step(
-    part: _Part, task: Task, targets: np.ndarray, rows: np.ndarray, optimiser: torch.optim.Optimizer, share: float,
-    weights: Tensor | None, settings: Settings,
+    part: _Part, task: Task, targets: np.ndarray, rows: np.ndarray, optimiser: Optimiser, share: float,
+    weights: Tensor | None,
 ) -> float:  # fmt: skip
     """One update at a share of the peak rates; the sum of the rows' losses."""
-    optimiser.zero_grad(set_to_none=True)
+    optimiser.zero_grad()
     total = 0.0
     task = task.over(_wanted(targets[rows], part.sizes[rows].tolist()), len(rows))
     for logits, places, sizes in part.training_logits(rows):
         loss = task.loss(logits, _wanted(targets[rows[places]], sizes), weights, sizes).sum()
         (loss / len(rows)).backward()  # type: ignore[no-untyped-call]
         total += loss.item()
-    torch.nn.utils.clip_grad_norm_([p for p in part.module.parameters() if p.grad is not None], settings.clip)
-    for group in optimiser.param_groups:
-        group["lr"] = share * group["peak"]
-    optimiser.step()
+    optimiser.step(share)
     return total
 
 
@@ -432,17 +433,19 @@ def _value(task: Task, metric: str, scores: dict[str, float], epoch: int) -> tup
     return scores[metric] * task.metrics[metric], -scores["loss"]
 
 
-def _optimiser(module: nn.Module, settings: Settings) -> torch.optim.AdamW:
+def _optimiser(module: nn.Module, settings: Settings) -> Optimiser:
     """AdamW with the rates of the blocks, the embeddings and the head."""
     head_lr = settings.head_lr or settings.lr
     if not isinstance(module, Model):  # the head alone
-        return adamw(module, head_lr, settings.weight_decay)
+        return Optimiser(module, head_lr, settings.weight_decay, settings.clip)
     blocks = len(module.encoder.blocks)
 
     def peak(name: str) -> float:
         return peak_rate(name, blocks, settings.lr, head_lr, settings.layer_decay)
 
-    return adamw(module, settings.lr, settings.weight_decay, peak)
+    words = getattr(module.encoder.embeddings, "word", None)  # what is looked up has no table
+    table = words if words is not None and learns_by_row(words) else None
+    return Optimiser(module, settings.lr, settings.weight_decay, settings.clip, peak, table)
 
 
 def _unfreeze(groups: Sequence[Sequence[nn.Parameter]], count: int) -> None:

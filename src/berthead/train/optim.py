@@ -6,14 +6,70 @@ import re
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from berthead.train.table import Table
 
 _BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.")
 
 
+class Optimiser:
+    """AdamW with clipped gradients over the parameters that learn; a large embedding table learns by its rows.
+
+    Args:
+        module: what is fitted.
+        lr: peak learning rate.
+        weight_decay: decoupled decay of the matrices.
+        clip: the norm of all gradients is scaled down to it.
+        peak: the peak learning rate of a parameter by its name; None: that of all is `lr`.
+        table: the embedding that learns by its rows; None: there is none.
+    """
+
+    def __init__(
+        self, module: nn.Module, lr: float, weight_decay: float, clip: float,
+        peak: Callable[[str], float] | None = None, table: nn.Embedding | None = None,
+    ) -> None:  # fmt: skip
+        self.clip, self.table = clip, None
+        self.adamw = adamw(module, lr, weight_decay, peak, table.weight if table else None)
+        if table:
+            (name,) = (name for name, parameter in module.named_parameters() if parameter is table.weight)
+            self.table, self.peak = Table(table, weight_decay), peak(name) if peak else lr
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of the last step."""
+        self.adamw.zero_grad(set_to_none=True)
+        if self.table:
+            self.table.embedding.weight.grad = None
+
+    def step(self, share: float) -> None:
+        """One update at a share of the peak rates."""
+        grads = [one.grad for group in self.adamw.param_groups for one in group["params"] if one.grad is not None]
+        if self.table and self.table.grad is not None:
+            grads.append(self.table.grad)
+        scale = float(self.clip / (torch.nn.utils.get_total_norm(grads) + 1e-6))
+        if scale < 1:
+            torch._foreach_mul_(grads, scale)
+        for group in self.adamw.param_groups:
+            group["lr"] = share * group["peak"]
+        self.adamw.step()
+        if self.table:
+            self.table.step(share * self.peak)
+
+    def settle(self) -> None:
+        """Bring every parameter up to the last step."""
+        if self.table:
+            self.table.settle()
+
+    def close(self) -> None:
+        """Settle, for good."""
+        if self.table:
+            self.table.close()
+
+
 def adamw(
-    module: nn.Module, lr: float, weight_decay: float, peak: Callable[[str], float] | None = None
-) -> torch.optim.AdamW:
+    module: nn.Module, lr: float, weight_decay: float, peak: Callable[[str], float] | None = None,
+    apart: Tensor | None = None,
+) -> torch.optim.AdamW:  # fmt: skip
     """AdamW over the parameters that learn; matrices decay, biases and layer norms do not.
 
     Args:
@@ -21,13 +77,14 @@ def adamw(
         lr: peak learning rate.
         weight_decay: decoupled decay of the matrices.
         peak: the peak learning rate of a parameter by its name; None: that of all is `lr`.
+        apart: one that learns in another way.
 
     Returns:
         The optimiser, with bias correction. Each group holds its own `peak`, which the schedule scales.
 
     Source: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization".
     """
-    learning = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    learning = [(name, one) for name, one in module.named_parameters() if one.requires_grad and one is not apart]
     rates = {name: peak(name) if peak else lr for name, _ in learning}
     groups = []
     for own in dict.fromkeys(rates.values()):

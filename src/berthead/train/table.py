@@ -1,0 +1,125 @@
+"""AdamW of a table of which each step reads few rows: those learn, and the others make up for it later."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from berthead.infer import native
+
+
+class Table:
+    """An embedding table that learns as AdamW would have all of its rows learn, by the rows that are read.
+
+    A row without a gradient changes too, by its moments and its decay; these steps are made up for when the row is read
+    again, or by `settle`. Gradients are sparse, so a step costs what it reads.
+
+    Args:
+        embedding: the table, float32 on the CPU; until `close` its gradient is sparse.
+        decay: decoupled weight decay.
+        betas: of the two moments.
+        eps: beside the root of the second moment.
+
+    Example:
+        >>> from berthead.train.table import Table, learns_by_row
+        >>> embedding = torch.nn.Embedding(5, 2)
+        >>> if learns_by_row(embedding):
+        ...     table = Table(embedding, decay=0.01)
+        ...     embedding(torch.tensor([1, 3])).sum().backward()
+        ...     table.step(1e-3)
+        ...     table.close()
+
+    Source: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization".
+    """
+
+    def __init__(
+        self, embedding: nn.Embedding, decay: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+    ) -> None:
+        self.embedding, self.decay, self.betas, self.eps = embedding, decay, betas, eps
+        rows = len(embedding.weight)
+        # The system gives memory to what is written: rows that are never read cost none.
+        self.first, self.second = torch.zeros_like(embedding.weight), torch.zeros_like(embedding.weight)
+        self.done, self.moved = np.zeros(rows, dtype=np.int32), np.zeros(rows, dtype=np.uint8)
+        self.steps = 0
+        # By the step, from 1: see csrc/engine.h.
+        self.shrink, self.rate, self.root = (np.ones(64, dtype=np.float32) for _ in range(3))
+        self.shrunk: np.ndarray = np.ones(64)
+        embedding.sparse = True
+        self._hook = embedding.register_forward_pre_hook(self._before)
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradients of the rows that were read, float32 [rows, width]; in place they can be scaled."""
+        grad = self.embedding.weight.grad
+        if grad is None:
+            return None
+        if not grad.is_coalesced():
+            grad = self.embedding.weight.grad = grad.coalesce()
+        return grad.values() if grad.is_sparse else grad
+
+    def step(self, lr: float) -> None:
+        """One step of all rows with the gradients there are; without any none is made, as with torch's AdamW."""
+        grads = self.grad
+        if grads is None or self.embedding.weight.grad is None:
+            return
+        self.steps += 1
+        self._remember(lr)
+        self._advance(self.embedding.weight.grad.indices()[0], grads)
+
+    def settle(self) -> None:
+        """Bring all rows up to the last step."""
+        self._advance(None)
+
+    def close(self) -> None:
+        """Settle, and leave the embedding as it was found."""
+        self.settle()
+        self._hook.remove()
+        self.embedding.sparse = False
+        self.embedding.weight.grad = None
+
+    def _before(self, embedding: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if self.steps:
+            self._advance(torch.unique(inputs[0]))
+
+    def _remember(self, lr: float) -> None:
+        """What the step multiplies with."""
+        if self.steps == len(self.shrink):
+            self.shrink, self.rate = _doubled(self.shrink), _doubled(self.rate)
+            self.root, self.shrunk = _doubled(self.root), _doubled(self.shrunk)
+        step, (beta1, beta2) = self.steps, self.betas
+        self.shrink[step] = 1 - lr * self.decay
+        self.shrunk[step] = self.shrunk[step - 1] * (1 - lr * self.decay)
+        self.rate[step] = lr / (1 - beta1**step)
+        self.root[step] = (1 - beta2**step) ** -0.5
+
+    def _advance(self, rows: Tensor | None, grads: Tensor | None = None) -> None:
+        weight = self.embedding.weight
+        pointers = {
+            name: one.ctypes.data
+            for name, one in (
+                ("done", self.done), ("moved", self.moved), ("shrink", self.shrink), ("rate", self.rate),
+                ("root", self.root), ("shrunk", self.shrunk),
+            )
+        }  # fmt: skip
+        native.advance(
+            native.TableSteps(
+                **pointers, weights=weight.data_ptr(), first=self.first.data_ptr(), second=self.second.data_ptr(),
+                chosen=None if rows is None else rows.data_ptr(), grads=None if grads is None else grads.data_ptr(),
+                count=len(weight) if rows is None else len(rows), width=weight.shape[1], step=self.steps,
+                beta1=self.betas[0], beta2=self.betas[1], eps=self.eps,
+            )
+        )  # fmt: skip
+
+
+def _doubled(values: np.ndarray) -> np.ndarray:
+    return np.concatenate((values, np.ones_like(values)))
+
+
+def learns_by_row(embedding: nn.Embedding) -> bool:
+    """Whether our kernels can bring up rows of a table here."""
+    weight = embedding.weight
+    plain = weight.requires_grad and weight.dtype == torch.float32 and weight.device.type == "cpu"
+    return plain and native.chosen() != "torch" and weight.is_contiguous()
