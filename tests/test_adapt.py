@@ -334,5 +334,5 @@ def test_a_folder_says_what_learnt(text, lively, tmp_path, cli):
 
 
 def test_the_settings_hold_what_the_options_say():
-    chosen = settings_for(FitOptions(adapt="top:1", head_lr=0.1, layer_decay=0.5, unfreeze=True), Classify)
+    chosen = settings_for(FitOptions(adapt="top:1", head_lr=0.1, layer_decay=0.5, unfreeze=True), Classify, 384)
     assert (chosen.head_lr, chosen.layer_decay, chosen.unfreeze) == (0.1, 0.5, True)

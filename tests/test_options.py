@@ -284,31 +284,44 @@ def test_every_option_has_help_and_a_default_that_is_allowed(record, spec):
 
 @pytest.mark.parametrize("adapt", ["full", "frozen", "top:2", "lora:4", "bitfit"])
 def test_epochs_and_rate_default_to_what_the_help_promises_for_the_adaptation(adapt):
-    settings = settings_for(FitOptions(adapt=adapt), Classify)
-    given = settings_for(FitOptions(adapt=adapt, epochs=7, lr=0.5), Classify)
+    settings = settings_for(FitOptions(adapt=adapt), Classify, 768)
+    given = settings_for(FitOptions(adapt=adapt, epochs=7, lr=0.5), Classify, 768)
     assert (given.epochs, given.lr) == (7, 0.5)
     help_of = {spec.name: spec.metadata["help"] for spec in fields(FitOptions)}
     for name, value in (("epochs", settings.epochs), ("lr", settings.lr)):
         shown = help_of[name].split("[default: ")[1].split("]")[0]
-        values = dict(one.split(": ") for one in f"full: {shown}".split("; "))
-        assert float(values[adapt.split(":")[0]]) == value
+        values = dict(one.split(": ", 1) for one in f"full: {shown}".split("; "))
+        assert float(values[adapt.split(":")[0]].split(" ")[0]) == value
+
+
+def test_narrow_encoders_and_new_heads_take_larger_steps_in_a_full_fit():
+    def rates(width=384, **given):
+        settings = settings_for(FitOptions(**given), Classify, width)
+        return settings.lr, settings.head_lr
+
+    assert rates() == (1e-4, 1e-3)
+    assert rates(768) == (5e-5, 5e-4)
+    assert rates(head_lr=0.5) == (1e-4, 0.5)
+    # A rate that is given is that of all.
+    assert rates(lr=0.25) == (0.25, None)
+    assert rates(adapt="top:2") == (2e-4, None)
 
 
 def test_every_other_setting_is_the_option_s():
     options = FitOptions(batch=5, weight_decay=0.3, warmup=0.4, clip=2, precision="fp32", seed=9, metric="macro_f1")
-    settings = settings_for(options, Classify)
+    settings = settings_for(options, Classify, 768)
     for name in ("batch", "weight_decay", "warmup", "clip", "precision", "seed", "metric"):
         assert getattr(settings, name) == getattr(options, name)
     assert settings.balanced is False
-    assert settings_for(FitOptions(class_weight="balanced"), Multilabel).balanced is True
+    assert settings_for(FitOptions(class_weight="balanced"), Multilabel, 768).balanced is True
 
 
 @pytest.mark.parametrize("has_bf16", [True, False])
 def test_automatic_precision_is_what_the_processor_has(monkeypatch, has_bf16):
     monkeypatch.setattr(fit_module, "has_fast_bf16", lambda device: has_bf16)
-    assert settings_for(FitOptions(), Classify).precision == ("bf16" if has_bf16 else "fp32")
+    assert settings_for(FitOptions(), Classify, 768).precision == ("bf16" if has_bf16 else "fp32")
     for precision in ("fp32", "bf16"):
-        assert settings_for(FitOptions(precision=precision), Classify).precision == precision
+        assert settings_for(FitOptions(precision=precision), Classify, 768).precision == precision
 
 
 def test_class_weights_with_a_regression_are_an_error_before_anything_is_fitted(monkeypatch, toy_csv, tiny_bert):

@@ -131,9 +131,14 @@ class FitOptions(Options):
     )
     batch: int = option(32, "Rows of one step.", low=1)
     lr: float | None = option(
-        None, "Peak learning rate [default: 5e-5; frozen: 1e-3; top: 2e-4; lora: 1e-3; bitfit: 2e-3].", above=0
+        None,
+        "Peak learning rate [default: 5e-5 x 768 / the encoder's width, minilm: 1e-4; frozen: 1e-3; top: 2e-4; "
+        "lora: 1e-3; bitfit: 2e-3].",
+        above=0,
     )
-    head_lr: float | None = option(None, "Peak learning rate of the head [default: as --lr].", above=0)
+    head_lr: float | None = option(
+        None, "Peak learning rate of the head [default: as --lr; full without --lr: 10 times that].", above=0
+    )
     layer_decay: float = option(
         1.0, "Each block learns at so many times the rate of the one above, embeddings lowest.", above=0, high=1
     )

@@ -49,6 +49,9 @@ DEFAULTS = {
     "lora": {"epochs": 6, "lr": 1e-3},
     "bitfit": {"epochs": 6, "lr": 2e-3},
 }
+# Full fits: the rate above is for encoders of this width; narrower ones take larger steps, a new head still larger.
+USUAL_WIDTH = 768
+HEAD_RATE = 10
 # A head on fixed vectors overfits soon: half of them dropped was best on three tasks of the sample and on abstracts.
 HEAD_DROPOUT = {"frozen": 0.5}
 USUAL_HEAD_DROPOUT = 0.1
@@ -71,12 +74,13 @@ class FitResult:
     warnings: list[str]
 
 
-def settings_for(options: FitOptions, task: type[Task]) -> Settings:
+def settings_for(options: FitOptions, task: type[Task], width: int) -> Settings:
     """The options with their defaults filled in.
 
     Args:
         options: what the user wants.
         task: what is predicted.
+        width: of the encoder.
 
     Returns:
         The settings of the loop.
@@ -92,11 +96,15 @@ def settings_for(options: FitOptions, task: type[Task]) -> Settings:
         raise UsageError(given, "--adapt frozen fits the head alone", "an --adapt that fits blocks, or leave it out")
     if options.unfreeze and epochs < 2:
         raise UsageError("--unfreeze", "there is 1 epoch", "--epochs 2 or more: the first one fits the head alone")
+    lr, head_lr = options.lr, options.head_lr
+    if lr is None and kind == "full":
+        lr = default["lr"] * USUAL_WIDTH / width
+        head_lr = head_lr or HEAD_RATE * lr
     fast = has_fast_bf16(find_device(options.device))
     return Settings(
         epochs=epochs,
         batch=options.batch,
-        lr=float(options.lr or default["lr"]),
+        lr=float(lr or default["lr"]),
         weight_decay=options.weight_decay,
         warmup=options.warmup,
         clip=options.clip,
@@ -105,7 +113,7 @@ def settings_for(options: FitOptions, task: type[Task]) -> Settings:
         seed=options.seed,
         balanced=options.class_weight == "balanced",
         device=options.device,
-        head_lr=options.head_lr,
+        head_lr=head_lr,
         layer_decay=options.layer_decay,
         unfreeze=options.unfreeze,
     )
@@ -141,11 +149,13 @@ def fit_examples(
         ModelError: the encoder cannot be used.
     """
     kind = find_task(options.task)
-    settings, what = settings_for(options, kind), Adapt.parse(options.adapt)
+    settings_for(options, kind, USUAL_WIDTH)  # what does not go together is refused before anything is read
+    what = Adapt.parse(options.adapt)
     cache = check_folder(options.cache)
     task, train, valid = _folds(kind, examples, held_out, options.seed, where)
     threads = use_threads(options.threads)
     checkpoint = read_checkpoint(options.encoder)
+    settings = settings_for(options, kind, checkpoint.config.width)
     tokenizer, reading = _reader(
         checkpoint, options, any(example.pair is not None or example.choices for example in train)
     )
