@@ -1,4 +1,4 @@
-"""Rows a second of a fit with frozen layers: ours beside transformers' Trainer with the same layers frozen, in turn.
+"""Rows a second of a fit, full or with frozen layers: ours beside transformers' Trainer with the same ones, in turn.
 
     python benchmarks/fit_speed.py run --data DATA [--case NAME ...] [--rounds 3] [--threads 2] [--out FILE]
     python benchmarks/fit_speed.py table FILE...
@@ -10,7 +10,7 @@ Rows a second are training rows x epochs / seconds, and the seconds go from rows
 reading the encoder, tokenising, computing what is frozen and keeping it are in them, on both sides; importing is not.
 Each fit runs in a process of its own, after a small fit as warm-up; a round is one fit of each engine, and the table
 gives the medians of the rounds. Both sides fit the same function, batch 32, 3 epochs, at most 128 tokens, no held-out
-rows: `frozen` learns BERT's pooler and a linear layer, `top:2` the last two blocks too, and the counts of what learns
+rows: `frozen` learns BERT's pooler and a linear layer, `top:2` the last two blocks too, `full` everything, and the counts of what learns
 are compared. Trainer has the other layers' requires_grad off, computes in fp32, and pads each batch to its longest
 row. Ours computes in bf16 where the processor has it (its default), frozen layers and what learns, or in fp32.
 """
@@ -39,7 +39,7 @@ from lines import keep, parsed, verbs
 
 TRAINER, OURS, OURS_FP32 = "trainer", "berthead", "berthead fp32"
 EPOCHS, SEED, WARM_UP_ROWS = 3, 0, 64
-LEARNING_RATES = {"frozen": 1e-3, "top:2": 2e-4}
+LEARNING_RATES = {"full": 5e-5, "frozen": 1e-3, "top:2": 2e-4}
 
 Rows = list[dict[str, str]]
 
@@ -60,6 +60,8 @@ class Case:
 
 LONG, SHORT = ("medical-abstracts", "abstract", "condition"), ("sentence-polarity", "text", "label")
 CASES = {
+    "abstracts full": Case(*LONG, "full", 240),
+    "polarity full": Case(*SHORT, "full", 720),
     "abstracts frozen": Case(*LONG, "frozen", 240),
     "abstracts top:2": Case(*LONG, "top:2", 240),
     "polarity frozen": Case(*SHORT, "frozen", 720),
@@ -86,9 +88,10 @@ def fit_trainer(case: Case, rows: Rows, epochs: int) -> Callable[[], int]:
     names = sorted({row[case.label] for row in rows})
     model = AutoModelForSequenceClassification.from_pretrained(encoder_folder(), num_labels=len(names))
     layers = model.bert.encoder.layer
-    open_layers = int(case.adapt.partition(":")[2] or 0)
-    for part in (model.bert.embeddings, *layers[: len(layers) - open_layers]):
-        part.requires_grad_(False)
+    if case.adapt != "full":
+        open_layers = int(case.adapt.partition(":")[2] or 0)
+        for part in (model.bert.embeddings, *layers[: len(layers) - open_layers]):
+            part.requires_grad_(False)
     encoded = tokenizer([row[case.text] for row in rows], truncation=True, max_length=MAX_TOKENS)
     items = [
         {key: value[i] for key, value in encoded.items()} | {"labels": names.index(row[case.label])}

@@ -181,8 +181,12 @@ def exported(network: Any, example: dict[str, Any], path: Path) -> Path:
     names = ["input_ids", "attention_mask", "token_type_ids"]
 
     class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
         def forward(self, ids: torch.Tensor, mask: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
-            values: torch.Tensor = network(input_ids=ids, attention_mask=mask, token_type_ids=segments).logits
+            values: torch.Tensor = self.network(input_ids=ids, attention_mask=mask, token_type_ids=segments).logits
             return values
 
     part = path.with_suffix(".part")

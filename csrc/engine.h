@@ -10,6 +10,7 @@
 namespace berthead {
 
 enum Precision { FP32 = 0, BF16 = 1, INT8 = 2 };
+enum { APART = 4 };
 enum Activation { GELU = 0, GELU_TANH = 1, RELU = 2, SILU = 3, TANH = 4 };
 
 // One transformer block as Python hands it over: float32, row-major, [outputs, inputs]. Null: there is none.
@@ -23,9 +24,11 @@ struct BlockSpec {
   // Disentangled attention: vectors of distances [distances, width], and each distance's row in them [2 * reach - 1].
   const float *distance_keys, *distance_queries;
   const int32_t *distance_rows;
-  // int8: what the inputs of the first and of the third product are multiplied with, a number a channel; the weights are
-  // divided by it already.
-  const float *qkv_shrink, *up_shrink;
+  // int8: what the inputs of the products are multiplied with, a number a channel; the weights are divided by it already.
+  const float *qkv_shrink, *up_shrink, *down_shrink;
+  // int8: the channels of the inputs that stay float32, [APART], and their weights, [APART, outputs]; null: all are bytes.
+  const int32_t *qkv_apart, *up_apart, *down_apart;
+  const float *qkv_columns, *up_columns, *down_columns;
   int32_t width, heads, inner, activation, gated, norm_first, local, reach, distances;
   float eps, scale;
 };
@@ -44,6 +47,7 @@ struct Matrix {
   float *bias;   // [panels * NR]
   float *scale;  // int8: what a product is multiplied with
   float *sums;   // int8: scale times the sum of the weights
+  float *columns;  // int8: weights of the channels that stay float32, [APART][panels * NR]; null: there are none
 };
 
 struct Norm {
@@ -72,7 +76,7 @@ struct Chunk {
   const int64_t *ids, *segments;
   float *hidden;  // [tokens, width]
   void *input;    // what the next product reads, [tokens, width]
-  float *scale, *zero;
+  float *scale, *zero, *apart;  // int8: of each token; of its channels that stay float32, [tokens, APART]
   void *qkv;      // [tokens, 3 * width]; of picked rows their queries, [tokens, width]
   void *context;  // [tokens, width]
   // The tokens whose last vectors are wanted, in order, and the first of each row; null: all are.

@@ -45,6 +45,7 @@ void release(Matrix &matrix) {
   free(matrix.bias);
   free(matrix.scale);
   free(matrix.sums);
+  free(matrix.columns);
 }
 
 void release(Matrix *matrices, int count) {
@@ -208,13 +209,14 @@ bool prepare_room(const Work &work, Room &room, Chunk &chunk) {
   // In float32 the next product reads what is normalised already.
   const bool same = precision == FP32 && !spec.norm_first && padded == width;
   if (!same && !grow(room.input, tokens * padded * kernels.input_bytes(precision))) return false;
-  if (!grow(room.scales, 2 * tokens * sizeof(float)) ||
+  if (!grow(room.scales, (2 + APART) * tokens * sizeof(float)) ||
       !grow(room.qkv, tokens * 3 * width * kernels.qkv_bytes(precision)) ||
       !grow(room.context, tokens * width * sizeof(float)))
     return false;
   chunk.input = same ? (void *)chunk.hidden : room.input.data;
   chunk.scale = (float *)room.scales.data;
   chunk.zero = chunk.scale + tokens;
+  chunk.apart = chunk.zero + tokens;
   chunk.qkv = room.qkv.data;
   chunk.context = room.context.data;
   if (!chunk.wanted) return true;

@@ -6,7 +6,7 @@ import copy
 import ctypes
 import importlib.util
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from berthead.errors import UsageError
-from berthead.infer.smoothing import shrinks
+from berthead.infer.smoothing import Channels, apart_from, channels
 from berthead.model.config import EncoderConfig
 from berthead.model.encoder import Attention, Block, Embeddings, Encoder
 from berthead.model.model import Model
@@ -46,7 +46,8 @@ class _BlockSpec(ctypes.Structure):
     _fields_ = [
         *((name, _POINTER) for name in (
             *WEIGHTS, "cosines", "sines", "distance_bias", "distance_keys", "distance_queries", "distance_rows",
-            "qkv_shrink", "up_shrink",
+            "qkv_shrink", "up_shrink", "down_shrink", "qkv_apart", "up_apart", "down_apart", "qkv_columns",
+            "up_columns", "down_columns",
         )),
         *((name, ctypes.c_int32) for name in (
             "width", "heads", "inner", "activation", "gated", "norm_first", "local", "reach", "distances",
@@ -255,15 +256,16 @@ class NativeBlocks:
         if getattr(self, "handle", None):
             self.library.berthead_close(self.handle)
 
-    def add(self, block: Block, places: nn.Module, shrinks: Mapping[str, Tensor]) -> NativeBlock:
+    def add(self, block: Block, places: nn.Module, channels: Channels) -> NativeBlock:
         """Lay a block's weights out.
 
         Args:
             block: it is not changed.
             places: what its attention reads places from.
-            shrinks: what each channel before a layer is multiplied with, by the layer's name.
+            channels: how those before its layers are rounded.
         """
         attention, config, used = block.attention, self.config, list[Tensor]()
+        shrinks = channels.shrinks
 
         def pointer(tensor: Tensor | None, dtype: torch.dtype = torch.float32) -> int | None:
             if tensor is None:
@@ -271,19 +273,30 @@ class NativeBlocks:
             used.append(tensor.detach().to("cpu", dtype).contiguous())
             return used[-1].data_ptr()
 
-        def linear(name: str, layer: Any, shrink: Tensor | None = None) -> dict[str, int | None]:
-            weight = layer.weight if shrink is None else layer.weight / shrink
-            return {name: pointer(weight), f"{name}_bias": pointer(layer.bias)}
+        def linear(name: str, place: str, rows: Tensor | None = None) -> dict[str, int | None]:
+            layer: Any = block.get_submodule(place)
+            weight, bias = layer.weight, layer.bias
+            if place in shrinks:
+                weight = weight / shrinks[place]
+            if rows is not None:
+                weight, bias = weight * rows[:, None], None if bias is None else bias * rows
+            fields = {f"{name}_bias": pointer(bias)}
+            if place in channels.apart:
+                weight, columns = apart_from(weight, channels.apart[place])
+                fields[f"{name}_columns"] = pointer(columns)
+            return fields | {name: pointer(weight)}
 
         def norm(name: str, layer: nn.Module) -> dict[str, int | None]:
             if isinstance(layer, nn.Identity):
                 return {}
             return {name: pointer(layer.weight), f"{name}_bias": pointer(layer.bias)}  # type: ignore[arg-type]
 
-        tables = _tables(places, attention, config)
+        tables, values = _tables(places, attention, config), None
+        if "attention.out" in shrinks:  # attention mixes values, so what its output is multiplied with they can be
+            values = torch.cat((torch.ones(2 * config.width), shrinks["attention.out"]))
         fields: dict[str, Any] = {
-            **linear("qkv", attention.qkv, shrinks.get("attention.qkv")), **linear("out", attention.out),
-            **linear("up", block.mlp.up, shrinks.get("mlp.up")), **linear("down", block.mlp.down),
+            **linear("qkv", "attention.qkv", values), **linear("out", "attention.out"),
+            **linear("up", "mlp.up"), **linear("down", "mlp.down"),
             **norm("attention_norm", block.attention_norm),
             **norm("mlp_norm", block.mlp_norm),
         }  # fmt: skip
@@ -292,7 +305,10 @@ class NativeBlocks:
             name: pointer(table, torch.int32 if name == "distance_rows" else torch.float32)
             for name, table in tables.items()
         }
-        fields |= {"qkv_shrink": pointer(shrinks.get("attention.qkv")), "up_shrink": pointer(shrinks.get("mlp.up"))}
+        layers = (("qkv", "attention.qkv"), ("up", "mlp.up"), ("down", "mlp.down"))
+        fields |= {f"{name}_shrink": pointer(shrinks.get(place)) for name, place in layers} | {
+            f"{name}_apart": pointer(channels.apart.get(place), torch.int32) for name, place in layers
+        }
         spec = _BlockSpec(
             **fields, width=config.width, heads=config.heads, inner=config.inner,
             activation=ACTIVATIONS[config.activation], gated=config.gated, norm_first=config.norm_first,
@@ -370,11 +386,11 @@ class NativeEncoder(nn.Module):
             known["native"] = NativeBlocks(precision, encoder.config)
         self.native: NativeBlocks = known["native"]
         new = any(id(block) not in known for block in encoder.blocks)
-        factors = shrinks(encoder) if precision == "int8" and new else [{} for _ in encoder.blocks]
-        for block, shrink in zip(encoder.blocks, factors, strict=True):
+        found = channels(encoder) if precision == "int8" and new else [Channels() for _ in encoder.blocks]
+        for block, its in zip(encoder.blocks, found, strict=True):
             if id(block) not in known:
                 assert isinstance(block, Block)
-                known[id(block)] = self.native.add(block, encoder.places, shrink)
+                known[id(block)] = self.native.add(block, encoder.places, its)
         self.blocks: list[NativeBlock] = [known[id(block)] for block in encoder.blocks]
         self.embeddings = copy.deepcopy(encoder.embeddings, known)
         self.places = copy.deepcopy(encoder.places, known)

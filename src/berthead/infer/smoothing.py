@@ -1,11 +1,16 @@
-"""Channels of large values, before activations become bytes: a part of their size moves into the weights.
+"""Channels of large values, before activations become bytes: a part of their size moves into the weights, and the few
+largest stay float32.
 
-Source: Xiao et al. 2023, "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models".
+Source: Xiao et al. 2023, "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models";
+Dettmers et al. 2022, "LLM.int8(): 8-bit Matrix Multiplication for Transformers at Scale".
 """
 
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -15,48 +20,76 @@ from berthead.model.tensors import Run, TensorPack
 
 # Rows and tokens of the made-up text that shows which channels are large: that is a trait of the weights.
 ROWS, TOKENS = 16, 32
-# The layers that read what a norm leaves.
-SMOOTHED = ("attention.qkv", "mlp.up")
+SMOOTHED = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
+# The layers some of whose channels stay float32, and how many: APART in csrc/engine.h.
+PARTED = ("attention.qkv", "mlp.up", "mlp.down")
+APART = 4
 
 
-def shrinks(encoder: Encoder) -> list[dict[str, Tensor]]:
-    """What each channel is multiplied with before it is rounded; the weights that meet it are divided by the same.
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """How the inputs of a block's layers become bytes, by the name of the layer.
+
+    Args:
+        shrinks: what each channel is multiplied with before it is rounded, float32 [inputs]; the weights that meet it
+            are divided by the same.
+        apart: the channels that stay float32, int64 [APART].
+    """
+
+    shrinks: Mapping[str, Tensor] = field(default_factory=dict)
+    apart: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def channels(encoder: Encoder) -> list[Channels]:
+    """What is large in an encoder, as its weights tell.
 
     Args:
         encoder: it is not changed.
 
     Returns:
-        Of each block, a factor a channel, float32 [width], by the name of the layer; nothing where rows do not come
-        from embeddings.
+        Of each block; nothing is known where rows do not come from embeddings.
 
     Example:
         >>> from berthead.model.config import EncoderConfig
         >>> sizes = EncoderConfig(vocabulary=10, width=8, layers=1, heads=2, inner=16, positions=6, segments=2)
-        >>> {name: list(factors.shape) for name, factors in shrinks(Encoder(sizes))[0].items()}
-        {'attention.qkv': [8], 'mlp.up': [8]}
+        >>> {name: list(factors.shape) for name, factors in channels(Encoder(sizes))[0].shrinks.items()}
+        {'attention.qkv': [8], 'attention.out': [8], 'mlp.up': [8], 'mlp.down': [16]}
     """
     embeddings: nn.Module = encoder.embeddings
     if not isinstance(embeddings, Embeddings):
-        return [{} for _ in encoder.blocks]
+        return [Channels() for _ in encoder.blocks]
     watched = copy.deepcopy(encoder, {id(tensor): tensor for tensor in encoder.parameters()}).eval()
-    largest: dict[nn.Module, Tensor] = {}
+    seen: dict[nn.Module, list[Tensor]] = defaultdict(list)  # layers may be passed several times
 
     def watch(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
-        found = given[0].abs().amax(0)
-        largest[layer] = found.maximum(largest[layer]) if layer in largest else found
+        seen[layer].append(given[0])
 
     for block in watched.blocks:
         for name in SMOOTHED:
             block.get_submodule(name).register_forward_pre_hook(watch)
     with torch.no_grad():
         watched(_made_up(encoder))
-        return [{name: _factors(largest, block.get_submodule(name)) for name in SMOOTHED} for block in watched.blocks]
+        return [_channels(block, seen) for block in watched.blocks]
 
 
-def _factors(largest: dict[nn.Module, Tensor], layer: nn.Module) -> Tensor:
-    weights = layer.weight.abs().amax(0).clamp_min(1e-5)  # type: ignore[operator]
-    factors = (weights / largest[layer].clamp_min(1e-3)).sqrt()
-    return factors / factors.median()
+def apart_from(weight: Tensor, some: Tensor) -> tuple[Tensor, Tensor]:
+    """A layer's weights [outputs, inputs] without some channels, and those channels' weights, [APART, outputs]."""
+    rest = weight.clone()
+    rest[:, some] = 0
+    return rest, weight[:, some].T
+
+
+def _channels(block: nn.Module, seen: Mapping[nn.Module, Sequence[Tensor]]) -> Channels:
+    shrinks, apart = {}, {}
+    for name in SMOOTHED:
+        layer = block.get_submodule(name)
+        values, weights = torch.cat(list(seen[layer])), layer.weight.abs().amax(0)  # type: ignore[operator]
+        # Between a channel's largest weight and its usual size: that size, not its extremes, meets all weights.
+        factors = (weights.clamp_min(1e-5) / values.square().mean(0).sqrt().clamp_min(1e-3)).sqrt()
+        shrinks[name] = factors / factors.median()
+        if name in PARTED:
+            apart[name] = (values.abs().amax(0) * weights).topk(APART).indices
+    return Channels(shrinks, apart)
 
 
 def _made_up(encoder: Encoder) -> TensorPack:
