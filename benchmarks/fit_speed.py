@@ -10,9 +10,10 @@ Rows a second are training rows x epochs / seconds, and the seconds go from rows
 reading the encoder, tokenising, computing what is frozen and keeping it are in them, on both sides; importing is not.
 Each fit runs in a process of its own, after a small fit as warm-up; a round is one fit of each engine, and the table
 gives the medians of the rounds. Both sides fit the same function, batch 32, 3 epochs, at most 128 tokens, no held-out
-rows: `frozen` learns BERT's pooler and a linear layer, `top:2` the last two blocks too, `full` everything, and the counts of what learns
-are compared. Trainer has the other layers' requires_grad off, computes in fp32, and pads each batch to its longest
-row. Ours computes in bf16 where the processor has it (its default), frozen layers and what learns, or in fp32.
+rows: `frozen` learns BERT's pooler and a linear layer, `top:2` the last two blocks too, `full` everything, and the
+counts of what learns are compared. Trainer has the other layers' requires_grad off, computes in fp32, and pads each
+batch to its longest row. Ours computes in bf16 where the processor has it (its default), frozen layers and what learns,
+or in fp32.
 """
 
 from __future__ import annotations
