@@ -183,6 +183,24 @@ def test_packed_equals_one_by_one(tiny_bert, kernels):
     np.testing.assert_allclose(together, alone, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_threads_on_one_row_wait_for_each_other(tiny_bert, pooling):
+    engine, random = Engine(a_model(tiny_bert, pooling)), np.random.default_rng(4)
+    rows = [Encoded(random.integers(1, 80, n), np.zeros(n, np.int64), int(n), False) for n in (64, 3, 47)]
+    before = torch.get_num_threads()
+    try:
+        for row in rows:
+            one = pack([row], np.arange(1))
+            torch.set_num_threads(1)
+            alone = engine.logits(one)
+            for count in (2, 4):
+                torch.set_num_threads(count)
+                for _ in range(200):
+                    np.testing.assert_allclose(engine.logits(one), alone, atol=TOLERANCE, rtol=0)
+    finally:
+        torch.set_num_threads(before)
+
+
 # --- bfloat16 ---
 
 

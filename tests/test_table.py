@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -56,8 +58,8 @@ class Both:
         self.table.settle()
         torch.testing.assert_close(self.ours.weight, self.dense.weight, atol=2e-6, rtol=2e-5)
         state = self.adamw.state[self.dense.weight]
-        torch.testing.assert_close(self.table.first, state["exp_avg"], atol=1e-7, rtol=2e-4)
-        torch.testing.assert_close(self.table.second, state["exp_avg_sq"], atol=1e-9, rtol=2e-4)
+        torch.testing.assert_close(torch.from_numpy(self.table.first), state["exp_avg"], atol=1e-7, rtol=2e-4)
+        torch.testing.assert_close(torch.from_numpy(self.table.second), state["exp_avg_sq"], atol=1e-9, rtol=2e-4)
 
 
 @given(
@@ -110,6 +112,16 @@ def test_gradients_of_several_passes_add_up():
     both.adamw.param_groups[0]["lr"] = 1e-2
     both.adamw.step()
     both.compare()
+
+
+def test_gradients_never_take_more_room_than_the_table_and_copies_share_its_state():
+    both = Both(7, 4, 0.01)
+    for _ in range(5):
+        both.ours(torch.arange(7).repeat(100)).sum().backward()
+    assert len(both.table.grad) == 7
+    copied = copy.deepcopy(both.ours, {id(both.ours.weight): both.ours.weight})
+    (hook,) = copied._forward_pre_hooks.values()
+    assert hook.__self__ is both.table
 
 
 def test_closed_the_embedding_is_as_it_was():

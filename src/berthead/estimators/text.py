@@ -26,7 +26,7 @@ class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
         pooling: `auto`, `cls`, `mean` or `pooler`.
         epochs: passes over the data; None: as `adapt` needs, from 3 (full) to 40 (frozen).
         batch: rows of one step.
-        lr: peak learning rate; None: as `adapt` needs, from 1e-4 (full, minilm) to 1e-3 (frozen).
+        lr: peak learning rate; None: as `adapt` needs, as `berthead fit --help` says.
         head_lr: peak learning rate of the head; None: `lr`, in full fits without `lr` 10 times the encoder's.
         layer_decay: each block learns at so many times the rate of the one above, embeddings lowest.
         unfreeze: first the head learns, then with each epoch more blocks.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -59,10 +59,10 @@ def channels(encoder: Encoder) -> list[Channels]:
     if not isinstance(embeddings, Embeddings):
         return [Channels() for _ in encoder.blocks]
     watched = copy.deepcopy(encoder, {id(tensor): tensor for tensor in encoder.parameters()}).eval()
-    seen: dict[nn.Module, list[Tensor]] = defaultdict(list)  # layers may be passed several times
+    seen: dict[nn.Module, _Seen] = defaultdict(_Seen)
 
     def watch(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
-        seen[layer].append(given[0])
+        seen[layer].add(given[0])
 
     for block in watched.blocks:
         for name in SMOOTHED:
@@ -72,6 +72,23 @@ def channels(encoder: Encoder) -> list[Channels]:
         return [_channels(block, seen) for block in watched.blocks]
 
 
+@dataclass(slots=True)
+class _Seen:
+    """What passed a layer, maybe several times, by the channel: the largest, and the mean of the squares."""
+
+    largest: Tensor | float = 0.0
+    squares: Tensor | float = 0.0
+    times: int = 0
+
+    def add(self, values: Tensor) -> None:
+        self.largest = values.abs().amax(0).clamp_min(torch.as_tensor(self.largest))
+        self.squares = self.squares + values.square().mean(0)
+        self.times += 1
+
+    def usual(self) -> Tensor:
+        return (torch.as_tensor(self.squares) / self.times).sqrt()
+
+
 def apart_from(weight: Tensor, some: Tensor) -> tuple[Tensor, Tensor]:
     """A layer's weights [outputs, inputs] without some channels, and those channels' weights, [APART, outputs]."""
     rest = weight.clone()
@@ -79,16 +96,16 @@ def apart_from(weight: Tensor, some: Tensor) -> tuple[Tensor, Tensor]:
     return rest, weight[:, some].T
 
 
-def _channels(block: nn.Module, seen: Mapping[nn.Module, Sequence[Tensor]]) -> Channels:
+def _channels(block: nn.Module, seen: Mapping[nn.Module, _Seen]) -> Channels:
     shrinks, apart = {}, {}
     for name in SMOOTHED:
         layer = block.get_submodule(name)
-        values, weights = torch.cat(list(seen[layer])), layer.weight.abs().amax(0)  # type: ignore[operator]
+        weights: Tensor = layer.weight.abs().amax(0)  # type: ignore[operator]
         # Between a channel's largest weight and its usual size: that size, not its extremes, meets all weights.
-        factors = (weights.clamp_min(1e-5) / values.square().mean(0).sqrt().clamp_min(1e-3)).sqrt()
+        factors = (weights.clamp_min(1e-5) / seen[layer].usual().clamp_min(1e-3)).sqrt()
         shrinks[name] = factors / factors.median()
         if name in PARTED:
-            apart[name] = (values.abs().amax(0) * weights).topk(APART).indices
+            apart[name] = (seen[layer].largest * weights).topk(APART).indices
     return Channels(shrinks, apart)
 
 

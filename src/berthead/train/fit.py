@@ -49,7 +49,7 @@ DEFAULTS = {
     "lora": {"epochs": 6, "lr": 1e-3},
     "bitfit": {"epochs": 6, "lr": 2e-3},
 }
-# Full fits: the rate above is for encoders of this width; narrower ones take larger steps, a new head still larger.
+# Full fits: the rate above is for encoders of this width; narrower ones take larger steps, omega still larger.
 USUAL_WIDTH = 768
 HEAD_RATE = 10
 # A head on fixed vectors overfits soon: half of them dropped was best on three tasks of the sample and on abstracts.

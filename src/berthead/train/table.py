@@ -40,33 +40,35 @@ class Table:
     ) -> None:
         self.embedding, self.decay, self.betas, self.eps = embedding, decay, betas, eps
         rows = len(embedding.weight)
-        # The system gives memory to what is written: rows that are never read cost none.
-        self.first, self.second = torch.zeros_like(embedding.weight), torch.zeros_like(embedding.weight)
+        # numpy's zeros take memory when they are written: rows that are never read cost none.
+        self.first, self.second = (np.zeros(embedding.weight.shape, dtype=np.float32) for _ in range(2))
         self.done, self.moved = np.zeros(rows, dtype=np.int32), np.zeros(rows, dtype=np.uint8)
         self.steps = 0
         # By the step, from 1: see csrc/engine.h.
         self.shrink, self.rate, self.root = (np.ones(64, dtype=np.float32) for _ in range(3))
         self.shrunk: np.ndarray = np.ones(64)
         embedding.sparse = True
-        self._hook = embedding.register_forward_pre_hook(self._before)
+        self._hooks = [
+            embedding.register_forward_pre_hook(self._before),
+            embedding.weight.register_post_accumulate_grad_hook(_coalesce),  # type: ignore[no-untyped-call]
+        ]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Table:
+        return self  # a copy of the embedding, made to apply it, shares the weights
 
     @property
     def grad(self) -> Tensor | None:
         """The gradients of the rows that were read, float32 [rows, width]; in place they can be scaled."""
         grad = self.embedding.weight.grad
-        if grad is None:
-            return None
-        if not grad.is_coalesced():
-            grad = self.embedding.weight.grad = grad.coalesce()
-        return grad.values() if grad.is_sparse else grad
+        return None if grad is None else grad.values()
 
     def step(self, lr: float) -> None:
         """One step of all rows with the gradients there are; without any none is made, as with torch's AdamW."""
         grads = self.grad
         if grads is None or self.embedding.weight.grad is None:
             return
-        self.steps += 1
         self._remember(lr)
+        self.steps += 1
         self._advance(self.embedding.weight.grad.indices()[0], grads)
 
     def settle(self) -> None:
@@ -76,7 +78,8 @@ class Table:
     def close(self) -> None:
         """Settle, and leave the embedding as it was found."""
         self.settle()
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
         self.embedding.sparse = False
         self.embedding.weight.grad = None
 
@@ -85,11 +88,11 @@ class Table:
             self._advance(torch.unique(inputs[0]))
 
     def _remember(self, lr: float) -> None:
-        """What the step multiplies with."""
-        if self.steps == len(self.shrink):
-            self.shrink, self.rate = _doubled(self.shrink), _doubled(self.rate)
-            self.root, self.shrunk = _doubled(self.root), _doubled(self.shrunk)
-        step, (beta1, beta2) = self.steps, self.betas
+        """What the next step multiplies with."""
+        step, (beta1, beta2) = self.steps + 1, self.betas
+        if step == len(self.shrunk):
+            self.shrink, self.rate = _doubled(self.shrink, 2 * step), _doubled(self.rate, 2 * step)
+            self.root, self.shrunk = _doubled(self.root, 2 * step), _doubled(self.shrunk, 2 * step)
         self.shrink[step] = 1 - lr * self.decay
         self.shrunk[step] = self.shrunk[step - 1] * (1 - lr * self.decay)
         self.rate[step] = lr / (1 - beta1**step)
@@ -97,16 +100,11 @@ class Table:
 
     def _advance(self, rows: Tensor | None, grads: Tensor | None = None) -> None:
         weight = self.embedding.weight
-        pointers = {
-            name: one.ctypes.data
-            for name, one in (
-                ("done", self.done), ("moved", self.moved), ("shrink", self.shrink), ("rate", self.rate),
-                ("root", self.root), ("shrunk", self.shrunk),
-            )
-        }  # fmt: skip
+        names = ("first", "second", "done", "moved", "shrink", "rate", "root", "shrunk")
+        pointers = {name: getattr(self, name).ctypes.data for name in names}
         native.advance(
             native.TableSteps(
-                **pointers, weights=weight.data_ptr(), first=self.first.data_ptr(), second=self.second.data_ptr(),
+                **pointers, weights=weight.data_ptr(),
                 chosen=None if rows is None else rows.data_ptr(), grads=None if grads is None else grads.data_ptr(),
                 count=len(weight) if rows is None else len(rows), width=weight.shape[1], step=self.steps,
                 beta1=self.betas[0], beta2=self.betas[1], eps=self.eps,
@@ -114,8 +112,14 @@ class Table:
         )  # fmt: skip
 
 
-def _doubled(values: np.ndarray) -> np.ndarray:
-    return np.concatenate((values, np.ones_like(values)))
+def _coalesce(weight: Tensor) -> None:
+    """The gradients of a row that was read several times become one: they never take more room than the table."""
+    assert weight.grad is not None
+    weight.grad = weight.grad.coalesce()
+
+
+def _doubled(values: np.ndarray, length: int) -> np.ndarray:
+    return np.concatenate((values, np.ones(length - len(values), dtype=values.dtype)))
 
 
 def learns_by_row(embedding: nn.Embedding) -> bool:
