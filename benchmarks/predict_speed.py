@@ -309,6 +309,8 @@ def plot(lines: Lines, to: Path) -> None:
         panel.margins(x=0.18)
         panel.tick_params(labelsize=8)
         panel.spines[["top", "right"]].set_visible(False)
+    for panel in panels.flat[len(cases) :]:
+        panel.set_visible(False)
     figure.tight_layout()
     figure.savefig(to, metadata={"Date": None})
 
