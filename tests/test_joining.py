@@ -56,6 +56,14 @@ def answers(predictions) -> list[dict]:
             for one in predictions]  # fmt: skip
 
 
+def nearly(answers) -> list[dict]:
+    """Numbers but for the last bit: torch's product of the head rounds by how many rows there are."""
+    return [
+        {key: pytest.approx(value, rel=1e-6) if isinstance(value, float) else value for key, value in one.items()}
+        for one in answers
+    ]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_each_function_answers_as_it_does_alone(members, joined_folder, precision):
     joined = berthead.load(joined_folder, precision=precision)
@@ -63,7 +71,7 @@ def test_each_function_answers_as_it_does_alone(members, joined_folder, precisio
     for name, folder in members.items():
         alone = berthead.load(folder, precision=precision).predict(TEXTS)
         mine = [one[name] for one in together]
-        assert answers(mine) == answers(alone)
+        assert answers(mine) == nearly(answers(alone))
         for a, b in zip(mine, alone, strict=True):
             wanted = [*(b.probabilities or {}).values(), b.score or 0.0]
             found = [*(a.probabilities or {}).values(), a.score or 0.0]
