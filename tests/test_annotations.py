@@ -228,7 +228,7 @@ def test_a_broken_task_is_a_row_that_names_place_and_key(tmp_path, broken, error
 
 def test_a_file_of_nothing_but_broken_tasks_tells_their_errors(tmp_path):
     reader, rows = read(put(tmp_path, "a.json", [task(data={"n": 1})]))
-    assert (reader.columns, rows[0].error) == (["text"], 'its "data" holds no text; a text is needed')
+    assert (reader.columns, rows[0].error) == (["text", "spans"], 'its "data" holds no text; a text is needed')
 
 
 # Label Studio's JSON-MIN

@@ -193,7 +193,7 @@ def test_what_a_bad_question_is_stays_known(tmp_path):
 def test_a_file_of_nothing_but_bad_questions_tells_their_errors(tmp_path):
     document = {"data": [{"paragraphs": [{"qas": [{"question": "?"}]}]}]}
     reader, rows = read(put(tmp_path, "a.json", document))
-    assert reader.columns == ["question", "context"]
+    assert reader.columns == ["question", "context", "answers"]
     assert 'has no "context"' in rows[0].error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from itertools import pairwise, product
 
@@ -85,7 +86,6 @@ def seqeval_strict(tags, scheme):
         ([["B-PER", "E-PER"]], "BIOES"),
         ([["B-PER", "L-PER"], ["U-LOC"]], "BIOES"),
         ([["B-PER", "M-PER", "E-PER", "W-LOC"]], "BIOES"),
-        ([["E-PER", "L-PER"]], "BIOES"),
         ([["B_PER", "I_PER"]], "BIO"),
         ([["B-first_name", "I-first_name"]], "BIO"),
         ([["DET", "NOUN", "O"]], "plain"),
@@ -108,12 +108,30 @@ def test_the_scheme_is_read_off_all_rows(rows, scheme):
         ([["O", "B-PER"], ["NN", "I-PER"]], ['"B-PER"', '"NN"', "prefix"]),
         ([["NN", "S-PER"]], ['"S-PER"', '"NN"', "prefix"]),
         ([["B-PER"], ["I_PER"]], ['"B-PER"', '"I_PER"', '"-"']),
+        ([["U-PER"], ["O", "S-PER"]], ['"U-PER"', '"S-PER"', "mean the same"]),
+        ([["B-PER", "E-PER"], ["B-LOC", "L-LOC"]], ['"E-PER"', '"L-LOC"', "mean the same"]),
     ],
 )
 def test_a_mixture_is_refused_with_examples_of_both(rows, seen):
     with pytest.raises(ValueError, match="side by side") as refused:
         scheme_of(rows)
     assert all(part in str(refused.value) for part in seen)
+
+
+@pytest.mark.parametrize(
+    ("row", "seen"),
+    [
+        (["I-PER", "O"], '"I-PER"'),
+        (["O", "B-PER", "O"], '"B-PER"'),
+        (["B-PER", "I-PER"], '"B-PER I-PER"'),
+        (["E-PER"], '"E-PER"'),
+        (["B-PER", "I-PER", "I-PER", "I-PER", "I-PER", "B-LOC", "E-LOC"], '"B-PER I-PER I-PER I-PER ..."'),
+        (["B-PER", "E-LOC"], '"B-PER"'),
+    ],
+)
+def test_entities_of_another_scheme_are_refused_where_ends_have_letters(row, seen):
+    with pytest.raises(ValueError, match=re.escape(f'{seen} stands for an entity; where there are tags such as "S-')):
+        scheme_of([["S-MISC", "O"], row])
 
 
 @pytest.mark.parametrize(
@@ -124,7 +142,6 @@ def test_a_mixture_is_refused_with_examples_of_both(rows, seen):
         ([["B-A", "I-A"]], "BIES-"),
         ([["B-A", "I-A", "L-A", "U-A"]], "BILU-"),
         ([["B_A", "M_A", "E_A", "W_A"]], "BMEW_"),
-        ([["E-A", "L-A", "L-A", "S-A", "U-A"]], "BILS-"),
     ],
 )
 def test_the_letters_in_use(rows, letters):

@@ -122,6 +122,12 @@ BROKEN_FILES = {
     "mixed schemes": ("tag", "a.jsonl", [{"tokens": ["a", "b"], "tags": ["B-X", "O"]},
                                          {"tokens": ["c"], "tags": ["X"]}],
                       ":2", ["mixes tag schemes", '"B-X" and "X" stand side by side', "Write all tags in one scheme."]),
+    "IOB1 beside BIOES": ("tag", "a.conll", "Rome S-LOC\n\nAnn I-PER\nLee I-PER\nsat O\n", ":3",
+                          ["mixes tag schemes", '"I-PER I-PER" stands for an entity', '"S-LOC"', "in one scheme."]),
+    "BIOES beside IOB2": ("tag", "a.conll", "Ann B-PER\nsat O\n\nRome S-LOC\n", ":4", ['"B-PER" stands', '"S-LOC"']),
+    "BILOU beside BIOES": ("tag", "a.jsonl", [{"tokens": ["a", "b"], "tags": ["B-X", "E-X"]},
+                                              {"tokens": ["c"], "tags": ["U-X"]}, {"tokens": ["c"], "tags": ["S-X"]}],
+                           ":3", ['"U-X" and "S-X" stand side by side', "mean the same"]),
     "two separators": ("tag", "a.jsonl", [{"tokens": ["a"], "tags": ["B-X"]}, {"tokens": ["c"], "tags": ["B_X"]}],
                        ":2", ["mixes tag schemes", '"B-X" and "B_X"']),
     "tags and spans": ("tag", "a.jsonl", [{"text": ["a"], "tags": ["B-X"]}, {"text": "c", "tags": [[0, 1, "X"]]}],
@@ -151,6 +157,21 @@ BROKEN_FILES = {
         {"type": "labels", "value": {"start": 0, "end": 4, "labels": ["X", "Y"]}}]}]}], ":[0]", ["which overlap"]),
     "doccano": ("tag", "a.jsonl", [{"text": "good cat", "label": [[0, 4, "X"]]},
                                     {"text": "cat", "label": [[2, 9, "X"]]}], ":2", ["the text has 3 characters"]),
+    "doccano, unclosed": ("tag", "a.jsonl", [{"text": "good cat", "label": [[0, 4, "X"]]},
+                                             {"text": "cat", "label": [[2, "X"]]}], ":2", ['holds [2, "X"]; ']),
+    "doccano's objects, unclosed": (
+        "tag", "a.jsonl",
+        [{"text": "good cat", "entities": [{"start_offset": 0, "end_offset": 4, "label": "X"}]},
+         {"text": "cat", "entities": [{"start_offset": 0, "label": "X"}]}],
+        ":2", ['holds {"start_offset": 0, "label": "X"}; a span is'],
+    ),
+    "a label studio file of bad rows": ("tag", "a.json", [{"data": {"text": "cat"}, "annotations": [{"result": [
+        {"type": "labels", "value": {"start": 1, "labels": ["X"]}}]}]}], ":[0]", ['value has no "end"']),
+    "squad without a place": ("span", "a.json", {"data": [{"paragraphs": [{"context": "a cat", "qas": [
+        {"question": "who ?", "answers": [{"text": "cat"}]}]}]}]}, ":data[0].paragraphs[0].qas[0]",
+                              ['answers[0] has no "answer_start"']),
+    "no intent": ("joint", "a.jsonl", [{"tokens": ["a"], "tags": ["B-X"], "intent": "x"},
+                                       {"tokens": ["a"], "tags": ["O"]}], ":2", ['column "intent" is blank']),
     "no choice columns": ("choose", "a.csv", "question,label\nx,0\n", "", ["no two columns such as", "--choices"]),
     "a gap among choices": ("choose", "a.csv", "question,choice_a,choice_b,choice_c,label\nwho,cat,,dog,0\n", ":2",
                             ["choice 2 of 3 is empty"]),
@@ -177,6 +198,18 @@ def test_a_broken_file_is_named_with_the_place(name, cli, tmp_path, tiny_bert):
     ran = cli("fit", path, "--task", task, "--encoder", tiny_bert, "--out", tmp_path / "m", *FAST, "--valid", 0)
     refused(ran, f"{path}{place}", *words)
     assert not (tmp_path / "m").exists()
+
+
+def test_entities_that_begin_with_i_beside_those_that_begin_with_b_are_told(cli, tmp_path, tiny_bert):
+    path = tmp_path / "data.conll"
+    path.write_text("Ann B-PER\nLee I-PER\n\nin O\nRome I-LOC\n\nBo I-PER\nsat O\n\n")
+    ran = cli("fit", path, "--task", "tag", "--encoder", tiny_bert, "--out", tmp_path / "m", *FAST, "--valid", 0)
+    assert ran.code == 0, ran
+    assert f'{path}:4: an entity begins with "I-LOC", as 1 more do, and others begin with B-' in ran.err
+    path.write_text("Ann I-PER\nLee I-PER\n\nin O\nRome I-LOC\n\n")
+    ran = cli("eval", tmp_path / "m", path)
+    assert ran.code == 0, ran
+    assert "begins with" not in ran.err
 
 
 def test_an_answer_whose_place_is_wrong_is_mended_where_it_stands_once(cli, tmp_path, tiny_bert):

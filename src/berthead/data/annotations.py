@@ -65,13 +65,14 @@ def wanted(values: dict[str, Any], key: str, kind: type, place: str = "") -> Any
 # doccano
 
 
-def with_spans(values: dict[str, Any], empty: Container[str] = ()) -> dict[str, Any]:
+def with_spans(values: dict[str, Any], marked: Container[str] = ()) -> dict[str, Any]:
     """A row of doccano with its spans in our form beside its own; any other row as it is.
 
     Args:
         values: the row. Spans are looked for under "label" and "labels", as [start, end, label] each, and under
             "entities", as objects with "start_offset", "end_offset" and "label".
-        empty: keys (of `span_keys`) under which an empty list means no span; elsewhere it may be anything.
+        marked: keys (of `span_keys`) under which an empty list means no span, and what is no list of spans stays as
+            it is under "spans", to be refused there; elsewhere both may be anything.
 
     Returns:
         The row with "spans", and with "text" where doccano calls it "data"; or the row itself, where it has "spans"
@@ -85,9 +86,11 @@ def with_spans(values: dict[str, Any], empty: Container[str] = ()) -> dict[str, 
         return values
     for key in _MARKS:
         marks = values.get(key)
-        if not isinstance(marks, list) or not (marks or key in empty):
+        if not isinstance(marks, list) or not (marks or key in marked):
             continue
         spans = _spans_of_doccano(key, marks)
+        if spans is None and key in marked:
+            spans = marks
         if spans is not None:
             text = {"text": values["data"]} if "text" not in values and isinstance(values.get("data"), str) else {}
             return values | text | {"spans": spans}

@@ -171,6 +171,23 @@ def find_column(role: str, wanted: str | None, columns: Sequence[str], where: st
     raise DataError(where, seen, f"its columns are {listed(columns, 20)}", fix or f"Name one: --{role} COLUMN.")
 
 
+class CellError(ValueError):
+    """What is wrong with a cell that is read beside the label's.
+
+    Args:
+        role: which column, such as "intent".
+        fault: what was seen and what is allowed.
+
+    Example:
+        >>> CellError("intent", "is blank").role
+        'intent'
+    """
+
+    def __init__(self, role: str, fault: str) -> None:
+        super().__init__(fault)
+        self.role = role
+
+
 def to_example(
     row: Row, columns: Columns, read: Callable[[Any], Any] | None,
     settle: Callable[[Example], Example] | None = None,
@@ -180,7 +197,7 @@ def to_example(
     Args:
         row: the row.
         columns: where things stand.
-        read: a cell to a target (raises ValueError), or None: targets are not read.
+        read: a cell to a target (raises ValueError, or CellError about another column), or None: targets are not read.
         settle: compares the target with the text (raises ValueError), or None.
 
     Returns:
@@ -203,7 +220,8 @@ def to_example(
         example = replace(example, target=read(cell))
         return settle(example) if settle else example
     except ValueError as error:
-        return Example("", where=row.where, error=f'column "{columns.label}" {error}')
+        column = getattr(columns, error.role) if isinstance(error, CellError) else columns.label
+        return Example("", where=row.where, error=f'column "{column}" {error}')
 
 
 def _untargeted(row: Row, columns: Columns) -> Example:

@@ -88,6 +88,8 @@ def json_document(name: str, asked: str, lines: Iterator[str]) -> tuple[str, lis
         raise DataError(
             name, "is SQuAD without a question", "questions under qas", "Check that this is the right file."
         )
+    if all(row.error for row in seen):
+        needed += {"squad": ("answers",), "label-studio": ("spans",)}.get(format, ())
     columns = list(dict.fromkeys([*_keys(seen), *needed]))
     if not columns:
         raise DataError(seen[0].where, seen[0].error or "is an object without keys", "objects with keys")

@@ -24,6 +24,7 @@ STANDARD = "BIES-"
 # BILOU says last and unit, BMEWO says middle and whole.
 _ALIASES = {"L": "E", "U": "S", "W": "S", "M": "I"}
 _PREFIXES = frozenset("BIES") | frozenset(_ALIASES)
+_SAME = ("B", "IM", "EL", "SUW")
 _LETTERS = {"BIO": "OBI", "IOB1": "OBI", "BIOES": "OBIES"}
 _Word = tuple[str, str]
 
@@ -48,7 +49,8 @@ def scheme_of(sequences: Iterable[Sequence[str]]) -> str:
         (IOB2) for other prefixes; "plain" where no tag has one.
 
     Raises:
-        ValueError: some tags have prefixes and others, besides "O", have none; or two separators are in use.
+        ValueError: some tags have prefixes and others, besides "O", have none; two separators or two letters that mean
+            the same are in use; or ends have letters of their own, and an entity is not written so.
 
     Example:
         >>> scheme_of([["B-PER", "I-PER", "O"]]), scheme_of([["I-PER", "O"]]), scheme_of([["DET", "NOUN"]])
@@ -61,7 +63,9 @@ def scheme_of(sequences: Iterable[Sequence[str]]) -> str:
     if not prefixed:
         return "plain"
     _check_one_scheme(tags, prefixed)
-    if any(tag[0] not in "BI" for tag in prefixed):
+    closing = next((tag for tag in prefixed if _parts(tag)[0] in "ES"), None)
+    if closing is not None:
+        _check_closed(rows, closing)
         return "BIOES"
     return "IOB1" if _is_iob1(rows) else "BIO"
 
@@ -73,8 +77,7 @@ def letters_of(sequences: Iterable[Sequence[str]]) -> str:
         sequences: the tags of each row.
 
     Returns:
-        The letters for begin, inside, end and single, and the separator; the commoner one where two letters mean the
-        same, the standard one where none is used.
+        The letters for begin, inside, end and single, and the separator; the standard one where none is used.
 
     Example:
         >>> letters_of([["B_PER", "L_PER", "O", "U_LOC"]])
@@ -85,9 +88,8 @@ def letters_of(sequences: Iterable[Sequence[str]]) -> str:
     for tag, count in counts.items():
         letters[tag[0]] += count
         separators[tag[1]] += count
-    same = ["B", "IM", "EL", "SUW"]
     # max keeps the first of equals, so the standard letters win ties
-    return "".join(max(some, key=letters.__getitem__) for some in same) + max("-_", key=separators.__getitem__)
+    return "".join(max(some, key=letters.__getitem__) for some in _SAME) + max("-_", key=separators.__getitem__)
 
 
 def to_bio(tags: Sequence[str], scheme: str) -> list[str]:
@@ -301,6 +303,22 @@ def _check_one_scheme(tags: Sequence[str], prefixed: Sequence[str]) -> None:
     if second is not None:
         rule = 'the prefixes of all tags end in "-", or all in "_"'
         raise ValueError(f'tags such as "{prefixed[0]}" and "{second}" stand side by side; {rule}')
+    for letters in _SAME:
+        shown = {tag[0]: tag for tag in prefixed if tag[0] in letters}
+        if len(shown) > 1:
+            one, other = list(shown.values())[:2]
+            raise ValueError(f'tags such as "{one}" and "{other}" stand side by side, and their letters mean the same')
+
+
+def _check_closed(rows: Sequence[Sequence[str]], closing: str) -> None:
+    """Where ends have letters, an entity without them is of another scheme: IOB1, or IOB2."""
+    for row in rows:
+        closed = {(one.first, one.end) for one in strict_entities(row, "BIOES")}
+        for one in entities(row):
+            if (one.first, one.end) not in closed:
+                saw = " ".join(row[one.first : one.end][:4]) + (" ..." if one.end - one.first > 4 else "")
+                rule = 'every entity is a single tag such as "S-X", or goes from "B-X" to "E-X"'
+                raise ValueError(f'"{saw}" stands for an entity; where there are tags such as "{closing}", {rule}')
 
 
 def _is_iob1(rows: Sequence[Sequence[str]]) -> bool:

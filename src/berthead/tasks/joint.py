@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 from torch import Tensor
 
+from berthead.data.examples import CellError
 from berthead.model.heads import JointHead
 from berthead.records import Example, FloatArray, IntArray, Label
 from berthead.tasks.base import Answer, Batch, Task, ragged
@@ -56,7 +57,11 @@ class Joint(Task):
     def read(cls, value: Any) -> Any:
         """The cell of the tags, or that of the label."""
         tags, label = value
-        return TagsAndLabel(Tag.read(tags), Classify.read(label))
+        try:
+            read = Classify.read(label)
+        except ValueError as error:
+            raise CellError("intent", str(error)) from None
+        return TagsAndLabel(Tag.read(tags), read)
 
     @classmethod
     def settled(cls, example: Example) -> Example:

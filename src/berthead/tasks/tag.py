@@ -103,10 +103,10 @@ class Tag(Task):
         else:
             try:
                 scheme, letters = tagging.scheme_of(rows), tagging.letters_of(rows)
-            except ValueError as error:
-                odd = places[_first_odd(rows)]
+            except ValueError:
+                odd, saw = _first_odd(rows)
                 fix = "Write all tags in one scheme."
-                raise DataError(where, f"mixes tag schemes: {error}", "", fix).about(odd) from None
+                raise DataError(where, f"mixes tag schemes: {saw}", "", fix).about(places[odd]) from None
             if scheme == "plain":
                 if len(rows) < len(targets):
                     bare = next(place for place, target in enumerate(targets) if not target)
@@ -182,12 +182,14 @@ class Tag(Task):
         return ragged(rows)
 
     def misfits(self, examples: Sequence[Example], inputs: Sequence[Input]) -> list[str]:
-        """Spans that begin or end inside a word."""
-        lines = []
+        """Spans that begin or end inside a word; entities that begin with I- where others begin with B-."""
+        lines, tagged = [], []
         for example, one in zip(examples, inputs, strict=True):
             if example.target and isinstance(example.target[0], Mark):
                 lines += [f"{example.where}: {line}" for line in aligned(example.target, one, example.text)[1]]
-        return lines
+            elif example.target:
+                tagged.append(example)
+        return lines + _unbegun(tagged)
 
     def weights(self, targets: np.ndarray) -> FloatArray | None:
         """Words / (tags * words with the tag), float32 [tags]; none for a conditional random field."""
@@ -304,17 +306,34 @@ class Tag(Task):
         return path, shares[np.arange(len(path)), path]
 
 
-def _first_odd(rows: Sequence[Sequence[str]]) -> int:
-    """The first row whose tags do not go together with those before it."""
+def _first_odd(rows: Sequence[Sequence[str]]) -> tuple[int, str]:
+    """The first row whose tags do not go together with those before it, and why they do not."""
 
-    def go_together(count: int) -> bool:
+    def mixture(count: int) -> str:
         try:
             tagging.scheme_of(rows[:count])
-        except ValueError:
-            return False
-        return True
+        except ValueError as error:
+            return str(error)
+        return ""
 
-    return bisect_left(range(1, len(rows) + 1), True, key=lambda count: not go_together(count))
+    odd = bisect_left(range(1, len(rows)), True, key=lambda count: bool(mixture(count)))
+    return odd, mixture(odd + 1)
+
+
+def _unbegun(examples: Sequence[Example]) -> list[str]:
+    if tagging.scheme_of(example.target for example in examples) != "BIO":
+        return []
+    found = [
+        (example.where, example.target[entity.first])
+        for example in examples
+        for entity in tagging.entities(example.target)
+        if not example.target[entity.first].startswith("B")
+    ]
+    if not found:
+        return []
+    (where, tag), more = found[0], len(found) - 1
+    also = f", as {more:,} more do" if more else ""
+    return [f'{where}: an entity begins with "{tag}"{also}, and others begin with B-; read as entities']
 
 
 def _enough(tags: tuple[str, ...], where: str) -> tuple[str, ...]:
