@@ -1,0 +1,108 @@
+"""The command line: berthead fit, eval, predict, compare, bench, join, info, verify, merge, pull."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from berthead import __version__
+from berthead.cli.fitting import fit
+from berthead.cli.folders import info, join, merge, pull, verify
+from berthead.cli.predicting import predict
+from berthead.cli.scoring import bench, compare, evaluate
+from berthead.errors import BertheadError
+
+# Heavy modules are imported inside the commands: --help has to answer at once.
+
+app = typer.Typer(
+    name="berthead",
+    help="Fit and apply Predict(BERT(x)): text in, your labels out.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+# In the order of --help.
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "fit": fit, "eval": evaluate, "predict": predict, "compare": compare, "bench": bench,
+    "join": join, "info": info, "verify": verify, "merge": merge, "pull": pull,
+}  # fmt: skip
+for _name, _command in _COMMANDS.items():
+    app.command(_name)(_command)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    context: typer.Context,
+    show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if show:
+        print(f"berthead {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(2)
+
+
+def main() -> NoReturn:
+    """Run the command line; a user's mistake gives a message and an exit code, never a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # half a surrogate pair, or a terminal without UTF-8
+    # Before torch is imported: its threads would look for work while the kernels' threads need the processor.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        # Not `app()`: typer's own main turns Ctrl-C and a closed stdout into its exit codes.
+        command = typer.main.get_command(app)
+        with command.make_context("berthead", sys.argv[1:]) as context:
+            command.invoke(context)
+    except BertheadError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        # Whoever read our output has gone away.
+        _drop_stdout()
+        sys.exit(0)
+    except Exception as error:
+        _fail_otherwise(error)
+    sys.exit(0)
+
+
+def _fail_otherwise(error: Exception) -> NoReturn:
+    """The errors of the argument parser are the user's; anything else is ours, and is shown whole."""
+    if isinstance(error, typer.Exit):
+        sys.exit(error.exit_code)
+    if isinstance(error, typer.Abort):
+        _fail("interrupted", 130)
+    if isinstance(error, _PARSER_ERROR):
+        context = getattr(error, "ctx", None)
+        hint = f"\nTry: {context.command_path} --help" if context else ""
+        _fail(f"{error.format_message()}{hint}", 2)
+    raise error
+
+
+# click's ClickException, which some releases of typer import from click and others bring along.
+_PARSER_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"berthead: {message}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_stdout()
+    if code == 130 and any(thread.name == "berthead-reader" for thread in threading.enumerate()):
+        # It may stand in a read of stdin, at which Python's own way out would abort.
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _drop_stdout() -> None:
+    """What stdout still holds cannot be written: Python would try once more at exit, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,55 @@
+"""berthead fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from berthead import report
+from berthead.cli.flags import AsJson, Quiet, with_options
+from berthead.cli.printing import print_json, print_text, warn
+from berthead.errors import UsageError
+from berthead.options import FitOptions
+
+
+@with_options(FitOptions)
+def fit(
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="csv, tsv, jsonl, conll, SQuAD json (also .gz) or parquet.")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="The model folder to write.")] = None,
+    shared: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A joined folder: fit on its encoder, and add the function to it."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="--shared: what the function is called.")] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Options from a YAML file; flags win.")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    *,
+    given: dict[str, Any],
+) -> None:
+    """Fit a prediction head, and the encoder under it, on labelled data."""
+    from berthead import api, joining
+
+    if (out is None) == (shared is None) or (shared is None) != (name is None):
+        raise UsageError(
+            "fit", "does not say where to", "--out DIR, or --shared DIR --name NAME", "Try: berthead fit --help"
+        )
+    if shared and name:
+        joining.check_name(shared, name)
+        given = joining.fitted_on(shared, given, config)
+        # A folder of its own first: what was fitted is kept, whatever happens on the way into the other.
+        out = shared.with_name(f"{shared.name}-{name}")
+    fitted = api.fit(data, out=out, config=config, quiet=quiet, **given)
+    if shared and name and out:
+        joining.move(out, shared, name, fitted)
+        out = shared / name
+    warn(fitted.warnings)
+    record = fitted.info()
+    if as_json:
+        print_json({"model": str(out), "warnings": fitted.warnings, **record})
+        return
+    print_text(report.fit_report(record, str(out)))

@@ -1,0 +1,128 @@
+"""berthead predict, of a file or of one text."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from berthead.cli.flags import AsJson, ModelFolder, Quiet, with_options
+from berthead.cli.loading import load
+from berthead.cli.printing import print_json, print_text, say_choice, warn
+from berthead.errors import DataError, UsageError
+from berthead.options import PredictOptions
+
+
+@with_options(
+    PredictOptions,
+    only=("text", "pair", "choices", "base", "precision", "token_budget", "threads", "probabilities"),
+)
+def predict(
+    model: ModelFolder,
+    source: Annotated[str, typer.Argument(metavar="IN", help="A file of rows, - for stdin, or a text.")],
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="MORE", help="The second text, the context, or the choices.")
+    ] = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", metavar="OUT", help="A file, or - for stdout.")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    *,
+    given: dict[str, Any],
+) -> None:
+    """Apply a fitted model to every row of a file, or to one text."""
+    # os.path: a text may be too long for a file name, at which pathlib raises.
+    is_file = out is not None or source == "-" or os.path.isfile(source) or _looks_like_a_file(source)  # noqa: PTH113
+    if is_file and more:
+        fix = f"To write a file: --out {more[0]}" if _looks_like_a_file(more[0]) else "Name its column: --pair COLUMN"
+        raise UsageError("predict", f'"{more[0]}" stands after a file of rows', "MORE goes with a text", fix)
+    fitted = load(model, given)
+    say_choice(fitted)
+    if is_file:
+        _predict_file(fitted, source, out or "-", given, as_json, quiet)
+    else:
+        _predict_text(fitted, source, more or [], bool(given["probabilities"]), as_json)
+
+
+def _predict_text(fitted: Any, text: str, more: list[str], probabilities: bool, as_json: bool) -> None:
+    from berthead.infer.files import as_line
+
+    joined, fitted = (fitted, fitted.reader) if hasattr(fitted, "reader") else (None, fitted)
+    form, pairs = fitted.artifact.task.form, bool(fitted.artifact.columns["pair"])
+    wanted = {"choices": "a question and its choices", "question": "a question and its context"}.get(form, "pairs")
+    if form == "choices":
+        if len(more) < 2:
+            fix = 'Give all of them: berthead predict MODEL "question" "choice a" "choice b"'
+            raise UsageError("predict", f"this model reads {wanted}", "a question and two choices or more", fix)
+        given: Any = (text, more)
+    elif pairs != (len(more) == 1) or len(more) > 1:
+        if pairs:
+            fix = 'Give both: berthead predict MODEL "a" "b"'
+            raise UsageError("predict", f"this model reads {wanted}", "two texts", fix)
+        fix = "Put a text of several words in quotes."
+        raise UsageError("predict", "there are two texts", "this model reads single texts", fix)
+    else:
+        given = (text, more[0]) if pairs else text
+    if joined is not None:
+        _print_joined(joined.predict(given), probabilities, as_json)
+        return
+    prediction = fitted.predict(given)
+    if prediction.error:
+        raise DataError("predict", prediction.error)
+    print_text(as_line(prediction, as_json))
+    if probabilities and not as_json:
+        for label, share in (prediction.probabilities or {}).items():
+            print_text(f"  p({label})  {share:.4f}")
+    if prediction.truncated:
+        limit = fitted.artifact.max_tokens
+        whole = fitted.artifact.reading.on_long == "truncate"
+        read = f"only the first {limit} were read" if whole else f"some were not read: {limit} fit at once"
+        warn([f"the text has {prediction.n_tokens} tokens; {read}"])
+
+
+def _print_joined(predictions: dict[str, Any], probabilities: bool, as_json: bool) -> None:
+    """The answers of several functions to one text, each behind its name."""
+    from berthead.infer.files import as_line
+
+    for one in predictions.values():
+        if one.error:
+            raise DataError("predict", one.error)
+    if as_json:
+        print_json({name: one.to_dict() for name, one in predictions.items()})
+        return
+    for name, one in predictions.items():
+        for line in as_line(one, False).split("\n"):
+            print_text(f"{name}  {line}")
+        for label, share in (one.probabilities or {}).items() if probabilities else ():
+            print_text(f"{name}    p({label})  {share:.4f}")
+
+
+def _predict_file(fitted: Any, source: str, out: str, given: dict[str, Any], as_json: bool, quiet: bool) -> None:
+    from berthead.infer.files import predict_file
+    from berthead.infer.predict import long_notes
+
+    if as_json and out == "-":
+        raise UsageError("--json", "prints a summary, and stdout holds the rows", "a file as --out")
+    options = PredictOptions.from_sources(given)
+    one = getattr(fitted, "reader", fitted)
+    summary = predict_file(fitted.predictor, source, out, options, quiet)
+    if summary.failed:
+        place = f"; see {summary.errors_file}" if summary.errors_file else ""
+        summary.notes.append(f"{summary.failed:,} of {summary.rows:,} rows have no answer{place}:")
+    more = [f"... and {summary.failed - len(summary.errors):,} more"] if summary.failed > len(summary.errors) else []
+    long = long_notes(summary.truncated, summary.windowed, summary.rows, one.artifact.max_tokens)
+    warn([*long, *summary.notes, *summary.errors, *more])
+    if as_json:
+        counts = {name: getattr(summary, name) for name in ("rows", "failed", "truncated", "windowed")}
+        print_json({"out": out, **counts, "errors": summary.errors_file})
+    elif out != "-" and not quiet:
+        print(f"{summary.rows - summary.failed:,} rows written to {out}", file=sys.stderr)
+    if summary.failed:
+        raise typer.Exit(4)
+
+
+def _looks_like_a_file(source: str) -> bool:
+    from berthead.data.readers import EXTENSIONS
+
+    return " " not in source and source.lower().endswith((*EXTENSIONS, ".gz"))
