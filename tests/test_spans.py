@@ -242,7 +242,7 @@ def wild(fitted):
         tokens = getattr(head, "tokens", head)
         for parameter in (tokens.out.weight, tokens.out.bias):
             parameter.data = torch.randn(parameter.shape)
-    return berthead.api.Fitted(artifact)
+    return berthead.Fitted(artifact)
 
 
 @pytest.fixture(scope="module")

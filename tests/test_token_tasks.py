@@ -486,7 +486,7 @@ def test_what_was_saved_is_loaded_and_passes_its_golden_examples(task, head, tin
     with torch.no_grad():  # a changed weight is noticed
         loaded.artifact.model.encoder.blocks[0].attention.out.weight.mul_(-1)
     with pytest.raises(GateError):
-        berthead.api.Fitted(loaded.artifact).verify()
+        berthead.Fitted(loaded.artifact).verify()
 
 
 @pytest.mark.parametrize("task", KINDS)

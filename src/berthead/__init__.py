@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from berthead.api import Fitted, fit
+    from berthead.api import fit
     from berthead.averaging import soup
     from berthead.benchmark import Bench, bench
     from berthead.comparison import Comparison, compare
     from berthead.errors import BertheadError, DataError, GateError, ModelError, OutputError, UsageError
     from berthead.estimators import MultipleChoice, SequenceLabeler, SpanExtractor, TextClassifier, TextRegressor
+    from berthead.fitted import Fitted
     from berthead.joining import Joined, join, load
     from berthead.model.parameters import Parameters
     from berthead.records import Prediction, Span
 
 _HOME = {
-    "Fitted": "api",
+    "Fitted": "fitted",
     "fit": "api",
     "Joined": "joining",
     "join": "joining",

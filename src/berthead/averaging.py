@@ -8,15 +8,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from berthead.api import Fitted, labelled_rows, load
+from berthead.api import load
 from berthead.artifact import Artifact, with_parameters
 from berthead.data.labels import shown
 from berthead.errors import ModelError, UsageError
+from berthead.fitted import Fitted
 from berthead.infer.predict import Predictor
 from berthead.model.book import head_record
 from berthead.model.parameters import Parameters
 from berthead.options import PredictOptions
 from berthead.records import Example
+from berthead.rows import labelled_rows
 from berthead.tasks import Batch, Extract, Regress, Task, choose_metric
 from berthead.train.fit import data_sha256
 

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from berthead.api import Fitted, labelled_rows, load
+from berthead.api import load
 from berthead.artifact import Artifact
 from berthead.errors import UsageError
+from berthead.fitted import Fitted
 from berthead.infer import gate, machine
 from berthead.infer.predict import Computed, Predictor, answered, length_notes
 from berthead.model.config import EncoderConfig
@@ -24,6 +25,7 @@ from berthead.model.units import packs, unit_logits
 from berthead.options import PredictOptions
 from berthead.progress import Progress
 from berthead.records import Example, FloatArray, Pack
+from berthead.rows import labelled_rows
 from berthead.tasks import Batch
 from berthead.text.layout import Layout
 from berthead.text.windows import Input

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from berthead.api import Fitted, knows, labelled_rows, load
+from berthead.api import load
 from berthead.data.labels import shown
 from berthead.data.writers import check_writable, open_writer
 from berthead.errors import UsageError, listed
+from berthead.fitted import Fitted
 from berthead.infer.predict import decoded
 from berthead.options import PredictOptions
 from berthead.records import Example, FloatArray, Label
+from berthead.rows import knows, labelled_rows
 from berthead.tasks import Batch, Joint, Regress, Tag, Task
 from berthead.tasks.verdicts import identity, is_right, written, written_target
 from berthead.text.windows import Input

@@ -14,11 +14,11 @@ from typing import Any, overload
 from torch import Tensor
 
 from berthead import folder as folders
-from berthead.api import Fitted, Text
 from berthead.api import load as load_one
 from berthead.artifact import FORMAT_VERSION, Artifact
 from berthead.checks import RECORD, is_strange, refuse_strange_files
 from berthead.errors import BertheadError, ModelError, UsageError, listed
+from berthead.fitted import Fitted, Text
 from berthead.infer.engine import use_threads
 from berthead.infer.files import widest
 from berthead.infer.gate import choose

@@ -12,9 +12,9 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from berthead.api import Fitted
 from berthead.errors import DataError, UsageError
 from berthead.estimators.inputs import refuse_blank, refuse_empty, texts_of
+from berthead.fitted import Fitted
 from berthead.options import FitOptions
 from berthead.records import Example, FloatArray
 from berthead.train.fit import fit_examples

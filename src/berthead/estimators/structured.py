@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from berthead.api import mended
 from berthead.data.examples import Columns, sound_examples, to_example
 from berthead.errors import DataError
 from berthead.estimators.base import TextEstimator
 from berthead.estimators.inputs import refuse_empty, rows_of, values_of
 from berthead.records import Example, Prediction, Row, Span
+from berthead.rows import mended
 from berthead.tasks import find_task
 
 

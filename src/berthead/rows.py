@@ -1,0 +1,125 @@
+"""Rows as users give them: of a file, a data frame or a list of dicts; with targets for functions to be scored on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from berthead.artifact import Artifact
+from berthead.data.examples import rows_of, sound_examples, to_example
+from berthead.data.readers import RowReader, open_rows
+from berthead.errors import DataError
+from berthead.infer.files import input_columns
+from berthead.infer.predict import split_readable
+from berthead.options import PredictOptions
+from berthead.records import Example, Row
+from berthead.tasks import Task
+
+
+def read_rows(data: Any) -> tuple[list[str], Iterable[Row], str]:
+    """Columns, rows and name of a file, a data frame or a list of dicts.
+
+    Args:
+        data: a path, `-`, a pandas or polars data frame, or dicts.
+
+    Returns:
+        Column names, rows, and the data's name for messages.
+
+    Raises:
+        DataError: it is empty or something else.
+    """
+    if isinstance(data, str | Path):
+        reader = open_rows(data)
+        return reader.columns, reader, reader.name
+    if hasattr(data, "to_dicts"):
+        records = data.to_dicts()
+    elif hasattr(data, "to_dict") and hasattr(data, "columns"):
+        records = data.to_dict("records")
+    else:
+        records = list(data) if isinstance(data, Iterable) else [data]
+    if not records:
+        raise DataError("data", "is empty", "at least two labelled rows")
+    if not all(isinstance(record, dict) for record in records):
+        raise DataError("data", f"holds {type(records[0]).__name__}", "a file, a data frame, or a list of dicts")
+    return list(dict.fromkeys(str(name) for record in records for name in record)), rows_of(records), "data"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledRows:
+    """Rows that functions are scored on.
+
+    Args:
+        examples: the sound ones, with targets unless `labelled` is false.
+        bad: the others, as `file:line: what is wrong`.
+        notes: what is to be known about them.
+        labelled: whether there were targets to read.
+    """
+
+    examples: list[Example]
+    bad: list[str]
+    notes: list[str]
+    labelled: bool = True
+
+
+def labelled_rows(
+    data: Any, options: PredictOptions, artifacts: Sequence[Artifact], *, needed: bool = True
+) -> LabelledRows:
+    """Rows with targets, for one function or for several of one task.
+
+    Args:
+        data: a file, a data frame, or a list of dicts.
+        options: may name columns, and leave out bad rows.
+        artifacts: who reads them; the first says which columns, and a target that one of them knows is sound.
+        needed: whether there have to be targets; otherwise they are read where their column is there.
+
+    Returns:
+        The rows.
+
+    Raises:
+        DataError: rows that cannot be used, or labels that no function knows.
+    """
+    names, rows, where = read_rows(data)
+    labelled, task = True, artifacts[0].task
+    try:
+        columns = input_columns(artifacts[0], options, names, where, label=True)
+    except DataError:
+        if needed or options.label or options.intent:
+            raise
+        columns, labelled = input_columns(artifacts[0], options, names, where, label=False), False
+
+    def known(value: Any) -> Any:
+        target = task.read(value)
+        if not any(knows(artifact.task, target) for artifact in artifacts):
+            task.check(target)
+        return target
+
+    read = (to_example(row, columns, known if labelled else None, task.settled) for row in rows)
+    examples, bad = sound_examples(read, options.skip_bad_rows)
+    for artifact in artifacts if options.skip_bad_rows else ():
+        examples, long = split_readable(artifact.task, artifact.tokenizer, examples, artifact.reading)
+        bad += long
+    if not examples:
+        what = "scored" if labelled else "answered"
+        raise DataError(where, f"holds no rows that can be {what}", "rows with a text and a label")
+    return LabelledRows(examples, bad, notes_on(rows) + mended(examples), labelled)
+
+
+def knows(task: Task, target: Any) -> bool:
+    """Whether a function can answer with this target."""
+    try:
+        task.check(target)
+    except ValueError:
+        return False
+    return True
+
+
+def mended(examples: Iterable[Example]) -> list[str]:
+    """What was mended in the rows, as lines."""
+    return [f"mended: {example.where}: {example.note}" for example in examples if example.note]
+
+
+def notes_on(rows: Iterable[Row]) -> list[str]:
+    """What the reader of a file noticed; nothing for rows in memory."""
+    return rows.notes if isinstance(rows, RowReader) else []
