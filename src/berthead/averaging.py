@@ -16,7 +16,6 @@ from berthead.fitted import Fitted
 from berthead.infer.predict import Predictor
 from berthead.model.book import head_record
 from berthead.model.parameters import Parameters
-from berthead.options import PredictOptions
 from berthead.records import Example
 from berthead.rows import labelled_rows
 from berthead.tasks import Batch, Extract, Regress, Task, choose_metric
@@ -120,10 +119,6 @@ def soup(
         raise UsageError("--valid", "is not given", "held-out rows with targets, which decide who goes in", fix)
     if data is None and metric is not None:
         raise UsageError("--metric", "needs held-out rows", "--valid DATA")
-    flags = {
-        "text": text, "pair": pair, "label": label, "choices": choices, "intent": intent,
-        "skip_bad_rows": skip_bad_rows,
-    }  # fmt: skip
     given = [_Member.of(one, number, base) for number, one in enumerate(members, 1)]
     for other in given[1:]:
         _check_alike(given[0], other)
@@ -131,7 +126,10 @@ def soup(
     if data is None:
         return Fitted(_recorded(_mean(given), given, given, {}))
     name = choose_metric(type(given[0].artifact.task), metric)
-    read = labelled_rows(data, PredictOptions.from_sources(flags), [given[0].artifact])
+    read = labelled_rows(
+        data, [given[0].artifact],
+        text=text, pair=pair, label=label, choices=choices, intent=intent, skip_bad_rows=skip_bad_rows,
+    )  # fmt: skip
     scores = [_scored(one.artifact, read.examples, name) for one in given]
     by_score = sorted(range(len(given)), key=lambda place: -scores[place].score)
     if uniform:
@@ -148,7 +146,7 @@ def soup(
         "rows": len(read.examples),
     }
     made = Fitted(_recorded(found.artifact, given, [given[place] for place in chosen], told))
-    made.warnings = read.notes + [f"left out: {line}" for line in read.bad] + found.metrics["warnings"]
+    made.warnings = read.notes + read.left_out + found.metrics["warnings"]
     return made
 
 

@@ -22,7 +22,6 @@ from berthead.infer.predict import Computed, Predictor, answered, length_notes
 from berthead.model.config import EncoderConfig
 from berthead.model.tensors import TensorPack
 from berthead.model.units import packs, unit_logits
-from berthead.options import PredictOptions
 from berthead.progress import Progress
 from berthead.records import Example, FloatArray, Pack
 from berthead.rows import labelled_rows
@@ -146,9 +145,9 @@ def bench(
     """
     fitted = model if isinstance(model, Fitted) else load(model)
     artifact = fitted.artifact
-    flags = {"text": text, "pair": pair, "label": label, "choices": choices, "intent": intent,
-             "skip_bad_rows": skip_bad_rows}  # fmt: skip
-    rows = _given(artifact, data, PredictOptions.from_sources(flags)) if data is not None else _golden(artifact)
+    rows = _golden(artifact) if data is None else _given(
+        artifact, data, text=text, pair=pair, label=label, choices=choices, intent=intent, skip_bad_rows=skip_bad_rows
+    )  # fmt: skip
     names = ["fp32", *gate.candidates(artifact.model)]
     predictors = {name: Predictor(artifact, name, fitted.options.token_budget) for name in names}
     key = machine.key_of(artifact)
@@ -184,9 +183,9 @@ class _Rows:
     notes: list[str]
 
 
-def _given(artifact: Artifact, data: Any, options: PredictOptions) -> _Rows:
+def _given(artifact: Artifact, data: Any, **flags: str | bool | None) -> _Rows:
     begun = time.perf_counter()
-    read = labelled_rows(data, options, [artifact], needed=False)
+    read = labelled_rows(data, [artifact], needed=False, **flags)
     seconds = (time.perf_counter() - begun) / len(read.examples)
     chosen = _evenly(len(read.examples), MOST_ROWS)
     examples = [read.examples[row] for row in chosen]
@@ -194,10 +193,10 @@ def _given(artifact: Artifact, data: Any, options: PredictOptions) -> _Rows:
     sound = [(example, one) for example, one in zip(examples, inputs, strict=True) if not one.error]
     examples, inputs = [example for example, _ in sound], [one for _, one in sound]
     targets = artifact.task.targets([one.target for one in examples], inputs) if read.labelled else None
-    notes = [] if read.labelled else ["there is no column of targets: answers are compared, and not scored"]
+    notes = read.unscored
     if len(chosen) < len(read.examples):
         notes.append(f"{len(chosen):,} of {len(read.examples):,} rows, evenly spread, are compared")
-    notes += read.notes + length_notes(inputs, artifact.reading) + [f"left out: {line}" for line in read.bad]
+    notes += read.notes + length_notes(inputs, artifact.reading) + read.left_out
     return _Rows(Batch(examples, inputs), targets, seconds, read.bad, notes)
 
 

@@ -16,7 +16,6 @@ from berthead.data.writers import check_writable, open_writer
 from berthead.errors import UsageError, listed
 from berthead.fitted import Fitted
 from berthead.infer.predict import decoded
-from berthead.options import PredictOptions
 from berthead.records import Example, FloatArray, Label
 from berthead.rows import knows, labelled_rows
 from berthead.tasks import Batch, Joint, Regress, Tag, Task
@@ -192,18 +191,16 @@ def compare(
         >>> found.agreement, found.test.p  # doctest: +SKIP
         (0.97, 0.38)
     """
-    flags = {
-        "text": text, "pair": pair, "label": label, "choices": choices, "intent": intent,
-        "skip_bad_rows": skip_bad_rows,
-    }  # fmt: skip
     first, second = (one if isinstance(one, Fitted) else load(one) for one in (a, b))
     _check_same_question(first, second)
     artifacts = [first.artifact, second.artifact]
-    read = labelled_rows(data, PredictOptions.from_sources(flags), artifacts, needed=False)
+    read = labelled_rows(
+        data, artifacts, needed=False,
+        text=text, pair=pair, label=label, choices=choices, intent=intent, skip_bad_rows=skip_bad_rows,
+    )  # fmt: skip
     sides = _side(first, read.examples, read.labelled), _side(second, read.examples, read.labelled)
     flips = _flips(*sides, read.examples, read.labelled)
-    notes = [] if read.labelled else ["there is no column of targets: answers are compared, and not scored"]
-    notes += _label_notes(*(side.task for side in sides)) + read.notes + [f"left out: {line}" for line in read.bad]
+    notes = read.unscored + _label_notes(*(side.task for side in sides)) + read.notes + read.left_out
     known = _known(sides, read.examples) if read.labelled else [np.empty(0, dtype=np.bool_)] * 2
     for name, one in zip("AB", known, strict=True):
         if count := int((~one).sum()):

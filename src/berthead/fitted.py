@@ -149,13 +149,12 @@ class Fitted:
         Raises:
             DataError: rows that cannot be used, or labels that the function does not know.
         """
-        flags = {
-            "text": text, "pair": pair, "label": label, "choices": choices, "intent": intent,
-            "skip_bad_rows": skip_bad_rows,
-        }  # fmt: skip
-        read = labelled_rows(data, PredictOptions.from_sources(flags), [self.artifact])
+        read = labelled_rows(
+            data, [self.artifact],
+            text=text, pair=pair, label=label, choices=choices, intent=intent, skip_bad_rows=skip_bad_rows,
+        )  # fmt: skip
         scores = self.predictor.evaluate(read.examples)
-        notes = read.notes + scores["warnings"] + [f"left out: {line}" for line in read.bad]
+        notes = read.notes + scores["warnings"] + read.left_out
         return scores | {"skipped": len(read.bad), "warnings": notes}
 
     def verify(self) -> float:

@@ -62,24 +62,36 @@ class LabelledRows:
     notes: list[str]
     labelled: bool = True
 
+    @property
+    def left_out(self) -> list[str]:
+        """The bad rows, as notes."""
+        return [f"left out: {line}" for line in self.bad]
+
+    @property
+    def unscored(self) -> list[str]:
+        """That there are no targets, as a note; none where there are."""
+        return [] if self.labelled else ["there is no column of targets: answers are compared, and not scored"]
+
 
 def labelled_rows(
-    data: Any, options: PredictOptions, artifacts: Sequence[Artifact], *, needed: bool = True
+    data: Any, artifacts: Sequence[Artifact], *, needed: bool = True, **flags: str | bool | None
 ) -> LabelledRows:
     """Rows with targets, for one function or for several of one task.
 
     Args:
         data: a file, a data frame, or a list of dicts.
-        options: may name columns, and leave out bad rows.
         artifacts: who reads them; the first says which columns, and a target that one of them knows is sound.
         needed: whether there have to be targets; otherwise they are read where their column is there.
+        flags: text, pair, label, choices and intent: columns, None: as fitted; skip_bad_rows: leave out bad rows.
 
     Returns:
         The rows.
 
     Raises:
+        UsageError: an option that cannot be used.
         DataError: rows that cannot be used, or labels that no function knows.
     """
+    options = PredictOptions.from_sources(flags)
     names, rows, where = read_rows(data)
     labelled, task = True, artifacts[0].task
     try:
