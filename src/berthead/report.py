@@ -54,14 +54,9 @@ def gate_rows(run: dict[str, Any]) -> list[tuple[str, str]]:
 
 def score_table(scores: dict[str, Any]) -> str:
     """Metrics, under a table of the labels where there is one."""
-    lines = []
     table = scores.get("per_label", [])
-    if table:
-        width = max(5, *(len(str(row["label"])) for row in table))
-        lines.append(f"{'label':<{width}}  precision  recall      f1  support")
-        for row in table:
-            shares = f"{row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1']:6.4f}"
-            lines.append(f"{row['label']!s:<{width}}  {shares}  {row['support']:7,}")
+    shares = [f"{row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1']:6.4f}" for row in table]
+    lines = _label_table("precision  recall      f1", table, shares)
     lines += [f"{name:<18} {value:,.4f}" if isinstance(value, float) else f"{name:<18} {value:,}"
               for name, value in scores.items() if isinstance(value, int | float)]  # fmt: skip
     return "\n".join(lines)
@@ -200,14 +195,20 @@ SHOWN_FLIPS = 10
 
 
 def _label_changes(table: list[dict[str, Any]]) -> list[str]:
-    width = max(5, *(len(str(row["label"])) for row in table))
-    lines = [f"{'label':<{width}}  {'precision A → B':>16}  {'recall A → B':>16}  {'f1 A → B':>16}  support"]
-    for row in table:
-        pairs = [[f"{side[name]:.4f}" if side else "-" for side in (row["a"], row["b"])]
-                 for name in ("precision", "recall", "f1")]  # fmt: skip
-        shares = "  ".join(f"{f'{a} → {b}':>16}" for a, b in pairs)
-        lines.append(f"{row['label']!s:<{width}}  {shares}  {row['support']:7,}")
-    return lines
+    shares = ["  ".join(f"{_change(row, name):>16}" for name in ("precision", "recall", "f1")) for row in table]
+    return _label_table(f"{'precision A → B':>16}  {'recall A → B':>16}  {'f1 A → B':>16}", table, shares)
+
+
+def _change(row: dict[str, Any], name: str) -> str:
+    a, b = (f"{side[name]:.4f}" if side else "-" for side in (row["a"], row["b"]))
+    return f"{a} → {b}"
+
+
+def _label_table(heads: str, table: list[dict[str, Any]], shares: list[str]) -> list[str]:
+    """Labels, their shares as text under `heads`, and how often each is wanted; no lines for no labels."""
+    width = max([5, *(len(str(row["label"])) for row in table)])
+    lines = [f"{row['label']!s:<{width}}  {one}  {row['support']:7,}" for row, one in zip(table, shares, strict=True)]
+    return [f"{'label':<{width}}  {heads}  support", *lines] if table else []
 
 
 def _flip(flip: dict[str, Any]) -> str:
