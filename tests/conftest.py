@@ -171,6 +171,17 @@ def fit_toy(tmp_path_factory, tiny_bert, toy_csv):
     return fitted
 
 
+@pytest.fixture
+def threads():
+    """Torch computes in one thread; what a test sets is undone."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @dataclass(frozen=True)
 class Ran:
     """What a command said and how it ended."""

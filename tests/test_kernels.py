@@ -20,7 +20,10 @@ from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
 from berthead.train import kernels
 
-pytestmark = pytest.mark.skipif(not native.kernels(), reason="this machine has no kernels of ours")
+pytestmark = [
+    pytest.mark.skipif(not native.kernels(), reason="this machine has no kernels of ours"),
+    pytest.mark.usefixtures("threads"),
+]
 CPU = torch.device("cpu")
 
 
@@ -28,15 +31,6 @@ CPU = torch.device("cpu")
 def each_kernel(request, monkeypatch) -> str:
     monkeypatch.setenv(native.SWITCH, request.param)
     return request.param
-
-
-@pytest.fixture(autouse=True)
-def threads():
-    """What a test sets is undone."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def an_encoder(folder, **config) -> Encoder:

@@ -14,21 +14,16 @@ from torch import nn
 from berthead.infer import native
 from berthead.train.table import Table, learns_by_row
 
-pytestmark = pytest.mark.skipif(not native.kernels(), reason="this machine has no kernels of ours")
+pytestmark = [
+    pytest.mark.skipif(not native.kernels(), reason="this machine has no kernels of ours"),
+    pytest.mark.usefixtures("threads"),
+]
 
 
 @pytest.fixture(params=native.kernels())
 def each_kernel(request, monkeypatch) -> str:
     monkeypatch.setenv(native.SWITCH, request.param)
     return request.param
-
-
-@pytest.fixture(autouse=True)
-def threads():
-    """What a test sets is undone."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 class Both:
