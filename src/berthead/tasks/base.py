@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
-from torch import Tensor
 
 from berthead.errors import UsageError, did_you_mean, listed
 from berthead.records import Example, FloatArray, Label, Span
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Input, Reading, read_texts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from berthead.data.labels import is_blank, plain, shown
 from berthead.errors import DataError
 from berthead.records import Example, FloatArray
 from berthead.tasks.base import Answer, Batch, Task, number, ragged
 from berthead.tasks.classify import ROWS_FOR_TEMPERATURE, softmax
-from berthead.tasks.span import segment_losses
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Input, Reading, read_choices
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STYLES = ("text", "letter", "number")
 
@@ -124,8 +124,9 @@ class Choose(Task):
 
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None, sizes: Sequence[int] = ()) -> Tensor:
         """Cross-entropy among the choices of each question, [examples]."""
-        example = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(list(sizes)))
-        return segment_losses(logits, targets, example, len(sizes))[:, 0]
+        from berthead.tasks.losses import choice_losses
+
+        return choice_losses(logits, targets, sizes)
 
     def affine(self) -> tuple[float, float]:
         """Scores have no unit."""
@@ -203,7 +204,7 @@ def choice_of(label: Any, choices: Sequence[str]) -> Choice:
 
 
 def _nll(logits: FloatArray, targets: np.ndarray, temperature: float) -> float:
-    sizes = [len(row) for row in targets]
-    hot = torch.from_numpy(np.concatenate(targets))
-    example = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    return float(segment_losses(torch.from_numpy(logits) / temperature, hot, example, len(sizes)).mean())
+    from berthead.tasks.losses import choice_losses, of_arrays
+
+    sizes, scaled = [len(row) for row in targets], (logits / temperature).astype(np.float32)
+    return float(of_arrays(choice_losses, scaled, np.concatenate(targets), sizes).mean())

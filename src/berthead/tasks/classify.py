@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import torch.nn.functional as F
-from torch import Tensor
 
 from berthead.data.labels import MOST_LABELS, Labels, is_blank, plain, shown
 from berthead.errors import DataError, listed
 from berthead.records import FloatArray, Label
 from berthead.tasks.base import Answer, Batch, Task, number, per_label
 from berthead.text.windows import Input
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Below this many held-out rows a temperature is noise.
 ROWS_FOR_TEMPERATURE = 50
@@ -107,7 +108,9 @@ class Classify(Task):
 
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None, sizes: Sequence[int] = ()) -> Tensor:
         """Cross-entropy of each row, [rows]."""
-        return F.cross_entropy(logits, targets, weight=weights, reduction="none")
+        from berthead.tasks.losses import cross_entropy
+
+        return cross_entropy(logits, targets, weights)
 
     def affine(self) -> tuple[float, float]:
         """Logits have no unit."""

@@ -6,24 +6,33 @@ Data".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from berthead.data import tags as tagging
-from berthead.model.heads import TokenHead
 from berthead.records import FloatArray, IntArray
 from berthead.tasks.classify import softmax
 
 # Added to the score of a step that no tag sequence may take.
 IMPOSSIBLE = -1e4
-# Texts whose likelihoods are computed together: each step holds texts * tags * tags numbers.
-TEXTS_AT_ONCE = 256
+
+
+class Scored(Protocol):
+    """A head that holds the scores of a conditional random field, as tensors or as arrays, and says so.
+
+    Attributes:
+        crf: whether it does.
+        first: of the first tag, [tags].
+        last: of the last tag, [tags].
+        step: of a tag (column) after another (row), [tags, tags].
+    """
+
+    crf: bool
+    first: Any
+    last: Any
+    step: Any
 
 
 class Field(NamedTuple):
@@ -35,57 +44,25 @@ class Field(NamedTuple):
         step: of a tag (column) after another (row), [tags, tags].
     """
 
-    first: Tensor
-    last: Tensor
-    step: Tensor
+    first: FloatArray
+    last: FloatArray
+    step: FloatArray
 
     @classmethod
-    def of(cls, head: TokenHead, tags: tuple[str, ...]) -> Field:
-        """The scores that a head holds, on the CPU, where logits and targets are."""
-        first, step = (torch.from_numpy(part) for part in rules(tags))
-        return cls(head.first.cpu() + ~first * IMPOSSIBLE, head.last.cpu(), head.step.cpu() + ~step * IMPOSSIBLE)
-
-    def losses(self, logits: Tensor, targets: Tensor, sizes: Sequence[int]) -> Tensor:
-        """Negative log-likelihood of each text's tag sequence.
-
-        Args:
-            logits: of all words, [words, tags].
-            targets: tag numbers, int64 [words].
-            sizes: words of each text.
-
-        Returns:
-            [texts].
-        """
-        parts = logits.split_with_sizes(list(sizes)), targets.split_with_sizes(list(sizes))
-        some = [
-            self._losses(*(part[start : start + TEXTS_AT_ONCE] for part in parts))
-            for start in range(0, len(sizes), TEXTS_AT_ONCE)
-        ]
-        return torch.cat(some)
-
-    def _losses(self, logits: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        lengths = torch.tensor([len(part) for part in logits])
-        if not lengths.any():
-            return torch.stack([part.sum() for part in logits])  # zeros that know where they came from
-        emissions, wanted = pad_sequence(list(logits), batch_first=True), pad_sequence(list(targets), batch_first=True)
-        total = self.first + emissions[:, 0]
-        score = total.gather(1, wanted[:, :1])[:, 0]
-        for place in range(1, emissions.shape[1]):
-            inside = place < lengths
-            onward = torch.logsumexp(total[:, :, None] + self.step, 1) + emissions[:, place]
-            total = torch.where(inside[:, None], onward, total)
-            now, before = wanted[:, place], wanted[:, place - 1]
-            taken = self.step[before, now] + emissions[:, place].gather(1, now[:, None])[:, 0]
-            score = score + torch.where(inside, taken, 0.0)
-        final = wanted.gather(1, (lengths - 1).clamp_min(0)[:, None])[:, 0]
-        losses = torch.logsumexp(total + self.last, 1) - score - self.last[final]
-        return torch.where(lengths > 0, losses, 0.0)
+    def of(cls, head: Scored, tags: tuple[str, ...]) -> Field:
+        """The scores that a head holds now."""
+        first, step = (~part * np.float32(IMPOSSIBLE) for part in rules(tags))
+        return cls(as_array(head.first) + first, as_array(head.last), as_array(head.step) + step)
 
     def path(self, logits: FloatArray) -> tuple[IntArray, FloatArray]:
         """The likeliest tags of a text's words, int64 [words], and their probabilities, [words]."""
-        first, last, step = (part.detach().numpy() for part in self)
-        path = tagging.viterbi(logits, first, step, last)
-        return path, marginals(logits, first, step, last)[np.arange(len(path)), path]
+        path = tagging.viterbi(logits, self.first, self.step, self.last)
+        return path, marginals(logits, self.first, self.step, self.last)[np.arange(len(path)), path]
+
+
+def as_array(values: Any) -> FloatArray:
+    """A tensor, wherever it lies, or an array, as a float32 array."""
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=np.float32)
 
 
 @lru_cache(maxsize=64)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
-from torch import Tensor
 
 from berthead.data.examples import CellError
-from berthead.model.heads import JointHead
 from berthead.records import Example, FloatArray, IntArray, Label
 from berthead.tasks.base import Answer, Batch, Task, ragged
 from berthead.tasks.classify import Classify
 from berthead.tasks.tag import Tag
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Input, Reading, read_words
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TagsAndLabel(NamedTuple):
@@ -97,7 +98,7 @@ class Joint(Task):
 
     def bound(self, head: Any) -> Self:
         """The task with the tokens' head."""
-        return replace(self, tag=self.tag.bound(head.tokens)) if isinstance(head, JointHead) else self
+        return replace(self, tag=self.tag.bound(getattr(head, "tokens", None)))
 
     def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], reading: Reading) -> list[Input]:
         """Texts by their words, and one unit more for each window."""

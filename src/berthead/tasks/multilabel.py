@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import torch.nn.functional as F
-from torch import Tensor
 
 from berthead.data.labels import MOST_LABELS, Labels, is_blank, plain, shown
 from berthead.errors import DataError, listed
 from berthead.records import FloatArray, Label
 from berthead.tasks.base import Answer, Batch, Task, number, per_label
 from berthead.text.windows import Input
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # A label with fewer held-out rows takes the threshold that is best for all labels together.
 ROWS_FOR_THRESHOLD = 10
@@ -119,8 +120,9 @@ class Multilabel(Task):
 
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None, sizes: Sequence[int] = ()) -> Tensor:
         """Binary cross-entropy, mean over the labels, [rows]."""
-        every = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights, reduction="none")
-        return every.mean(1)
+        from berthead.tasks.losses import binary_cross_entropy
+
+        return binary_cross_entropy(logits, targets, weights)
 
     def affine(self) -> tuple[float, float]:
         """Logits have no unit."""

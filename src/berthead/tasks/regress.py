@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-from torch import Tensor
 
 from berthead.data.labels import is_blank, plain, shown
 from berthead.errors import DataError
 from berthead.records import FloatArray
 from berthead.tasks.base import Answer, Batch, Task, number
 from berthead.text.windows import Input
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from berthead.data.labels import is_blank, shown
 from berthead.errors import DataError
@@ -18,6 +16,9 @@ from berthead.tasks.answer_scores import answer_scores, best_threshold, f1
 from berthead.tasks.base import Answer, Batch, Task, number, ragged
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Input, Reading, read_questions
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BEST = 5
 # Starts and ends of a window that are tried with each other.
@@ -186,12 +187,9 @@ class Extract(Task):
 
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None, sizes: Sequence[int] = ()) -> Tensor:
         """Cross-entropy of the start and of the end among the tokens of each window, mean over the windows."""
-        example = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(list(sizes)))
-        key = torch.stack([example, targets[:, 2]], 1)
-        windows, place = torch.unique_consecutive(key, dim=0, return_inverse=True)
-        each = segment_losses(logits, targets[:, :2], place, len(windows)).mean(1)
-        sums = each.new_zeros(len(sizes)).index_add(0, windows[:, 0], each)
-        return sums / torch.bincount(windows[:, 0], minlength=len(sizes)).clamp_min(1)
+        from berthead.tasks.losses import window_losses
+
+        return window_losses(logits, targets, sizes)
 
     def affine(self) -> tuple[float, float]:
         """Logits have no unit."""
@@ -231,11 +229,13 @@ class Extract(Task):
 
     def evaluate(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> dict[str, Any]:
         """Exact match and F1 as SQuAD's official script counts them."""
+        from berthead.tasks.losses import of_arrays, window_losses
+
         assert batch is not None
         answers = [answer.answer for answer in self.decode(logits, batch)]
         scores: dict[str, Any] = dict(answer_scores(answers, [_texts(example) for example in batch.examples]))
         sizes = [len(row) for row in targets]
-        losses = self.loss(torch.from_numpy(logits), torch.from_numpy(np.concatenate(targets)), None, sizes)
+        losses = of_arrays(window_losses, logits, np.concatenate(targets), sizes)
         return scores | {"loss": float(losses.mean()), "warnings": []}
 
     def _answered(self, found: Found) -> bool:
@@ -259,29 +259,6 @@ class Extract(Task):
             ordered = sorted(((*place, *found) for place, found in best.items()), key=lambda x: (-x[2], x[0], x[1]))
             every.append(Found(ordered[:TRIED], nothing))
         return every
-
-
-def segment_losses(logits: Tensor, hot: Tensor, segment: Tensor, segments: int) -> Tensor:
-    """Cross-entropy among the rows of each segment, column by column.
-
-    Args:
-        logits: [rows, columns].
-        hot: 1 at the right row of each segment, [rows, columns].
-        segment: of each row, int64 [rows].
-        segments: how many.
-
-    Returns:
-        [segments, columns].
-
-    Example:
-        >>> segment_losses(torch.zeros(2, 1), torch.tensor([[1], [0]]), torch.tensor([0, 0]), 1)
-        tensor([[0.6931]])
-    """
-    place = segment[:, None].expand_as(logits)
-    empty = logits.new_zeros(segments, logits.shape[1])
-    most = empty.scatter_reduce(0, place, logits.detach(), "amax", include_self=False)
-    total = empty.index_add(0, segment, (logits - most[segment]).exp())
-    return total.log() + most - empty.index_add(0, segment, torch.where(hot > 0, logits, 0.0))
 
 
 def _spans(logits: FloatArray, starts: np.ndarray, ends: np.ndarray, longest: int) -> list[tuple[int, int, float]]:

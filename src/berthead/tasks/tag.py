@@ -7,17 +7,14 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from berthead.data import tags as tagging
 from berthead.data.labels import MOST_LABELS, is_blank, shown
 from berthead.errors import DataError, did_you_mean, listed
-from berthead.model.heads import TokenHead
 from berthead.records import Example, FloatArray, IntArray, Span
 from berthead.tasks.base import Answer, Batch, Task, ragged
 from berthead.tasks.classify import nll, softmax
@@ -26,6 +23,9 @@ from berthead.tasks.entity_scores import entity_scores
 from berthead.tasks.marks import Mark, aligned, check_marks, mark_of
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Input, Reading, read_words
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ class Tag(Task):
 
     def bound(self, head: Any) -> Self:
         """The task with the head, if that holds a conditional random field."""
-        return replace(self, head=head if isinstance(head, TokenHead) and head.crf else None)
+        return replace(self, head=head if getattr(head, "crf", None) is True else None)
 
     def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], reading: Reading) -> list[Input]:
         """Texts by their words."""
@@ -210,11 +210,12 @@ class Tag(Task):
 
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None, sizes: Sequence[int] = ()) -> Tensor:
         """Cross-entropy of the words, or the negative log-likelihood of the tag sequence; their mean over the words."""
+        from berthead.tasks.losses import field_losses, word_losses
+
         if self.head is None:
-            each = F.cross_entropy(logits, targets, weight=weights, reduction="none")
-            losses = torch.stack([part.sum() for part in each.split_with_sizes(list(sizes))])
+            losses = word_losses(logits, targets, weights, sizes)
         else:
-            losses = Field.of(self.head, self.tags).losses(logits, targets, sizes)
+            losses = field_losses(self.head, self.tags, logits, targets, sizes)
         return losses / (self.mean_words or max(1, len(logits)) / len(sizes))
 
     def over(self, targets: Tensor, examples: int) -> Self:
@@ -281,9 +282,9 @@ class Tag(Task):
         """The mean loss of a word."""
         if self.head is None:
             return nll(logits, targets, 1.0)
-        with torch.no_grad():
-            field_ = Field.of(self.head, self.tags)
-            losses = field_.losses(torch.from_numpy(logits), torch.from_numpy(targets), sizes)
+        from berthead.tasks.losses import field_losses, of_arrays
+
+        losses = of_arrays(partial(field_losses, self.head, self.tags), logits, targets, sizes)
         return float(losses.sum()) / max(1, len(logits))
 
     def _padded(self, tags: list[str], words: int) -> list[str]:
