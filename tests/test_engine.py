@@ -19,8 +19,10 @@ from berthead.errors import UsageError
 from berthead.infer import engine as engine_module
 from berthead.infer import native
 from berthead.infer import prepacked as prepacked_module
-from berthead.infer.engine import Engine, available_threads, has_fast_bf16, use_threads
+from berthead.infer import threads as threads_module
+from berthead.infer.engine import Engine, has_fast_bf16, use_threads
 from berthead.infer.prepacked import CastLinear, PackedLinear
+from berthead.infer.threads import available_threads
 from berthead.model.checkpoint import read_checkpoint
 from berthead.model.heads import RowHead
 from berthead.model.model import Model
@@ -374,7 +376,7 @@ def fake_quota(monkeypatch, tmp_path, text: str | None) -> None:
     def path(name):
         return fake if name == "/sys/fs/cgroup/cpu.max" else Path(name)
 
-    monkeypatch.setattr(engine_module, "Path", path)
+    monkeypatch.setattr(threads_module, "Path", path)
 
 
 def use_affinity(monkeypatch, processors: int) -> None:
@@ -426,7 +428,7 @@ def test_without_affinity_all_processors_count(monkeypatch, tmp_path):
 def test_affinity_of_a_real_process_is_respected():
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
-        "from berthead.infer.engine import available_threads, use_threads; import torch; "
+        "from berthead.infer.engine import use_threads; from berthead.infer.threads import available_threads; import torch; "
         "print(available_threads(), use_threads(None), torch.get_num_threads(), use_threads(2))"
     )
     env = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from berthead import plugins
-from berthead.checks import (
-    golden_input,
-)
-from berthead.errors import GateError
+from berthead.checks import golden_input
+from berthead.function import GOLDEN_UNITS, by_example, has_units
 from berthead.model import families
-from berthead.model.adapter import (
-    Adapter,
-)
+from berthead.model.adapter import Adapter
 from berthead.model.book import head_record, omega_names, state_named, transformers_class
-from berthead.model.checkpoint import (
-    build_encoder,
-    our_weights,
-)
+from berthead.model.checkpoint import build_encoder, our_weights
+from berthead.model.heads import over_arrays
 from berthead.model.model import Model, sha256_of
 from berthead.model.parameters import Parameters, find_pretrained
 from berthead.model.tensors import TensorPack
 from berthead.model.units import unit_logits
 from berthead.records import Example, FloatArray
-from berthead.tasks import TASKS, Batch, Task
+from berthead.tasks import TASKS, Task
 from berthead.text.layout import Layout
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading
@@ -40,13 +32,8 @@ from berthead.text.windows import Reading
 FORMAT_VERSION = 3
 # What needs no newer berthead is written so that an older one reads it.
 PLAIN_VERSION = 2
-# Golden logits are replayed on other processors and in other orders: float32 noise, relative to their size.
-GOLDEN_TOLERANCE = 1e-4
-
 # Tokens that the plain model computes at once.
 PLAIN_TOKENS = 2048
-# Units of a golden example that are kept and compared: a long text has thousands.
-GOLDEN_UNITS = 64
 # What a run says of the parameters that it fitted, and of no others.
 OF_THE_PARAMETERS = ("metrics", "baselines", "epochs", "best_epoch", "held_out_rows", "soup", "gate")
 
@@ -167,15 +154,15 @@ def plain_logits(artifact: Artifact, examples: Sequence[Example]) -> FloatArray:
     layout = Layout(artifact.task.inputs(artifact.tokenizer, examples, artifact.reading))
     with torch.inference_mode():
         return unit_logits(
-            layout, lambda one: model(TensorPack.from_pack(one)).numpy(), model.head, artifact.task.outputs,
-            token_budget=PLAIN_TOKENS,
+            layout, lambda one: model(TensorPack.from_pack(one)).numpy(), over_arrays(model.head),
+            artifact.task.outputs, token_budget=PLAIN_TOKENS,
         )[0]  # fmt: skip
 
 
 def with_golden(artifact: Artifact, examples: Sequence[Example]) -> Artifact:
     """The artifact with these inputs and their logits as its golden examples."""
     golden = []
-    for example, rows in zip(examples, _by_example(artifact, examples, plain_logits(artifact, examples)), strict=True):
+    for example, rows in zip(examples, by_example(artifact, examples, plain_logits(artifact, examples)), strict=True):
         kept = rows[:GOLDEN_UNITS].tolist()
         one = {"text": example.text, "pair": example.pair, "logits": kept if has_units(artifact.task) else kept[0]}
         one |= {"words": list(example.words)} if example.words is not None else {}
@@ -234,47 +221,3 @@ def moved(artifact: Artifact) -> dict[str, float] | None:
     sha256 = artifact.pretrained["theta_sha256"]
     pretrained = theta if theta.sha256 == sha256 else find_pretrained(artifact.pretrained["name"], sha256)
     return None if pretrained is None else theta.difference(pretrained)
-
-
-def has_units(task: Task) -> bool:
-    """Whether an example may get several rows of logits."""
-    return task.form != "text" or task.level != "row"
-
-
-def _by_example(artifact: Artifact, examples: Sequence[Example], logits: FloatArray) -> list[FloatArray]:
-    inputs = artifact.task.inputs(artifact.tokenizer, examples, artifact.reading)
-    return Batch(examples, inputs).split(logits)
-
-
-def replay(artifact: Artifact, logits_of: Callable[[list[Example]], FloatArray]) -> float:
-    """Compare the golden examples' logits with what a path gives now.
-
-    Args:
-        artifact: the fitted function.
-        logits_of: the path: examples to logits [units, outputs].
-
-    Returns:
-        The largest difference, relative to the logits' size in the task's unit.
-
-    Raises:
-        GateError: it is above the tolerance, or there is nothing to replay.
-    """
-    if not artifact.golden:
-        raise GateError("verify", "the model holds no golden examples", "", "Fit it again.")
-    examples = [golden_input(one) for one in artifact.golden]
-    unit, middle = artifact.task.affine()
-    largest = 0.0
-    found = _by_example(artifact, examples, logits_of(examples))
-    for number, (example, golden, rows) in enumerate(zip(examples, artifact.golden, found, strict=True), 1):
-        wanted = np.array(golden["logits"], dtype=np.float64).reshape(-1, artifact.task.outputs)
-        if len(wanted) != min(len(rows), GOLDEN_UNITS):
-            apart = np.inf  # other words or tokens than were found at fit
-        else:
-            gaps = np.abs(rows[: len(wanted)] - wanted) / np.maximum(unit, np.abs(wanted - middle))
-            apart = float(gaps.max()) if gaps.size else 0.0
-        if not apart <= GOLDEN_TOLERANCE:
-            saw = f"logits differ by {apart:.2g} on {json.dumps(example.text[:60], ensure_ascii=False)}"
-            fix = "The weights, the tokenizer or the arithmetic changed: take a whole copy of the folder."
-            raise GateError(f"golden example {number}", saw, f"at most {GOLDEN_TOLERANCE:g} (relative)", fix)
-        largest = max(largest, apart)
-    return largest

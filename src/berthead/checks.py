@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from berthead.errors import ModelError
-from berthead.model.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from berthead.model.checkpoint import INDEX, PICKLES, WEIGHTS
+from berthead.model.disk import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, PICKLES, WEIGHTS
 from berthead.receipt import Receipt
 from berthead.records import Example
 

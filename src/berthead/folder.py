@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from berthead.artifact import FORMAT_VERSION, Artifact, has_units, plain_logits, replay
+from berthead.artifact import FORMAT_VERSION, Artifact, plain_logits
 from berthead.checks import (
     RECORD,
     check_record,
@@ -24,29 +24,21 @@ from berthead.checks import (
     refuse_strange_files,
 )
 from berthead.errors import ModelError, OutputError, UsageError
+from berthead.function import has_units, replay
 from berthead.model import families
 from berthead.model.adapt import Adapt
-from berthead.model.adapter import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    THETA,
-    PeftNames,
-    find_base,
-    lora_shapes,
-    read_adapter,
-)
+from berthead.model.adapter import THETA, PeftNames, find_base, lora_shapes, read_adapter
 from berthead.model.book import make_head, omega_names, transformers_class
 from berthead.model.checkpoint import (
-    WEIGHTS,
     build_encoder,
     check_shapes,
     file_tensors,
     our_weights,
     plain_shapes,
-    read_json,
     read_tensors,
 )
 from berthead.model.config import EncoderConfig
+from berthead.model.disk import ADAPTER_CONFIG, ADAPTER_WEIGHTS, WEIGHTS, read_json
 from berthead.model.encoder import Encoder
 from berthead.model.model import Model, sha256_of
 from berthead.model.tensors import shapes_only

@@ -14,18 +14,20 @@ from typing import Any, overload
 from torch import Tensor
 
 from berthead import folder as folders
+from berthead.answering import Text
 from berthead.api import load as load_one
 from berthead.artifact import FORMAT_VERSION, Artifact
 from berthead.checks import RECORD, is_strange, refuse_strange_files
 from berthead.errors import BertheadError, ModelError, UsageError, listed
-from berthead.fitted import Fitted, Text
+from berthead.fitted import Fitted
 from berthead.infer.engine import use_threads
 from berthead.infer.files import widest
 from berthead.infer.gate import choose
 from berthead.infer.joined import JoinedPredictor, shared_layers
 from berthead.model import families
 from berthead.model.adapter import THETA
-from berthead.model.checkpoint import WEIGHTS, Checkpoint, read_checkpoint, read_json
+from berthead.model.checkpoint import Checkpoint, read_checkpoint
+from berthead.model.disk import WEIGHTS, read_json
 from berthead.model.model import sha256_of
 from berthead.options import FitOptions, PredictOptions
 from berthead.records import Prediction

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from berthead.artifact import Artifact
 from berthead.data.examples import rows_of, sound_examples, to_example
 from berthead.data.readers import RowReader, open_rows
 from berthead.errors import DataError
+from berthead.function import Function
 from berthead.infer.files import input_columns
 from berthead.infer.predict import split_readable
 from berthead.options import PredictOptions
@@ -74,13 +74,13 @@ class LabelledRows:
 
 
 def labelled_rows(
-    data: Any, artifacts: Sequence[Artifact], *, needed: bool = True, **flags: str | bool | None
+    data: Any, functions: Sequence[Function], *, needed: bool = True, **flags: str | bool | None
 ) -> LabelledRows:
     """Rows with targets, for one function or for several of one task.
 
     Args:
         data: a file, a data frame, or a list of dicts.
-        artifacts: who reads them; the first says which columns, and a target that one of them knows is sound.
+        functions: who reads them; the first says which columns, and a target that one of them knows is sound.
         needed: whether there have to be targets; otherwise they are read where their column is there.
         flags: text, pair, label, choices and intent: columns, None: as fitted; skip_bad_rows: leave out bad rows.
 
@@ -93,24 +93,24 @@ def labelled_rows(
     """
     options = PredictOptions.from_sources(flags)
     names, rows, where = read_rows(data)
-    labelled, task = True, artifacts[0].task
+    labelled, task = True, functions[0].task
     try:
-        columns = input_columns(artifacts[0], options, names, where, label=True)
+        columns = input_columns(functions[0], options, names, where, label=True)
     except DataError:
         if needed or options.label or options.intent:
             raise
-        columns, labelled = input_columns(artifacts[0], options, names, where, label=False), False
+        columns, labelled = input_columns(functions[0], options, names, where, label=False), False
 
     def known(value: Any) -> Any:
         target = task.read(value)
-        if not any(knows(artifact.task, target) for artifact in artifacts):
+        if not any(knows(one.task, target) for one in functions):
             task.check(target)
         return target
 
     read = (to_example(row, columns, known if labelled else None, task.settled) for row in rows)
     examples, bad = sound_examples(read, options.skip_bad_rows)
-    for artifact in artifacts if options.skip_bad_rows else ():
-        examples, long = split_readable(artifact.task, artifact.tokenizer, examples, artifact.reading)
+    for one in functions if options.skip_bad_rows else ():
+        examples, long = split_readable(one.task, one.tokenizer, examples, one.reading)
         bad += long
     if not examples:
         what = "scored" if labelled else "answered"

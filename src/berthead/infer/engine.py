@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +10,8 @@ import torch
 from berthead.errors import UsageError
 from berthead.infer import native
 from berthead.infer.prepacked import has_onednn, prepacked
+from berthead.infer.threads import available_threads
+from berthead.model.heads import over_arrays
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
 from berthead.records import FloatArray, Pack
@@ -26,6 +26,7 @@ class Engine:
 
     Attributes:
         kernels: what computes the encoder: `torch`, `oneDNN`, or the name of our own kernels.
+        combine: how the windows of a long text become one answer, as the head says.
 
     Raises:
         UsageError: this machine does not compute this encoder in this precision.
@@ -35,6 +36,7 @@ class Engine:
         self.precision = precision
         self.kernels = kernels_of(model, precision)
         self.model = prepared(model, precision)
+        self.combine = over_arrays(model.head)
         # One pack at a time: every pack uses all threads already.
         self._lock = threading.Lock()
 
@@ -154,22 +156,3 @@ def use_threads(wanted: int | None) -> int:
     """
     torch.set_num_threads(wanted or available_threads())
     return torch.get_num_threads()
-
-
-def available_threads() -> int:
-    """Threads that this process may use: affinity, cgroup quota and OMP_NUM_THREADS respected."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limits = [affinity, _cgroup_quota()]
-    words = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if words.isdecimal():
-        limits.append(int(words))
-    return max(1, min(limit for limit in limits if limit))
-
-
-def _cgroup_quota() -> int:
-    """Whole processors of the control group's quota; 0 where there is none."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        return max(1, int(quota) // int(period)) if quota != "max" else 0
-    except (OSError, ValueError, ZeroDivisionError):
-        return 0

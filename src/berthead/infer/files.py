@@ -9,22 +9,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from berthead.artifact import Artifact
 from berthead.data.examples import Columns, to_example
 from berthead.data.labels import Labels
 from berthead.data.readers import STDIO, RowReader, count_lines, open_rows
 from berthead.data.writers import RowWriter, check_writable, open_writer
 from berthead.errors import Interrupted, OutputError, UsageError
-from berthead.infer.joined import JoinedPredictor
-from berthead.infer.predict import Predictor
+from berthead.function import Function
+from berthead.infer.predict import Applier
 from berthead.options import PredictOptions
 from berthead.progress import Progress
 from berthead.records import Example, Prediction, Row, Span
 from berthead.tasks import Choose
+
+if TYPE_CHECKING:
+    from berthead.infer.joined import JoinedPredictor
 
 
 @dataclass(slots=True)
@@ -54,7 +56,7 @@ class Summary:
 SHOWN_ERRORS = 10
 
 
-def input_columns(artifact: Artifact, options: PredictOptions, names: list[str], where: str, label: bool) -> Columns:
+def input_columns(artifact: Function, options: PredictOptions, names: list[str], where: str, label: bool) -> Columns:
     """The columns of an input file, named by the options or as they were at fit.
 
     Args:
@@ -89,7 +91,7 @@ def _there(wanted: Any, names: list[str]) -> bool:
 
 
 def predict_file(
-    predictor: Predictor | JoinedPredictor, source: str, target: str, options: PredictOptions, quiet: bool = False
+    predictor: Applier | JoinedPredictor, source: str, target: str, options: PredictOptions, quiet: bool = False
 ) -> Summary:
     """Predict every row of a file.
 
@@ -147,12 +149,12 @@ def _examples(reader: RowReader, columns: Columns, waiting: deque[Row]) -> Itera
         yield to_example(row, columns, None)
 
 
-def widest(functions: Mapping[str, Artifact]) -> Artifact:
+def widest(functions: Mapping[str, Function]) -> Function:
     """Of functions that read one input the one that reads most of it: tokens too, where one of them does."""
     return max(functions.values(), key=lambda one: one.task.form.startswith("words"))
 
 
-def added_names(artifact: Artifact, columns: Sequence[str], probabilities: bool, prefix: str = "") -> dict[str, str]:
+def added_names(artifact: Function, columns: Sequence[str], probabilities: bool, prefix: str = "") -> dict[str, str]:
     """What is added to each row: our name to a column name that the input does not use yet.
 
     Args:
@@ -187,7 +189,7 @@ def added_names(artifact: Artifact, columns: Sequence[str], probabilities: bool,
     return names
 
 
-def _added_types(artifact: Artifact, names: dict[str, str]) -> dict[str, type]:
+def _added_types(artifact: Function, names: dict[str, str]) -> dict[str, type]:
     answer: dict[str, type] = {"regress": float, "multilabel": list, "tag": str, "span": str}
     task = artifact.task
     if isinstance(task, Choose):
@@ -204,7 +206,7 @@ def _added_types(artifact: Artifact, names: dict[str, str]) -> dict[str, type]:
     return {name: kinds.get(ours, float) for ours, name in names.items()}
 
 
-def _label_type(artifact: Artifact) -> type:
+def _label_type(artifact: Function) -> type:
     kinds = {type(label) for label in artifact.task.to_json()["labels"]}
     return kinds.pop() if len(kinds) == 1 else str
 

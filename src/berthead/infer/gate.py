@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from berthead.artifact import Artifact, replay
+from berthead.artifact import Artifact
 from berthead.checks import golden_input
 from berthead.errors import GateError
+from berthead.function import replay
 from berthead.infer import machine, native
 from berthead.infer.engine import has_fast_bf16
 from berthead.infer.predict import Predictor, decoded

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from berthead.artifact import Artifact
 from berthead.infer.engine import prepared
 from berthead.infer.predict import TOKEN_BUDGET, Computed, answered, chunks, prefetched
+from berthead.model.heads import over_arrays
 from berthead.model.model import Model, sha256_of
 from berthead.model.tensors import TensorPack
 from berthead.model.units import of_units, packs
@@ -247,4 +248,4 @@ def _computed(artifact: Artifact, read: _Read, values: FloatArray, edges: np.nda
         rows, tokens = layout.token_units
         return Computed(values[edges[read.distinct[rows]] + tokens], None, layout)
     head, outputs = artifact.model.head, artifact.task.outputs
-    return Computed(*of_units(layout, values[read.distinct], head, outputs), layout)
+    return Computed(*of_units(layout, values[read.distinct], over_arrays(head), outputs), layout)

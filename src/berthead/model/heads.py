@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from berthead.model.tensors import TensorPack
+from berthead.model.units import Combine
+from berthead.records import FloatArray, IntArray
 
 WINDOW_POOLINGS = ("mean", "max", "attention")
 POOLED: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "gelu": functional.gelu, "relu": functional.relu}
@@ -266,6 +268,27 @@ def pool_windows(values: Tensor, unit_of_row: Tensor, units: int, how: str, weig
     raised = (weights - most.detach()[unit_of_row]).exp()
     total = raised.new_zeros(units, 1).index_add(0, unit_of_row, raised)
     return empty.index_add(0, unit_of_row, values * raised / total[unit_of_row])
+
+
+def combined(head: Any, rows: Tensor, unit_of_row: Tensor, units: int) -> Tensor:
+    """One answer a unit from its rows' logits, by the head's own `combine`, or their mean."""
+    if hasattr(head, "combine"):
+        values: Tensor = head.combine(rows, unit_of_row, units)
+        return values
+    return pool_windows(rows, unit_of_row, units, "mean", rows[:, :0])
+
+
+def over_arrays(head: Any) -> Combine | None:
+    """A head's `combine` for arrays; None: it has none."""
+    if not hasattr(head, "combine"):
+        return None
+
+    def combine(rows: FloatArray, unit_of_row: IntArray, units: int) -> FloatArray:
+        with torch.inference_mode():
+            values: FloatArray = head.combine(torch.from_numpy(rows), torch.from_numpy(unit_of_row), units).numpy()
+        return values
+
+    return combine
 
 
 def row_means(hidden: Tensor, pack: TensorPack) -> Tensor:

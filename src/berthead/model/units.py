@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from berthead.errors import ModelError
-from berthead.model.heads import RowHead, pool_windows
-from berthead.records import FloatArray, Pack
+from berthead.records import FloatArray, IntArray, Pack
 from berthead.text.layout import Layout
 from berthead.text.packing import pack, plan
 from berthead.text.tokenizer import Encoded
 
 Compute = Callable[[Pack], FloatArray]
 Done = Callable[[int], None]
+Combine = Callable[[FloatArray, IntArray, int], FloatArray]
+"""Logits of rows [rows, ...], the unit of each [rows], and how many units -> logits of units [units, outputs]."""
 
 
 def packs(rows: Sequence[Encoded], token_budget: int) -> Iterator[Pack]:
@@ -27,14 +25,14 @@ def packs(rows: Sequence[Encoded], token_budget: int) -> Iterator[Pack]:
 
 
 def unit_logits(
-    layout: Layout, compute: Compute, head: Any, outputs: int, token_budget: int
+    layout: Layout, compute: Compute, combine: Combine | None, outputs: int, token_budget: int
 ) -> tuple[FloatArray, FloatArray | None]:
     """Logits of all units.
 
     Args:
         layout: the inputs.
         compute: logits of a pack, [rows or tokens, ...].
-        head: says how windows become one answer.
+        combine: how windows become one answer; None: the mean of their logits.
         outputs: logits a unit.
         token_budget: most tokens computed at once; a longer row is computed alone.
 
@@ -43,28 +41,28 @@ def unit_logits(
     """
     if layout.by_token:
         return by_unit(layout, compute, outputs, token_budget), None
-    return of_units(layout, by_row(layout.rows, compute, outputs, token_budget), head, outputs)
+    return of_units(layout, by_row(layout.rows, compute, outputs, token_budget), combine, outputs)
 
 
-def of_units(layout: Layout, rows: FloatArray, head: Any, outputs: int) -> tuple[FloatArray, FloatArray | None]:
+def of_units(
+    layout: Layout, rows: FloatArray, combine: Combine | None, outputs: int
+) -> tuple[FloatArray, FloatArray | None]:
     """Logits of units from those of their rows.
 
     Args:
         layout: the inputs; their units are no tokens.
         rows: logits of the rows, [rows, ...].
-        head: says how windows become one answer.
+        combine: how windows become one answer; None: the mean of their logits.
         outputs: logits a unit.
 
     Returns:
         As `unit_logits`.
     """
-    if rows.shape[1] != outputs and not hasattr(head, "combine"):
+    if combine is None and rows.shape[1] != outputs:
         raise ModelError("head", f"gives {rows.shape[1]} numbers a row", f"{outputs}: what the task has outputs")
-    if layout.plain and (isinstance(head, RowHead) or not hasattr(head, "combine")):
-        return rows[:, :outputs], None
-    with torch.inference_mode():
-        units = torch.from_numpy(layout.unit_of_row)
-        return combined(head, torch.from_numpy(rows), units, layout.n_units).numpy(), rows
+    units = layout.unit_of_row, layout.n_units
+    values = combine(rows, *units) if combine else pooled(rows, *units, "mean", outputs)
+    return values, None if layout.plain else rows
 
 
 def by_row(
@@ -96,9 +94,31 @@ def by_unit(layout: Layout, compute: Compute, outputs: int, token_budget: int, d
     return result
 
 
-def combined(head: Any, rows: Tensor, unit_of_row: Tensor, units: int) -> Tensor:
-    """One answer a unit from its rows' logits, by the head's own `combine`, or their mean."""
-    if hasattr(head, "combine"):
-        values: Tensor = head.combine(rows, unit_of_row, units)
+def pooled(rows: FloatArray, unit_of_row: IntArray, units: int, how: str, outputs: int) -> FloatArray:
+    """One answer for the windows of each text, as `heads.pool_windows` gives it.
+
+    Args:
+        rows: the windows' logits, [rows, outputs]; for `attention` with each window's score behind them.
+        unit_of_row: the text each window belongs to, int64 [rows], rising.
+        units: texts.
+        how: `mean`, `max` or `attention`.
+        outputs: logits a text.
+
+    Returns:
+        float32 [units, outputs].
+
+    Example:
+        >>> pooled(np.array([[1.0], [3.0]], dtype=np.float32), np.array([0, 0]), 1, "mean", 1).tolist()
+        [[2.0]]
+    """
+    values = rows[:, :outputs]
+    if len(values) == units:
         return values
-    return pool_windows(rows, unit_of_row, units, "mean", rows[:, :0])
+    firsts = np.searchsorted(unit_of_row, np.arange(units))
+    if how == "max":
+        return np.maximum.reduceat(values, firsts)
+    weights: FloatArray = np.ones((len(values), 1), dtype=np.float32)
+    if how == "attention":
+        scores = rows[:, outputs:]
+        weights = np.exp(scores - np.maximum.reduceat(scores, firsts)[unit_of_row])
+    return np.divide(np.add.reduceat(values * weights, firsts), np.add.reduceat(weights, firsts), dtype=np.float32)

@@ -18,11 +18,11 @@ from berthead.infer.engine import engine_for
 from berthead.infer.predict import TOKEN_BUDGET
 from berthead.model.adapt import frozen_parts, stages
 from berthead.model.book import row_part
-from berthead.model.heads import JointHead, RowHead, TokenHead
+from berthead.model.heads import JointHead, RowHead, TokenHead, combined, over_arrays
 from berthead.model.lora import merged
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
-from berthead.model.units import Compute, by_row, by_unit, combined, unit_logits
+from berthead.model.units import Compute, by_row, by_unit, unit_logits
 from berthead.progress import Progress
 from berthead.records import Example, FloatArray, IntArray, Pack
 from berthead.tasks import Batch, Task
@@ -224,7 +224,7 @@ class _Whole(_Part):
     def valid_logits(self) -> FloatArray:
         assert self.valid is not None
         layout, engine = Layout(self.valid.inputs), engine_for(merged(self.model), self.device)
-        return unit_logits(layout, engine.logits, self.model.head, self.outputs, TOKEN_BUDGET)[0]
+        return unit_logits(layout, engine.logits, over_arrays(self.model.head), self.outputs, TOKEN_BUDGET)[0]
 
 
 def _whole(

@@ -1,0 +1,95 @@
+"""A fitted function without its parameters: how inputs are read, what logits mean, and the replay of golden examples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from berthead.checks import golden_input
+from berthead.errors import GateError
+from berthead.records import Example, FloatArray
+from berthead.tasks import Batch, Task
+from berthead.text.tokenizer import Tokenizer
+from berthead.text.windows import Reading
+
+# Golden logits are replayed on other processors and in other orders: float32 noise, relative to their size.
+GOLDEN_TOLERANCE = 1e-4
+# Units of a golden example that are kept and compared: a long text has thousands.
+GOLDEN_UNITS = 64
+
+
+class Function(Protocol):
+    """What is known of a fitted function, whatever computes it."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Text to token numbers."""
+        ...
+
+    @property
+    def task(self) -> Task:
+        """The meaning of the logits."""
+        ...
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The columns it was fitted on."""
+        ...
+
+    @property
+    def reading(self) -> Reading:
+        """How long inputs are read."""
+        ...
+
+    @property
+    def golden(self) -> tuple[dict[str, Any], ...]:
+        """Inputs with their logits, which `replay` compares."""
+        ...
+
+
+def has_units(task: Task) -> bool:
+    """Whether an example may get several rows of logits."""
+    return task.form != "text" or task.level != "row"
+
+
+def by_example(function: Function, examples: Sequence[Example], logits: FloatArray) -> list[FloatArray]:
+    """Logits of all units as those of each example."""
+    inputs = function.task.inputs(function.tokenizer, examples, function.reading)
+    return Batch(examples, inputs).split(logits)
+
+
+def replay(function: Function, logits_of: Callable[[list[Example]], FloatArray]) -> float:
+    """Compare the golden examples' logits with what a path gives now.
+
+    Args:
+        function: the fitted function.
+        logits_of: the path: examples to logits [units, outputs].
+
+    Returns:
+        The largest difference, relative to the logits' size in the task's unit.
+
+    Raises:
+        GateError: it is above the tolerance, or there is nothing to replay.
+    """
+    if not function.golden:
+        raise GateError("verify", "the model holds no golden examples", "", "Fit it again.")
+    examples = [golden_input(one) for one in function.golden]
+    unit, middle = function.task.affine()
+    largest = 0.0
+    found = by_example(function, examples, logits_of(examples))
+    for number, (example, golden, rows) in enumerate(zip(examples, function.golden, found, strict=True), 1):
+        wanted = np.array(golden["logits"], dtype=np.float64).reshape(-1, function.task.outputs)
+        if len(wanted) != min(len(rows), GOLDEN_UNITS):
+            apart = np.inf  # other words or tokens than were found at fit
+        else:
+            gaps = np.abs(rows[: len(wanted)] - wanted) / np.maximum(unit, np.abs(wanted - middle))
+            apart = float(gaps.max()) if gaps.size else 0.0
+        if not apart <= GOLDEN_TOLERANCE:
+            saw = f"logits differ by {apart:.2g} on {json.dumps(example.text[:60], ensure_ascii=False)}"
+            fix = "The weights, the tokenizer or the arithmetic changed: take a whole copy of the folder."
+            raise GateError(f"golden example {number}", saw, f"at most {GOLDEN_TOLERANCE:g} (relative)", fix)
+        largest = max(largest, apart)
+    return largest

@@ -1,0 +1,37 @@
+"""What lies in the folders of encoders and functions: names, and JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from berthead.errors import ModelError
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.joblib", "*.h5", "*.msgpack", "*.npy")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The object.
+
+    Raises:
+        ModelError: the file is missing or holds something else.
+    """
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(str(path.parent), f"holds no {path.name}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(str(path), f"cannot be read as JSON ({error})") from error
+    if not isinstance(loaded, dict):
+        raise ModelError(str(path), "does not hold a JSON object")
+    return loaded
