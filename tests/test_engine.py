@@ -428,7 +428,8 @@ def test_without_affinity_all_processors_count(monkeypatch, tmp_path):
 def test_affinity_of_a_real_process_is_respected():
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
-        "from berthead.infer.engine import use_threads; from berthead.infer.threads import available_threads; import torch; "
+        "from berthead.infer.engine import use_threads; import torch; "
+        "from berthead.infer.threads import available_threads; "
         "print(available_threads(), use_threads(None), torch.get_num_threads(), use_threads(2))"
     )
     env = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}

@@ -14,17 +14,20 @@ if TYPE_CHECKING:
     from berthead.comparison import Comparison, compare
     from berthead.errors import BertheadError, DataError, GateError, ModelError, OutputError, UsageError
     from berthead.estimators import MultipleChoice, SequenceLabeler, SpanExtractor, TextClassifier, TextRegressor
+    from berthead.exported import Exported
     from berthead.fitted import Fitted
-    from berthead.joining import Joined, join, load
+    from berthead.joining import Joined, join
+    from berthead.loading import load
     from berthead.model.parameters import Parameters
     from berthead.records import Prediction, Span
 
 _HOME = {
+    "Exported": "exported",
     "Fitted": "fitted",
     "fit": "api",
     "Joined": "joining",
     "join": "joining",
-    "load": "joining",
+    "load": "loading",
     "soup": "averaging",
     "Bench": "benchmark",
     "bench": "benchmark",
@@ -51,6 +54,7 @@ __all__ = [
     "BertheadError",
     "Comparison",
     "DataError",
+    "Exported",
     "Fitted",
     "GateError",
     "Joined",

@@ -130,6 +130,43 @@ class Fitted(Answering):
         """
         folders.save(self.artifact, Path(folder), overwrite)
 
+    def export_onnx(self, folder: str | Path, overwrite: bool = False) -> float:
+        """Write the function as an ONNX graph with all that its answers need; `load` reads it, without torch too.
+
+        Args:
+            folder: where to; it is whole or absent.
+            overwrite: replace a folder that exists.
+
+        Returns:
+            The largest relative difference of a golden example's logit in ONNX Runtime.
+
+        Raises:
+            ModelError: the head is of another package.
+            UsageError: `onnx` or `onnxruntime` is not installed.
+            OutputError: the folder cannot be written.
+            GateError: the graph answers otherwise.
+        """
+        from berthead.export.onnx_folder import write_onnx
+
+        return write_onnx(self.artifact, Path(folder), overwrite)
+
+    def export_hf(self, folder: str | Path, overwrite: bool = False) -> list[str]:
+        """Write the function as a plain folder of transformers, without berthead.json and the golden examples.
+
+        Args:
+            folder: where to; it is whole or absent.
+            overwrite: replace a model folder that exists.
+
+        Returns:
+            What to know of it, as lines: the class that loads it, and what berthead does beyond that class.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        from berthead.export.hf_folder import write_hf
+
+        return write_hf(self.artifact, Path(folder), overwrite)
+
     def merged(self) -> Fitted:
         """The same function as one that needs no other folder: LoRA's change is part of the encoder.
 

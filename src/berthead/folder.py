@@ -162,6 +162,9 @@ def load(folder: Path, base: str | None = None) -> Artifact:
     if isinstance(functions := record.get("functions"), list) and functions:
         fix = f"Name one of them: {folder / str(functions[0])}"
         raise ModelError(str(folder), f"holds {len(functions)} functions", "the folder of one", fix)
+    if "export" in record:
+        fix = "Commands that read exported functions: predict, eval, verify, info."
+        raise ModelError(str(folder), "is an exported function", "a model folder made by berthead fit", fix)
     version = record.get("format_version")
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         fix = "Install a newer berthead." if isinstance(version, int) and version > FORMAT_VERSION else ""
@@ -308,8 +311,6 @@ def write(
             tokenizer; None: it is whole.
         theta_hat: the parameters of that encoder, by plain name.
     """
-    from safetensors.torch import save_file
-
     prefix = families.FAMILIES[artifact.family].prefix
     theta = {f"{prefix}.{name}": one for name, one in artifact.theta().items()
              if theta_hat is None or not torch.equal(one, theta_hat[name])}  # fmt: skip
@@ -325,13 +326,27 @@ def write(
         write_json(folder / ADAPTER_CONFIG, peft.config(artifact.adapter, Adapt.parse(artifact.adapt)))
     elif base:
         record |= {"format_version": FORMAT_VERSION, "base": base}
-    whole = {name: tensor.detach().float().contiguous() for name, tensor in tensors.items()}
-    save_file(whole, folder / file, metadata={"format": "pt"})
-    write_json(folder / "config.json", _transformers_config(artifact))
-    shutil.copymode(folder / "config.json", folder / file)  # safetensors lets the owner alone read
+    write_tensors(tensors, folder / file)
+    write_json(folder / "config.json", transformers_config(artifact))
     if base is None:
         artifact.tokenizer.save(folder, artifact.max_tokens)
     write_json(folder / RECORD, record | {"golden": list(artifact.golden)})
+    on_disk(folder)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Tensors as a safetensors file, in float32."""
+    from safetensors.torch import save_file
+
+    path.touch()
+    mode = path.stat().st_mode
+    whole = {name: tensor.detach().float().contiguous() for name, tensor in tensors.items()}
+    save_file(whole, path, metadata={"format": "pt"})
+    path.chmod(mode)  # safetensors lets the owner alone read
+
+
+def on_disk(folder: Path) -> None:
+    """Wait until a folder's files are on the disk."""
     for path in folder.iterdir():
         with path.open("rb+") as written:
             os.fsync(written.fileno())
@@ -343,7 +358,8 @@ def public_config(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in raw.items() if key not in left_out}
 
 
-def _transformers_config(artifact: Artifact) -> dict[str, Any]:
+def transformers_config(artifact: Artifact) -> dict[str, Any]:
+    """config.json as transformers reads it."""
     names = artifact.task.label_texts
     return public_config(artifact.raw_config) | {
         "architectures": [

@@ -1,4 +1,4 @@
-"""A fitted function without its parameters: how inputs are read, what logits mean, and the replay of golden examples."""
+"""A fitted function without its parameters: how inputs are read, what logits mean, and its golden examples."""
 
 from __future__ import annotations
 

@@ -190,6 +190,9 @@ class PredictOptions(Options):
         "Arithmetic: fp32 is exact; auto: the fastest that was measured to answer alike.",
         choices=("auto", "fp32", "bf16", "int8"),
     )
+    engine: str = option(
+        "auto", "What computes: auto, as the folder says; onnx: exported functions alone.", choices=("auto", "onnx")
+    )
     token_budget: int = option(2048, "Tokens computed at once.", low=1)
     threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1)
     probabilities: bool = option(False, "Add one column for each label's probability.")

@@ -120,7 +120,10 @@ def info_text(record: dict[str, Any], folder: str) -> str:
         rows.append(("soup", f"the mean of {_of_members(run['soup'])}; what the first of them was fitted on:"))
     rows.append(("fitted on", f"{run['rows']:,} rows, sha256 {run['data_sha256']}, seed {run['seed']}"))
     rows.append(("versions", ", ".join(f"{name} {value}" for name, value in run["versions"].items())))
-    rows.append(("transformers", f"{record['transformers']['class']}. {record['transformers']['note']}"))
+    if "export" in record:
+        rows.append(("onnx", f"opset {record['export']['opset']}; every row of a call has one length, and no padding"))
+    else:
+        rows.append(("transformers", f"{record['transformers']['class']}. {record['transformers']['note']}"))
     return "\n".join([folder, *(f"  {name:<13} {value}" for name, value in rows)])
 
 

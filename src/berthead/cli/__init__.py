@@ -1,4 +1,4 @@
-"""The command line: berthead fit, eval, predict, compare, bench, join, info, verify, merge, pull."""
+"""The command line: berthead fit, eval, predict, compare, bench, join, info, verify, merge, export, pull."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from berthead import __version__
+from berthead.cli.exporting import export
 from berthead.cli.fitting import fit
 from berthead.cli.folders import info, join, merge, pull, verify
 from berthead.cli.predicting import predict
@@ -30,7 +31,7 @@ app = typer.Typer(
 # In the order of --help.
 _COMMANDS: dict[str, Callable[..., None]] = {
     "fit": fit, "eval": evaluate, "predict": predict, "compare": compare, "bench": bench,
-    "join": join, "info": info, "verify": verify, "merge": merge, "pull": pull,
+    "join": join, "info": info, "verify": verify, "merge": merge, "export": export, "pull": pull,
 }  # fmt: skip
 for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)

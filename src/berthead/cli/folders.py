@@ -37,6 +37,15 @@ def join(
 @with_options(PredictOptions, only=("base",))
 def info(model: ModelFolder, as_json: AsJson = False, *, given: dict[str, Any]) -> None:
     """Print the formula as fitted: task, encoder, head, hashes of the parameters, labels, metrics."""
+    from berthead import exported
+
+    if exported.is_exported(Path(model)):
+        shown = load(model, given).info()
+        if as_json:
+            print_json(shown)
+        else:
+            print_text(report.info_text(shown, model))
+        return
     from berthead import artifact, folder, joining
 
     if joining.is_joined(Path(model)):
@@ -65,7 +74,7 @@ def verify(model: ModelFolder, as_json: AsJson = False, *, given: dict[str, Any]
         for name, one in apart.items() if not as_json else ():
             print_text(f"{name}: the golden examples give the same logits; largest relative difference {one:.1e}")
         return
-    count = len(fitted.artifact.golden)
+    count = len(fitted.function.golden)
     if as_json:
         print_json({"golden": count, "largest_difference": apart, "passed": True})
     else:

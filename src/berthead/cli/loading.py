@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 _FLAGS = ("base", "precision", "token_budget", "threads")
@@ -9,9 +10,9 @@ _FLAGS = ("base", "precision", "token_budget", "threads")
 
 def load(model: str, given: dict[str, Any]) -> Any:
     """One function, or of a joined folder all of them."""
-    from berthead import joining
+    from berthead import loading
 
-    return joining.load(model, **{name: given.get(name) for name in _FLAGS})
+    return loading.load(model, engine=given.get("engine"), **{name: given.get(name) for name in _FLAGS})
 
 
 def load_one(model: str, given: dict[str, Any]) -> Any:
@@ -19,3 +20,10 @@ def load_one(model: str, given: dict[str, Any]) -> Any:
     from berthead import api
 
     return api.load(model, **{name: given.get(name) for name in _FLAGS})
+
+
+def load_scored(model: str, given: dict[str, Any]) -> Any:
+    """One function, fitted or exported."""
+    from berthead import exported
+
+    return (load if exported.is_exported(Path(model)) else load_one)(model, given)

@@ -17,7 +17,7 @@ from berthead.options import PredictOptions
 
 @with_options(
     PredictOptions,
-    only=("text", "pair", "choices", "base", "precision", "token_budget", "threads", "probabilities"),
+    only=("text", "pair", "choices", "base", "engine", "precision", "token_budget", "threads", "probabilities"),
 )
 def predict(
     model: ModelFolder,
@@ -49,7 +49,7 @@ def _predict_text(fitted: Any, text: str, more: list[str], probabilities: bool, 
     from berthead.infer.files import as_line
 
     joined, fitted = (fitted, fitted.reader) if hasattr(fitted, "reader") else (None, fitted)
-    form, pairs = fitted.artifact.task.form, bool(fitted.artifact.columns["pair"])
+    form, pairs = fitted.function.task.form, bool(fitted.function.columns["pair"])
     wanted = {"choices": "a question and its choices", "question": "a question and its context"}.get(form, "pairs")
     if form == "choices":
         if len(more) < 2:
@@ -75,8 +75,8 @@ def _predict_text(fitted: Any, text: str, more: list[str], probabilities: bool, 
         for label, share in (prediction.probabilities or {}).items():
             print_text(f"  p({label})  {share:.4f}")
     if prediction.truncated:
-        limit = fitted.artifact.max_tokens
-        whole = fitted.artifact.reading.on_long == "truncate"
+        limit = fitted.function.reading.max_tokens
+        whole = fitted.function.reading.on_long == "truncate"
         read = f"only the first {limit} were read" if whole else f"some were not read: {limit} fit at once"
         warn([f"the text has {prediction.n_tokens} tokens; {read}"])
 
@@ -111,7 +111,7 @@ def _predict_file(fitted: Any, source: str, out: str, given: dict[str, Any], as_
         place = f"; see {summary.errors_file}" if summary.errors_file else ""
         summary.notes.append(f"{summary.failed:,} of {summary.rows:,} rows have no answer{place}:")
     more = [f"... and {summary.failed - len(summary.errors):,} more"] if summary.failed > len(summary.errors) else []
-    long = long_notes(summary.truncated, summary.windowed, summary.rows, one.artifact.max_tokens)
+    long = long_notes(summary.truncated, summary.windowed, summary.rows, one.function.reading.max_tokens)
     warn([*long, *summary.notes, *summary.errors, *more])
     if as_json:
         counts = {name: getattr(summary, name) for name in ("rows", "failed", "truncated", "windowed")}

@@ -8,12 +8,12 @@ import typer
 
 from berthead import report
 from berthead.cli.flags import ROW_OPTIONS, AsJson, ModelFolder, Quiet, of_rows, with_options
-from berthead.cli.loading import load_one
+from berthead.cli.loading import load_one, load_scored
 from berthead.cli.printing import print_json, print_text, say_choice, warn
 from berthead.options import PredictOptions
 
 
-@with_options(PredictOptions, only=(*ROW_OPTIONS, "base", "precision", "token_budget", "threads"))
+@with_options(PredictOptions, only=(*ROW_OPTIONS, "base", "engine", "precision", "token_budget", "threads"))
 def evaluate(
     model: ModelFolder,
     data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled rows.")],
@@ -22,7 +22,7 @@ def evaluate(
     given: dict[str, Any],
 ) -> None:
     """Score a fitted model on labelled data."""
-    fitted = load_one(model, given)
+    fitted = load_scored(model, given)
     say_choice(fitted)
     scores = fitted.evaluate(data, **of_rows(given))
     notes = scores.pop("warnings")

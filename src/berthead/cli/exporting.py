@@ -1,0 +1,48 @@
+"""berthead export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from berthead.cli.flags import AsJson, ModelFolder, with_options
+from berthead.cli.loading import load_one
+from berthead.cli.printing import print_json, print_text
+from berthead.errors import UsageError
+from berthead.options import PredictOptions
+
+
+@with_options(PredictOptions, only=("base",))
+def export(
+    model: ModelFolder,
+    onnx: Annotated[
+        Path | None, typer.Option("--onnx", metavar="DIR", help="Write an ONNX graph, which predicts without torch.")
+    ] = None,
+    hf: Annotated[Path | None, typer.Option("--hf", metavar="DIR", help="Write a plain transformers folder.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model folder that exists.")] = False,
+    as_json: AsJson = False,
+    *,
+    given: dict[str, Any],
+) -> None:
+    """Write a fitted model for other runtimes; what it answers there is compared before it is kept."""
+    if onnx is None and hf is None:
+        raise UsageError("export", "does not say what to write", "--onnx DIR, --hf DIR, or both")
+    for flag, place in (("--onnx", onnx), ("--hf", hf)):
+        if place is not None and place.resolve() == Path(model).resolve():
+            raise UsageError(f"{flag} {place}", "is the model", "another folder", "The export would replace it.")
+    fitted, record = load_one(model, given), {}
+    if onnx is not None:
+        record["onnx"] = {"out": str(onnx), "largest_difference": fitted.export_onnx(onnx, overwrite)}
+    if hf is not None:
+        record["hf"] = {"out": str(hf), "notes": fitted.export_hf(hf, overwrite)}
+    if as_json:
+        print_json(record)
+        return
+    if onnx is not None:
+        apart, count = record["onnx"]["largest_difference"], len(fitted.function.golden)
+        print_text(f"onnx folder: {onnx}")
+        print_text(f"  {count} golden examples get the same answers; largest relative difference {apart:.1e}")
+    if hf is not None:
+        print_text("\n  ".join([f"transformers folder: {hf}", *record["hf"]["notes"]]))

@@ -1,0 +1,84 @@
+"""A plain folder of transformers: the function's weights, config and tokenizer, and nothing of berthead's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from berthead.artifact import Artifact
+from berthead.errors import GateError
+from berthead.folder import made_whole, on_disk, transformers_config, write_json, write_tensors
+from berthead.model import families
+from berthead.model.book import transformers_class
+from berthead.model.checkpoint import file_tensors
+from berthead.model.disk import WEIGHTS
+
+# What transformers has no layer for.
+_OWN = ("crf.", "label_classifier.", "window_attention.", "head.")
+
+
+def write_hf(artifact: Artifact, folder: Path, overwrite: bool = False) -> list[str]:
+    """Write a plain transformers folder: aside, read back, and renamed into place.
+
+    Args:
+        artifact: the fitted function; the change of an adapter is part of the weights.
+        folder: where to.
+        overwrite: replace a model folder that exists.
+
+    Returns:
+        What to know of it, as lines, which stand in its README.md: the class that loads it, and what berthead does
+        beyond that class.
+
+    Raises:
+        OutputError: the place cannot be written; nothing is left there.
+        GateError: what was written is not what was to be written.
+    """
+    said = transformers_class(artifact.model.head, artifact.task.problem_type, artifact.family)
+    tensors, left_out = _tensors(artifact, bare=said["class"].endswith("Model"))
+    lines = [f"{said['class']}. {said['note']}", *_beyond(artifact, left_out)]
+    with made_whole(folder, overwrite) as aside:
+        write_tensors(tensors, aside / WEIGHTS)
+        write_json(aside / "config.json", transformers_config(artifact))
+        artifact.tokenizer.save(aside, artifact.max_tokens)
+        (aside / "README.md").write_text(_page(artifact, lines), encoding="utf-8")
+        on_disk(aside)
+        written = {name: one.read() for name, one in file_tensors(aside / WEIGHTS).items()}
+        if written.keys() != tensors.keys() or not all(
+            torch.equal(written[name], one) for name, one in tensors.items()
+        ):
+            raise GateError(str(folder), "does not hold the weights that were written", "", "Try another disk.")
+    return lines
+
+
+def _tensors(artifact: Artifact, *, bare: bool) -> tuple[dict[str, Tensor], list[str]]:
+    """What the class of transformers reads, by its names; and the names of what it has no place for."""
+    prefix = "" if bare else f"{families.FAMILIES[artifact.family].prefix}."
+    omega = artifact.omega()
+    left_out = [name for name in omega if bare or name.startswith(_OWN)]
+    theta = {f"{prefix}{name}": tensor for name, tensor in artifact.theta().items()}
+    return theta | {name: tensor for name, tensor in omega.items() if name not in left_out}, left_out
+
+
+def _beyond(artifact: Artifact, left_out: list[str]) -> list[str]:
+    """What berthead's answers have that the class of transformers does not know, as lines."""
+    state: dict[str, Any] = artifact.task.to_json()
+    lines = [f"Left out, as the class has no place for it: {', '.join(left_out)}."] if left_out else []
+    if state.get("temperature", 1.0) != 1.0:
+        lines.append(f"berthead divides the logits by the temperature {state['temperature']} before the softmax.")
+    if "thresholds" in state:
+        lines.append(f"berthead gives the labels from these probabilities on, in their order: {state['thresholds']}.")
+    if "low" in state:
+        lines.append(f"berthead keeps its answers between {state['low']:g} and {state['high']:g}.")
+    if state.get("threshold"):
+        lines.append(f"berthead answers where a span's score is above that of no answer by {state['threshold']}.")
+    if artifact.reading.on_long == "window":
+        lines.append(f"Of over {artifact.max_tokens} tokens berthead reads all, in windows.")
+    return lines
+
+
+def _page(artifact: Artifact, lines: list[str]) -> str:
+    facts = "".join(f"- {line}\n" for line in lines)
+    return f"# A fitted function of the task {artifact.task.name}\n\nWritten by berthead for transformers.\n\n{facts}"

@@ -1,0 +1,100 @@
+"""The folder of an exported function: an ONNX graph, the tokenizer, and all that its answers need."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from berthead import exported
+from berthead.artifact import Artifact
+from berthead.checks import RECORD, golden_input
+from berthead.export import encoder, heads
+from berthead.export.graph import OPSET, Graph
+from berthead.exported import EXPORT_VERSION, GRAPH, TOKENIZER, as_written, file_hash
+from berthead.folder import made_whole, on_disk, write_json
+from berthead.infer.predict import Predictor
+from berthead.model.heads import JointHead, TokenHead
+from berthead.options import PredictOptions
+from berthead.tasks import Joint
+from berthead.tasks.crf import as_array
+
+
+def write_onnx(artifact: Artifact, folder: Path, overwrite: bool = False) -> float:
+    """Write a function as an ONNX graph aside, compare its answers in ONNX Runtime, and rename it into place.
+
+    Args:
+        artifact: the fitted function.
+        folder: where to.
+        overwrite: replace a folder that exists.
+
+    Returns:
+        The largest relative difference of a golden example's logit.
+
+    Raises:
+        ModelError: the head is of another package.
+        UsageError: `onnx` or `onnxruntime` is not installed.
+        OutputError: the place cannot be written; nothing is left there.
+        GateError: it answers otherwise; nothing is left there.
+    """
+    with made_whole(folder, overwrite) as aside:
+        _write_graph(artifact, aside / GRAPH)
+        artifact.tokenizer.backend.save(str(aside / TOKENIZER))
+        write_json(aside / RECORD, _record(artifact, aside))
+        on_disk(aside)
+        return exported.load(aside, PredictOptions(threads=torch.get_num_threads())).verify()
+
+
+@torch.no_grad()
+def _write_graph(artifact: Artifact, path: Path) -> None:
+    graph, model = Graph(path), artifact.model.eval()
+    names = ["ids", "segments"] if model.encoder.config.segments else ["ids"]
+    hidden = encoder.vectors(graph, model.encoder, "ids", "segments")
+    logits = heads.logits(graph, model.head, hidden)
+    axes: list[str | int] = ["rows", "tokens"] if model.head.level == "token" else ["rows"]
+    about = _about(artifact, names)
+    graph.save({name: ["rows", "tokens"] for name in names}, logits, [*axes, len(json.loads(about["outputs"]))], about)
+
+
+def _about(artifact: Artifact, names: list[str]) -> dict[str, str]:
+    """What the graph says of itself, for who finds nothing but the file."""
+    task, reading = artifact.task, artifact.reading
+    each = "token" if artifact.model.head.level == "token" else "row"
+    doc = (
+        f"A fitted function of the task {task.name}. {' and '.join(names)}: int64 [rows, tokens], rows of one length "
+        f"without padding, special tokens included. logits: for each {each} the numbers that the metadata name under "
+        "outputs; beside them stand the task with its labels and activation, the columns, and how long texts are read."
+    )
+    more = task.classify.label_texts if isinstance(task, Joint) else []
+    attends = getattr(artifact.model.head, "windows", "") == "attention"
+    values = {
+        "task": {"name": task.name, **task.to_json()},
+        "outputs": task.label_texts + more + ["weight of the window"] * attends,
+        "columns": artifact.columns,
+        "reading": {"max_tokens": reading.max_tokens, "on_long": reading.on_long, "stride": reading.stride},
+    }
+    return {"doc": doc} | {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
+
+
+def _record(artifact: Artifact, folder: Path) -> dict[str, Any]:
+    """berthead.json: as of the model folder, and what is of the export alone."""
+    said = replace(artifact, adapter=None).describe()
+    del said["transformers"]
+    files = (GRAPH, f"{GRAPH}.data", TOKENIZER)
+    export: dict[str, Any] = {
+        "kind": "onnx", "version": EXPORT_VERSION, "opset": OPSET,
+        "positions": artifact.model.encoder.config.positions,
+        "sha256": {name: file_hash(folder / name) for name in files},
+    }  # fmt: skip
+    head = artifact.model.head.tokens if isinstance(artifact.model.head, JointHead) else artifact.model.head
+    if isinstance(head, TokenHead) and head.crf:
+        said["crf"] = {name: as_array(getattr(head, name)).tolist() for name in ("first", "last", "step")}
+    predictor = Predictor(artifact)
+    golden = [
+        one | {"prediction": as_written(answer)}
+        for one, answer in zip(artifact.golden, predictor.predict(map(golden_input, artifact.golden)), strict=True)
+    ]
+    return said | {"export": export, "golden": golden}

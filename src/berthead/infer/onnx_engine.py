@@ -1,0 +1,78 @@
+"""Pack -> logits by ONNX Runtime, which needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from berthead.errors import ModelError, UsageError
+from berthead.infer.threads import available_threads
+from berthead.model.units import Combine, pooled
+from berthead.records import FloatArray, Pack
+
+INSTALL = "pip install 'berthead[runtime]'"
+
+
+class OnnxEngine:
+    """A graph that `berthead export` wrote, ready to be applied; safe to call from many threads.
+
+    Args:
+        graph: the file.
+        head: what the folder's record says of the head.
+        outputs: logits a unit.
+        threads: processor threads; None: what this process may use.
+
+    Raises:
+        UsageError: ONNX Runtime is not installed.
+        ModelError: it cannot read the graph.
+    """
+
+    def __init__(self, graph: Path, head: Mapping[str, Any], outputs: int, threads: int | None = None) -> None:
+        self.combine: Combine | None = None
+        if head["kind"] == "row":
+            self.combine = partial(pooled, how=head["windows"], outputs=outputs)
+        self._session = _session(graph, threads or available_threads())
+        self._names = [one.name for one in self._session.get_inputs()]
+        if not {"ids"} <= set(self._names) <= {"ids", "segments"}:
+            raise ModelError(str(graph), f"reads {self._names}", "a graph that berthead export wrote")
+
+    def logits(self, pack: Pack) -> FloatArray:
+        """Logits of the pack's rows, float32 [rows, ...], or of its tokens, [tokens, ...].
+
+        Rows of one length are computed together, so that the graph knows neither padding nor a mask.
+        """
+        lengths, found = pack.lengths, []
+        edges = np.flatnonzero(np.diff(lengths, prepend=-1, append=-1)).tolist()
+        for first, end in pairwise(edges):
+            tokens = slice(int(pack.starts[first]), int(pack.starts[end]))
+            shape = end - first, int(lengths[first])
+            known = {"ids": pack.ids[tokens].reshape(shape), "segments": pack.segments[tokens].reshape(shape)}
+            values = self._session.run(["logits"], {name: known[name] for name in self._names})[0]
+            found.append(values.reshape(-1, values.shape[-1]))
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+def _session(graph: Path, threads: int) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UsageError("--engine onnx", f"needs a package ({error})", "", f"Install it: {INSTALL}") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Plans of memory are kept for each shape that was ever met: with rows of any length they only grow.
+    options.enable_mem_pattern = False
+    # Threads that wait leave the processor to others.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the library's own kinds have no common name
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            str(graph), f"cannot be read ({reason[:200]})", "a graph that berthead export wrote"
+        ) from error
