@@ -132,10 +132,9 @@ def is_exported(folder: Path) -> bool:
 
 
 def as_written(prediction: Prediction) -> dict[str, Any]:
-    """A prediction as berthead.json holds it."""
-    written = prediction.to_dict()
-    del written["where"], written["error"]
-    return written
+    """A prediction as berthead.json holds it; of two windows that decide alike, rounding says which did."""
+    left_out = ("where", "error", "window")
+    return {key: value for key, value in prediction.to_dict().items() if key not in left_out}
 
 
 def file_hash(path: Path) -> str:

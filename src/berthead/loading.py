@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from berthead import exported
-from berthead.checks import RECORD
 from berthead.errors import ModelError, UsageError
 from berthead.exported import Exported
 from berthead.options import PredictOptions
@@ -56,9 +54,11 @@ def load(
         raise UsageError(
             "--engine onnx", f"{folder} is no exported function", "a folder that berthead export wrote", fix
         )
-    if (place / RECORD).is_file() and find_spec("torch") is None:
-        fix = f"Install it, or where it is: berthead export {folder} --onnx DIR"
-        raise ModelError(str(folder), "needs torch, which is not installed", "an exported function", fix)
-    from berthead import joining
-
+    try:
+        from berthead import joining
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        fix = f"Install torch, or where it is installed: berthead export {folder} --onnx DIR"
+        raise ModelError(str(folder), "is no exported function, and torch is not installed", "", fix) from error
     return joining.load(folder, **given)  # type: ignore[arg-type]

@@ -80,6 +80,10 @@ def _fail_otherwise(error: Exception) -> NoReturn:
         sys.exit(error.exit_code)
     if isinstance(error, typer.Abort):
         _fail("interrupted", 130)
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("berthead"):
+        package = str(error.name).partition(".")[0]
+        saw = f"{_PACKAGES.get(package, package)} is not installed, and this needs it"
+        _fail(f"{saw}. Install it: pip install {_PACKAGES.get(package, package)}", 2)
     if isinstance(error, _PARSER_ERROR):
         context = getattr(error, "ctx", None)
         hint = f"\nTry: {context.command_path} --help" if context else ""
@@ -87,6 +91,8 @@ def _fail_otherwise(error: Exception) -> NoReturn:
     raise error
 
 
+# Packages that are called otherwise than what is imported of them.
+_PACKAGES = {"sklearn": "scikit-learn", "yaml": "PyYAML"}
 # click's ClickException, which some releases of typer import from click and others bring along.
 _PARSER_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 

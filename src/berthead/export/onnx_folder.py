@@ -83,6 +83,7 @@ def _record(artifact: Artifact, folder: Path) -> dict[str, Any]:
     """berthead.json: as of the model folder, and what is of the export alone."""
     said = replace(artifact, adapter=None).describe()
     del said["transformers"]
+    said["run"] = {name: value for name, value in said["run"].items() if name != "gate"}  # of other arithmetic
     files = (GRAPH, f"{GRAPH}.data", TOKENIZER)
     export: dict[str, Any] = {
         "kind": "onnx", "version": EXPORT_VERSION, "opset": OPSET,
