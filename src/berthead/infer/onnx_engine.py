@@ -16,6 +16,8 @@ from berthead.model.units import Combine, pooled
 from berthead.records import FloatArray, Pack
 
 INSTALL = "pip install 'berthead[runtime]'"
+# Older ones read weights from wherever the graph says that they lie.
+OLDEST = (1, 24)
 
 
 class OnnxEngine:
@@ -62,6 +64,10 @@ def _session(graph: Path, threads: int) -> Any:
         import onnxruntime
     except ImportError as error:
         raise UsageError("--engine onnx", f"needs a package ({error})", "", f"Install it: {INSTALL}") from error
+    version = onnxruntime.__version__
+    if tuple(map(int, version.split(".")[:2])) < OLDEST:
+        allowed = f"{'.'.join(map(str, OLDEST))} or newer"
+        raise UsageError("--engine onnx", f"onnxruntime is of version {version}", allowed, f"Install it: {INSTALL}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

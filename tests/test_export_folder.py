@@ -1,0 +1,291 @@
+"""The folder of an exported function: what it holds, what is refused, and what a failed check leaves behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from conftest import toy_rows
+from exports import exported, run_graph, same, session
+from tokenizers import Tokenizer
+from toy_tasks import fit_task
+
+import berthead
+from berthead.errors import BertheadError, ModelError, UsageError
+from berthead.exported import Exported, file_hash
+
+FILES = ["berthead.json", "model.onnx", "model.onnx.data", "tokenizer.json"]
+
+
+@pytest.fixture(scope="module")
+def made(toy_model, tmp_path_factory) -> Path:
+    """An exported function. Do not change it: copy it."""
+    folder = tmp_path_factory.mktemp("exports") / "onnx"
+    berthead.load(toy_model).export_onnx(folder)
+    return folder
+
+
+@pytest.fixture
+def copied(made, tmp_path) -> Path:
+    """A copy of it that may be changed."""
+    return Path(shutil.copytree(made, tmp_path / "copy"))
+
+
+def record_of(folder: Path) -> dict:
+    return json.loads((folder / "berthead.json").read_text(encoding="utf-8"))
+
+
+def change(folder: Path, *path: str | int, to: object) -> None:
+    """Another value in berthead.json."""
+    record = place = record_of(folder)
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = to
+    (folder / "berthead.json").write_text(json.dumps(record), encoding="utf-8")
+
+
+# --- what it holds ---
+
+
+def test_a_folder_holds_all_that_answers_need(made, toy_model):
+    assert sorted(path.name for path in made.iterdir()) == FILES
+    record, model = record_of(made), berthead.load(toy_model)
+    assert record["task"] == {"name": "classify", **model.artifact.task.to_json()}
+    assert record["parameters"] == model.artifact.parameters()
+    assert record["columns"] == model.artifact.columns
+    assert {name: file_hash(made / name) for name in FILES[1:]} == record["export"]["sha256"]
+    assert len(record["golden"]) == 8
+    for one in record["golden"]:
+        wanted = model.predict(one["text"])
+        assert one["prediction"]["answer"] == wanted.answer
+        shares = [pair["probability"] for pair in one["prediction"]["probabilities"]]
+        assert shares == pytest.approx(list(wanted.probabilities.values()), abs=1e-6)
+
+
+def test_who_finds_the_graph_alone_reads_its_labels(tiny_bert, made, tmp_path):
+    graph = onnx.load(str(made / "model.onnx"), load_external_data=False)
+    about = {one.key: json.loads(one.value) for one in graph.metadata_props}
+    assert about["task"]["labels"] == about["outputs"] == ["negative", "positive"]
+    assert (about["task"]["activation"], about["task"]["temperature"]) == ("softmax", 1.0)
+    assert about["reading"] == {"max_tokens": 64, "on_long": "window", "stride": None}
+    assert about["columns"]["text"] == "text"
+    assert "without padding" in graph.doc_string
+    assert [one.name for one in graph.graph.output] == ["logits"]
+    fit_task(tiny_bert, "joint").export_onnx(tmp_path / "joint")
+    meta = onnxruntime.InferenceSession(str(tmp_path / "joint" / "model.onnx")).get_modelmeta().custom_metadata_map
+    assert json.loads(meta["outputs"]) == ["O", "B-NEG", "I-NEG", "B-POS", "I-POS", "no", "yes"]
+
+
+def test_labels_keep_their_types(tiny_bert, tmp_path):
+    rows = [{"text": row["text"], "label": ["0", 0, 1.5, True][n % 4]} for n, row in enumerate(toy_rows())]
+    model = berthead.fit(rows, encoder=str(tiny_bert), epochs=1, adapt="frozen", valid=0, quiet=True, threads=1)
+    again = exported(model, tmp_path / "onnx")
+    assert [(type(one), one) for one in again.labels] == [(type(one), one) for one in model.labels]
+    assert same(model.predict(["good", "bad cat"]), again.predict(["good", "bad cat"])) == 2
+
+
+def test_a_golden_example_can_be_followed_without_berthead(made):
+    golden = record_of(made)["golden"][0]
+    tokens = Tokenizer.from_file(str(made / "tokenizer.json")).encode(golden["text"])
+    ids, kinds = np.array([tokens.ids]), np.array([tokens.type_ids])
+    logits = run_graph(session(made / "model.onnx"), ids, kinds)[0]
+    np.testing.assert_allclose(logits, golden["logits"], rtol=0, atol=1e-5)
+    shares = np.exp(logits) / np.exp(logits).sum()
+    best = record_of(made)["task"]["labels"][int(shares.argmax())]
+    assert (best, float(shares.max())) == (golden["prediction"]["answer"], pytest.approx(golden["prediction"]["score"]))
+
+
+def test_the_same_function_gives_the_same_bytes(made, toy_model, tmp_path):
+    berthead.load(toy_model).export_onnx(tmp_path / "again")
+    for name in FILES:
+        assert (tmp_path / "again" / name).read_bytes() == (made / name).read_bytes()
+
+
+def test_what_comes_back_answers_and_checks_itself(made):
+    model = berthead.load(made)
+    assert isinstance(model, Exported)
+    assert model.verify() < 1e-5
+    assert model.info()["task"]["name"] == "classify"
+    assert model.predict("good cat").answer == "positive"
+    assert model.predict_proba(["good cat", "bad cat"]).shape == (2, 2)
+    with ThreadPoolExecutor(8) as pool:
+        texts = ["good cat", "bad dog ran", "awful red mat"] * 8
+        assert same(model.predict(texts), pool.map(model.predict, texts)) == 24
+
+
+# --- the commands ---
+
+
+def test_export_says_what_it_wrote_and_checks_it(cli, toy_model, tmp_path):
+    model, out = toy_model, tmp_path / "onnx"
+    done = cli("export", model, "--onnx", out, "--hf", tmp_path / "hf")
+    assert (done.code, done.err) == (0, "")
+    assert f"onnx folder: {out}\n  8 golden examples get the same answers" in done.out
+    assert "BertForSequenceClassification" in done.out
+    done = cli("export", model, "--onnx", out)
+    assert (done.code, "holds a model already" in done.err) == (1, True)
+    done = cli("export", model, "--onnx", out, "--overwrite", "--json")
+    assert json.loads(done.out)["onnx"]["largest_difference"] < 1e-5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "onnx"]
+
+
+def test_commands_read_an_exported_folder(cli, made, toy_csv, tmp_path):
+    assert cli("predict", made, "good cat").out.startswith("positive  0.")
+    assert cli("predict", made, "good cat", "--engine", "onnx", "--probabilities").out.count("p(") == 2
+    done = cli("predict", made, toy_csv, "--out", tmp_path / "out.csv", "--engine", "onnx", "--threads", "1")
+    assert (done.code, "rows written" in done.err) == (0, True)
+    assert (tmp_path / "out.csv").read_text().startswith("text,pair,label,tags,stars,prediction,score\n")
+    assert "8 golden examples" in cli("verify", made).out
+    assert "opset 17" in cli("info", made).out
+    assert json.loads(cli("info", made, "--json").out)["export"]["kind"] == "onnx"
+    assert '"accuracy": ' in cli("eval", made, toy_csv, "--json").out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["export", "{model}"], 2, "export: does not say what to write; --onnx DIR, --hf DIR, or both"),
+        (["export", "{model}", "--onnx", "{model}", "--overwrite"], 2, "is the model; another folder"),
+        (["export", "{made}", "--onnx", "{new}"], 2, "is an exported function; a model folder made by berthead fit"),
+        (["bench", "{made}"], 2, "Commands that read exported functions: predict, eval, verify, info."),
+        (["predict", "{model}", "good", "--engine", "onnx"], 2, "Write one: berthead export"),
+        (["predict", "{made}", "good", "--engine", "torch"], 2, '--engine: is "torch"; allowed: auto, onnx'),
+        (["predict", "{made}", "good", "--precision", "int8"], 2, "--precision int8: "),
+        (["predict", "{made}", "good", "--base", "minilm"], 2, "holds an encoder of its own"),
+        (["predict", "{made}", "good", "--engine", "onnx", "--precision", "auto"], 0, ""),
+        (["predict", "{new}", "good", "--engine", "onnx"], 2, "is no exported function"),
+    ],
+)
+def test_what_cannot_be_is_said(cli, toy_model, made, tmp_path, words, code, said):
+    places = {"model": toy_model, "made": made, "new": tmp_path / "new"}
+    done = cli(*(word.format(**places) for word in words))
+    assert (done.code, said in done.err) == (code, True), done.err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_graph_that_answers_otherwise_is_not_kept(cli, toy_model, tmp_path):
+    folder = Path(shutil.copytree(toy_model, tmp_path / "model"))
+    change(folder, "golden", 2, "logits", to=[9.0, -9.0])
+    done = cli("export", folder, "--onnx", tmp_path / "onnx")
+    assert (done.code, "golden example 3: logits differ by" in done.err) == (5, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_a_graph_that_computes_otherwise_is_not_kept(toy_model, tmp_path, monkeypatch):
+    from berthead.export import heads
+
+    model, real = berthead.load(toy_model), heads.logits
+    monkeypatch.setattr(heads, "logits", lambda graph, head, hidden: graph.add("Neg", real(graph, head, hidden)))
+    with pytest.raises(BertheadError, match="logits differ") as caught:
+        model.export_onnx(tmp_path / "onnx")
+    assert caught.value.exit_code == 5
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_heads_of_other_packages_are_refused(toy_model, tmp_path):
+    model = berthead.load(toy_model)
+
+    class Own(torch.nn.Linear):
+        level = "row"
+
+    model.artifact.model.head = Own(32, 2)
+    with pytest.raises(ModelError, match="head: is Own, of another package; linear, crf"):
+        model.export_onnx(tmp_path / "onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- what is not to be trusted ---
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "tokenizer.json"])
+def test_a_changed_or_missing_file_is_refused(copied, name):
+    whole = (copied / name).read_bytes()
+    middle = len(whole) // 2
+    (copied / name).write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    with pytest.raises(ModelError, match="sha256|cannot be read"):
+        berthead.load(copied)
+    (copied / name).unlink()
+    with pytest.raises(ModelError, match=f"holds no {name}"):
+        berthead.load(copied)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (("export", "version"), 2, "has version 2; this berthead reads 1 to 1. Install a newer berthead."),
+        (("export", "kind"), "tflite", "is not of an exported function"),
+        (("export",), None, "is not of an exported function"),
+        (("export", "sha256"), {}, "does not say the sha256 of each file"),
+        (("export", "positions"), 8, "max_tokens is 64"),
+        (("task", "labels"), ["negative"], "the head has 2 outputs, the task 1"),
+        (("task", "name"), "unheard", "task 'unheard'"),
+        (("task", "temperature"), 0, "temperature is 0"),
+        (("head", "windows"), "sum", "windows is 'sum'"),
+        (("head",), None, "is not a whole record"),
+        (("on_long",), "cut", "on_long is 'cut'"),
+        (("golden", 0, "logits"), [1.0], "does not hold 2 logits"),
+        (("golden", 0, "prediction"), None, "is not a whole record"),
+    ],
+)
+def test_a_record_that_lies_is_refused(copied, path, value, said):
+    change(copied, *path, to=value)
+    with pytest.raises(ModelError) as caught:
+        berthead.load(copied)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("location", ["../outside", "{folder}/outside", "nothing"])
+def test_weights_from_elsewhere_are_refused(copied, location):
+    shutil.copy(copied / "model.onnx.data", copied.parent / "outside")
+    graph = onnx.load(str(copied / "model.onnx"), load_external_data=False)
+    for tensor in graph.graph.initializer:
+        for one in tensor.external_data:
+            one.value = location.format(folder=copied.parent) if one.key == "location" else one.value
+    (copied / "model.onnx").write_bytes(graph.SerializeToString())
+    change(copied, "export", "sha256", "model.onnx", to=file_hash(copied / "model.onnx"))
+    with pytest.raises(ModelError, match="cannot be read"):
+        berthead.load(copied)
+
+
+def test_a_graph_of_others_is_refused(copied):
+    graph = onnx.load(str(copied / "model.onnx"), load_external_data=False)
+    graph.graph.input[0].name = "input_ids"
+    for node in graph.graph.node:
+        node.input[:] = ["input_ids" if name == "ids" else name for name in node.input]
+    (copied / "model.onnx").write_bytes(graph.SerializeToString())
+    change(copied, "export", "sha256", "model.onnx", to=file_hash(copied / "model.onnx"))
+    with pytest.raises(ModelError, match="reads .*input_ids.*; a graph that berthead export wrote"):
+        berthead.load(copied)
+
+
+def test_strange_files_are_refused(copied):
+    (copied / "model.pkl").touch()
+    with pytest.raises(ModelError, match="pickles and code are refused"):
+        berthead.load(copied)
+
+
+def test_another_answer_to_a_golden_example_fails_verify(cli, copied):
+    change(copied, "golden", 1, "prediction", "answer", to="neutral")
+    done = cli("verify", copied)
+    assert (done.code, "golden example 2: answers '" in done.err, "; 'neutral'" in done.err) == (5, True, True)
+
+
+def test_a_field_with_other_scores_is_refused(tiny_bert, tmp_path):
+    exported(fit_task(tiny_bert, "tag", head="crf", epochs=4), tmp_path / "onnx")
+    assert np.shape(record_of(tmp_path / "onnx")["crf"]["step"]) == (5, 5)
+    change(tmp_path / "onnx", "crf", "last", to=[0.0])
+    with pytest.raises(ModelError, match="crf.last does not hold"):
+        berthead.load(tmp_path / "onnx")
+
+
+def test_an_old_runtime_is_refused(made, monkeypatch):
+    monkeypatch.setattr(onnxruntime, "__version__", "1.20.1")
+    with pytest.raises(UsageError, match="onnxruntime is of version 1.20.1; 1.24 or newer"):
+        berthead.load(made)
