@@ -1,4 +1,4 @@
-"""What the tests of exported functions share: graphs in ONNX Runtime, answers side by side, and Python without torch."""
+"""What the tests of exported functions share: ONNX Runtime, answers side by side, and Python without torch."""
 
 from __future__ import annotations
 

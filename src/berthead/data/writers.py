@@ -157,9 +157,11 @@ def open_writer(
     try:
         sink = _Stdout() if path == STDIO else _Aside(path)
         rows = _row_format(format, sink, source_format, columns, schema, added)
-    except OSError as error:
+    except (OSError, ImportError) as error:  # pyarrow may be absent
         if sink:
             sink.discard()
+        if isinstance(error, ImportError):
+            raise
         raise _output_error(name, error) from error
     return RowWriter(name, format, sink, rows)
 

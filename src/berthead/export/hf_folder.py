@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ from berthead.artifact import Artifact
 from berthead.errors import GateError
 from berthead.folder import made_whole, on_disk, transformers_config, write_json, write_tensors
 from berthead.model import families
-from berthead.model.book import transformers_class
+from berthead.model.book import omega_names, transformers_class
 from berthead.model.checkpoint import file_tensors
 from berthead.model.disk import WEIGHTS
 
-# What transformers has no layer for.
-_OWN = ("crf.", "label_classifier.", "window_attention.", "head.")
+# Our layers and tensors that its classes have none for.
+_OWN = re.compile(r"(attend|row)\.|(tokens\.)?(first|last|step)$")
 
 
 def write_hf(artifact: Artifact, folder: Path, overwrite: bool = False) -> list[str]:
@@ -56,8 +57,8 @@ def write_hf(artifact: Artifact, folder: Path, overwrite: bool = False) -> list[
 def _tensors(artifact: Artifact, *, bare: bool) -> tuple[dict[str, Tensor], list[str]]:
     """What the class of transformers reads, by its names; and the names of what it has no place for."""
     prefix = "" if bare else f"{families.FAMILIES[artifact.family].prefix}."
-    omega = artifact.omega()
-    left_out = [name for name in omega if bare or name.startswith(_OWN)]
+    omega, names = artifact.omega(), omega_names(artifact.model.head, artifact.task.problem_type, artifact.family)
+    left_out = [theirs for ours, theirs in names.items() if bare or _OWN.match(ours)]
     theta = {f"{prefix}{name}": tensor for name, tensor in artifact.theta().items()}
     return theta | {name: tensor for name, tensor in omega.items() if name not in left_out}, left_out
 
