@@ -40,6 +40,7 @@ def test_the_readme_shows_every_verb():
         "info",
         "verify",
         "merge",
+        "export",
     }
     assert "berthead pull" in README
 
@@ -48,7 +49,17 @@ def test_the_readme_shows_every_verb():
 def test_every_flag_in_the_readme_exists(words):
     known = {flag(spec.name) for kind in (FitOptions, PredictOptions) for spec in fields(kind)}
     used = {word for word in words if word.startswith("--")}
-    assert used <= known | {"--out", "--json", "--config", "--soup", "--uniform", "--shared", "--name"}
+    assert used <= known | {
+        "--out",
+        "--json",
+        "--config",
+        "--soup",
+        "--uniform",
+        "--shared",
+        "--name",
+        "--onnx",
+        "--hf",
+    }
 
 
 @pytest.mark.parametrize("words", [words for words in commands() if words[1] == "fit"], ids=" ".join)

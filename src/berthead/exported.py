@@ -111,10 +111,11 @@ class Exported(Answering):
         """
         largest = replay(self._function, self.predictor.logits)
         for number, golden in enumerate(self._function.golden, 1):
-            found = as_written(next(self.predictor.predict([golden_input(golden)])))
-            if not _alike(found, golden["prediction"]):
-                saw = f"answers {found['answer']!r}"
-                raise GateError(f"golden example {number}", saw, f"{golden['prediction']['answer']!r}")
+            found, wanted = as_written(next(self.predictor.predict([golden_input(golden)]))), golden["prediction"]
+            for key in found:
+                if key not in wanted or not _alike(found[key], wanted[key]):
+                    saw, said = (repr(side.get(key))[:100] for side in (found, wanted))
+                    raise GateError(f"golden example {number}", f"its {key} is {saw}", f"{RECORD} says {said}")
         return largest
 
 

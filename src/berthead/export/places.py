@@ -57,9 +57,8 @@ class Places:
             return graph.add("Mul", column, graph.weight(f"encoder.places.{base!r}", turns))
 
         angle = graph.once(("angles", base), angles)
-        return graph.once(("Cos", base), partial(graph.add, "Cos", angle)), graph.once(
-            ("Sin", base), partial(graph.add, "Sin", angle)
-        )
+        cos, sin = (graph.once((wave, base), partial(graph.add, wave, angle)) for wave in ("Cos", "Sin"))
+        return cos, sin
 
     def _distances(self) -> str:
         """How far each query stands behind each key, as a place in tables of all distances, [tokens, tokens]."""
