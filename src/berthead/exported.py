@@ -6,7 +6,6 @@ import hashlib
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,6 +57,9 @@ class Exported(Answering):
         folder: that `berthead export` wrote.
         options: token budget and threads.
 
+    Attributes:
+        choice: None, as of a precision that a user named: there is nothing that `--precision auto` could choose from.
+
     Raises:
         ModelError: the folder is broken, or not to be trusted.
         UsageError: an option that it cannot have, or ONNX Runtime is not installed.
@@ -68,7 +70,6 @@ class Exported(Answering):
         'delivery'
     """
 
-    # What `--precision auto` took: there is nothing to choose from.
     choice = None
 
     def __init__(self, folder: Path, options: PredictOptions | None = None) -> None:
@@ -83,7 +84,8 @@ class Exported(Answering):
         hashes = _Hashes(folder, _hashes(record, folder))
         self._function = _read(folder, record)
         outputs = self._function.task.outputs
-        self._engine = OnnxEngine(folder / GRAPH, record["head"], outputs, self.options.threads)
+        engine = OnnxEngine(folder / GRAPH, record["head"], outputs, self.options.threads)
+        self._predictor = Applier(self._function, engine, self.options.token_budget)
         hashes.check()
 
     @property
@@ -91,10 +93,10 @@ class Exported(Answering):
         """What the folder says of it."""
         return self._function
 
-    @cached_property
+    @property
     def predictor(self) -> Applier:
         """The function with its graph."""
-        return Applier(self._function, self._engine, self.options.token_budget)
+        return self._predictor
 
     def info(self) -> dict[str, Any]:
         """The formula as fitted: task, head, hashes of the parameters, labels, metrics, versions; and the export."""
@@ -117,11 +119,6 @@ class Exported(Answering):
                     saw, said = (repr(side.get(key))[:100] for side in (found, wanted))
                     raise GateError(f"golden example {number}", f"its {key} is {saw}", f"{RECORD} says {said}")
         return largest
-
-
-def load(folder: Path, options: PredictOptions | None = None) -> Exported:
-    """An exported function from its folder; it raises what `Exported` does."""
-    return Exported(folder, options)
 
 
 def is_exported(folder: Path) -> bool:

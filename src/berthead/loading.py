@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from berthead import exported
 from berthead.errors import ModelError, UsageError
-from berthead.exported import Exported
+from berthead.exported import Exported, is_exported
 from berthead.options import PredictOptions
 
 if TYPE_CHECKING:
@@ -47,8 +46,8 @@ def load(
     """
     given = {"precision": precision, "token_budget": token_budget, "threads": threads, "base": base}
     options, place = PredictOptions.from_sources(given | {"engine": engine}), Path(folder)
-    if exported.is_exported(place):
-        return exported.load(place, options)
+    if is_exported(place):
+        return Exported(place, options)
     if options.engine == "onnx":
         fix = f"Write one: berthead export {folder} --onnx DIR"
         raise UsageError(

@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 
-from berthead import exported
 from berthead.artifact import Artifact
 from berthead.checks import RECORD, golden_input
 from berthead.export import encoder, heads
 from berthead.export.graph import OPSET, Graph
-from berthead.exported import EXPORT_VERSION, GRAPH, TOKENIZER, as_written, file_hash
+from berthead.exported import EXPORT_VERSION, GRAPH, TOKENIZER, Exported, as_written, file_hash
 from berthead.folder import made_whole, on_disk, write_json
 from berthead.infer.predict import Predictor
 from berthead.model.heads import JointHead, TokenHead
@@ -45,7 +44,7 @@ def write_onnx(artifact: Artifact, folder: Path, overwrite: bool = False) -> flo
         artifact.tokenizer.backend.save(str(aside / TOKENIZER))
         write_json(aside / RECORD, _record(artifact, aside))
         on_disk(aside)
-        return exported.load(aside, PredictOptions(threads=torch.get_num_threads())).verify()
+        return Exported(aside, PredictOptions(threads=torch.get_num_threads())).verify()
 
 
 @torch.no_grad()
