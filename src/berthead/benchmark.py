@@ -33,6 +33,7 @@ from berthead.text.windows import Input
 # Rows whose answers are compared, and tokens that are timed.
 MOST_ROWS = 2048
 MOST_TOKENS = 16384
+GPU_TOKENS = 16 * MOST_TOKENS  # several packs for each of several GPUs
 ROUNDS = 3
 PEAK_SECONDS = 0.05
 STAGES = ("reading", "tokenising", "packing", "encoder", "head", "decoding")
@@ -149,10 +150,11 @@ def bench(
     """
     fitted = model if isinstance(model, Fitted) else load(model)
     artifact = fitted.artifact
-    rows = _golden(artifact) if data is None else _given(
+    device = find_device(fitted.options.device)
+    most = MOST_TOKENS if device.type == "cpu" else GPU_TOKENS
+    rows = _golden(artifact, most) if data is None else _given(
         artifact, data, text=text, pair=pair, label=label, choices=choices, intent=intent, skip_bad_rows=skip_bad_rows
     )  # fmt: skip
-    device = find_device(fitted.options.device)
     names = ["fp32", *gate.candidates(artifact.model, device)]
     predictors = {name: Predictor(artifact, name, fitted.options.token_budget, device) for name in names}
     key = machine.key_of(artifact, device)
@@ -162,7 +164,7 @@ def bench(
             progress.say(f"comparing answers to {len(rows.batch.inputs):,} rows in {', '.join(names)}")
             receipt = gate.measure(artifact, rows.batch, rows.targets, "given", predictors=predictors, device=device)
             kept = machine.keep(key, {"receipt": receipt.to_json()})
-        timed = _timed(rows)
+        timed = _timed(rows, most)
         progress.say(f"timing {len(timed.examples):,} rows in {', '.join(names)}")
         runs = _runs(artifact, predictors, timed, rows.reading_seconds * len(timed.examples), progress)
     # Of a whole job, and longer than `auto` itself would measure.
@@ -206,20 +208,20 @@ def _given(artifact: Artifact, data: Any, **flags: str | bool | None) -> _Rows:
     return _Rows(Batch(examples, inputs), targets, seconds, read.bad, notes)
 
 
-def _golden(artifact: Artifact) -> _Rows:
+def _golden(artifact: Artifact, most: int) -> _Rows:
     if not artifact.golden:
         raise UsageError("bench", "the model holds no golden examples", "rows to measure on", "Give a file as DATA.")
     batch = gate.golden_batch(artifact)
     tokens = sum(len(row.ids) for one in batch.inputs for row in one.rows)
-    times = max(1, MOST_TOKENS // tokens)
+    times = max(1, most // tokens)
     return _Rows(Batch([*batch.examples] * times, [*batch.inputs] * times), None, 0.0, [], [])
 
 
-def _timed(rows: _Rows) -> Batch:
-    """As many of the rows, evenly spread, as have about the tokens that are timed."""
+def _timed(rows: _Rows, most: int) -> Batch:
+    """As many of the rows, evenly spread, as have about so many tokens."""
     tokens = sum(len(row.ids) for one in rows.batch.inputs for row in one.rows)
     count = len(rows.batch.inputs)
-    chosen = _evenly(count, max(1, count * MOST_TOKENS // tokens))
+    chosen = _evenly(count, max(1, count * most // tokens))
     return Batch([rows.batch.examples[row] for row in chosen], [rows.batch.inputs[row] for row in chosen])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -72,6 +73,10 @@ class Graphs:
             return None
 
 
+# torch records one graph at a time.
+_RECORDING = threading.Lock()
+
+
 def rounded(tokens: int) -> int:
     """The size that a pack of so many tokens is recorded in.
 
@@ -108,14 +113,19 @@ def recorded(function: Callable[[], Tensor]) -> Replay:
     Returns:
         What launches it again, at once.
     """
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        function()  # what is set up at the first call is no part of the recording
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads have devices of their own
-        result = function()
+    usual, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(usual)
+    with _RECORDING:
+        try:
+            with torch.cuda.stream(side):
+                function()  # what is set up at the first call is no part of the recording
+            graph = torch.cuda.CUDAGraph()
+            # Other threads compute on GPUs of their own meanwhile.
+            with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+                result = function()
+        finally:
+            torch.cuda.set_stream(usual)  # a recording that fails leaves its own behind
+    usual.wait_stream(side)
 
     def replay() -> Tensor:
         graph.replay()
