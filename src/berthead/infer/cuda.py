@@ -113,17 +113,7 @@ class Engines:
 
 
 def all_gpus(model: Model, precision: str) -> Engines:
-    """An engine on each GPU that torch sees.
-
-    Args:
-        model: the fitted model; it is copied.
-        precision: `fp32` or `bf16`.
-
-    Returns:
-        The engines. Products in float32 are exact from now on: for all of this process TF32 is off.
-    """
-    if precision == "fp32":
-        torch.set_float32_matmul_precision("highest")
+    """An engine on each GPU that torch sees, in `fp32` or `bf16`."""
 
     def make(device: torch.device) -> CudaEngine:
         return CudaEngine(model, precision, device, kernel_for(model.encoder.config, precision, device), recorded)

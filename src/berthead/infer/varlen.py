@@ -92,7 +92,7 @@ def kernel_for(config: EncoderConfig, precision: str, device: torch.device) -> K
 
 
 def agrees(kernel: Kernel, config: EncoderConfig, precision: str, device: torch.device) -> bool:
-    """Whether a kernel attends as plain products do: tried on the device, with the encoder's own sizes.
+    """Whether a kernel attends on a device as plain products do on a CPU: tried with the encoder's own sizes.
 
     Relative positions add to the scores, which no kernel here reads. What else keeps one from computing an encoder is
     the kernel's own matter (head size, window, the GPU's age), and shows where it is called.
@@ -104,15 +104,15 @@ def agrees(kernel: Kernel, config: EncoderConfig, precision: str, device: torch.
         lengths = (2 * local + 9, 5, 1, 0)
         edges = torch.tensor((0, *lengths)).cumsum(0)
         tokens = int(edges[-1])
-        qkv = torch.randn(tokens, 3 * config.width, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+        qkv = torch.randn(tokens, 3 * config.width, generator=torch.Generator().manual_seed(0)).to(dtype)
         runs = tuple(Run(int(first), 1, length) for first, length in zip(edges, lengths, strict=False) if length)
         wanted = attention(qkv.float(), runs, config.heads, local=local)
-        query, key, value = qkv.view(tokens, 3, config.heads, size).unbind(1)
+        query, key, value = qkv.to(device).view(tokens, 3, config.heads, size).unbind(1)
         try:
             mixed = kernel.attend(query, key, value, Rows(edges.int().to(device), tokens), size**-0.5, local)
         except (RuntimeError, ImportError):  # as torch says that it lacks a kernel
             return False
-        if not torch.allclose(mixed.reshape_as(wanted).float(), wanted, atol=TOLERANCES[precision], rtol=0):
+        if not torch.allclose(mixed.reshape(wanted.shape).float().cpu(), wanted, atol=TOLERANCES[precision], rtol=0):
             return False
     return True
 
@@ -180,9 +180,11 @@ def prepared(
         memo: what was copied of other models: parts that models share are copied once.
 
     Returns:
-        The copy, in evaluation mode.
+        The copy, in evaluation mode. In float32 a GPU's products are exact from now on: TF32 is off in this process.
     """
     known, dtype = {} if memo is None else memo, PRECISIONS[precision]
+    if device.type == "cuda" and dtype == torch.float32:
+        torch.set_float32_matmul_precision("highest")
     copied = copy.deepcopy(model, known)
     encoder: Any = copied.encoder
     if kernel is not None:

@@ -27,7 +27,7 @@ def packs(rows: Sequence[Encoded], token_budget: int) -> Iterator[Pack]:
         yield pack(rows, chosen)
 
 
-def computed(
+def _computed(
     rows: Sequence[Encoded], compute: Compute, token_budget: int, workers: int = 1
 ) -> Iterator[tuple[Pack, FloatArray]]:
     """Packs, longest rows first, each with what `compute` says of it; so many threads compute at once."""
@@ -89,7 +89,7 @@ def by_row(
 ) -> FloatArray:  # fmt: skip
     """What `compute` says of each row, in their order, float32 [rows, ...]."""
     result = np.empty((0, outputs), dtype=np.float32)
-    for one, values in computed(rows, compute, token_budget, workers):
+    for one, values in _computed(rows, compute, token_budget, workers):
         if len(result) == 0:
             result = np.empty((len(rows), values.shape[1]), dtype=np.float32)
         result[one.row] = values
@@ -103,7 +103,7 @@ def by_unit(
 ) -> FloatArray:
     """What `compute` says of each unit's token, in their order, float32 [units, ...]."""
     result = np.empty((0, outputs), dtype=np.float32)
-    for one, values in computed(layout.rows, compute, token_budget, workers):
+    for one, values in _computed(layout.rows, compute, token_budget, workers):
         if len(result) == 0:
             result = np.empty((layout.n_units, values.shape[1]), dtype=np.float32)
         units, tokens = layout.units_in(one)
