@@ -17,7 +17,7 @@ from berthead.options import PredictOptions
 
 @with_options(
     PredictOptions,
-    only=("text", "pair", "choices", "base", "precision", "token_budget", "threads", "probabilities"),
+    only=("text", "pair", "choices", "base", "precision", "device", "token_budget", "threads", "probabilities"),
 )
 def predict(
     model: ModelFolder,
