@@ -74,7 +74,10 @@ class Predictor:
         Yields:
             One prediction an example.
         """
-        for chunk, inputs in prefetched(self._read_chunks(examples)):
+        read = self._read_chunks(examples)
+        # One text is answered before another thread would have begun to read it.
+        alone = isinstance(examples, Sequence) and len(examples) == 1
+        for chunk, inputs in read if alone else prefetched(read):
             computed = self.compute([one for one in inputs if one and not one.error])
             yield from answered(self.artifact, chunk, inputs, computed)
 
