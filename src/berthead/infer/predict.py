@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Full, Queue
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from berthead.artifact import Artifact
+from berthead.data.counts import long_notes
 from berthead.errors import DataError
 from berthead.infer.engine import Engine
 from berthead.model.units import unit_logits
@@ -29,6 +30,9 @@ CHUNK_CHARACTERS = 4_000_000
 DECODED_ROWS = 128
 TOKEN_BUDGET = 2048
 READER_THREAD = "berthead-reader"
+
+# Examples, and of each function what it reads of each of them; None where the example has an error.
+ReadChunk = tuple[list[Example], list[list[Input | None]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +73,8 @@ class Predictor:
         Yields:
             One prediction an example.
         """
-        for chunk, inputs in prefetched(self._read_chunks(examples)):
-            computed = self.compute([one for one in inputs if one and not one.error])
-            yield from answered(self.artifact, chunk, inputs, computed)
+        for chunk in prefetched(self.read(examples)):
+            yield from self._answered(chunk)
 
     @property
     def functions(self) -> dict[str, Artifact]:
@@ -82,11 +85,26 @@ class Predictor:
         """The same as `predict`, by the names of `functions`."""
         return ({"": prediction} for prediction in self.predict(examples))
 
+    def read(self, examples: Iterable[Example]) -> Iterator[ReadChunk]:
+        """What is computed together: chunks of examples, and what was read of them; other threads may read ahead."""
+        artifact = self.artifact
+        for chunk in chunks(examples):
+            sound = [example for example in chunk if not example.error]
+            inputs = iter(artifact.task.inputs(artifact.tokenizer, sound, artifact.reading))
+            yield chunk, [[None if example.error else next(inputs) for example in chunk]]
+
+    def answer(self, chunk: ReadChunk) -> Iterator[dict[str, Prediction]]:
+        """The answers to a chunk that was read, by the names of `functions`."""
+        return ({"": prediction} for prediction in self._answered(chunk))
+
+    def _answered(self, chunk: ReadChunk) -> Iterator[Prediction]:
+        examples, (inputs,) = chunk
+        computed = self.compute([one for one in inputs if one and not one.error])
+        return answered(self.artifact, examples, inputs, computed)
+
     def logits(self, examples: Sequence[Example]) -> FloatArray:
         """Logits of examples without errors, float32 [units, outputs]: a unit is a row, a choice, a word or a token."""
-        parts = [
-            self.compute(readable(chunk, inputs)).values for chunk, inputs in prefetched(self._read_chunks(examples))
-        ]
+        parts = [self.compute(readable(chunk, inputs)).values for chunk, (inputs,) in prefetched(self.read(examples))]
         return np.concatenate(parts) if parts else np.empty((0, self.artifact.task.outputs), dtype=np.float32)
 
     def evaluate(self, examples: Sequence[Example]) -> dict[str, Any]:
@@ -122,7 +140,7 @@ class Predictor:
             DataError: an example cannot be read, and the function was fitted so that this is an error.
         """
         values, inputs = [np.empty((0, self.artifact.task.outputs), dtype=np.float32)], list[Input]()
-        for chunk, read in prefetched(self._read_chunks(examples)):
+        for chunk, (read,) in prefetched(self.read(examples)):
             sound = readable(chunk, read)
             values.append(self.compute(sound).values)
             inputs += [one.without_rows() for one in sound]
@@ -133,13 +151,6 @@ class Predictor:
         layout, task = Layout(inputs), self.artifact.task
         head, budget = self.artifact.model.head, self.token_budget
         return Computed(*unit_logits(layout, self.engine.logits, head, task.outputs, budget), layout)
-
-    def _read_chunks(self, examples: Iterable[Example]) -> Iterator[tuple[list[Example], list[Input | None]]]:
-        artifact = self.artifact
-        for chunk in chunks(examples):
-            sound = [example for example in chunk if not example.error]
-            inputs = iter(artifact.task.inputs(artifact.tokenizer, sound, artifact.reading))
-            yield chunk, [None if example.error else next(inputs) for example in chunk]
 
 
 def answered(
@@ -239,7 +250,7 @@ def chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
         yield chunk
 
 
-def prefetched(items: Iterator[T]) -> Iterator[T]:
+def prefetched(items: Iterator[T]) -> Generator[T]:
     """The same items, the next one made in another thread while the caller works on this one.
 
     An error of the maker is raised here, in its place.
@@ -281,26 +292,6 @@ def length_notes(inputs: Sequence[Input], reading: Reading) -> list[str]:
     """How many rows were longer than the model reads at once, as lines; nothing where none were."""
     cut, windowed = sum(one.truncated for one in inputs), sum(one.n_windows > 1 for one in inputs)
     return long_notes(cut, windowed, len(inputs), reading.max_tokens)
-
-
-def long_notes(truncated: int, windowed: int, rows: int, max_tokens: int) -> list[str]:
-    """The same from counts.
-
-    Args:
-        truncated: rows of which tokens were cut.
-        windowed: rows that were read in several windows.
-        rows: all rows.
-        max_tokens: tokens of a window.
-
-    Returns:
-        Lines.
-    """
-    whats = ((truncated, "their ends were not read"), (windowed, "they were read in windows"))
-    return [
-        f"{count:,} of {rows:,} rows ({100 * count / rows:.1f} %) have over {max_tokens} tokens; {what}"
-        for count, what in whats
-        if count
-    ]
 
 
 def _answers(
