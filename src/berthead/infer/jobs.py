@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -113,9 +113,7 @@ def _run(job: Job, folder: PartsFolder, inputs: list[Fingerprint]) -> Summary:
         return summary
     end = folder.end
     if end is None or any(folder.shard.owns(part) and part not in folder.whole for part in range(end["parts"])):
-        _compute(job, folder)
-        for one in inputs:
-            one.check_unchanged()
+        _compute(job, folder, inputs)
         rows = job.table.rows
         end = {"rows": rows, "parts": -(-rows // job.options.part_rows), "notes": job.table.notes}
         folder.reached_end(end)
@@ -127,7 +125,7 @@ def _run(job: Job, folder: PartsFolder, inputs: list[Fingerprint]) -> Summary:
     return summary
 
 
-def _compute(job: Job, folder: PartsFolder) -> None:
+def _compute(job: Job, folder: PartsFolder, inputs: Sequence[Fingerprint]) -> None:
     """Compute the parts that are missing, in their order; the next rows are read while these are computed."""
     part_rows, done = job.options.part_rows, frozenset(folder.whole)
 
@@ -145,6 +143,8 @@ def _compute(job: Job, folder: PartsFolder) -> None:
             with folder.writing(number) as part:
                 counted = _counted((chunk for _, chunk in chunks), progress)
                 part.counts = compute_part(job.work, job.output, counted, part.answers, part.errors)
+                for one in inputs:
+                    one.check_unchanged()  # so every part is of the rows that the manifest names
 
 
 def _counted(chunks: Iterable[Chunk], progress: Progress) -> Iterator[Chunk]:
