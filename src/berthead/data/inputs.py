@@ -27,7 +27,7 @@ def matching(given: str | Path | Sequence[str | Path]) -> list[str]:
 
     Raises:
         DataError: a pattern matches no file.
-        UsageError: stdin among others, or nothing at all.
+        UsageError: stdin or a pipe among others, or nothing at all.
 
     Example:
         >>> matching("reviews.csv")
@@ -43,15 +43,19 @@ def matching(given: str | Path | Sequence[str | Path]) -> list[str]:
             saw = f"matches no file (looked from {Path.cwd()})"
             raise DataError(one, saw, "* for any letters of a name, ** for any folders", "Check the pattern.")
         paths += found
-    if not paths or (STDIO in paths and len(paths) > 1):
-        saw = "stands among other inputs" if paths else "there is no input"
-        raise UsageError(STDIO if paths else "predict", saw, "files, or - alone")
+    if not paths:
+        raise UsageError("predict", "there is no input", "files, or -")
+    for one in paths if len(paths) > 1 else ():
+        if not is_file(one):
+            saw = f"{'stands' if one == STDIO else 'is a pipe'} among other inputs"
+            raise UsageError(one, saw, "files, or a pipe alone")
     return paths
 
 
 def is_file(path: str) -> bool:
-    """Whether this can be read more than once: no stdin, and no pipe."""
-    return path != STDIO and (os.path.isfile(path) or not os.path.exists(path))  # noqa: PTH110, PTH113
+    """Whether this can be read more than once, as far as it can be read: no stdin, and no pipe."""
+    special = os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)  # noqa: PTH110, PTH112, PTH113
+    return path != STDIO and not special
 
 
 @dataclass(frozen=True, slots=True)
