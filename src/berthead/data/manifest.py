@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,18 +78,22 @@ def open_parts(
         UsageError: there are parts and they are not to be taken, or they are those of another job.
         OSError: it cannot be written.
     """
-    folder = PartsFolder(path, part_format, shard)
+    folder: PartsFolder | None = None
     try:
+        folder = PartsFolder(path, part_format, shard)
         _settle(folder, manifest, resume, name or str(path))
     except BaseException:
-        folder.close()
+        if folder is not None:
+            folder.release()
+        with suppress(OSError):
+            path.rmdir()  # as it is where it could be made and nothing written into it
         raise
     return folder
 
 
 def _settle(folder: PartsFolder, manifest: dict[str, Any], resume: bool, name: str) -> None:
     """Whether this job may go on in this folder; it begins anew where there is nothing to go on with."""
-    anew, left, alone = f"begin anew: rm -r {name}", folder.manifest, folder.shard.of == 1
+    anew, left, alone = f"begin anew: rm -r {name}", folder.manifest, folder.shard.alone
     if left is not None and "finished" in left:
         # Killed while the parts were removed: there is nothing to be kept but that the job is done.
         if not alone:

@@ -28,6 +28,7 @@ class Shard:
     Args:
         number: from 1.
         of: how many there are.
+        alone: it computes all parts, and no other process is to be at work.
 
     Example:
         >>> [part for part in range(6) if Shard.parse("2/3").owns(part)]
@@ -36,6 +37,7 @@ class Shard:
 
     number: int = 1
     of: int = 1
+    alone: bool = True
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -43,7 +45,7 @@ class Shard:
         number, of = map(int, text.split("/"))
         if not 1 <= number <= of:
             raise UsageError("--shard", f"is {text}", f"1/{of} to {of}/{of}")
-        return cls(number, of)
+        return cls(number, of, alone=False)
 
     def owns(self, part: int) -> bool:
         """Whether a part is computed by this process."""
@@ -137,8 +139,8 @@ class PartsFolder:
         self.path, self.part_format, self.shard = path, part_format, shard
         path.mkdir(exist_ok=True)
         # A shard lets the others in, and keeps out a process that does all parts, and itself.
-        self._locks = [self._locked(LOCK, shared=shard.of > 1)]
-        if shard.of > 1:
+        self._locks = [self._locked(LOCK, shared=not shard.alone)]
+        if not shard.alone:
             self._locks.append(self._locked(f"{LOCK}-{shard.number}-of-{shard.of}"))
         self.whole: dict[int, Part] = {}
         self.look()
@@ -214,7 +216,7 @@ class PartsFolder:
 
     def release(self) -> None:
         """Let others in; a folder without a part is of no use, unless other shards are at work in it."""
-        if self._locks and self.shard.of == 1 and self.empty:
+        if self._locks and self.shard.alone and self.empty:
             with suppress(OSError):
                 self.remove()
         self.close()

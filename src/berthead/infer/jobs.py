@@ -117,7 +117,7 @@ def _run(job: Job, folder: PartsFolder, inputs: list[Fingerprint]) -> Summary:
         rows = job.table.rows
         end = {"rows": rows, "parts": -(-rows // job.options.part_rows), "notes": job.table.notes}
         folder.reached_end(end)
-    if folder.shard.of == 1:
+    if folder.shard.alone:
         return gather_parts(job.target, folder.manifest or {}, folder.whole, end, folder)
     summary = Summary(notes=end["notes"], parts=f"{job.target}{PARTS}", max_tokens=window_in(folder.manifest or {}))
     for _, part in sorted(folder.whole.items()):
