@@ -28,7 +28,7 @@ class Aside:
 
     def __init__(self, target: Path, codec: str = "", mark: str | None = None) -> None:
         self.target = target
-        self.part = target.with_name(f".{target.name}.{mark or f'part-{os.getpid()}'}")
+        self.part = hidden(target, mark)
         self.part.unlink(missing_ok=True)  # from a process that was killed and had this name
         self.file = self.part.open("xb")
         self.stream: BinaryIO = packed(self.file, codec) if codec else self.file
@@ -61,6 +61,11 @@ class Aside:
                 stream.close()
         with suppress(OSError):
             self.part.unlink(missing_ok=True)
+
+
+def hidden(target: Path, mark: str | None = None) -> Path:
+    """The name of a file while it is written: hidden, and of this process's own unless there is another mark."""
+    return target.with_name(f".{target.name}.{mark or f'part-{os.getpid()}'}")
 
 
 def write_json(path: Path, record: Any, *, replace: bool = True) -> None:

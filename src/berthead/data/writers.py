@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
-from berthead.data.aside import Aside, output_error, target_of
+from berthead.data.aside import Aside, hidden, output_error, target_of
 from berthead.data.formats import CsvRows, RowFormat
 from berthead.data.output import Output
 from berthead.data.readers import STDIO, format_of
@@ -179,7 +181,11 @@ def check_writable(path: str | Path) -> None:
         return
     format_of(path)
     try:
-        Aside(target_of(path)).discard()
+        target = target_of(path)
+        with suppress(FileNotFoundError):
+            hidden(target).lstat()  # its name may be too long
+        # A file without a name: a process that is killed here leaves nothing.
+        tempfile.TemporaryFile(dir=target.parent).close()
     except OSError as error:
         raise output_error(path, error) from error
 
