@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from conftest import WORDS, write_csv, write_jsonl
+from conftest import ROOT, WORDS, write_csv, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,6 +37,7 @@ from berthead.infer import predict as predict_module
 from berthead.infer.files import predict_file
 from berthead.infer.work import Work, compute_part
 from berthead.options import PredictOptions
+from berthead.progress import Progress
 
 QUICK = settings(deadline=None, max_examples=25)
 PLAIN = [word for word in WORDS if word.isalpha()]
@@ -194,6 +196,22 @@ def test_a_part_can_be_computed_by_whoever_has_its_rows(name, model, tmp_path):
         counted += counts.rows
     assert counted == 47
     assert [b"".join(answers), b"".join(errors)] == files_of(tmp_path / name)
+
+
+def test_the_code_in_the_manual_computes_the_bytes_of_the_file(model, fit_toy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_csv(Path("rows.csv"), some_rows(47, bad=10))
+    Path("model").symlink_to(fit_toy(epochs=6))
+    page = (ROOT / "docs" / "jobs.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    gathered = [code.replace("16384", "10"), "    parts.append((answers.getvalue(), errors.getvalue()))\n"]
+    found = {"parts": []}
+    exec("".join(gathered), found)
+    predicted(model, "rows.csv", "out.csv")
+    head = io.BytesIO()
+    found["output"].part_rows(head, header=True).finish()
+    answers, errors = zip(*found["parts"], strict=True)
+    assert [b"".join([head.getvalue(), *answers]), b"".join(errors)] == files_of(Path("out.csv"))
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl"])
@@ -620,6 +638,41 @@ def test_the_verbs_work_together(cli, fit_toy, tmp_path, monkeypatch):
     ran = cli("predict", folder, "a.csv", "answers.csv")
     assert ran.code == 2
     assert "--out answers.csv" in ran.err
+
+
+# Progress
+
+
+def test_progress_after_a_resume_counts_what_was_done_and_not_its_speed(monkeypatch, capsys):
+    now = 0
+    monkeypatch.setattr("berthead.progress.time.monotonic", lambda: now)
+    with Progress("predict", 1000, "rows", done=600, log_s=15) as progress:
+        for now in (10, 20, 30, 40):  # noqa: B007 - the clock reads it
+            progress.advance(50)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "predict: 700 of 1,000 rows, 5/s, 0:01:00 left",
+        "predict: 800 of 1,000 rows, 5/s, 0:00:40 left",
+    ]
+    quiet = Progress("predict", None, "rows", quiet=True, log_s=0)
+    quiet.advance(3)
+    assert quiet.line.startswith("predict: 3 rows, ")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("shard", [None, "2/2"])
+def test_a_resumed_job_shows_what_is_left(shard, model, tmp_path, monkeypatch):
+    source = write_csv(tmp_path / "in.csv", some_rows(95))
+    made = []
+    monkeypatch.setattr(jobs, "Progress", lambda *args, **more: made.append(Progress(*args, **more)) or made[-1])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    stop_after(3, monkeypatch, model, source, tmp_path / "out.csv", shard=shard)
+    options = PredictOptions(part_rows=10, resume=True, shard=shard)
+    predict_file(model.predictor, str(source), str(tmp_path / "out.csv"), options)
+    bar = made[-1]._bar.tasks[0]
+    total = 95 if shard is None else 45
+    assert (made[-1].total, made[-1].done, bar.total, bar.completed) == (total, total, total, total)
+    assert made[-1]._before == 30
 
 
 # Disks
