@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 import berthead
 from berthead.data.gather import gather
 from berthead.data.output import Output
-from berthead.data.parts import Shard
+from berthead.data.shard import Shard
 from berthead.data.table import Table
 from berthead.errors import DataError, OutputError, UsageError
 from berthead.infer import jobs

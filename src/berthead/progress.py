@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -73,7 +74,8 @@ class Progress:
             self._bar.update(self._task, advance=units, rate=f"{self.rate:,.0f}/s")
         elif self._log_s is not None and time.monotonic() >= self._logged + self._log_s:
             self._logged = time.monotonic()
-            self.say(self.line)
+            with suppress(OSError):  # a log that cannot be written is no reason to stop
+                self.say(self.line)
 
     @property
     def line(self) -> str:

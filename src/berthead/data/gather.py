@@ -1,30 +1,23 @@
-"""One output of many parts, the same bytes however the parts came about."""
+"""What shards have computed, or one process, becomes the output when all of it is there."""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from berthead.data.aside import Aside, output_error, sync_folder, target_of
+from berthead.data.aside import output_error, target_of
+from berthead.data.assembly import put_together
 from berthead.data.counts import Summary
-from berthead.data.formats import GROUP_ROWS, ParquetRows
 from berthead.data.manifest import differences, output_in, window_in
-from berthead.data.output import Output
-from berthead.data.parquet_types import LearntTypes, added_types
-from berthead.data.parts import MANIFEST, PARTS, Part, PartsFolder, Shard
+from berthead.data.parts import MANIFEST, PARTS, Part, PartsFolder
 from berthead.data.readers import format_of
+from berthead.data.shard import Shard
 from berthead.data.writers import check_writable, left_out_notes
 from berthead.errors import UsageError, listed
-
-_COPIED = 1 << 20  # bytes at once
-# The hidden files have names of their own: one that was left by a killed process is replaced by the next.
-_MARK = "whole"
 
 
 def gather_parts(
@@ -88,12 +81,12 @@ def gather(target: str, names: Sequence[str] = ()) -> Summary:
     """
     check_writable(target)
     own = f"{target}{PARTS}"
-    with ExitStack() as stack:
-        folders = {name: stack.enter_context(closing(_held(name))) for name in names or [own]}
-        try:
+    try:
+        with ExitStack() as stack:
+            folders = {name: stack.enter_context(closing(_held(name))) for name in names or [own]}
             return _gathered(target, folders, folders.get(own))
-        except OSError as error:
-            raise output_error(target, error) from error
+    except OSError as error:
+        raise output_error(target, error) from error
 
 
 def _held(name: str) -> PartsFolder:
@@ -148,93 +141,3 @@ def _said_missing(missing: Sequence[int], parts: Mapping[int, Part]) -> str:
     shards = sorted({number % of + 1 for number in missing})
     whose = f" of shard{'s' * (len(shards) > 1)} {listed(f'{one}/{of}' for one in shards)}" if of > 1 else ""
     return f"{len(missing):,} parts{whose} are missing: {listed(missing)}"
-
-
-def put_together(output: Output, parts: Sequence[Part], target: str) -> str | None:
-    """Write the output and the file of its bad rows from parts.
-
-    Args:
-        output: what is written.
-        parts: all of them, in their order.
-        target: where to; what stands there is replaced when the new file is on the disk.
-
-    Returns:
-        The file of bad rows; None: there are none.
-
-    Raises:
-        OSError: it cannot be written; nothing is left, and the parts stay.
-        OutputError: as OSError, or a value that does not fit.
-    """
-    bad = [part.errors for part in parts if part.errors]
-    errors_file = f"{target}.errors.jsonl"
-    place, asides = target_of(errors_file), list[Aside]()
-    try:
-        if bad:
-            asides.append(Aside(place, mark=_MARK))
-            _copy(bad, asides[0].stream)
-        asides.append(Aside(target_of(target), format_of(target)[1], _MARK))
-        _fill(output, [part.answers for part in parts], asides[-1].stream)
-        for aside in asides:
-            aside.seal()
-        if not bad:
-            place.unlink(missing_ok=True)  # errors of an earlier run would look like errors of this one
-        for aside in asides:
-            aside.rename()
-            sync_folder(aside.target.parent)
-    except BaseException:
-        for aside in asides:
-            aside.discard()
-        raise
-    return errors_file if bad else None
-
-
-def _fill(output: Output, parts: Sequence[Path], stream: BinaryIO) -> None:
-    if output.format != "parquet":
-        output.part_rows(stream, header=True).finish()
-        _copy(parts, stream)
-        return
-    rows = ParquetRows(stream, output.schema if output.schema is not None else _learnt(output, parts))
-    try:
-        for group in _groups(parts) if output.schema is not None else ():
-            rows.add_group(group)
-        for values in _json_rows(parts) if output.schema is None else ():
-            rows.write(values)
-        rows.finish()
-    except BaseException:
-        rows.abandon()
-        raise
-
-
-def _copy(parts: Sequence[Path], stream: BinaryIO) -> None:
-    for part in parts:
-        with open(part, "rb") as file:
-            shutil.copyfileobj(file, stream, _COPIED)
-
-
-def _groups(parts: Sequence[Path]) -> Iterator[Any]:
-    """The row groups of Parquet files."""
-    import pyarrow.parquet as pq
-
-    for part in parts:
-        with pq.ParquetFile(part) as file:
-            for group in range(file.num_row_groups):
-                yield file.read_row_group(group)
-
-
-def _json_rows(parts: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    for part in parts:
-        with open(part, "rb") as file:
-            yield from map(json.loads, file)
-
-
-def _learnt(output: Output, parts: Sequence[Path]) -> Any:
-    """The schema that holds all rows."""
-    types = LearntTypes(output.columns, added_types(output.added))
-    batch: list[dict[str, Any]] = []
-    for values in _json_rows(parts):
-        batch.append(values)
-        if len(batch) == GROUP_ROWS:
-            types.learn(batch)
-            batch = []
-    types.learn(batch)
-    return types.schema

@@ -10,7 +10,8 @@ from typing import Any
 
 from berthead.data.inputs import Fingerprint
 from berthead.data.output import Output
-from berthead.data.parts import PartsFolder, Shard
+from berthead.data.parts import PartsFolder
+from berthead.data.shard import Shard
 from berthead.errors import UsageError
 
 FORMAT_VERSION = 1
@@ -93,7 +94,8 @@ def open_parts(
 
 def _settle(folder: PartsFolder, manifest: dict[str, Any], resume: bool, name: str) -> None:
     """Whether this job may go on in this folder; it begins anew where there is nothing to go on with."""
-    anew, left, alone = f"begin anew: rm -r {name}", folder.manifest, folder.shard.alone
+    left, alone = folder.manifest, folder.shard.alone
+    anew = f"begin anew{'' if alone else ' with all shards'}: rm -r {name}"
     if left is not None and "finished" in left:
         # Killed while the parts were removed: there is nothing to be kept but that the job is done.
         if not alone:

@@ -20,8 +20,9 @@ from berthead.data.gather import already_gathered, gather_parts
 from berthead.data.inputs import Fingerprint
 from berthead.data.manifest import manifest_of, open_parts, window_in
 from berthead.data.output import Output
-from berthead.data.parts import PARTS, Part, PartsFolder, Shard
+from berthead.data.parts import PARTS, Part, PartsFolder
 from berthead.data.readers import format_of
+from berthead.data.shard import Shard
 from berthead.data.table import Table
 from berthead.errors import Interrupted
 from berthead.infer.engine import kernels_of
