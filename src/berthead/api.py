@@ -11,7 +11,7 @@ from berthead.data.examples import SYNONYMS, Columns, find_column, sound_example
 from berthead.data.readers import STDIO
 from berthead.errors import Interrupted, UsageError
 from berthead.fitted import Fitted
-from berthead.infer.engine import use_threads
+from berthead.infer.engine import find_device, use_threads
 from berthead.options import FitOptions, PredictOptions
 from berthead.records import Example, Row
 from berthead.rows import mended, notes_on, read_rows
@@ -73,7 +73,7 @@ def fit(
 
 def load(
     folder: str | Path, *, precision: str | None = None, token_budget: int | None = None, threads: int | None = None,
-    base: str | Path | None = None,
+    base: str | Path | None = None, device: str | None = None,
 ) -> Fitted:  # fmt: skip
     """A fitted function from its model folder.
 
@@ -81,18 +81,21 @@ def load(
         folder: made by `fit` or `save`.
         precision: `fp32` (exact, the default), `bf16`, `int8`, or `auto`: the fastest that was measured to answer
             alike.
-        token_budget: tokens computed at once.
+        token_budget: tokens computed at once; None: what suits the device.
         threads: processor threads that torch uses from now on; None: what this process may use.
         base: where the encoder of an adapter folder lies; None: where it was at the fit, or beside the folder.
+        device: `cpu` (the default), or `cuda`: all NVIDIA GPUs of this machine.
 
     Returns:
         The function.
 
     Raises:
         ModelError: the folder is missing, broken or not to be trusted.
+        UsageError: torch sees no such device, or it does not compute in this precision.
     """
-    flags = {"precision": precision, "token_budget": token_budget, "threads": threads, "base": base}
+    flags = {"precision": precision, "token_budget": token_budget, "threads": threads, "base": base, "device": device}
     options = PredictOptions.from_sources(flags)
+    find_device(options.device, options.precision)
     use_threads(options.threads)
     return Fitted(folders.load(Path(folder), options.base), options)
 

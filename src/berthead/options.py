@@ -190,7 +190,8 @@ class PredictOptions(Options):
         "Arithmetic: fp32 is exact; auto: the fastest that was measured to answer alike.",
         choices=("auto", "fp32", "bf16", "int8"),
     )
-    token_budget: int = option(2048, "Tokens computed at once.", low=1)
+    device: str = option("cpu", "Where it is computed; cuda: all NVIDIA GPUs of this machine.", choices=("cpu", "cuda"))
+    token_budget: int | None = option(None, "Tokens computed at once [default: 2048; cuda: 16384].", low=1)
     threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1)
     probabilities: bool = option(False, "Add one column for each label's probability.")
     resume: bool = option(False, "Go on with the parts in OUT.parts, where a job was stopped or killed.")

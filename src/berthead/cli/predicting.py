@@ -19,7 +19,7 @@ from berthead.options import PredictOptions
 @with_options(
     PredictOptions,
     only=(
-        "text", "pair", "choices", "base", "precision", "token_budget", "threads", "probabilities",
+        "text", "pair", "choices", "base", "precision", "device", "token_budget", "threads", "probabilities",
         "resume", "shard", "part_rows",
     ),
 )  # fmt: skip

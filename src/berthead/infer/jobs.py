@@ -191,9 +191,12 @@ def _options(job: Job) -> dict[str, Any]:
 
 def _computed_by(work: Work) -> dict[str, Any]:
     """Versions and kernels: others may round a last bit otherwise."""
-    precision = work.predictor.engine.precision
-    kernels = sorted({kernels_of(one.model, precision) for one in work.predictor.functions.values()})
-    packages = ("berthead", "torch", "tokenizers", "numpy", "pyarrow")
-    by: dict[str, Any] = {name: version(name) for name in packages} | {"kernels": ", ".join(kernels)}
+    predictor = work.predictor
+    by = {name: version(name) for name in ("berthead", "torch", "tokenizers", "numpy", "pyarrow")}
+    if predictor.device.type == "cuda":
+        names = {torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())}
+        return by | {"kernels": getattr(predictor.engine, "kernels", "cuda"), "gpus": sorted(names)}
+    kernels = {kernels_of(one.model, predictor.engine.precision) for one in predictor.functions.values()}
     # Ours give each row to one thread; torch may divide a row's sums.
-    return by | ({"threads": torch.get_num_threads()} if {"torch", "oneDNN"} & set(kernels) else {})
+    threads = {"threads": torch.get_num_threads()} if {"torch", "oneDNN"} & kernels else {}
+    return by | {"kernels": ", ".join(sorted(kernels))} | threads

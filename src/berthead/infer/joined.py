@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from berthead.artifact import Artifact
-from berthead.infer.engine import prepared
-from berthead.infer.predict import TOKEN_BUDGET, Computed, ReadChunk, answered, chunks, prefetched
+from berthead.infer.engine import CPU, prepared
+from berthead.infer.predict import Computed, ReadChunk, answered, budget_of, chunks, prefetched
 from berthead.model.model import Model, sha256_of
-from berthead.model.tensors import TensorPack
+from berthead.model.tensors import TensorPack, check_rows
 from berthead.model.units import of_units, packs
 from berthead.records import Example, FloatArray, Pack, Prediction
 from berthead.text.layout import Layout, ranges
@@ -34,12 +34,13 @@ class JoinedEngine:
     Args:
         models: the fitted models; they are not changed.
         precision: `fp32`, `bf16` or `int8`.
+        device: `cpu`, or `cuda` for the first GPU.
     """
 
-    def __init__(self, models: Sequence[Model], precision: str = "fp32") -> None:
-        self.precision = precision
+    def __init__(self, models: Sequence[Model], precision: str = "fp32", device: torch.device = CPU) -> None:
+        self.precision, self.device = precision, device
         memo: dict[int, Any] = {}
-        self.models = [prepared(model, precision, memo) for model in shared(models)]
+        self.models = [prepared(model, precision, memo, device) for model in shared(models)]
         self._lock = threading.Lock()
 
     def logits(self, pack: Pack, members: Sequence[int]) -> list[FloatArray]:
@@ -53,8 +54,9 @@ class JoinedEngine:
             float32 [rows or tokens, ...] of each, in their order.
         """
         found: dict[int, FloatArray] = {}
+        check_rows(pack, self.models[0].encoder.config)
         with self._lock, torch.inference_mode():
-            tensors = TensorPack.from_pack(pack)
+            tensors = TensorPack.from_pack(pack, self.device)
             for group in _grouped(members, lambda member: self.models[member].encoder.places):
                 hidden, places = self.models[group[0]].encoder.begin(tensors)
                 self._descend(tensors, hidden, places, group, 0, found)
@@ -69,7 +71,7 @@ class JoinedEngine:
         if depth == len(encoder.order):
             for member in members:
                 model = self.models[member]
-                found[member] = model.head(model.encoder.final_norm(hidden), pack).float().numpy()
+                found[member] = model.head(model.encoder.final_norm(hidden), pack).float().cpu().numpy()
             return
         for group in self._parted(members, depth):
             last = depth + 1
@@ -141,15 +143,17 @@ class JoinedPredictor:
     Args:
         artifacts: the functions by name, of one encoder.
         precision: `fp32` (exact), `bf16` or `int8`.
-        token_budget: tokens computed at once.
+        token_budget: tokens computed at once; None: what suits the device.
+        device: `cpu`, or `cuda` for the first GPU.
     """
 
     def __init__(
-        self, artifacts: Mapping[str, Artifact], precision: str = "fp32", token_budget: int = TOKEN_BUDGET
-    ) -> None:
-        self.functions = dict(artifacts)
-        self.engine = JoinedEngine([one.model for one in self.functions.values()], precision)
-        self.token_budget = token_budget
+        self, artifacts: Mapping[str, Artifact], precision: str = "fp32", token_budget: int | None = None,
+        device: torch.device = CPU,
+    ) -> None:  # fmt: skip
+        self.functions, self.device = dict(artifacts), device
+        self.engine = JoinedEngine([one.model for one in self.functions.values()], precision, device)
+        self.token_budget = token_budget or budget_of(device)
 
     def answers(self, examples: Iterable[Example]) -> Iterator[dict[str, Prediction]]:
         """Answers of all functions in input order, streaming.

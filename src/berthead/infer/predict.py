@@ -10,11 +10,12 @@ from queue import Full, Queue
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from berthead.artifact import Artifact
 from berthead.data.counts import long_notes
 from berthead.errors import DataError
-from berthead.infer.engine import Engine
+from berthead.infer.engine import CPU, applied
 from berthead.model.units import unit_logits
 from berthead.records import Example, FloatArray, Prediction
 from berthead.tasks import Answer, Batch, Task
@@ -29,6 +30,7 @@ CHUNK_ROWS = 4096
 CHUNK_CHARACTERS = 4_000_000
 DECODED_ROWS = 128
 TOKEN_BUDGET = 2048
+GPU_TOKEN_BUDGET = 16_384  # a GPU has many more processors to keep at work
 READER_THREAD = "berthead-reader"
 
 # Examples, and of each function what it reads of each of them; None where the example has an error.
@@ -56,13 +58,16 @@ class Predictor:
     Args:
         artifact: the fitted function.
         precision: `fp32` (exact), `bf16` or `int8`.
-        token_budget: tokens computed at once.
+        token_budget: tokens computed at once; None: what suits the device.
+        device: `cpu`, or `cuda` for all GPUs.
     """
 
-    def __init__(self, artifact: Artifact, precision: str = "fp32", token_budget: int = TOKEN_BUDGET) -> None:
-        self.artifact = artifact
-        self.engine = Engine(artifact.model, precision)
-        self.token_budget = token_budget
+    def __init__(
+        self, artifact: Artifact, precision: str = "fp32", token_budget: int | None = None, device: torch.device = CPU
+    ) -> None:
+        self.artifact, self.device = artifact, device
+        self.engine = applied(artifact.model, precision, device)
+        self.token_budget = token_budget or budget_of(device)
 
     def predict(self, examples: Iterable[Example]) -> Iterator[Prediction]:
         """Answers in input order, streaming: memory does not grow with the rows.
@@ -149,8 +154,14 @@ class Predictor:
     def compute(self, inputs: Sequence[Input]) -> Computed:
         """Logits of what was read, in its order."""
         layout, task = Layout(inputs), self.artifact.task
-        head, budget = self.artifact.model.head, self.token_budget
-        return Computed(*unit_logits(layout, self.engine.logits, head, task.outputs, budget), layout)
+        head, engine = self.artifact.model.head, self.engine
+        found = unit_logits(layout, engine.logits, head, task.outputs, self.token_budget, engine.workers)
+        return Computed(*found, layout)
+
+
+def budget_of(device: torch.device) -> int:
+    """Tokens that a device computes at once, by default."""
+    return TOKEN_BUDGET if device.type == "cpu" else GPU_TOKEN_BUDGET
 
 
 def answered(
