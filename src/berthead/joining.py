@@ -19,8 +19,8 @@ from berthead.artifact import FORMAT_VERSION, Artifact
 from berthead.checks import RECORD, is_strange, refuse_strange_files
 from berthead.errors import BertheadError, ModelError, UsageError, listed
 from berthead.fitted import Fitted, Text
+from berthead.infer.columns import widest
 from berthead.infer.engine import find_device, use_threads
-from berthead.infer.files import widest
 from berthead.infer.gate import choose
 from berthead.infer.joined import JoinedPredictor, shared_layers
 from berthead.model import families

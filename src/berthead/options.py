@@ -194,6 +194,12 @@ class PredictOptions(Options):
     token_budget: int | None = option(None, "Tokens computed at once [default: 2048; cuda: 16384].", low=1)
     threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1)
     probabilities: bool = option(False, "Add one column for each label's probability.")
+    resume: bool = option(False, "Go on with the parts in OUT.parts, where a job was stopped or killed.")
+    shard: str | None = option(
+        None, "K/N: compute every N-th part only, from the K-th on; berthead gather puts them together.",
+        form=(r"[1-9]\d{0,5}/[1-9]\d{0,5}", "allowed: K/N, as 1/4 to 4/4"),
+    )  # fmt: skip
+    part_rows: int = option(16384, "Rows of a part: what is lost at most when a job is killed.", low=1)
     skip_bad_rows: bool = option(False, "eval: leave out rows that cannot be used, and report them.")
 
 

@@ -1,4 +1,4 @@
-"""The command line: berthead fit, eval, predict, compare, bench, join, info, verify, merge, pull."""
+"""The command line: berthead fit, eval, predict, gather, compare, bench, join, info, verify, merge, pull."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 from berthead import __version__
 from berthead.cli.fitting import fit
 from berthead.cli.folders import info, join, merge, pull, verify
-from berthead.cli.predicting import predict
+from berthead.cli.predicting import gather, predict
 from berthead.cli.scoring import bench, compare, evaluate
 from berthead.errors import BertheadError
 
@@ -29,7 +29,7 @@ app = typer.Typer(
 )
 # In the order of --help.
 _COMMANDS: dict[str, Callable[..., None]] = {
-    "fit": fit, "eval": evaluate, "predict": predict, "compare": compare, "bench": bench,
+    "fit": fit, "eval": evaluate, "predict": predict, "gather": gather, "compare": compare, "bench": bench,
     "join": join, "info": info, "verify": verify, "merge": merge, "pull": pull,
 }  # fmt: skip
 for _name, _command in _COMMANDS.items():

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from berthead.artifact import Artifact
 from berthead.infer.engine import CPU, prepared
-from berthead.infer.predict import Computed, answered, budget_of, chunks, prefetched
+from berthead.infer.predict import Computed, ReadChunk, answered, budget_of, chunks, prefetched
 from berthead.model.model import Model, sha256_of
 from berthead.model.tensors import TensorPack, check_rows
 from berthead.model.units import of_units, packs
@@ -151,7 +151,7 @@ class JoinedPredictor:
         self, artifacts: Mapping[str, Artifact], precision: str = "fp32", token_budget: int | None = None,
         device: torch.device = CPU,
     ) -> None:  # fmt: skip
-        self.functions = dict(artifacts)
+        self.functions, self.device = dict(artifacts), device
         self.engine = JoinedEngine([one.model for one in self.functions.values()], precision, device)
         self.token_budget = token_budget or budget_of(device)
 
@@ -164,15 +164,37 @@ class JoinedPredictor:
         Yields:
             For each example a prediction by each function's name.
         """
-        for chunk, read in prefetched(self._read_chunks(examples)):
-            alike = {id(inputs): [one for one in inputs if one and not one.error] for inputs in read}
-            sound = [alike[id(inputs)] for inputs in read]
-            answers = [
-                answered(artifact, chunk, inputs, computed)
-                for artifact, inputs, computed in zip(self.functions.values(), read, self.compute(sound), strict=True)
-            ]
-            for predictions in zip(*answers, strict=True):
-                yield dict(zip(self.functions, predictions, strict=True))
+        for chunk in prefetched(self.read(examples)):
+            yield from self.answer(chunk)
+
+    def read(self, examples: Iterable[Example]) -> Iterator[ReadChunk]:
+        """What is computed together: chunks of examples, and what each function reads of them."""
+        for chunk in chunks(examples):
+            sound = [example for example in chunk if not example.error]
+            known: dict[Any, list[Input | None]] = {}
+            read = []
+            for artifact in self.functions.values():
+                task = artifact.task
+                # Tasks of ours read alike if they read by the same function; one of another package reads for itself.
+                ours = type(task).__module__.startswith("berthead.")
+                key = (type(task).inputs if ours else id(task), artifact.reading)
+                if key not in known:
+                    inputs = iter(task.inputs(artifact.tokenizer, sound, artifact.reading))
+                    known[key] = [None if example.error else next(inputs) for example in chunk]
+                read.append(known[key])
+            yield chunk, read
+
+    def answer(self, chunk: ReadChunk) -> Iterator[dict[str, Prediction]]:
+        """The answers to a chunk that was read, by the names of `functions`."""
+        examples, read = chunk
+        alike = {id(inputs): [one for one in inputs if one and not one.error] for inputs in read}
+        sound = [alike[id(inputs)] for inputs in read]
+        answers = [
+            answered(artifact, examples, inputs, computed)
+            for artifact, inputs, computed in zip(self.functions.values(), read, self.compute(sound), strict=True)
+        ]
+        for predictions in zip(*answers, strict=True):
+            yield dict(zip(self.functions, predictions, strict=True))
 
     def compute(self, read: Sequence[Sequence[Input]]) -> list[Computed]:
         """Logits of what each function reads, each distinct row computed once.
@@ -218,22 +240,6 @@ class JoinedPredictor:
                         found[member] = np.zeros((sizes[level], values.shape[1]), dtype=np.float32)
                     found[member][places[level]] = values
         return found
-
-    def _read_chunks(self, examples: Iterable[Example]) -> Iterator[tuple[list[Example], list[list[Input | None]]]]:
-        for chunk in chunks(examples):
-            sound = [example for example in chunk if not example.error]
-            known: dict[Any, list[Input | None]] = {}
-            read = []
-            for artifact in self.functions.values():
-                task = artifact.task
-                # Tasks of ours read alike if they read by the same function; one of another package reads for itself.
-                ours = type(task).__module__.startswith("berthead.")
-                key = (type(task).inputs if ours else id(task), artifact.reading)
-                if key not in known:
-                    inputs = iter(task.inputs(artifact.tokenizer, sound, artifact.reading))
-                    known[key] = [None if example.error else next(inputs) for example in chunk]
-                read.append(known[key])
-            yield chunk, read
 
 
 def _number(row: Encoded, numbers: dict[tuple[bytes, bytes], int], rows: list[Encoded]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Full, Queue
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from berthead.artifact import Artifact
+from berthead.data.counts import long_notes
 from berthead.errors import DataError
 from berthead.infer.engine import CPU, applied
 from berthead.model.units import unit_logits
@@ -31,6 +32,9 @@ DECODED_ROWS = 128
 TOKEN_BUDGET = 2048
 GPU_TOKEN_BUDGET = 16_384  # a GPU has many more processors to keep at work
 READER_THREAD = "berthead-reader"
+
+# Examples, and of each function what it reads of each of them; None where the example has an error.
+ReadChunk = tuple[list[Example], list[list[Input | None]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +78,11 @@ class Predictor:
         Yields:
             One prediction an example.
         """
-        read = self._read_chunks(examples)
+        read = self.read(examples)
         # One text is answered before another thread would have begun to read it.
         alone = isinstance(examples, Sequence) and len(examples) == 1
-        for chunk, inputs in read if alone else prefetched(read):
-            computed = self.compute([one for one in inputs if one and not one.error])
-            yield from answered(self.artifact, chunk, inputs, computed)
+        for chunk in read if alone else prefetched(read):
+            yield from self._answered(chunk)
 
     @property
     def functions(self) -> dict[str, Artifact]:
@@ -90,11 +93,26 @@ class Predictor:
         """The same as `predict`, by the names of `functions`."""
         return ({"": prediction} for prediction in self.predict(examples))
 
+    def read(self, examples: Iterable[Example]) -> Iterator[ReadChunk]:
+        """What is computed together: chunks of examples, and what was read of them; other threads may read ahead."""
+        artifact = self.artifact
+        for chunk in chunks(examples):
+            sound = [example for example in chunk if not example.error]
+            inputs = iter(artifact.task.inputs(artifact.tokenizer, sound, artifact.reading))
+            yield chunk, [[None if example.error else next(inputs) for example in chunk]]
+
+    def answer(self, chunk: ReadChunk) -> Iterator[dict[str, Prediction]]:
+        """The answers to a chunk that was read, by the names of `functions`."""
+        return ({"": prediction} for prediction in self._answered(chunk))
+
+    def _answered(self, chunk: ReadChunk) -> Iterator[Prediction]:
+        examples, (inputs,) = chunk
+        computed = self.compute([one for one in inputs if one and not one.error])
+        return answered(self.artifact, examples, inputs, computed)
+
     def logits(self, examples: Sequence[Example]) -> FloatArray:
         """Logits of examples without errors, float32 [units, outputs]: a unit is a row, a choice, a word or a token."""
-        parts = [
-            self.compute(readable(chunk, inputs)).values for chunk, inputs in prefetched(self._read_chunks(examples))
-        ]
+        parts = [self.compute(readable(chunk, inputs)).values for chunk, (inputs,) in prefetched(self.read(examples))]
         return np.concatenate(parts) if parts else np.empty((0, self.artifact.task.outputs), dtype=np.float32)
 
     def evaluate(self, examples: Sequence[Example]) -> dict[str, Any]:
@@ -130,7 +148,7 @@ class Predictor:
             DataError: an example cannot be read, and the function was fitted so that this is an error.
         """
         values, inputs = [np.empty((0, self.artifact.task.outputs), dtype=np.float32)], list[Input]()
-        for chunk, read in prefetched(self._read_chunks(examples)):
+        for chunk, (read,) in prefetched(self.read(examples)):
             sound = readable(chunk, read)
             values.append(self.compute(sound).values)
             inputs += [one.without_rows() for one in sound]
@@ -142,13 +160,6 @@ class Predictor:
         head, engine = self.artifact.model.head, self.engine
         found = unit_logits(layout, engine.logits, head, task.outputs, self.token_budget, engine.workers)
         return Computed(*found, layout)
-
-    def _read_chunks(self, examples: Iterable[Example]) -> Iterator[tuple[list[Example], list[Input | None]]]:
-        artifact = self.artifact
-        for chunk in chunks(examples):
-            sound = [example for example in chunk if not example.error]
-            inputs = iter(artifact.task.inputs(artifact.tokenizer, sound, artifact.reading))
-            yield chunk, [None if example.error else next(inputs) for example in chunk]
 
 
 def budget_of(device: torch.device) -> int:
@@ -253,7 +264,7 @@ def chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
         yield chunk
 
 
-def prefetched(items: Iterator[T]) -> Iterator[T]:
+def prefetched(items: Iterator[T]) -> Generator[T]:
     """The same items, the next one made in another thread while the caller works on this one.
 
     An error of the maker is raised here, in its place.
@@ -295,26 +306,6 @@ def length_notes(inputs: Sequence[Input], reading: Reading) -> list[str]:
     """How many rows were longer than the model reads at once, as lines; nothing where none were."""
     cut, windowed = sum(one.truncated for one in inputs), sum(one.n_windows > 1 for one in inputs)
     return long_notes(cut, windowed, len(inputs), reading.max_tokens)
-
-
-def long_notes(truncated: int, windowed: int, rows: int, max_tokens: int) -> list[str]:
-    """The same from counts.
-
-    Args:
-        truncated: rows of which tokens were cut.
-        windowed: rows that were read in several windows.
-        rows: all rows.
-        max_tokens: tokens of a window.
-
-    Returns:
-        Lines.
-    """
-    whats = ((truncated, "their ends were not read"), (windowed, "they were read in windows"))
-    return [
-        f"{count:,} of {rows:,} rows ({100 * count / rows:.1f} %) have over {max_tokens} tokens; {what}"
-        for count, what in whats
-        if count
-    ]
 
 
 def _answers(
