@@ -38,7 +38,9 @@ from berthead.text.layout import Layout
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading, windows_in_parts
 from berthead.train.baselines import baselines, can_be_based
-from berthead.train.loop import MOST_WINDOWS, Fold, History, Settings, fit_model
+from berthead.train.loop import History, fit_model
+from berthead.train.parts import MOST_WINDOWS, Fold
+from berthead.train.settings import Settings
 from berthead.train.vectors import check_folder
 
 # The fewer parameters learn, the larger steps they take, and the more of them.

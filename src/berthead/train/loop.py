@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,70 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from berthead.errors import UsageError
-from berthead.infer.engine import engine_for
-from berthead.infer.predict import TOKEN_BUDGET
-from berthead.model.adapt import frozen_parts, stages
-from berthead.model.book import row_part
-from berthead.model.heads import JointHead, RowHead, TokenHead
-from berthead.model.lora import merged
+from berthead.model.adapt import stages
+from berthead.model.heads import RowHead
 from berthead.model.model import Model
-from berthead.model.tensors import TensorPack
-from berthead.model.units import Compute, by_row, by_unit, combined, unit_logits
 from berthead.progress import Progress
-from berthead.records import Example, FloatArray, IntArray, Pack
-from berthead.tasks import Batch, Task
-from berthead.text.layout import Layout
-from berthead.text.packing import pack, plan
-from berthead.text.windows import Input
-from berthead.train import kernels
+from berthead.tasks import Task
 from berthead.train.optim import Optimiser, peak_rate, rate, unfrozen
+from berthead.train.parts import Fold, HeadOnly, Part, part_of
+from berthead.train.settings import Settings
 from berthead.train.table import learns_by_row
-from berthead.train.vectors import MOST_CACHED_BYTES, Vectors, above, below, frozen_layers, keep
-
-# Tokens of one forward and backward pass: a larger batch is computed in parts, with the same gradient.
-MICRO_TOKENS = 8192
-# Windows of one text in a training step: of a longer text each step sees a random choice.
-MOST_WINDOWS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Fold:
-    """Rows to fit or to score.
-
-    Args:
-        examples: the rows.
-        inputs: what is read of each.
-        targets: as the task's loss reads them, [rows, ...].
-    """
-
-    examples: Sequence[Example]
-    inputs: Sequence[Input]
-    targets: np.ndarray
-
-    @property
-    def batch(self) -> Batch:
-        """The rows as a task sees them."""
-        return Batch(self.examples, self.inputs)
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How to fit; the fields of FitOptions, with their defaults filled in."""
-
-    epochs: int
-    batch: int
-    lr: float
-    weight_decay: float
-    warmup: float
-    clip: float
-    metric: str
-    precision: str
-    seed: int
-    balanced: bool
-    device: str = "cpu"
-    head_lr: float | None = None
-    layer_decay: float = 1.0
-    unfreeze: bool = False
 
 
 @dataclass(slots=True)
@@ -118,14 +63,9 @@ def fit_model(
     rescaled = isinstance(model.head, RowHead)
     if isinstance(model.head, RowHead):
         model.head.scale, model.head.shift = task.affine()
-    device = torch.device(settings.device)
-    model.to(device)
-    frozen = not any(parameter.requires_grad for parameter in model.encoder.parameters())
-    if frozen and _fits_in_memory(model, (train, valid)):
-        part: _Part = _HeadOnly(model, train, valid, settings, quiet, cache)
-    else:
-        part = _whole(model, task.outputs, train, valid, settings, quiet, cache)
-    with _one_thread() if isinstance(part, _HeadOnly) else nullcontext():
+    model.to(torch.device(settings.device))
+    part = part_of(model, task.outputs, train, valid, settings, quiet, cache)
+    with _one_thread() if isinstance(part, HeadOnly) else nullcontext():
         history = _fit_part(part, task, train.targets, valid, settings, quiet)
     history.kept = part.kept
     part.finish()
@@ -147,207 +87,8 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _fits_in_memory(model: Model, folds: Sequence[Fold | None]) -> bool:
-    """Whether the head reads something that can be computed once and kept for all epochs."""
-    if not (hasattr(model.head, "pool") and hasattr(model.head, "classify")):
-        return False
-    inputs = [one for fold in folds if fold for one in fold.inputs]
-    vectors = sum(one.n_units if one.units is not None else len(one.rows) for one in inputs)
-    return vectors * 2 * model.encoder.config.width * 4 <= MOST_CACHED_BYTES
-
-
-class _Part:
-    """What is fitted: its learning module, its logits in training, its logits for held-out rows."""
-
-    module: nn.Module
-    sizes: IntArray
-    """Units of each row, [rows]."""
-    kept: dict[str, Any] | None = None
-    """What is looked up instead of computed."""
-
-    def train(self) -> None:
-        """Get ready to fit."""
-        self.module.train()
-
-    def training_logits(self, rows: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray, list[int]]]:
-        """Logits of rows in parts, each with the places in `rows` that it covers and the units of each."""
-        raise NotImplementedError
-
-    def valid_logits(self) -> FloatArray:
-        """Logits of the held-out rows, [units, outputs]."""
-        raise NotImplementedError
-
-    def finish(self) -> None:
-        """Undo what was done for fitting only."""
-
-
-class _Whole(_Part):
-    """Encoder and head, computed anew in every step."""
-
-    def __init__(self, model: Model, outputs: int, train: Fold, valid: Fold | None, settings: Settings) -> None:
-        self.module = self.model = model
-        self.outputs = outputs
-        self.inputs, self.valid, self.sizes = train.inputs, valid, _sizes(train.inputs)
-        self.precision = settings.precision
-        self.device = torch.device(settings.device)
-        self.random = np.random.default_rng(settings.seed)
-
-    def train(self) -> None:
-        """Get ready to fit; what lies below everything that learns drops nothing."""
-        self.model.train()
-        for frozen in frozen_parts(self.model.encoder):
-            frozen.eval()
-
-    def training_logits(self, rows: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray, list[int]]]:
-        chosen = [_bounded(self.inputs[row], self.random) for row in rows]
-        for places in plan([sum(len(row.ids) for row in one.rows) for one in chosen], MICRO_TOKENS):
-            some = [chosen[place] for place in places]
-            layout = Layout(some)
-            # The rows of a text are computed together, longest first.
-            order = np.argsort([-len(row.ids) for row in layout.rows], kind="stable")
-            one = pack(layout.rows, order)
-            tensors = TensorPack.from_pack(one, self.device)
-            # Targets and losses stay on the CPU: logits are few.
-            logits = self.model.head(self._hidden(tensors), tensors).cpu()
-            yield _unit_logits(self.model.head, logits, layout, one), places, self.sizes[rows[places]].tolist()
-
-    def _hidden(self, pack: TensorPack) -> Tensor:
-        """The encoder's vectors, float32 [tokens, width]."""
-        encoder = self.model.encoder
-        if kernels.teaches(encoder, self.precision, self.device):
-            reads = getattr(self.model.head, "reads", None)
-            return kernels.hidden(encoder, pack, self.precision, reads(pack) if reads else None)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            vectors: Tensor = encoder(pack)
-        return vectors.float()
-
-    def valid_logits(self) -> FloatArray:
-        assert self.valid is not None
-        layout, engine = Layout(self.valid.inputs), engine_for(merged(self.model), self.device)
-        return unit_logits(layout, engine.logits, self.model.head, self.outputs, TOKEN_BUDGET)[0]
-
-
-def _whole(
-    model: Model, outputs: int, train: Fold, valid: Fold | None, settings: Settings, quiet: bool, cache: Path | None
-) -> _Whole:
-    """All that learns with what lies below it, or with what that said of each token, looked up."""
-    folds = [fold for fold in (train, valid) if fold]
-    if frozen_layers(model) and (settings.epochs > 1 or cache):
-        rows = [row for fold in folds for one in fold.inputs for row in one.rows]
-        vectors = below(model, rows, torch.device(settings.device), settings.precision, cache, quiet)
-        if vectors is not None:
-            looked_up = [replace(fold, inputs=[vectors.numbered(one) for one in fold.inputs]) for fold in folds]
-            part = _Whole(above(model, vectors), outputs, looked_up[0], looked_up[1] if valid else None, settings)
-            part.kept = vectors.to_json() | {"layers": frozen_layers(model)}
-            return part
-    return _Whole(model, outputs, train, valid, settings)
-
-
-class _HeadOnly(_Part):
-    """The head alone: what the frozen encoder says of each row or token is computed once."""
-
-    def __init__(
-        self, model: Model, train: Fold, valid: Fold | None, settings: Settings, quiet: bool,
-        cache: Path | None = None,
-    ) -> None:  # fmt: skip
-        self.module = self.head = model.head
-        engine = engine_for(model, torch.device(settings.device), settings.precision)
-        self.layout, self.inputs, self.sizes = Layout(train.inputs), train.inputs, _sizes(train.inputs)
-        self.valid_layout = Layout(valid.inputs) if valid else None
-        layouts = [layout for layout in (self.layout, self.valid_layout) if layout]
-        stored = _stored(model, engine.pooled, layouts, settings.precision, cache, quiet) if cache else None
-        self.kept = stored.to_json() if stored else None
-        with Progress("encode", sum(len(layout.rows) for layout in layouts), "rows", quiet) as progress:
-
-            def vectors(layout: Layout) -> Tensor:
-                compute = stored.compute(layout.rows) if stored else engine.pooled
-                if layout.by_token:
-                    return torch.from_numpy(by_unit(layout, compute, 1, TOKEN_BUDGET, progress.advance))
-                return torch.from_numpy(by_row(layout.rows, compute, 1, TOKEN_BUDGET, progress.advance))
-
-            self.train_vectors = vectors(self.layout)
-            self.valid_vectors = vectors(self.valid_layout) if self.valid_layout else None
-        # What is left is small: the head is fitted on the CPU.
-        self.head.cpu()
-        self.mean, self.deviation = torch.zeros(1), torch.ones(1)
-        self.scales = bool(getattr(self.head, "is_linear", False)) and hasattr(self.head, "fold_input")
-        if self.scales:
-            # A linear head learns fastest from features of one scale; `finish` folds the scale into its weights.
-            self.mean = self.train_vectors.mean(0)
-            deviation = self.train_vectors.std(0, unbiased=False)
-            # What never varies, but for rounding, has no scale.
-            varies = deviation > 1e-5 * self.mean.abs().clamp_min(1)
-            self.deviation = torch.where(varies, deviation, 1.0)
-
-    def _scaled(self, vectors: Tensor) -> Tensor:
-        return (vectors - self.mean) / self.deviation
-
-    def training_logits(self, rows: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray, list[int]]]:
-        sizes = self.sizes[rows].tolist()
-        wanted = self.layout.units_of(rows) if self.layout.by_token else self.layout.rows_of(rows)
-        logits = self.head.classify(self._scaled(self.train_vectors[torch.from_numpy(wanted)]))
-        if not self.layout.by_token:
-            plain = self.layout.plain
-            units = np.arange(len(rows)) if plain else Layout([self.inputs[row] for row in rows]).unit_of_row
-            logits = combined(self.head, logits, torch.from_numpy(units), sum(sizes))
-        yield logits, np.arange(len(rows)), sizes
-
-    def valid_logits(self) -> FloatArray:
-        assert self.valid_layout is not None
-        assert self.valid_vectors is not None
-        with torch.no_grad():
-            logits = self.head.classify(self._scaled(self.valid_vectors))
-            if not self.valid_layout.by_token:
-                units = torch.from_numpy(self.valid_layout.unit_of_row)
-                logits = combined(self.head, logits, units, self.valid_layout.n_units)
-        values: FloatArray = logits.numpy()
-        return values
-
-    def finish(self) -> None:
-        if self.scales:
-            self.head.fold_input(self.mean, self.deviation)
-
-
-def _stored(
-    model: Model, compute: Compute, layouts: Sequence[Layout], precision: str, cache: Path, quiet: bool
-) -> Vectors | None:
-    """What a head of ours reads of each row or token; of other packages' heads it is not known what that depends on."""
-    head = model.head
-    if not isinstance(head, RowHead | TokenHead | JointHead):
-        return None
-    row = row_part(head)
-    pooling = f"{type(head).__name__} {row.pooling if row else ''} {precision}"
-    rows = [row for layout in layouts for row in layout.rows]
-    return keep(rows, compute, model, pooling, by_token=head.level == "token", folder=cache, quiet=quiet)
-
-
-def _sizes(inputs: Sequence[Input]) -> IntArray:
-    return np.array([one.n_units for one in inputs], dtype=np.int64)
-
-
-def _bounded(one: Input, random: np.random.Generator) -> Input:
-    """A text as a training step sees it: of very many windows a random choice, in their order."""
-    if len(one.rows) <= MOST_WINDOWS:
-        return one
-    groups = np.array(one.groups if one.groups is not None else (0,) * len(one.rows))
-    most = max(1, MOST_WINDOWS // one.n_units)
-    kept = [random.permutation(np.flatnonzero(groups == group))[:most] for group in range(one.n_units)]
-    chosen = np.sort(np.concatenate(kept))
-    rows = tuple(one.rows[row] for row in chosen)
-    return replace(one, rows=rows, groups=None if one.groups is None else tuple(groups[chosen].tolist()))
-
-
-def _unit_logits(head: Any, logits: Tensor, layout: Layout, one: Pack) -> Tensor:
-    """Logits of a pack as those of its units, [units, outputs]."""
-    if layout.by_token:
-        units, tokens = layout.units_in(one)
-        return logits[torch.from_numpy(tokens[np.argsort(units)])]
-    in_order = logits[torch.from_numpy(np.argsort(one.row))]
-    return combined(head, in_order, torch.from_numpy(layout.unit_of_row), layout.n_units)
-
-
 def _fit_part(
-    part: _Part, task: Task, targets: np.ndarray, valid: Fold | None, settings: Settings, quiet: bool
+    part: Part, task: Task, targets: np.ndarray, valid: Fold | None, settings: Settings, quiet: bool
 ) -> History:
     history, best, best_value = History(), None, (-np.inf, -np.inf)
     rows = len(targets)
@@ -396,7 +137,7 @@ def _fit_part(
 
 
 def _step(
-    part: _Part, task: Task, targets: np.ndarray, rows: np.ndarray, optimiser: Optimiser, share: float,
+    part: Part, task: Task, targets: np.ndarray, rows: np.ndarray, optimiser: Optimiser, share: float,
     weights: Tensor | None,
 ) -> float:  # fmt: skip
     """One update at a share of the peak rates; the sum of the rows' losses."""
@@ -418,7 +159,7 @@ def _wanted(targets: np.ndarray, sizes: Sequence[int]) -> Tensor:
     return torch.from_numpy(np.concatenate([one[:size] for one, size in zip(targets, sizes, strict=True)]))
 
 
-def _score(part: _Part, task: Task, valid: Fold | None) -> dict[str, float]:
+def _score(part: Part, task: Task, valid: Fold | None) -> dict[str, float]:
     if valid is None:
         return {}
     part.module.eval()
