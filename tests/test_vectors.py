@@ -96,7 +96,7 @@ def test_every_step_is_that_of_a_fit_that_computes_everything(four, monkeypatch,
             if not kept:
                 without(patch)
             model, made, train, valid = problem(four, strategy=strategy, pooling="mean", dropout=0.1)
-            calls = spied(patch, "_step")
+            calls = spied(patch, "_passes")
             torch.manual_seed(2)
             history = fit_model(model, made, train, valid, settings(epochs=4, unfreeze=unfreeze), quiet=True)
             assert (history.kept is not None) is kept

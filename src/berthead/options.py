@@ -171,6 +171,10 @@ class FitOptions(Options):
     threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1)
     skip_bad_rows: bool = option(False, "Leave out rows that cannot be used, and report them.")
     overwrite: bool = option(False, "Replace a model folder that exists.")
+    resume: bool = option(False, "Go on with a fit that did not end, from its last checkpoint in <out>.fit.")
+    checkpoint_minutes: float = option(
+        10.0, "Time from one checkpoint to the next within an epoch; 0: after every step.", low=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -38,9 +36,12 @@ from berthead.text.layout import Layout
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading, windows_in_parts
 from berthead.train.baselines import baselines, can_be_based
-from berthead.train.loop import History, fit_model
+from berthead.train.checkpoints import Checkpoints
+from berthead.train.identity import data_sha256, identity_of
+from berthead.train.loop import fit_model
 from berthead.train.parts import MOST_WINDOWS, Fold
 from berthead.train.settings import Settings
+from berthead.train.steps import History
 from berthead.train.vectors import check_folder
 
 # The fewer parameters learn, the larger steps they take, and the more of them.
@@ -130,6 +131,7 @@ def fit_examples(
     *,
     with_baselines: bool = True,
     quiet: bool = False,
+    checkpoints: Checkpoints | None = None,
 ) -> FitResult:
     """Fit Predict_omega, and BERT_theta unless it is frozen.
 
@@ -141,14 +143,16 @@ def fit_examples(
         where: the data's name, for errors.
         with_baselines: score a majority and a TF-IDF baseline on the held-out rows.
         quiet: show no progress.
+        checkpoints: where it is written down how far the fit has come; None: nowhere.
 
     Returns:
         The fitted function.
 
     Raises:
         DataError: nothing can be learnt from the rows.
-        UsageError: options that do not go together.
+        UsageError: options that do not go together, or a checkpoint of another fit.
         ModelError: the encoder cannot be used.
+        MachineError: there is too little memory.
     """
     kind = find_task(options.task)
     settings_for(options, kind, USUAL_WIDTH)  # what does not go together is refused before anything is read
@@ -171,6 +175,10 @@ def fit_examples(
     notes = left_out + _notes(task, folds, reading, checkpoint)
     if not valid and held_out != 0:
         notes.append("too few rows to hold any out: the last epoch is kept, unscored")
+    versions = _versions(options)
+    how = {"threads": threads, **{f"the version of {name}": one for name, one in versions.items()}}
+    identity = identity_of(options, settings, columns, checkpoint, folds, how) if checkpoints else {}
+    saved = checkpoints.read(identity) if checkpoints else None
     # The caller's random state is left as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
@@ -183,7 +191,9 @@ def fit_examples(
         if not settings.balanced:
             _start_at_prior(model.head, task, folds[0].targets)
         adapt(model, what)
-        history = fit_model(model, task, _in_parts(task, folds[0]), scored, settings, quiet, cache)
+        fitted = _in_parts(task, folds[0])
+        history = fit_model(model, task, fitted, scored, settings, quiet, cache, checkpoints, saved)
+    notes += history.notes
     adapter = taken_out(model, options.encoder, checkpoint.folder) if what.kind == "lora" else None
     model.requires_grad_(False)
     pretrained = {"name": checkpoint.label, "theta_sha256": checkpoint.theta_sha256}
@@ -202,7 +212,7 @@ def fit_examples(
         "epochs": history.epochs,
         "best_epoch": history.best_epoch,
         **({"kept": history.kept} if history.kept else {}),
-        "versions": _versions(options),
+        "versions": versions,
     }
     if scored:
         logits = Predictor(artifact).compute(scored.inputs).values
@@ -240,16 +250,6 @@ def golden_inputs(examples: Sequence[Example]) -> list[Example]:
 
 def _characters(example: Example) -> int:
     return len(example.text) + len(example.pair or "") + sum(map(len, example.choices or ()))
-
-
-def data_sha256(examples: Sequence[Example]) -> str:
-    """The hash of texts and targets, whatever file they came from."""
-    digest = hashlib.sha256()
-    for example in examples:
-        row: list[Any] = [example.text, example.pair, repr(example.target)]
-        row += [list(more) for more in (example.words, example.choices) if more is not None]
-        digest.update(json.dumps(row).encode() + b"\n")
-    return digest.hexdigest()
 
 
 def _folds(

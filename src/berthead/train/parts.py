@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from berthead.errors import MachineError
 from berthead.infer.engine import engine_for
 from berthead.infer.predict import TOKEN_BUDGET
 from berthead.model.adapt import frozen_parts
@@ -26,7 +27,7 @@ from berthead.tasks import Batch
 from berthead.text.layout import Layout
 from berthead.text.packing import pack, plan
 from berthead.text.windows import Input
-from berthead.train import kernels
+from berthead.train import kernels, memory
 from berthead.train.settings import Settings
 from berthead.train.vectors import MOST_CACHED_BYTES, Vectors, above, below, frozen_layers, keep
 
@@ -62,6 +63,10 @@ class Part:
     module: nn.Module
     sizes: IntArray
     """Units of each row, [rows]."""
+    random: np.random.Generator
+    """Chooses the windows that a step reads of a long text."""
+    micro_tokens: int
+    """Tokens of one forward and backward pass."""
     kept: dict[str, Any] | None = None
     """What is looked up instead of computed."""
 
@@ -77,6 +82,17 @@ class Part:
         """Logits of the held-out rows, [units, outputs]."""
         raise NotImplementedError
 
+    def shrink(self) -> str:
+        """Compute less at once from now on: the last pass did not fit into memory.
+
+        Returns:
+            What the user should know.
+
+        Raises:
+            MachineError: less cannot be computed at once.
+        """
+        raise MachineError("--batch", "a step of the head does not fit into memory", "", "Lower --batch.")
+
     def finish(self) -> None:
         """Undo what was done for fitting only."""
 
@@ -88,9 +104,12 @@ class Whole(Part):
         self.module = self.model = model
         self.outputs = outputs
         self.inputs, self.valid, self.sizes = train.inputs, valid, _sizes(train.inputs)
+        self.examples, self.micro_tokens = train.examples, MICRO_TOKENS
         self.precision = settings.precision
         self.device = torch.device(settings.device)
         self.random = np.random.default_rng(settings.seed)
+        # The rows of the pass that is being computed, and their tokens.
+        self.computed, self.tokens = np.empty(0, dtype=np.int64), 0
 
     def train(self) -> None:
         """Get ready to fit; what lies below everything that learns drops nothing."""
@@ -99,9 +118,11 @@ class Whole(Part):
             frozen.eval()
 
     def training_logits(self, rows: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray, list[int]]]:
-        """Logits of rows, as many at once as MICRO_TOKENS lets in."""
+        """Logits of rows, as many at once as `micro_tokens` lets in."""
         chosen = [_bounded(self.inputs[row], self.random) for row in rows]
-        for places in plan([sum(len(row.ids) for row in one.rows) for one in chosen], MICRO_TOKENS):
+        lengths = np.array([sum(len(row.ids) for row in one.rows) for one in chosen], dtype=np.int64)
+        for places in plan(lengths, self.micro_tokens):
+            self.computed, self.tokens = rows[places], int(lengths[places].sum())
             some = [chosen[place] for place in places]
             layout = Layout(some)
             # The rows of a text are computed together, longest first.
@@ -111,6 +132,16 @@ class Whole(Part):
             # Targets and losses stay on the CPU: logits are few.
             logits = self.model.head(self._hidden(tensors), tensors).cpu()
             yield _unit_logits(self.model.head, logits, layout, one), places, self.sizes[rows[places]].tolist()
+
+    def shrink(self) -> str:
+        """Halve the tokens of a pass; one row is computed whole."""
+        if len(self.computed) <= 1 or self.tokens < 2:
+            where = self.examples[self.computed[0]].where if len(self.computed) else "fit"
+            saw = f"{self.tokens:,} tokens of one row do not fit into memory"
+            raise MachineError(where, saw, "", memory.WAYS_OUT)
+        self.micro_tokens = min(self.micro_tokens, self.tokens) // 2
+        what = f"{self.tokens:,} tokens did not fit into memory"
+        return f"{what}: from here on at most {self.micro_tokens:,} are computed at once, for the same steps"
 
     def _hidden(self, pack: TensorPack) -> Tensor:
         """The encoder's vectors, float32 [tokens, width]."""
@@ -139,6 +170,7 @@ class HeadOnly(Part):
         self.module = self.head = model.head
         engine = engine_for(model, torch.device(settings.device), settings.precision)
         self.layout, self.inputs, self.sizes = Layout(train.inputs), train.inputs, _sizes(train.inputs)
+        self.random, self.micro_tokens = np.random.default_rng(settings.seed), MICRO_TOKENS
         self.valid_layout = Layout(valid.inputs) if valid else None
         layouts = [layout for layout in (self.layout, self.valid_layout) if layout]
         stored = _stored(model, engine.pooled, layouts, settings.precision, cache, quiet) if cache else None
