@@ -19,6 +19,7 @@ from berthead.tasks import Task, find_task
 from berthead.train.checkpoints import Checkpoints
 from berthead.train.fit import fit_examples
 from berthead.train.steps import History
+from berthead.train.workers import is_writer
 
 DEFAULT_HELD_OUT = 0.1
 GO_ON = "The same command with --resume goes on."
@@ -44,7 +45,7 @@ def fit(
         DataError: rows that cannot be used.
         ModelError: the encoder cannot be used.
         OutputError: the folder cannot be written.
-        MachineError: there is too little memory.
+        MachineError: there is too little memory, or a worker has ended.
         Interrupted: Ctrl-C; the best epoch so far is kept in `<out>.interrupted`, and `resume=True` goes on.
 
     Example:
@@ -93,10 +94,11 @@ def load(
 def _fit_into(folder: Path, data: Any, options: FitOptions, quiet: bool) -> Fitted:
     """Fit, with checkpoints beside the folder, and write the folder."""
     place = folder.parent / f"{folder.name}.fit"
-    checkpoints = Checkpoints(place, options.checkpoint_minutes, options.resume)
-    checkpoints.check(options.overwrite)
+    checkpoints = Checkpoints(place, options.checkpoint_minutes, options.resume, writes=is_writer())
     overwrite = options.overwrite or (options.resume and checkpoints.has_finished())
-    folders.check_out(folder, overwrite)
+    if checkpoints.writes:
+        checkpoints.check(options.overwrite)
+        folders.check_out(folder, overwrite)
     with checkpoints:
         try:
             fitted, history = _fitted(data, options, quiet, checkpoints)
@@ -104,6 +106,10 @@ def _fit_into(folder: Path, data: Any, options: FitOptions, quiet: bool) -> Fitt
             if not checkpoints.exists():
                 raise
             raise MachineError(error.where, error.saw, error.allowed, f"{error.fix} {GO_ON}".lstrip()) from error
+        if not checkpoints.writes:
+            if history.interrupted:
+                raise _interrupted(history)
+            return fitted
         if history.interrupted:
             kept = folder.with_name(f"{folder.name}.interrupted")
             fitted.save(kept, overwrite=True)
@@ -133,9 +139,7 @@ def _fitted(
     notes += _unread_pair(names, columns)
     held_out, bad_held_out, more_notes = _held_out(chosen, task, columns)
     notes += more_notes
-    result = fit_examples(
-        examples, held_out, chosen, columns.to_dict(), where, quiet=quiet, checkpoints=checkpoints
-    )
+    result = fit_examples(examples, held_out, chosen, columns.to_dict(), where, quiet=quiet, checkpoints=checkpoints)
     fitted = Fitted(result.artifact)
     fitted.warnings = notes + [f"left out: {line}" for line in bad + bad_held_out] + result.warnings
     return fitted, result.history

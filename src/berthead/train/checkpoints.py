@@ -18,8 +18,9 @@ from torch import Tensor
 from berthead.errors import OutputError, UsageError
 
 FORMAT_VERSION = 1
-# Epochs that are over sooner than this after the last checkpoint leave none.
-LEAST_SECONDS = 5.0
+# At the end of an epoch there is a checkpoint, but for epochs that are over sooner than this after the last one, or in
+# so many times of what that took to write.
+LEAST_SECONDS, LEAST_TIMES = 5.0, 20
 _FILE, _ASIDE, _LOCK, _DONE = "checkpoint.safetensors", "checkpoint.safetensors.part", "lock", "done"
 _ANEW = "Add --overwrite, without --resume, to begin anew."
 
@@ -56,6 +57,7 @@ class Checkpoints:
     """What the fit depends on, by the names that its user knows."""
     _lock: TextIO | None = None
     _last: float = field(default_factory=time.monotonic)
+    _took: float = 0.0
     _has_failed: bool = False
 
     def check(self, overwrite: bool) -> None:
@@ -145,7 +147,8 @@ class Checkpoints:
     def is_due(self, *, epoch_ended: bool = False) -> bool:
         """Whether it is time for the next one."""
         passed = time.monotonic() - self._last
-        return self.writes and (passed >= 60 * self.minutes or (epoch_ended and passed >= LEAST_SECONDS))
+        least = max(LEAST_SECONDS, LEAST_TIMES * self._took) if epoch_ended else 60 * self.minutes
+        return self.writes and passed >= min(least, 60 * self.minutes)
 
     def write(self, saved: Saved, say: Callable[[str], None]) -> None:
         """Write a checkpoint aside and rename it into the place of the last one.
@@ -156,6 +159,7 @@ class Checkpoints:
         """
         from safetensors.torch import save_file
 
+        started = time.monotonic()
         about = json.dumps({"identity": self.identity, "state": saved.state})
         aside = self.folder / _ASIDE
         try:
@@ -170,6 +174,7 @@ class Checkpoints:
                 say(f"{self.folder}: the checkpoint could not be written ({error}); the fit goes on")
             self._has_failed = True
         self._last = time.monotonic()
+        self._took = self._last - started
 
     def finish(self) -> None:
         """Note that the model folder is about to be written: what lies there from now on is of this fit."""

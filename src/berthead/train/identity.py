@@ -36,7 +36,7 @@ def identity_of(
         columns: the columns the rows came from.
         encoder: what is fitted.
         folds: rows to fit, and rows to score.
-        how: what else the last bit depends on: threads, versions.
+        how: what else the last bit depends on: threads, workers, versions.
 
     Returns:
         By name, as JSON.

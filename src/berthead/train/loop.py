@@ -19,11 +19,12 @@ from berthead.train.checkpoints import Checkpoints, Saved
 from berthead.train.parts import Fold, HeadOnly, part_of
 from berthead.train.settings import Settings
 from berthead.train.steps import History, Run
+from berthead.train.team import ALONE, Team
 
 
 def fit_model(
     model: Model, task: Task, train: Fold, valid: Fold | None, settings: Settings, quiet: bool = False,
-    cache: Path | None = None, checkpoints: Checkpoints | None = None, saved: Saved | None = None,
+    cache: Path | None = None, checkpoints: Checkpoints | None = None, saved: Saved | None = None, team: Team = ALONE,
 ) -> History:  # fmt: skip
     """Fit the parameters that learn, in place.
 
@@ -37,19 +38,22 @@ def fit_model(
         cache: where what a frozen part says of the rows is kept for later fits; None: nowhere.
         checkpoints: where it is written down how far the fit has come; None: nowhere.
         saved: how far it had come before; None: it begins.
+        team: the processes that fit together; each has the fitted model in the end, but for those that end early.
 
     Returns:
         What happened. After Ctrl-C the best epoch so far is in the model, and `interrupted` is set.
 
     Raises:
         UsageError: the loss is not finite.
-        MachineError: there is too little memory for one row.
+        MachineError: there is too little memory for one row, or another process has ended.
     """
     rescaled = isinstance(model.head, RowHead)
     if isinstance(model.head, RowHead):
         model.head.scale, model.head.shift = task.affine()
     model.to(torch.device(settings.device))
-    part = part_of(model, task.outputs, train, valid, settings, quiet, cache)
+    part = part_of(model, task.outputs, train, valid, settings, quiet, cache, team)
+    if team.ends_early and isinstance(part, HeadOnly):
+        return History()  # its share is done
     with _one_thread() if isinstance(part, HeadOnly) else nullcontext():
         run = Run(part, task, train.targets, valid, settings)
         if saved:

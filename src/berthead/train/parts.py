@@ -20,7 +20,7 @@ from berthead.model.heads import JointHead, RowHead, TokenHead
 from berthead.model.lora import merged
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
-from berthead.model.units import Compute, by_row, by_unit, combined, unit_logits
+from berthead.model.units import Compute, by_row, by_unit, combined, packs, unit_logits
 from berthead.progress import Progress
 from berthead.records import Example, FloatArray, IntArray, Pack
 from berthead.tasks import Batch
@@ -29,6 +29,7 @@ from berthead.text.packing import pack, plan
 from berthead.text.windows import Input
 from berthead.train import kernels, memory
 from berthead.train.settings import Settings
+from berthead.train.team import ALONE, Team
 from berthead.train.vectors import MOST_CACHED_BYTES, Vectors, above, below, frozen_layers, keep
 
 # Tokens of one forward and backward pass: a larger batch is computed in parts, with the same gradient.
@@ -69,6 +70,10 @@ class Part:
     """Tokens of one forward and backward pass."""
     kept: dict[str, Any] | None = None
     """What is looked up instead of computed."""
+    team: Team = ALONE
+    """Who shares a step's rows."""
+    read: Tensor | None = None
+    """What all rows of the step read of an embedding table, int64, ascending; of use to a team."""
 
     def train(self) -> None:
         """Get ready to fit."""
@@ -100,7 +105,10 @@ class Part:
 class Whole(Part):
     """Encoder and head, computed anew in every step."""
 
-    def __init__(self, model: Model, outputs: int, train: Fold, valid: Fold | None, settings: Settings) -> None:
+    def __init__(
+        self, model: Model, outputs: int, train: Fold, valid: Fold | None, settings: Settings, team: Team = ALONE
+    ) -> None:
+        self.team = team
         self.module = self.model = model
         self.outputs = outputs
         self.inputs, self.valid, self.sizes = train.inputs, valid, _sizes(train.inputs)
@@ -121,7 +129,12 @@ class Whole(Part):
         """Logits of rows, as many at once as `micro_tokens` lets in."""
         chosen = [_bounded(self.inputs[row], self.random) for row in rows]
         lengths = np.array([sum(len(row.ids) for row in one.rows) for one in chosen], dtype=np.int64)
-        for places in plan(lengths, self.micro_tokens):
+        if self.team.size > 1:
+            ids = np.unique(np.concatenate([row.ids for one in chosen for row in one.rows]))
+            self.read = torch.from_numpy(ids.astype(np.int64))
+        mine = self.team.share(lengths)
+        for some_of_mine in plan(lengths[mine], self.micro_tokens):
+            places = mine[some_of_mine]
             self.computed, self.tokens = rows[places], int(lengths[places].sum())
             some = [chosen[place] for place in places]
             layout = Layout(some)
@@ -157,7 +170,8 @@ class Whole(Part):
         """Logits of the held-out rows by the engine that applies the fitted function, [units, outputs]."""
         assert self.valid is not None
         layout, engine = Layout(self.valid.inputs), engine_for(merged(self.model), self.device)
-        return unit_logits(layout, engine.logits, self.model.head, self.outputs, TOKEN_BUDGET)[0]
+        compute = self.team.spread(engine.logits, packs(layout.rows, TOKEN_BUDGET))
+        return unit_logits(layout, compute, self.model.head, self.outputs, TOKEN_BUDGET)[0]
 
 
 class HeadOnly(Part):
@@ -165,20 +179,22 @@ class HeadOnly(Part):
 
     def __init__(
         self, model: Model, train: Fold, valid: Fold | None, settings: Settings, quiet: bool,
-        cache: Path | None = None,
+        cache: Path | None = None, team: Team = ALONE,
     ) -> None:  # fmt: skip
+        # A team computes the vectors together; a step of the head is over before they could share it.
         self.module = self.head = model.head
         engine = engine_for(model, torch.device(settings.device), settings.precision)
         self.layout, self.inputs, self.sizes = Layout(train.inputs), train.inputs, _sizes(train.inputs)
         self.random, self.micro_tokens = np.random.default_rng(settings.seed), MICRO_TOKENS
         self.valid_layout = Layout(valid.inputs) if valid else None
         layouts = [layout for layout in (self.layout, self.valid_layout) if layout]
-        stored = _stored(model, engine.pooled, layouts, settings.precision, cache, quiet) if cache else None
+        stored = _stored(model, engine.pooled, layouts, settings.precision, cache, quiet, team) if cache else None
         self.kept = stored.to_json() if stored else None
         with Progress("encode", sum(len(layout.rows) for layout in layouts), "rows", quiet) as progress:
 
             def vectors(layout: Layout) -> Tensor:
-                compute = stored.compute(layout.rows) if stored else engine.pooled
+                spread = team.spread(engine.pooled, packs(layout.rows, TOKEN_BUDGET))
+                compute = stored.compute(layout.rows) if stored else spread
                 if layout.by_token:
                     return torch.from_numpy(by_unit(layout, compute, 1, TOKEN_BUDGET, progress.advance))
                 return torch.from_numpy(by_row(layout.rows, compute, 1, TOKEN_BUDGET, progress.advance))
@@ -230,8 +246,9 @@ class HeadOnly(Part):
 
 
 def part_of(
-    model: Model, outputs: int, train: Fold, valid: Fold | None, settings: Settings, quiet: bool, cache: Path | None
-) -> Part:
+    model: Model, outputs: int, train: Fold, valid: Fold | None, settings: Settings, quiet: bool, cache: Path | None,
+    team: Team = ALONE,
+) -> Part:  # fmt: skip
     """What is fitted of a model.
 
     Args:
@@ -242,14 +259,15 @@ def part_of(
         settings: how to fit.
         quiet: show no progress.
         cache: where what a frozen part says of the rows is kept for later fits; None: nowhere.
+        team: the processes that fit together.
 
     Returns:
         The head alone where nothing else learns; else all that learns with what lies below it, looked up where it can.
     """
     frozen = not any(parameter.requires_grad for parameter in model.encoder.parameters())
     if frozen and _fits_in_memory(model, (train, valid)):
-        return HeadOnly(model, train, valid, settings, quiet, cache)
-    return _whole(model, outputs, train, valid, settings, quiet, cache)
+        return HeadOnly(model, train, valid, settings, quiet, cache, team)
+    return _whole(model, outputs, train, valid, settings, quiet, cache, team)
 
 
 def _fits_in_memory(model: Model, folds: Sequence[Fold | None]) -> bool:
@@ -262,23 +280,24 @@ def _fits_in_memory(model: Model, folds: Sequence[Fold | None]) -> bool:
 
 
 def _whole(
-    model: Model, outputs: int, train: Fold, valid: Fold | None, settings: Settings, quiet: bool, cache: Path | None
-) -> Whole:
+    model: Model, outputs: int, train: Fold, valid: Fold | None, settings: Settings, quiet: bool, cache: Path | None,
+    team: Team,
+) -> Whole:  # fmt: skip
     """All that learns with what lies below it, or with what that said of each token, looked up."""
     folds = [fold for fold in (train, valid) if fold]
     if frozen_layers(model) and (settings.epochs > 1 or cache):
         rows = [row for fold in folds for one in fold.inputs for row in one.rows]
-        vectors = below(model, rows, torch.device(settings.device), settings.precision, cache, quiet)
+        vectors = below(model, rows, torch.device(settings.device), settings.precision, cache, quiet, team)
         if vectors is not None:
             looked_up = [replace(fold, inputs=[vectors.numbered(one) for one in fold.inputs]) for fold in folds]
-            part = Whole(above(model, vectors), outputs, looked_up[0], looked_up[1] if valid else None, settings)
+            part = Whole(above(model, vectors), outputs, looked_up[0], looked_up[1] if valid else None, settings, team)
             part.kept = vectors.to_json() | {"layers": frozen_layers(model)}
             return part
-    return Whole(model, outputs, train, valid, settings)
+    return Whole(model, outputs, train, valid, settings, team)
 
 
 def _stored(
-    model: Model, compute: Compute, layouts: Sequence[Layout], precision: str, cache: Path, quiet: bool
+    model: Model, compute: Compute, layouts: Sequence[Layout], precision: str, cache: Path, quiet: bool, team: Team
 ) -> Vectors | None:
     """What a head of ours reads of each row or token; of other packages' heads it is not known what that depends on."""
     head = model.head
@@ -287,7 +306,7 @@ def _stored(
     row = row_part(head)
     pooling = f"{type(head).__name__} {row.pooling if row else ''} {precision}"
     rows = [row for layout in layouts for row in layout.rows]
-    return keep(rows, compute, model, pooling, by_token=head.level == "token", folder=cache, quiet=quiet)
+    return keep(rows, compute, model, pooling, by_token=head.level == "token", folder=cache, quiet=quiet, team=team)
 
 
 def _sizes(inputs: Sequence[Input]) -> IntArray:

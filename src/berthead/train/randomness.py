@@ -37,7 +37,9 @@ class Randomness:
     def of(cls, windows: np.random.Generator) -> Self:
         """As it is now."""
         has_cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        return cls(torch.get_rng_state(), torch.cuda.get_rng_state() if has_cuda else None, dict(windows.bit_generator.state))
+        return cls(
+            torch.get_rng_state(), torch.cuda.get_rng_state() if has_cuda else None, dict(windows.bit_generator.state)
+        )
 
     def restore(self, windows: np.random.Generator) -> None:
         """Let it be so again."""

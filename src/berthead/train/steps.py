@@ -84,10 +84,10 @@ class Run:
     def take_step(self, order: np.ndarray, say: Callable[[str], None]) -> int:
         """One update; the number of rows that it read."""
         rows = order[self.step * self.settings.batch : (self.step + 1) * self.settings.batch]
-        share = rate(
-            self.epoch * self.per_epoch + self.step, self.per_epoch * self.settings.epochs, self.settings.warmup
-        )
-        loss = self._gradients(rows, say)
+        number = self.epoch * self.per_epoch + self.step
+        self.part.team.seed(self.settings.seed, number)
+        loss = self.part.team.sum(self.optimiser, self._gradients(rows, say), self.part.read)
+        share = rate(number, self.per_epoch * self.settings.epochs, self.settings.warmup)
         self.randomness = None
         self.optimiser.step(share)
         self.step, self.loss, self.randomness = self.step + 1, self.loss + loss, Randomness.of(self.part.random)

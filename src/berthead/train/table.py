@@ -83,6 +83,20 @@ class Table:
         if self.steps:
             self._advance(rows)
 
+    def grad_of(self, rows: Tensor) -> Tensor:
+        """The gradients of these rows, ascending; 0 of rows that have none, float32 [rows, width]."""
+        grad, found = self.embedding.weight.grad, self.embedding.weight.new_zeros(len(rows), self.first.shape[1])
+        if grad is not None:
+            found[torch.searchsorted(rows, grad.indices()[0])] = grad.values()
+        return found
+
+    def take_grad(self, rows: Tensor, values: Tensor) -> None:
+        """Let these be all the gradients: rows ascending, values float32 [rows, width]."""
+        weight = self.embedding.weight
+        weight.grad = torch.sparse_coo_tensor(
+            rows[None], values, weight.shape, is_coalesced=True, check_invariants=False
+        )
+
     def tensors(self) -> dict[str, Tensor]:
         """All that it remembers but for the weights, by name; moments of the rows that ever had a gradient."""
         rows = np.flatnonzero(self.moved)
