@@ -95,7 +95,11 @@ def _fit_into(folder: Path, data: Any, options: FitOptions, quiet: bool) -> Fitt
     """Fit, with checkpoints beside the folder, and write the folder."""
     place = folder.parent / f"{folder.name}.fit"
     checkpoints = Checkpoints(place, options.checkpoint_minutes, options.resume, writes=is_writer())
-    overwrite = options.overwrite or (options.resume and checkpoints.has_finished())
+    has_finished = options.resume and checkpoints.has_finished()
+    if has_finished and not checkpoints.exists():  # it was killed when all but this was done
+        checkpoints.remove()
+        return Fitted(folders.load(folder))
+    overwrite = options.overwrite or has_finished
     if checkpoints.writes:
         checkpoints.check(options.overwrite)
         folders.check_out(folder, overwrite)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,8 @@ FORMAT_VERSION = 1
 # At the end of an epoch there is a checkpoint, but for epochs that are over sooner than this after the last one, or in
 # so many times of what that took to write.
 LEAST_SECONDS, LEAST_TIMES = 5.0, 20
-_FILE, _ASIDE, _LOCK, _DONE = "checkpoint.safetensors", "checkpoint.safetensors.part", "lock", "done"
+# safetensors writes to a name of its own first: what is being written lies in a folder.
+_FILE, _ASIDE, _LOCK, _DONE = "checkpoint.safetensors", "part", "lock", "done"
 _ANEW = "Add --overwrite, without --resume, to begin anew."
 
 
@@ -56,7 +58,7 @@ class Checkpoints:
     identity: dict[str, Any] = field(default_factory=dict)
     """What the fit depends on, by the names that its user knows."""
     _lock: TextIO | None = None
-    _last: float = field(default_factory=time.monotonic)
+    _last: float = field(default_factory=lambda: time.monotonic())
     _took: float = 0.0
     _has_failed: bool = False
 
@@ -161,18 +163,20 @@ class Checkpoints:
 
         started = time.monotonic()
         about = json.dumps({"identity": self.identity, "state": saved.state})
-        aside = self.folder / _ASIDE
+        aside = self.folder / _ASIDE / _FILE
         try:
+            self._clear()
+            aside.parent.mkdir()
             save_file(_apart(saved.tensors), aside, metadata={"fit": about})
             with aside.open("rb+") as written:
                 os.fsync(written.fileno())
             aside.replace(self.folder / _FILE)
             _flush(self.folder)
         except (OSError, SafetensorError) as error:
-            self._unlink(_ASIDE)
             if not self._has_failed:
                 say(f"{self.folder}: the checkpoint could not be written ({error}); the fit goes on")
             self._has_failed = True
+        self._clear()
         self._last = time.monotonic()
         self._took = self._last - started
 
@@ -181,15 +185,20 @@ class Checkpoints:
         (self.folder / _DONE).touch()
 
     def has_finished(self) -> bool:
-        """Whether the fit had come to the point at which its model folder is written."""
-        return self.exists() and (self.folder / _DONE).exists()
+        """Whether the fit had come to the point at which its model folder is written; it is whole without a checkpoint."""
+        return (self.folder / _DONE).exists()
 
     def remove(self) -> None:
         """Leave nothing."""
         if self.writes:
-            self._unlink(_ASIDE, _FILE, _DONE, _LOCK)
+            self._clear()
+            self._unlink(_FILE, _LOCK, _DONE)
             if self.folder.is_dir() and not any(self.folder.iterdir()):
                 self.folder.rmdir()
+
+    def _clear(self) -> None:
+        """Remove what was being written when a process was killed."""
+        shutil.rmtree(self.folder / _ASIDE, ignore_errors=True)
 
     def _unlink(self, *names: str) -> None:
         for name in names:
@@ -217,5 +226,5 @@ def _flush(folder: Path) -> None:
 
 
 def _shown(value: Any) -> str:
-    text = "not given" if value is None else str(value)
+    text = "not given" if value is None else f"{value:.12g}" if isinstance(value, float) else str(value)
     return f"{text[:12]}…" if len(text) == 64 else text
