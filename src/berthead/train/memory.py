@@ -11,10 +11,10 @@ import torch
 from berthead.errors import MachineError
 from berthead.infer import native
 
-# What torch says where it raises a plain RuntimeError.
+# What torch says where it raises a plain RuntimeError; the last is oneDNN, which has no room for its code.
 _WORDS = (
     "not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory", "std::bad_alloc",
-    "cublas_status_alloc_failed",
+    "cublas_status_alloc_failed", "could not create a primitive",
 )  # fmt: skip
 WAYS_OUT = "Give more memory, a lower --max-tokens, or --adapt frozen, top:K or lora:R."
 
@@ -48,4 +48,5 @@ def explained() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise MachineError("fit", "is out of memory", "", WAYS_OUT) from error
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise MachineError("fit", f"is out of memory ({said})", "", WAYS_OUT) from error
