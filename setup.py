@@ -12,7 +12,7 @@ from setuptools.command.build_ext import build_ext
 SOURCES = sorted(str(path) for path in Path("csrc").glob("*.cpp"))
 HEADERS = sorted(str(path) for path in Path("csrc").iterdir() if path.suffix in (".h", ".inc"))
 # What the kernels use of other files' instructions they ask for themselves.
-# -g0: Python may have been built with -g, which makes a library of 8 MB one of 140.
+# -g0: with what debuggers read the library is twenty times as large, and the assembler needs 4 GB to write it.
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 
 

@@ -75,7 +75,7 @@ struct Chunk {
   const int64_t *starts;  // [rows + 1]; the first is that of the first token in `hidden`
   const int64_t *ids, *segments;
   float *hidden;  // [tokens, width]
-  void *input;    // what the next product reads, [tokens, width]
+  void *input;    // what the next product reads, [tokens, width and some room]
   float *scale, *zero, *apart;  // int8: of each token; of its channels that stay float32, [tokens, APART]
   void *qkv;      // [tokens, 3 * width]; of picked rows their queries, [tokens, width]
   void *context;  // [tokens, width]
@@ -144,9 +144,8 @@ struct TableSteps {
 struct Kernels {
   const char *name;
   int precisions;  // a bit for each Precision that is worth while here
-  size_t (*input_bytes)(int precision);
+  size_t (*input_bytes)(int precision, int width);  // of one row that a product reads
   size_t (*qkv_bytes)(int precision);
-  int (*padded)(int columns);
   bool (*prepare)(const BlockSpec &spec, int precision, Block &block);
   void (*embed)(const EmbeddingSpec &spec, const Chunk &chunk, int first, int last);
   void (*start)(const Block &block, int precision, const Chunk &chunk, int first, int last);

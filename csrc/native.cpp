@@ -205,15 +205,12 @@ bool prepare_room(const Work &work, Room &room, Chunk &chunk) {
   const BlockSpec &spec = work.encoder.blocks[0].spec;
   const int precision = work.encoder.precision;
   const Kernels &kernels = *work.encoder.kernels;
-  const size_t tokens = chunk.tokens, width = spec.width, padded = kernels.padded(spec.width);
-  // In float32 the next product reads what is normalised already.
-  const bool same = precision == FP32 && !spec.norm_first && padded == width;
-  if (!same && !grow(room.input, tokens * padded * kernels.input_bytes(precision))) return false;
-  if (!grow(room.scales, (2 + APART) * tokens * sizeof(float)) ||
+  const size_t tokens = chunk.tokens, width = spec.width;
+  if (!grow(room.input, tokens * kernels.input_bytes(precision, spec.width)) || !grow(room.scales, (2 + APART) * tokens * sizeof(float)) ||
       !grow(room.qkv, tokens * 3 * width * kernels.qkv_bytes(precision)) ||
       !grow(room.context, tokens * width * sizeof(float)))
     return false;
-  chunk.input = same ? (void *)chunk.hidden : room.input.data;
+  chunk.input = room.input.data;
   chunk.scale = (float *)room.scales.data;
   chunk.zero = chunk.scale + tokens;
   chunk.apart = chunk.zero + tokens;
@@ -266,11 +263,17 @@ bool compute(const Work &work, Chunk &chunk, Team &team, int rank, Scratch &scra
   return sound;
 }
 
-// The rows as chunks: edges of row numbers.
-std::vector<int> cut(const int64_t *starts, int rows, int most) {
+// The rows as chunks of about one size, as many for each thread: edges of row numbers.
+std::vector<int> cut(const int64_t *starts, int rows, int threads) {
+  const int64_t tokens = starts[rows] - starts[0];
+  const int64_t chunks = std::max<int64_t>(1, (tokens + CHUNK_TOKENS * threads - 1) / (CHUNK_TOKENS * threads)) * threads;
   std::vector<int> edges{0};
-  for (int row = 0; row < rows; row++)
-    if (row > edges.back() && starts[row + 1] - starts[edges.back()] > most) edges.push_back(row);
+  for (int64_t chunk = 1; chunk < chunks; chunk++) {
+    const int64_t ideal = starts[0] + tokens * chunk / chunks;
+    int row = (int)(std::lower_bound(starts, starts + rows, ideal) - starts);
+    if (row > 0 && ideal - starts[row - 1] < starts[row] - ideal) row--;
+    if (row > edges.back() && row < rows) edges.push_back(row);
+  }
   edges.push_back(rows);
   return edges;
 }
@@ -325,9 +328,7 @@ double peak(const Kernels &kernels, int precision, int threads, double seconds) 
 int run(const Work &work, int rows, int threads) {
   const std::lock_guard<std::mutex> guard(pool_mutex);
   wake(threads);
-  const int64_t tokens = work.starts[rows] - work.starts[0];
-  const int share = (int)std::max<int64_t>(1, (tokens + threads - 1) / threads);
-  const std::vector<int> edges = cut(work.starts, rows, std::min(CHUNK_TOKENS, share));
+  const std::vector<int> edges = cut(work.starts, rows, threads);
   const int chunks = (int)edges.size() - 1;
   std::atomic<bool> sound{true};
 

@@ -21,6 +21,8 @@ static inline V root_of(V a) { return _mm256_sqrt_ps(a); }
 static inline V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
 static inline V larger(V a, V b) { return _mm256_max_ps(a, b); }
 static inline V smaller(V a, V b) { return _mm256_min_ps(a, b); }
+// a, its size at most that of the positive b.
+static inline V bounded(V a, V b) { return larger(smaller(a, b), sub(zero(), b)); }
 static inline V absolute(V a) { return _mm256_andnot_ps(all(-0.0f), a); }
 static inline V with_sign(V a, V sign) { return _mm256_or_ps(a, _mm256_and_ps(sign, all(-0.0f))); }
 static inline float sum(V a) {

@@ -20,6 +20,8 @@ static inline V root_of(V a) { return _mm512_sqrt_ps(a); }
 static inline V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
 static inline V larger(V a, V b) { return _mm512_max_ps(a, b); }
 static inline V smaller(V a, V b) { return _mm512_min_ps(a, b); }
+// a, its size at most that of the positive b.
+static inline V bounded(V a, V b) { return _mm512_range_ps(a, b, 2); }
 static inline V absolute(V a) { return _mm512_abs_ps(a); }
 static inline V with_sign(V a, V sign) {
   const VI bit = _mm512_set1_epi32((int)0x80000000u);

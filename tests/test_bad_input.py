@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -521,7 +522,8 @@ def test_ctrl_c_in_fit_keeps_the_best_epoch_and_says_where(tiny_bert, tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, ""), err
-    assert re.search(r"berthead: fit: stopped after \d+ whole epochs. The best .* is kept in model.interrupted.\n", err)
+    said = r"berthead: fit: stopped after \d+ whole epochs. The best .* is kept in model.interrupted."
+    assert re.search(rf"{said} The same command with --resume goes on.\n", err)
     assert "Traceback" not in err
     kept = berthead.load(tmp_path / "model.interrupted")
     assert kept.verify() < 1e-4
@@ -530,26 +532,32 @@ def test_ctrl_c_in_fit_keeps_the_best_epoch_and_says_where(tiny_bert, tmp_path):
     assert 20 <= len(run["epochs"]) < 200
     scores = [epoch["accuracy"] for epoch in run["epochs"]]
     assert scores[run["best_epoch"] - 1] == max(scores)
-    assert {path.name for path in tmp_path.iterdir()} == {"data.csv", "model.interrupted"}
+    assert {path.name for path in tmp_path.iterdir()} == {"data.csv", "model.fit", "model.interrupted"}
 
 
-def test_ctrl_c_in_predict_keeps_the_rows_that_are_done(places, tmp_path):
-    rows = [{"text": f"good cat {n % 4}", "n": str(n)} for n in range(100_000)]
+def test_ctrl_c_in_predict_keeps_whole_parts_and_says_the_command_that_goes_on(places, tmp_path):
+    rows = [{"text": f"good cat {n % 4}", "n": str(n)} for n in range(20_000)]
     write_csv(tmp_path / "data.csv", rows)
-    process = started(["predict", places["model"], "data.csv", "--out", "out.csv"], tmp_path)
-    wait_until(lambda: any(path.stat().st_size for path in tmp_path.glob(".out.csv.part-*")), process)
+    command = ["predict", places["model"], "data.csv", "--out", "out.csv", "--part-rows", "500"]
+    process = started(command, tmp_path)
+    wait_until(lambda: (tmp_path / "out.csv.parts" / "000002.json").exists(), process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, ""), err
-    done = int(re.search(r"berthead: data.csv: stopped after ([\d,]+) rows. They are kept in", err)[1].replace(",", ""))
-    assert "out.csv.partial" in err
-    assert "Traceback" not in err
-    kept = answers((tmp_path / "out.csv.partial").read_text(encoding="utf-8"))
-    assert abs(len(kept) - done) <= 1
-    assert 0 < len(kept) < len(rows)
-    assert [row["n"] for row in kept] == [row["n"] for row in rows[: len(kept)]]
+    said = re.fullmatch(r"berthead: data.csv: stopped; ([\d,]+) rows are kept in out.csv.parts. To go on: (.*)\n", err)
+    done = int(said[1].replace(",", ""))
+    assert 1500 <= done < len(rows)
+    assert done % 500 == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"data.csv", "out.csv.parts"}
+    again = shlex.split(said[2])
+    assert again == ["berthead", *map(str, command), "--resume"]
+    process = started(again[1:], tmp_path)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, "", "20,000 rows written to out.csv\n")
+    kept = answers((tmp_path / "out.csv").read_text(encoding="utf-8"))
+    assert [row["n"] for row in kept] == [row["n"] for row in rows]
     assert {row["prediction"] for row in kept} <= {"positive", "negative"}
-    assert {path.name for path in tmp_path.iterdir()} == {"data.csv", "out.csv.partial"}
+    assert {path.name for path in tmp_path.iterdir()} == {"data.csv", "out.csv"}
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ def test_the_readme_shows_every_verb():
         "fit",
         "eval",
         "predict",
+        "gather",
         "compare",
         "bench",
         "join",

@@ -247,7 +247,7 @@ def test_what_other_kernels_answered_does_not_count(toy_model, monkeypatch):
         "kernels"
     }
     monkeypatch.setenv(native.SWITCH, "torch")
-    monkeypatch.setattr(gate, "candidates", lambda model: ["bf16"])
+    monkeypatch.setattr(gate, "candidates", lambda model, device: ["bf16"])
     monkeypatch.setattr(machine, "speeds", fast("bf16"))
     choice = berthead.load(toy_model, precision="auto").choice
     if native.has_bf16(native.kernels()[-1]):
@@ -331,7 +331,7 @@ def test_a_folder_without_a_receipt_takes_float32_and_bench_makes_one(toy_model,
 
 
 def test_on_a_machine_with_float32_alone_auto_says_so(toy_model, monkeypatch):
-    monkeypatch.setattr(gate, "candidates", lambda model: [])
+    monkeypatch.setattr(gate, "candidates", lambda model, device: [])
     choice = berthead.load(toy_model, precision="auto").choice
     assert choice.precision == "fp32"
     assert choice.reason.startswith("nothing lower is computed here: ")

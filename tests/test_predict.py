@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import itertools
 import json
 import resource
 import shutil
@@ -26,11 +27,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import berthead
 from berthead.artifact import plain_logits
+from berthead.data.examples import to_example
 from berthead.errors import DataError, Interrupted, OutputError, UsageError
 from berthead.infer import files
 from berthead.infer import predict as predict_module
+from berthead.infer import work as work_module
 from berthead.infer.files import predict_file
 from berthead.infer.predict import Predictor
+from berthead.infer.work import Work
 from berthead.options import PredictOptions
 from berthead.records import Example
 
@@ -283,8 +287,8 @@ def test_csv_cells_are_kept_byte_for_byte(model, tmp_path):
         assert after.removeprefix(f"{before},").count(",") == 1
 
 
-@pytest.mark.parametrize("source", ["in.csv", "in.tsv", "in.jsonl", "in.parquet", "in.csv.gz", "in.jsonl.gz"])
-@pytest.mark.parametrize("target", ["out.csv", "out.tsv", "out.jsonl", "out.parquet", "out.csv.gz", "out.jsonl.gz"])
+@pytest.mark.parametrize("source", ["in.csv", "in.tsv", "in.jsonl", "in.parquet", "in.csv.gz", "in.jsonl.zst"])
+@pytest.mark.parametrize("target", ["out.csv", "out.tsv", "out.jsonl", "out.parquet", "out.csv.gz", "out.jsonl.zst"])
 def test_any_format_to_any_format(source, target, model, tmp_path):
     frame = pd.DataFrame(ODD_ROWS)
     path = tmp_path / source
@@ -469,13 +473,13 @@ def test_nothing_stands_at_the_target_before_the_end(model, tmp_path, monkeypatc
     target = tmp_path / "out.csv"
     target.write_text("the old result")
     seen = []
-    write = files._write
+    values = Work._values
 
     def watched(*args):
         seen.append(target.read_text())
-        write(*args)
+        return values(*args)
 
-    monkeypatch.setattr(files, "_write", watched)
+    monkeypatch.setattr(Work, "_values", watched)
     predicted(model, source, target)
     assert seen == ["the old result"] * len(toy_rows())
     assert len(read_csv(target)) == len(toy_rows())
@@ -483,21 +487,20 @@ def test_nothing_stands_at_the_target_before_the_end(model, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl.gz", "out.parquet"])
-def test_ctrl_c_keeps_the_rows_done_as_partial(name, model, tmp_path, monkeypatch):
+def test_ctrl_c_keeps_the_rows_of_a_stream_as_partial(name, model, tmp_path, monkeypatch):
     monkeypatch.setattr(predict_module, "CHUNK_ROWS", 5)
     rows = toy_rows()
-    source = write_csv(tmp_path / "in.csv", rows)
-    examples = files._examples
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(write_csv(tmp_path / "in.csv", rows).open("rb")))
+    numbers = itertools.count()
 
     def interrupted(*args):
-        for number, example in enumerate(examples(*args)):
-            if number == 33:
-                raise KeyboardInterrupt
-            yield example
+        if next(numbers) == 33:
+            raise KeyboardInterrupt
+        return to_example(*args)
 
-    monkeypatch.setattr(files, "_examples", interrupted)
-    with pytest.raises((Interrupted, KeyboardInterrupt), match=r"stopped after \d+ rows.*out.*partial") as caught:
-        predicted(model, source, tmp_path / name)
+    monkeypatch.setattr(work_module, "to_example", interrupted)
+    with pytest.raises(Interrupted, match=r"stopped after \d+ rows.*out.*partial") as caught:
+        predicted(model, "-", tmp_path / name)
     assert caught.value.exit_code == 130
     assert names(tmp_path) == ["in.csv", f"{name}.partial"]
     readable = tmp_path / f"partial-{name}"
@@ -529,7 +532,7 @@ def test_targets_that_cannot_be_are_refused_before_any_row_is_read(model, tmp_pa
     def refuse(*args):
         raise AssertionError("rows were read")
 
-    monkeypatch.setattr(files, "open_rows", refuse)
+    monkeypatch.setattr(files, "Table", refuse)
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "device.csv").symlink_to("/dev/full")
     for target, error in [

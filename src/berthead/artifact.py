@@ -12,7 +12,7 @@ from torch import Tensor
 
 from berthead import plugins
 from berthead.checks import golden_input
-from berthead.function import GOLDEN_UNITS, by_example, has_units
+from berthead.function import GOLDEN_UNITS, by_example, has_units, identity_of
 from berthead.model import families
 from berthead.model.adapter import Adapter
 from berthead.model.book import head_record, omega_names, state_named, transformers_class
@@ -104,6 +104,11 @@ class Artifact:
             "adapt": self.adapt,
             "theta_is_pretrained": theta_sha256 == self.pretrained["theta_sha256"],
         }
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides its answers, as JSON."""
+        head = head_record(self.model.head, self.own_head, self.task.outputs, self.dropout)
+        return identity_of(self, self.parameters(), head)
 
     def describe(self) -> dict[str, Any]:
         """What berthead.json says, golden examples left out."""

@@ -18,6 +18,7 @@ from berthead.artifact import Artifact
 from berthead.errors import UsageError
 from berthead.fitted import Fitted
 from berthead.infer import gate, machine
+from berthead.infer.engine import find_device
 from berthead.infer.predict import Computed, Predictor, answered, length_notes
 from berthead.model.config import EncoderConfig
 from berthead.model.heads import over_arrays
@@ -33,6 +34,7 @@ from berthead.text.windows import Input
 # Rows whose answers are compared, and tokens that are timed.
 MOST_ROWS = 2048
 MOST_TOKENS = 16384
+GPU_TOKENS = 16 * MOST_TOKENS  # several packs for each of several GPUs
 ROUNDS = 3
 PEAK_SECONDS = 0.05
 STAGES = ("reading", "tokenising", "packing", "encoder", "head", "decoding")
@@ -44,13 +46,14 @@ class Run:
 
     Args:
         precision: `fp32`, `bf16` or `int8`.
-        kernels: what computes the encoder: `torch`, `oneDNN`, or the name of our own kernels.
+        kernels: what computes the encoder: `torch`, `oneDNN`, the name of our own kernels, or `cuda` with what
+            attends there.
         rows_per_second: from examples in memory to answers, everything included; the median of some rounds.
         tokens_per_second: the same in tokens.
         gain: times as fast as float32.
         operations_per_second: of the encoder's matrix products while they are computed: linear layers, attention's
             scores and mixtures; an addition and a multiplication are two.
-        peak: operations a second that the machine multiplies at most in this precision, measured.
+        peak: operations a second that the machine, or one GPU, multiplies at most in this precision, measured.
         share_of_peak: the one over the other.
         stages: share of the time of each of `STAGES`, one after another, in the quickest of some rounds; they sum to 1.
     """
@@ -72,6 +75,7 @@ class Bench:
 
     Args:
         cpu: the processor.
+        gpus: the GPUs that compute, such as `2 x NVIDIA H100`; empty: none.
         threads: that computed.
         rows: that were timed.
         tokens: of these rows, special tokens and windows included.
@@ -87,6 +91,7 @@ class Bench:
     """
 
     cpu: str
+    gpus: str
     threads: int
     rows: int
     tokens: int
@@ -146,30 +151,33 @@ def bench(
     """
     fitted = model if isinstance(model, Fitted) else load(model)
     artifact = fitted.artifact
-    rows = _golden(artifact) if data is None else _given(
+    device = find_device(fitted.options.device)
+    most = MOST_TOKENS if device.type == "cpu" else GPU_TOKENS
+    rows = _golden(artifact, most) if data is None else _given(
         artifact, data, text=text, pair=pair, label=label, choices=choices, intent=intent, skip_bad_rows=skip_bad_rows
     )  # fmt: skip
-    names = ["fp32", *gate.candidates(artifact.model)]
-    predictors = {name: Predictor(artifact, name, fitted.options.token_budget) for name in names}
-    key = machine.key_of(artifact)
+    names = ["fp32", *gate.candidates(artifact.model, device)]
+    predictors = {name: Predictor(artifact, name, fitted.options.token_budget, device) for name in names}
+    key = machine.key_of(artifact, device)
     kept = False
     with Progress("bench", len(names) * (ROUNDS + 1), "passes", quiet) as progress:
         if data is not None:
             progress.say(f"comparing answers to {len(rows.batch.inputs):,} rows in {', '.join(names)}")
-            receipt = gate.measure(artifact, rows.batch, rows.targets, "given", predictors=predictors)
+            receipt = gate.measure(artifact, rows.batch, rows.targets, "given", predictors=predictors, device=device)
             kept = machine.keep(key, {"receipt": receipt.to_json()})
-        timed = _timed(rows)
+        timed = _timed(rows, most)
         progress.say(f"timing {len(timed.examples):,} rows in {', '.join(names)}")
         runs = _runs(artifact, predictors, timed, rows.reading_seconds * len(timed.examples), progress)
     # Of a whole job, and longer than `auto` itself would measure.
     machine.keep(key, {machine.speed_name(): {one.precision: one.tokens_per_second for one in runs}})
     needed = sum(len(row.ids) for row in Layout(timed.inputs).rows)
-    computed = sum(len(one.ids) for one in packs(Layout(timed.inputs).rows, fitted.options.token_budget))
+    computed = sum(len(one.ids) for one in packs(Layout(timed.inputs).rows, predictors["fp32"].token_budget))
     receipts = [receipt] if data is not None else gate.receipts_of(artifact, machine.measured(key))
     return Bench(
-        machine.cpu_model(), torch.get_num_threads(), len(timed.examples), needed, "given" if data is not None else
-        "golden", 1 - needed / computed, runs, receipts[0].to_json() if receipts else None, kept,
-        str(gate.choose({"": artifact})), len(rows.bad), rows.notes,
+        cpu=machine.cpu_model(), gpus=machine.gpus() if device.type == "cuda" else "", threads=torch.get_num_threads(),
+        rows=len(timed.examples), tokens=needed, of="given" if data is not None else "golden",
+        padding=1 - needed / computed, runs=runs, gate=receipts[0].to_json() if receipts else None, kept=kept,
+        auto=str(gate.choose({"": artifact}, device)), skipped=len(rows.bad), notes=rows.notes,
     )  # fmt: skip
 
 
@@ -201,20 +209,20 @@ def _given(artifact: Artifact, data: Any, **flags: str | bool | None) -> _Rows:
     return _Rows(Batch(examples, inputs), targets, seconds, read.bad, notes)
 
 
-def _golden(artifact: Artifact) -> _Rows:
+def _golden(artifact: Artifact, most: int) -> _Rows:
     if not artifact.golden:
         raise UsageError("bench", "the model holds no golden examples", "rows to measure on", "Give a file as DATA.")
     batch = gate.golden_batch(artifact)
     tokens = sum(len(row.ids) for one in batch.inputs for row in one.rows)
-    times = max(1, MOST_TOKENS // tokens)
+    times = max(1, most // tokens)
     return _Rows(Batch([*batch.examples] * times, [*batch.inputs] * times), None, 0.0, [], [])
 
 
-def _timed(rows: _Rows) -> Batch:
-    """As many of the rows, evenly spread, as have about the tokens that are timed."""
+def _timed(rows: _Rows, most: int) -> Batch:
+    """As many of the rows, evenly spread, as have about so many tokens."""
     tokens = sum(len(row.ids) for one in rows.batch.inputs for row in one.rows)
     count = len(rows.batch.inputs)
-    chosen = _evenly(count, max(1, count * MOST_TOKENS // tokens))
+    chosen = _evenly(count, max(1, count * most // tokens))
     return Batch([rows.batch.examples[row] for row in chosen], [rows.batch.inputs[row] for row in chosen])
 
 
@@ -244,7 +252,7 @@ def _runs(
         best = min(
             (_stages(artifact, predictor, rows.examples) for _ in range(ROUNDS)), key=lambda one: sum(one.values())
         )
-        peak = max(machine.peak(artifact.model, name, PEAK_SECONDS) for _ in range(ROUNDS))
+        peak = max(machine.peak(artifact.model, name, PEAK_SECONDS, predictor.device) for _ in range(ROUNDS))
         stages, rate = {"reading": reading} | best, work / best["encoder"]
         shares = {stage: stages[stage] / sum(stages.values()) for stage in STAGES}
         runs.append(Run(
@@ -256,22 +264,23 @@ def _runs(
 
 def _stages(artifact: Artifact, predictor: Predictor, examples: Sequence[Example]) -> dict[str, float]:
     """Seconds of each stage but reading, one after another: without the thread that tokenises ahead."""
-    model = predictor.engine.model
+    model, device = predictor.engine.model, predictor.device
     seconds = dict.fromkeys(STAGES[1:], 0.0)
 
     @contextmanager
     def timed(stage: str) -> Iterator[None]:
         begun = time.perf_counter()
         yield
+        machine.finish(device)
         seconds[stage] += time.perf_counter() - begun
 
     def compute(one: Pack) -> FloatArray:
         with torch.inference_mode():
-            tensors = TensorPack.from_pack(one)
+            tensors = TensorPack.from_pack(one, device)
             with timed("encoder"):
                 vectors = model.encoder(tensors)
             with timed("head"):
-                logits: FloatArray = model.head(vectors, tensors).float().numpy()
+                logits: FloatArray = model.head(vectors, tensors).float().cpu().numpy()
         return logits
 
     with timed("tokenising"):

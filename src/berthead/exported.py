@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +16,11 @@ import numpy as np
 from berthead.answering import Answering
 from berthead.checks import RECORD, check_record, golden_example, golden_input, refuse_strange_files
 from berthead.errors import GateError, ModelError, UsageError
-from berthead.function import GOLDEN_TOLERANCE, has_units, replay
+from berthead.function import GOLDEN_TOLERANCE, has_units, identity_of, replay
 from berthead.infer.onnx_engine import OnnxEngine
-from berthead.infer.predict import Applier
+from berthead.infer.predict import TOKEN_BUDGET, Applier
 from berthead.model.disk import read_json
+from berthead.model.units import Combine, pooled
 from berthead.options import PredictOptions
 from berthead.records import FloatArray, Prediction
 from berthead.tasks import Task, find_task
@@ -49,6 +51,10 @@ class GraphFunction:
     golden: tuple[dict[str, Any], ...]
     record: dict[str, Any]
 
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides its answers, as JSON: that of the function which was exported."""
+        return identity_of(self, self.record["parameters"], self.record["head"])
+
 
 class Exported(Answering):
     """An exported function, computed by ONNX Runtime; safe to call from many threads.
@@ -76,6 +82,8 @@ class Exported(Answering):
         self.options = options or PredictOptions()
         if self.options.precision not in ("fp32", "auto"):
             raise UsageError(f"--precision {self.options.precision}", f"{folder} holds a graph in float32", "fp32")
+        if self.options.device != "cpu":
+            raise UsageError(f"--device {self.options.device}", f"{folder} is computed by ONNX Runtime on CPUs", "cpu")
         if self.options.base is not None:
             saw = f"{folder} holds an encoder of its own"
             raise UsageError(f"--base {self.options.base}", saw, "", "Leave it out.")
@@ -84,8 +92,9 @@ class Exported(Answering):
         hashes = _Hashes(folder, _hashes(record, folder))
         self._function = _read(folder, record)
         outputs = self._function.task.outputs
-        engine = OnnxEngine(folder / GRAPH, record["head"], outputs, self.options.threads)
-        self._predictor = Applier(self._function, engine, self.options.token_budget)
+        engine = OnnxEngine(folder / GRAPH, self.options.threads)
+        combine = _combine(record["head"], outputs)
+        self._predictor = Applier(self._function, engine, combine, self.options.token_budget or TOKEN_BUDGET)
         hashes.check()
 
     @property
@@ -205,6 +214,11 @@ def _read(folder: Path, record: dict[str, Any]) -> GraphFunction:
         raise ModelError(where, f"is not a whole record ({type(error).__name__}: {error})") from error
     about = {key: value for key, value in record.items() if key not in ("golden", "crf")}
     return GraphFunction(Tokenizer.from_folder(folder), bound, dict(record["columns"]), reading, golden, about)
+
+
+def _combine(head: Mapping[str, Any], outputs: int) -> Combine | None:
+    """How the windows of a long text become one answer, as the head's record says."""
+    return partial(pooled, how=head["windows"], outputs=outputs) if head["kind"] == "row" else None
 
 
 def _bound_to(said: Any, head: Mapping[str, Any]) -> Any:

@@ -16,6 +16,7 @@ from berthead.answering import Answering
 from berthead.artifact import Artifact
 from berthead.errors import UsageError
 from berthead.function import replay
+from berthead.infer.engine import find_device
 from berthead.infer.gate import Choice, choose
 from berthead.infer.predict import Predictor
 from berthead.model.parameters import Parameters
@@ -27,7 +28,7 @@ class Fitted(Answering):
 
     Args:
         artifact: the function's parts.
-        options: precision and token budget.
+        options: precision, device and token budget.
 
     Example:
         >>> model = load("tickets-model")  # doctest: +SKIP
@@ -48,17 +49,20 @@ class Fitted(Answering):
     @cached_property
     def choice(self) -> Choice | None:
         """The precision that `auto` took, and why; None: the options name one."""
-        return choose({"": self.artifact}) if self.options.precision == "auto" else None
+        if self.options.precision != "auto":
+            return None
+        return choose({"": self.artifact}, find_device(self.options.device))
 
     @cached_property
     def predictor(self) -> Predictor:
-        """The function with its weights laid out for this processor."""
+        """The function with its weights laid out for this processor, or on the GPUs."""
         precision = self.choice.precision if self.choice else self.options.precision
-        return Predictor(self.artifact, precision, self.options.token_budget)
+        device = find_device(self.options.device, precision)
+        return Predictor(self.artifact, precision, self.options.token_budget, device)
 
     def __getstate__(self) -> dict[str, Any]:
         # The prepared weights lie as this processor wants them: they are made again where it is unpickled.
-        engine = {"precision": self.options.precision, "token_budget": self.options.token_budget}
+        engine = {name: getattr(self.options, name) for name in ("precision", "device", "token_budget")}
         return {"artifact": self.artifact, "warnings": self.warnings, "engine": engine}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -75,7 +79,8 @@ class Fitted(Answering):
             GateError: the answers are not the ones that were saved.
         """
         # What `auto` takes answers alike, but its logits are others.
-        predictor = Predictor(self.artifact) if self.options.precision == "auto" else self.predictor
+        exact = self.options.precision == "auto"
+        predictor = Predictor(self.artifact, device=find_device(self.options.device)) if exact else self.predictor
         return replay(self.artifact, predictor.logits)
 
     @property

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,6 +49,32 @@ class Function(Protocol):
     def golden(self) -> tuple[dict[str, Any], ...]:
         """Inputs with their logits, which `replay` compares."""
         ...
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides its answers, as JSON: `identity_of` it."""
+        ...
+
+
+def identity_of(function: Function, parameters: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that decides a function's answers.
+
+    Args:
+        function: the function.
+        parameters: `theta_sha256` and `omega_sha256`.
+        head: what a model folder says of the head.
+
+    Returns:
+        A JSON object: equal ones are of equal functions.
+    """
+    reading = function.reading
+    return {
+        "theta_sha256": parameters["theta_sha256"],
+        "omega_sha256": parameters["omega_sha256"],
+        "task": {"name": function.task.name, **function.task.to_json()},
+        "tokenizer_sha256": hashlib.sha256(function.tokenizer.backend.to_str().encode()).hexdigest(),
+        "head": {**head, "dropout": 0.0},
+        "reading": {"max_tokens": reading.max_tokens, "on_long": reading.on_long, "stride": reading.stride},
+    }
 
 
 def has_units(task: Task) -> bool:

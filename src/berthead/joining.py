@@ -20,8 +20,8 @@ from berthead.artifact import FORMAT_VERSION, Artifact
 from berthead.checks import RECORD, is_strange, refuse_strange_files
 from berthead.errors import BertheadError, ModelError, UsageError, listed
 from berthead.fitted import Fitted
-from berthead.infer.engine import use_threads
-from berthead.infer.files import widest
+from berthead.infer.columns import widest
+from berthead.infer.engine import find_device, use_threads
 from berthead.infer.gate import choose
 from berthead.infer.joined import JoinedPredictor, shared_layers
 from berthead.model import families
@@ -43,14 +43,14 @@ class Joined:
 
     Args:
         functions: by name, of one encoder and one form of input.
-        options: precision and token budget.
+        options: precision, device (of several GPUs the first computes) and token budget.
 
     Attributes:
         choice: the precision that `auto` took, and why; None: the options name one.
 
     Raises:
         ModelError: two of them do not go together.
-        UsageError: there is none, or a name that is no name.
+        UsageError: there is none, or a name that is no name; or torch sees no such device.
 
     Example:
         >>> both = Joined({"topic": load("topic-model"), "mood": load("mood-model")})  # doctest: +SKIP
@@ -63,9 +63,10 @@ class Joined:
         self.functions = dict(functions)
         _check(self.functions)
         artifacts = {name: one.artifact for name, one in self.functions.items()}
-        self.choice = choose(artifacts) if options.precision == "auto" else None
+        device = find_device(options.device, options.precision)
+        self.choice = choose(artifacts, device) if options.precision == "auto" else None
         precision = self.choice.precision if self.choice else options.precision
-        self.predictor = JoinedPredictor(artifacts, precision, options.token_budget)
+        self.predictor = JoinedPredictor(artifacts, precision, options.token_budget, device)
 
     def __getitem__(self, name: str) -> Fitted:
         return self.functions[name]
@@ -255,6 +256,7 @@ def load(
     precision: str | None = None,
     token_budget: int | None = None,
     threads: int | None = None,
+    device: str | None = None,
 ) -> Fitted | Joined:
     """A fitted function from its folder, or several from a joined one.
 
@@ -262,19 +264,21 @@ def load(
         folder: the model folder, or one that `join` wrote.
         base: where the encoder of an adapter folder lies; None: where it was at the fit, or beside the folder.
         precision: `fp32` (exact), `bf16`, `int8`, or `auto`: the fastest that was measured to answer alike.
-        token_budget: tokens computed at once.
+        token_budget: tokens computed at once; None: what suits the device.
         threads: processor threads; None: what this process may use.
+        device: `cpu` (the default), or `cuda`: all NVIDIA GPUs of this machine, for several functions the first.
 
     Returns:
         The function, or the functions.
 
     Raises:
         ModelError: the folder is broken, or not to be trusted.
+        UsageError: torch sees no such device, or it does not compute in this precision.
 
     Example:
         >>> model = load("tickets-model")  # doctest: +SKIP
     """
-    flags = {"precision": precision, "token_budget": token_budget, "threads": threads}
+    flags = {"precision": precision, "token_budget": token_budget, "threads": threads, "device": device}
     place = Path(folder)
     if not is_joined(place):
         return load_one(folder, base=base, **flags)  # type: ignore[arg-type]

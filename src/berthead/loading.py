@@ -22,6 +22,7 @@ def load(
     token_budget: int | None = None,
     threads: int | None = None,
     base: str | Path | None = None,
+    device: str | None = None,
 ) -> Fitted | Joined | Exported:
     """A fitted function from its folder, several from a joined one, or an exported one.
 
@@ -30,21 +31,24 @@ def load(
         engine: `onnx` takes exported functions alone; `auto`, the default, any.
         precision: `fp32` (exact, the default), `bf16`, `int8`, or `auto`: the fastest that was measured to answer
             alike. Exported functions compute in float32.
-        token_budget: tokens computed at once.
+        token_budget: tokens computed at once; None: what suits the device.
         threads: processor threads; None: what this process may use.
         base: where the encoder of an adapter folder lies; None: where it was at the fit, or beside the folder.
+        device: `cpu` (the default), or `cuda`: all NVIDIA GPUs of this machine, for several functions the first.
 
     Returns:
         The function, or the functions.
 
     Raises:
         ModelError: the folder is missing, broken or not to be trusted, or it needs torch, and there is none.
-        UsageError: an option that this folder cannot have.
+        UsageError: an option that this folder cannot have, or torch sees no such device.
 
     Example:
         >>> model = load("tickets-model")  # doctest: +SKIP
     """
-    given = {"precision": precision, "token_budget": token_budget, "threads": threads, "base": base}
+    given = {
+        "precision": precision, "device": device, "token_budget": token_budget, "threads": threads, "base": base,
+    }  # fmt: skip
     options, place = PredictOptions.from_sources(given | {"engine": engine}), Path(folder)
     if is_exported(place):
         return Exported(place, options)

@@ -169,8 +169,13 @@ class FitOptions(Options):
     )
     seed: int = option(0, "Seed of the split, the order, the head and dropout.", low=0, high=2**32 - 1)
     threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1)
+    workers: int = option(1, "Processes that fit together on this machine, and share its threads.", low=1)
     skip_bad_rows: bool = option(False, "Leave out rows that cannot be used, and report them.")
     overwrite: bool = option(False, "Replace a model folder that exists.")
+    resume: bool = option(False, "Go on with a fit that did not end, from its last checkpoint in <out>.fit.")
+    checkpoint_minutes: float = option(
+        10.0, "Time from one checkpoint to the next within an epoch; 0: after every step.", low=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,9 +198,16 @@ class PredictOptions(Options):
     engine: str = option(
         "auto", "What computes: auto, as the folder says; onnx: exported functions alone.", choices=("auto", "onnx")
     )
-    token_budget: int = option(2048, "Tokens computed at once.", low=1)
+    device: str = option("cpu", "Where it is computed; cuda: all NVIDIA GPUs of this machine.", choices=("cpu", "cuda"))
+    token_budget: int | None = option(None, "Tokens computed at once [default: 2048; cuda: 16384].", low=1)
     threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1)
     probabilities: bool = option(False, "Add one column for each label's probability.")
+    resume: bool = option(False, "Go on with the parts in OUT.parts, where a job was stopped or killed.")
+    shard: str | None = option(
+        None, "K/N: compute every N-th part only, from the K-th on; berthead gather puts them together.",
+        form=(r"[1-9]\d{0,5}/[1-9]\d{0,5}", "allowed: K/N, as 1/4 to 4/4"),
+    )  # fmt: skip
+    part_rows: int = option(16384, "Rows of a part: what is lost at most when a job is killed.", low=1)
     skip_bad_rows: bool = option(False, "eval: leave out rows that cannot be used, and report them.")
 
 

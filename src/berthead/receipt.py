@@ -21,7 +21,7 @@ class Verdict:
         largest_drift: the largest difference of a probability; of a number, in standard deviations of the targets.
         mean_drift: the mean over rows of each row's largest.
         points: change of the task's metric in points of 100, below 0 where it is worse; None: no targets.
-        by: what computed it, `kernels` of ours or `torch`: torch rounds to bfloat16 more often.
+        by: what computed it, `kernels` of ours, `torch` (which rounds to bfloat16 more often), or `cuda`: a GPU.
 
     Example:
         >>> Verdict(0.998, 0.03, 0.002, -0.2).passed, Verdict(0.998, 0.03, 0.002, -0.4).passed
@@ -49,7 +49,7 @@ class Verdict:
         """What `to_json` wrote; ValueError, KeyError or TypeError where it is something else."""
         points = written["points"]
         agreement, largest, mean = (_number(written[name]) for name in ("agreement", "largest_drift", "mean_drift"))
-        if written["by"] not in ("kernels", "torch"):
+        if written["by"] not in ("kernels", "torch", "cuda"):
             raise ValueError(f"by is {written['by']!r}")
         return cls(agreement, largest, mean, None if points is None else _number(points), written["by"])
 

@@ -237,17 +237,19 @@ def bench_text(found: dict[str, Any], model: str) -> str:
     Returns:
         Lines.
     """
+    width = max(12, *(len(one["kernels"]) for one in found["runs"]))
     sizes = f"{found['rows']:,} {found['of']} rows, {found['tokens']:,} tokens"
     lines = [
         f"{model}  {sizes}, padding {100 * found['padding']:.1f} %",
-        f"{found['cpu']}, {found['threads']} threads",
+        f"{found['gpus'] and found['gpus'] + ', '}{found['cpu']}, {found['threads']} threads",
         "",
-        f"{'precision':<10} {'kernels':<12} {'rows/s':>9} {'tokens/s':>10} {'x fp32':>7} {'Gop/s':>7} {'of peak':>8}",
+        f"{'precision':<10} {'kernels':<{width}} {'rows/s':>9} {'tokens/s':>10} {'x fp32':>7} {'Gop/s':>7} "
+        f"{'of peak':>8}",
     ]
     for one in found["runs"]:
         rates = f"{one['rows_per_second']:>9,.0f} {one['tokens_per_second']:>10,.0f} {one['gain']:>7.2f}"
         work = f"{one['operations_per_second'] / 1e9:>7,.0f} {100 * one['share_of_peak']:>7.1f}%"
-        lines.append(f"{one['precision']:<10} {one['kernels']:<12} {rates} {work}")
+        lines.append(f"{one['precision']:<10} {one['kernels']:<{width}} {rates} {work}")
     stages = list(found["runs"][0]["stages"])
     lines += ["", f"{'share of':<10} " + " ".join(f"{name:>10}" for name in stages)]
     for one in found["runs"]:

@@ -11,7 +11,7 @@ from berthead.data.examples import rows_of, sound_examples, to_example
 from berthead.data.readers import RowReader, open_rows
 from berthead.errors import DataError
 from berthead.function import Function
-from berthead.infer.files import input_columns
+from berthead.infer.columns import input_columns
 from berthead.infer.predict import split_readable
 from berthead.options import PredictOptions
 from berthead.records import Example, Row

@@ -1,4 +1,4 @@
-"""The command line: berthead fit, eval, predict, compare, bench, join, info, verify, merge, export, pull."""
+"""The command line: berthead fit, eval, predict, gather, compare, bench, join, info, verify, merge, export, pull."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from berthead import __version__
 from berthead.cli.exporting import export
 from berthead.cli.fitting import fit
 from berthead.cli.folders import info, join, merge, pull, verify
-from berthead.cli.predicting import predict
+from berthead.cli.predicting import gather, predict
 from berthead.cli.scoring import bench, compare, evaluate
 from berthead.errors import BertheadError
 
@@ -30,7 +30,7 @@ app = typer.Typer(
 )
 # In the order of --help.
 _COMMANDS: dict[str, Callable[..., None]] = {
-    "fit": fit, "eval": evaluate, "predict": predict, "compare": compare, "bench": bench,
+    "fit": fit, "eval": evaluate, "predict": predict, "gather": gather, "compare": compare, "bench": bench,
     "join": join, "info": info, "verify": verify, "merge": merge, "export": export, "pull": pull,
 }  # fmt: skip
 for _name, _command in _COMMANDS.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-_FLAGS = ("base", "precision", "token_budget", "threads")
+_FLAGS = ("base", "precision", "device", "token_budget", "threads")
 
 
 def load(model: str, given: dict[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from typing import Annotated, Any
 
@@ -17,13 +18,20 @@ from berthead.options import PredictOptions
 
 @with_options(
     PredictOptions,
-    only=("text", "pair", "choices", "base", "engine", "precision", "token_budget", "threads", "probabilities"),
-)
+    only=(
+        "text", "pair", "choices", "base", "engine", "precision", "device", "token_budget", "threads",
+        "probabilities",
+        "resume", "shard", "part_rows",
+    ),
+)  # fmt: skip
 def predict(
     model: ModelFolder,
-    source: Annotated[str, typer.Argument(metavar="IN", help="A file of rows, - for stdin, or a text.")],
+    source: Annotated[
+        str, typer.Argument(metavar="IN", help="A file of rows, a pattern in quotes, - for stdin, or a text.")
+    ],
     more: Annotated[
-        list[str] | None, typer.Argument(metavar="MORE", help="The second text, the context, or the choices.")
+        list[str] | None,
+        typer.Argument(metavar="MORE", help="More files; or the second text, the context, or the choices."),
     ] = None,
     out: Annotated[str | None, typer.Option("--out", "-o", metavar="OUT", help="A file, or - for stdout.")] = None,
     as_json: AsJson = False,
@@ -34,13 +42,13 @@ def predict(
     """Apply a fitted model to every row of a file, or to one text."""
     # os.path: a text may be too long for a file name, at which pathlib raises.
     is_file = out is not None or source == "-" or os.path.isfile(source) or _looks_like_a_file(source)  # noqa: PTH113
-    if is_file and more:
+    if is_file and more and not all(map(os.path.isfile, more)):
         fix = f"To write a file: --out {more[0]}" if _looks_like_a_file(more[0]) else "Name its column: --pair COLUMN"
         raise UsageError("predict", f'"{more[0]}" stands after a file of rows', "MORE goes with a text", fix)
     fitted = load(model, given)
     say_choice(fitted)
     if is_file:
-        _predict_file(fitted, source, out or "-", given, as_json, quiet)
+        _predict_file(fitted, [source, *(more or [])], out or "-", given, as_json, quiet)
     else:
         _predict_text(fitted, source, more or [], bool(given["probabilities"]), as_json)
 
@@ -98,26 +106,48 @@ def _print_joined(predictions: dict[str, Any], probabilities: bool, as_json: boo
             print_text(f"{name}    p({label})  {share:.4f}")
 
 
-def _predict_file(fitted: Any, source: str, out: str, given: dict[str, Any], as_json: bool, quiet: bool) -> None:
+def gather(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The file that the shards were to write.")],
+    folders: Annotated[
+        list[str] | None, typer.Argument(metavar="PARTS", help="Their folders of parts [default: OUT.parts].")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Put together what predict --shard has computed, on this machine or on several."""
+    from berthead.data import gather as gathering
+
+    _say(gathering.gather(out, folders or []), out, as_json, quiet)
+
+
+def _predict_file(fitted: Any, sources: list[str], out: str, given: dict[str, Any], as_json: bool, quiet: bool) -> None:
     from berthead.infer.files import predict_file
-    from berthead.infer.predict import long_notes
 
     if as_json and out == "-":
         raise UsageError("--json", "prints a summary, and stdout holds the rows", "a file as --out")
     options = PredictOptions.from_sources(given)
-    one = getattr(fitted, "reader", fitted)
-    summary = predict_file(fitted.predictor, source, out, options, quiet)
+    again = shlex.join(["berthead", *(word for word in sys.argv[1:] if word != "--resume"), "--resume"])
+    summary = predict_file(fitted.predictor, sources, out, options, quiet, again)
+    _say(summary, out, as_json, quiet)
+
+
+def _say(summary: Any, out: str, as_json: bool, quiet: bool) -> None:
+    """What a job did, and by the exit code whether all rows have an answer."""
+    from berthead.data.counts import long_notes
+
     if summary.failed:
         place = f"; see {summary.errors_file}" if summary.errors_file else ""
         summary.notes.append(f"{summary.failed:,} of {summary.rows:,} rows have no answer{place}:")
     more = [f"... and {summary.failed - len(summary.errors):,} more"] if summary.failed > len(summary.errors) else []
-    long = long_notes(summary.truncated, summary.windowed, summary.rows, one.function.reading.max_tokens)
+    long = long_notes(summary.truncated, summary.windowed, summary.rows, summary.max_tokens)
     warn([*long, *summary.notes, *summary.errors, *more])
     if as_json:
         counts = {name: getattr(summary, name) for name in ("rows", "failed", "truncated", "windowed")}
-        print_json({"out": out, **counts, "errors": summary.errors_file})
+        print_json({"out": summary.parts or out, **counts, "errors": summary.errors_file})
     elif out != "-" and not quiet:
-        print(f"{summary.rows - summary.failed:,} rows written to {out}", file=sys.stderr)
+        print(f"{summary.rows - summary.failed:,} rows written to {summary.parts or out}", file=sys.stderr)
+        if summary.parts:
+            print(f"when all shards are done: berthead gather {shlex.quote(out)}", file=sys.stderr)
     if summary.failed:
         raise typer.Exit(4)
 
@@ -125,4 +155,4 @@ def _predict_file(fitted: Any, source: str, out: str, given: dict[str, Any], as_
 def _looks_like_a_file(source: str) -> bool:
     from berthead.data.readers import EXTENSIONS
 
-    return " " not in source and source.lower().endswith((*EXTENSIONS, ".gz"))
+    return " " not in source and source.lower().endswith((*EXTENSIONS, ".gz", ".zst"))

@@ -13,7 +13,7 @@ from berthead.cli.printing import print_json, print_text, say_choice, warn
 from berthead.options import PredictOptions
 
 
-@with_options(PredictOptions, only=(*ROW_OPTIONS, "base", "engine", "precision", "token_budget", "threads"))
+@with_options(PredictOptions, only=(*ROW_OPTIONS, "base", "engine", "precision", "device", "token_budget", "threads"))
 def evaluate(
     model: ModelFolder,
     data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled rows.")],
@@ -35,7 +35,7 @@ def evaluate(
         raise typer.Exit(4)
 
 
-@with_options(PredictOptions, only=(*ROW_OPTIONS, "precision", "token_budget", "threads"))
+@with_options(PredictOptions, only=(*ROW_OPTIONS, "precision", "device", "token_budget", "threads"))
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="The first model folder.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The second one, of the same task.")],
@@ -67,7 +67,7 @@ def compare(
         raise typer.Exit(4)
 
 
-@with_options(PredictOptions, only=(*ROW_OPTIONS, "base", "token_budget", "threads"))
+@with_options(PredictOptions, only=(*ROW_OPTIONS, "base", "device", "token_budget", "threads"))
 def bench(
     model: ModelFolder,
     data: Annotated[

@@ -10,9 +10,10 @@ from datetime import date, time
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
+from berthead.data.parquet_types import LearntTypes
 from berthead.errors import OutputError
 
-_BATCH = 4096  # rows of one Parquet row group
+GROUP_ROWS = 4096  # of one Parquet row group
 _MANY = 20  # names kept for a note
 _ESCAPE = "backslashreplace"  # half a surrogate pair is no UTF-8; as \ud800 it is valid JSON, and readable elsewhere
 
@@ -84,17 +85,18 @@ class _Line:
 
 
 class CsvRows:
-    """CSV or TSV with minimal quoting; what is not text becomes JSON."""
+    """CSV or TSV with minimal quoting; what is not text becomes JSON. Without a header it goes on with a file."""
 
-    def __init__(self, stream: BinaryIO, columns: list[str], delimiter: str) -> None:
+    def __init__(self, stream: BinaryIO, columns: list[str], delimiter: str, header: bool = True) -> None:
         self.left_out: dict[str, None] = {}
         self._columns, self._known = columns, frozenset(columns)
         # CRLF, although lines end in LF: up to Python 3.12 csv quotes only those line ends that it writes itself.
         self._csv = csv.writer(_Line(stream), delimiter=delimiter, lineterminator="\r\n")
-        # Where a name holds some delimiter all are quoted, lest readers that sniff the header are misled.
-        misleading = any(mark in name for name in columns for mark in ",;\t|")
-        quoting: Literal[0, 1] = csv.QUOTE_ALL if misleading else csv.QUOTE_MINIMAL
-        csv.writer(_Line(stream), delimiter=delimiter, lineterminator="\r\n", quoting=quoting).writerow(columns)
+        if header:
+            # Where a name holds some delimiter all are quoted, lest readers that sniff the header are misled.
+            misleading = any(mark in name for name in columns for mark in ",;\t|")
+            quoting: Literal[0, 1] = csv.QUOTE_ALL if misleading else csv.QUOTE_MINIMAL
+            csv.writer(_Line(stream), delimiter=delimiter, lineterminator="\r\n", quoting=quoting).writerow(columns)
 
     def write(self, values: dict[str, Any]) -> None:
         """Add one row."""
@@ -122,8 +124,12 @@ class ParquetRows:
     def write(self, values: dict[str, Any]) -> None:
         """Add one row."""
         self._batch.append(values)
-        if len(self._batch) == _BATCH:
+        if len(self._batch) == GROUP_ROWS:
             self._flush()
+
+    def add_group(self, table: Any) -> None:
+        """Add a row group as it is."""
+        self._file.write_table(table)
 
     def finish(self) -> None:
         """Write what is left; the stream stays open."""
@@ -149,10 +155,7 @@ class SpooledParquet:
     """Parquet from JSON Lines: rows wait in a nameless file until the types of all of them are known."""
 
     def __init__(self, stream: BinaryIO, columns: list[str], added: dict[str, Any], folder: Path) -> None:
-        import pyarrow as pa
-
-        self._stream, self._added = stream, added
-        self._types = dict.fromkeys(columns, pa.null())
+        self._stream, self._types = stream, LearntTypes(columns, added)
         self._batch: list[dict[str, Any]] = []
         self._spool: Any = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self._lines = JsonRows(self._spool)
@@ -162,16 +165,13 @@ class SpooledParquet:
         """Add one row."""
         self._lines.write(values)
         self._batch.append(values)
-        if len(self._batch) == _BATCH:
+        if len(self._batch) == GROUP_ROWS:
             self._learn()
 
     def finish(self) -> None:
         """Write what is left; the stream stays open."""
-        import pyarrow as pa
-
         self._learn()
-        types = {name: _settled(kind) for name, kind in self._types.items()} | self._added
-        self._rows = ParquetRows(self._stream, pa.schema(list(types.items())))
+        self._rows = ParquetRows(self._stream, self._types.schema)
         self._spool.seek(0)
         for line in self._spool:
             self._rows.write(json.loads(line))
@@ -186,75 +186,8 @@ class SpooledParquet:
             self._spool.close()
 
     def _learn(self) -> None:
-        import pyarrow as pa
-
-        for name in dict.fromkeys(name for row in self._batch for name in row):
-            seen = _inferred([row.get(name) for row in self._batch])
-            self._types[name] = _joined(self._types.get(name, pa.null()), seen) or pa.string()
+        self._types.learn(self._batch)
         self._batch = []
-
-
-# Types of Parquet columns
-
-
-def parquet_schema(columns: list[str], schema: Any, added: dict[str, Any]) -> Any:
-    """The source's fields and the added ones; what has no type is text."""
-    import pyarrow as pa
-
-    known = {field.name: field for field in schema} if schema is not None else {}
-    known |= {name: pa.field(name, kind) for name, kind in added.items()}
-    fields = [known.get(name) or pa.field(name, pa.string()) for name in columns]
-    return pa.schema(fields, metadata=schema.metadata if schema is not None else None)
-
-
-def added_types(added: dict[str, type]) -> dict[str, Any]:
-    """The Parquet types of new columns, by name."""
-    import pyarrow as pa
-
-    kinds = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_(), list: pa.list_(pa.string())}
-    return {name: kinds[kind] for name, kind in added.items()}
-
-
-def _inferred(values: list[Any]) -> Any:
-    """The Arrow type that holds these JSON values as they are; string where there is none."""
-    import pyarrow as pa
-
-    try:
-        kind = pa.array(values).type
-    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
-        return pa.string()
-    # Arrow would drop keys that come up later from a struct, and take true for 1.0 among floats.
-    lossy = "struct" in str(kind) or ("double" in str(kind) and _has_bool(values))
-    return pa.string() if lossy else kind
-
-
-def _has_bool(value: Any) -> bool:
-    return isinstance(value, bool) or (isinstance(value, list) and any(map(_has_bool, value)))
-
-
-def _joined(one: Any, other: Any) -> Any:
-    """The type that holds the values of both without loss, or None."""
-    import pyarrow as pa
-
-    if one == other or pa.types.is_null(other):
-        return one
-    if pa.types.is_null(one):
-        return other
-    if {one, other} == {pa.int64(), pa.float64()}:
-        return pa.float64()
-    if pa.types.is_list(one) and pa.types.is_list(other):
-        inner = _joined(one.value_type, other.value_type)
-        return None if inner is None else pa.list_(inner)
-    return None
-
-
-def _settled(kind: Any) -> Any:
-    """A type without nulls: a column that never had a value is text."""
-    import pyarrow as pa
-
-    if pa.types.is_list(kind):
-        return pa.list_(_settled(kind.value_type))
-    return pa.string() if pa.types.is_null(kind) else kind
 
 
 def _array(values: list[Any], field: Any) -> Any:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import codecs
-import gzip
 import itertools
-import zlib
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO, NoReturn
+from typing import NoReturn, Protocol
 
 from berthead.errors import DataError
 
@@ -28,10 +26,14 @@ def _latin1(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("berthead-latin1", _latin1)
 
 
+class _Bytes(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
 class Lines:
     """Physical lines as text with their line ends, and how many of them are not UTF-8."""
 
-    def __init__(self, binary: BinaryIO, name: str) -> None:
+    def __init__(self, binary: _Bytes, name: str) -> None:
         self.not_utf8 = 0
         self._chunks = _utf8(_chunks(binary, name), name)
 
@@ -44,15 +46,10 @@ class Lines:
                 yield line.decode("cp1252", "berthead-latin1")
 
 
-def _chunks(binary: BinaryIO, name: str) -> Iterator[bytes]:
-    again = "Copy or compress the file again."
+def _chunks(binary: _Bytes, name: str) -> Iterator[bytes]:
     while True:
         try:
             chunk = binary.read(CHUNK)
-        except EOFError as error:
-            raise DataError(name, "is a gzip file that ends too early", fix=again) from error
-        except (gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(name, f"is not a sound gzip file ({error})", fix=again) from error
         except OSError as error:
             raise unreadable(name, error) from error
         if not chunk:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import itertools
 import json
@@ -13,13 +12,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self, cast
+from typing import Any, Self, cast
 
+from berthead.data.compression import CODECS, Unpacked, split_codec
 from berthead.data.conll import conll_rows
 from berthead.data.csv_rows import csv_rows, delimiter_of
 from berthead.data.json_rows import json_document, json_lines
 from berthead.data.lines import Lines, empty, unreadable
-from berthead.data.parquet_rows import parquet_rows
+from berthead.data.parquet_rows import ParquetRows
 from berthead.data.squad import is_squad
 from berthead.errors import DataError, UsageError, did_you_mean, listed
 from berthead.records import Row
@@ -75,6 +75,22 @@ class RowReader:
         finally:
             self.close()
 
+    def skip(self, rows: int) -> int:
+        """Leave out the next rows, also in the midst of iterating.
+
+        Args:
+            rows: how many; of Parquet whole row groups are not read.
+
+        Returns:
+            How many there were, fewer at the end.
+
+        Raises:
+            DataError: as while iterating.
+        """
+        if isinstance(self._rows, ParquetRows):
+            return self._rows.skip(rows)
+        return sum(1 for _ in itertools.islice(self._rows, rows))
+
     def close(self) -> None:
         """Close the file; the rows end here."""
         self._stack.close()
@@ -98,7 +114,8 @@ def open_rows(path: str | Path, format: str | None = None) -> RowReader:
     Args:
         path: a table: .csv, .tsv, .jsonl, .ndjson or .parquet; sentences in CoNLL columns: .conll, .bio, .iob, .iob2,
             .bioes, .annotated or .txt; a JSON document: .json, which holds SQuAD, a Label Studio export or a list of
-            objects. Each but Parquet also as .gz. `-` is standard input, whose format is sniffed (CoNLL is not).
+            objects. Each but Parquet also as .gz or .zst. `-` is standard input, whose format is sniffed (CoNLL is
+            not).
         format: one of `FORMATS`, whatever the extension; None: by the extension. "json" is any JSON document.
 
     Returns:
@@ -122,44 +139,46 @@ def open_rows(path: str | Path, format: str | None = None) -> RowReader:
         raise UsageError("format", f'is "{format}"', f"known: {listed(FORMATS)}", did_you_mean(format, FORMATS))
     with ExitStack() as stack:
         if path == STDIO:
-            return _text_reader("stdin", format or "", _stdin(stack), stack)
+            return _text_reader("stdin", format or "", Unpacked(_stdin(stack), "", "stdin"), stack)
         binary = stack.enter_context(_opened(path))
-        format, zipped = (format, path.lower().endswith(".gz")) if format else format_of(path, reading=True)
+        format, codec = _format_and_codec(path, format)
         if format == "parquet":
-            schema, rows = parquet_rows(path, binary, stack)
+            rows = ParquetRows(path, binary, stack)
+            schema = rows.schema
             return RowReader(path, format, schema.names, rows, stack.pop_all(), schema=schema)
         # Read through a second buffer: its peek sees as much as there is, from a named pipe too.
-        return _text_reader(path, format, _unzipped(io.BufferedReader(cast(io.RawIOBase, binary)), zipped), stack)
+        buffered = io.BufferedReader(cast(io.RawIOBase, binary))
+        return _text_reader(path, format, Unpacked(buffered, codec, path), stack)
 
 
-def format_of(path: str, reading: bool = False) -> tuple[str, bool]:
-    """The format that a path's extension names, and whether it is gzipped.
+def format_of(path: str, reading: bool = False) -> tuple[str, str]:
+    """The format that a path's extension names, and how the file is packed.
 
     Args:
         path: a file name or path.
         reading: know the formats too that are read and never written.
 
     Returns:
-        One of "csv", "tsv", "jsonl", "parquet" (reading also "conll" and "json"), and True for a further `.gz`.
+        One of "csv", "tsv", "jsonl", "parquet" (reading also "conll" and "json"); and "gzip" or "zstd"
+        for a further `.gz` or `.zst`, else "".
 
     Raises:
         UsageError: another extension.
 
     Example:
         >>> format_of("reviews.csv.gz")
-        ('csv', True)
+        ('csv', 'gzip')
     """
     known = _READ_FORMATS if reading else _FORMATS
-    name = path.lower()
-    zipped = name.endswith(".gz")
-    extension = Path(name.removesuffix(".gz")).suffix
-    if extension not in known or (extension == ".parquet" and zipped):
-        shown = extension + ".gz" * zipped
+    name, codec = split_codec(path.lower())
+    extension = Path(name).suffix
+    if extension not in known or (extension == ".parquet" and codec):
+        shown = extension + path.lower().removeprefix(name)
         saw = f'has the extension "{shown}"' if shown else "has no extension"
         texts = [ext for ext in known if ext != ".parquet"]
-        allowed = f"{listed(texts, len(texts))} (each also with .gz) and .parquet"
+        allowed = f"{listed(texts, len(texts))} (each also with {' or '.join(CODECS)}) and .parquet"
         raise UsageError(path, saw, f"known: {allowed}", "Convert or rename the file, or use `-`.")
-    return known[extension], zipped
+    return known[extension], codec
 
 
 def count_lines(path: str, format: str | None = None) -> int | None:
@@ -170,8 +189,8 @@ def count_lines(path: str, format: str | None = None) -> int | None:
         format: as for `open_rows`.
 
     Returns:
-        Line ends, or a Parquet file's rows; None where counting would cost as much as reading: gz, pipes, and formats
-        whose rows are not lines.
+        Line ends, or a Parquet file's rows; None where counting would cost as much as reading: packed files, pipes,
+        and formats whose rows are not lines.
 
     Example:
         >>> import tempfile
@@ -182,8 +201,8 @@ def count_lines(path: str, format: str | None = None) -> int | None:
     """
     if path == STDIO or not Path(path).is_file():
         return None
-    format, zipped = (format, path.lower().endswith(".gz")) if format else format_of(path, reading=True)
-    if zipped or format not in _COUNTED:
+    format, codec = _format_and_codec(path, format)
+    if codec or format not in _COUNTED:
         return None
     if format == "parquet":
         import pyarrow.parquet
@@ -192,6 +211,11 @@ def count_lines(path: str, format: str | None = None) -> int | None:
         return rows
     with open(path, "rb") as file:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+
+
+def _format_and_codec(path: str, format: str | None) -> tuple[str, str]:
+    """As `format_of` for reading; the format may be given, whatever the extension."""
+    return (format, split_codec(path.lower())[1]) if format else format_of(path, reading=True)
 
 
 def _opened(path: str) -> io.BufferedReader:
@@ -210,20 +234,13 @@ def _opened(path: str) -> io.BufferedReader:
         raise unreadable(path, error) from error
 
 
-def _stdin(stack: ExitStack) -> BinaryIO:
+def _stdin(stack: ExitStack) -> io.BufferedReader[Any]:
     buffered = io.BufferedReader(cast(io.RawIOBase, sys.stdin.buffer))
     stack.callback(buffered.detach)  # leave sys.stdin itself open
-    return _unzipped(buffered, zipped=False)
+    return buffered
 
 
-def _unzipped(binary: io.BufferedReader[Any], zipped: bool) -> BinaryIO:
-    """The stream, unpacked where its name says gzip or where it begins like gzip."""
-    with suppress(OSError):  # the first read meets it again, and names it
-        zipped = zipped or binary.peek(2).startswith(b"\x1f\x8b")
-    return cast(BinaryIO, gzip.GzipFile(fileobj=binary)) if zipped else binary
-
-
-def _text_reader(name: str, format: str, binary: BinaryIO, stack: ExitStack) -> RowReader:
+def _text_reader(name: str, format: str, binary: Unpacked, stack: ExitStack) -> RowReader:
     """A reader of any format but Parquet; an empty format is sniffed."""
     source = Lines(binary, name)
     head, lines = _head(name, iter(source))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import errno
-import gzip
-import io
 import os
 import sys
+import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
-from berthead.data.formats import CsvRows, JsonRows, ParquetRows, RowFormat, SpooledParquet, added_types, parquet_schema
+from berthead.data.aside import Aside, hidden, output_error, target_of
+from berthead.data.formats import CsvRows, RowFormat
+from berthead.data.output import Output
 from berthead.data.readers import STDIO, format_of
 from berthead.errors import OutputError
 
@@ -43,11 +44,7 @@ class RowWriter:
     @property
     def notes(self) -> list[str]:
         """What the user should know about the rows written so far."""
-        left_out = list(self._rows.left_out) if isinstance(self._rows, CsvRows) else []
-        if not left_out:
-            return []
-        names = ", ".join(f'"{name}"' for name in left_out)
-        return [f"{self.name}: the header comes from the first row; left out what only later rows have: {names}"]
+        return left_out_notes(self.name, self._rows.left_out if isinstance(self._rows, CsvRows) else ())
 
     def write(self, values: dict[str, Any]) -> None:
         """Write one row.
@@ -106,7 +103,7 @@ class RowWriter:
 
     def _failed(self, error: OSError) -> OSError | OutputError:
         self.abandon()
-        return _output_error(self.name, error)
+        return output_error(self.name, error)
 
     def __enter__(self) -> Self:
         return self
@@ -126,8 +123,8 @@ def open_writer(
     """Open an output for rows that have the input's columns and some more.
 
     Args:
-        path: .csv, .tsv, .jsonl, .ndjson (each also .gz) or .parquet; `-` is standard output in the source's format
-            where that is CSV or TSV, else JSON Lines.
+        path: .csv, .tsv, .jsonl, .ndjson (each also .gz or .zst) or .parquet; `-` is standard output in the source's
+            format where that is CSV or TSV, else JSON Lines.
         source_format: what `open_rows` found.
         columns: the input's columns.
         schema: the `pyarrow.Schema` of a Parquet source, or None.
@@ -150,19 +147,20 @@ def open_writer(
     """
     path = str(path)
     if path == STDIO:
-        name, format = "stdout", source_format if source_format in ("csv", "tsv") else "jsonl"
+        name, format, codec = "stdout", source_format if source_format in ("csv", "tsv") else "jsonl", ""
     else:
-        name, format = path, format_of(path)[0]
+        name, (format, codec) = path, format_of(path)
     sink: _Sink | None = None
     try:
-        sink = _Stdout() if path == STDIO else _Aside(path)
-        rows = _row_format(format, sink, source_format, columns, schema, added)
+        output = Output.of(format, source_format, columns, schema, added)
+        sink = _Stdout() if path == STDIO else Aside(target_of(path), codec)
+        rows = output.rows(sink.stream, Path(os.path.realpath(path)).parent)
     except (OSError, ImportError) as error:  # pyarrow may be absent
         if sink:
             sink.discard()
         if isinstance(error, ImportError):
             raise
-        raise _output_error(name, error) from error
+        raise output_error(name, error) from error
     return RowWriter(name, format, sink, rows)
 
 
@@ -185,23 +183,20 @@ def check_writable(path: str | Path) -> None:
         return
     format_of(path)
     try:
-        _Aside(path).discard()
+        target = target_of(path)
+        with suppress(FileNotFoundError):
+            hidden(target).lstat()  # its name may be too long
+        # A file without a name: a process that is killed here leaves nothing.
+        tempfile.TemporaryFile(dir=target.parent).close()
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
 
 
-def _output_error(name: str, error: OSError) -> OSError | OutputError:
-    """What the user is told; a reader of stdout that has gone away is no error of ours."""
-    if isinstance(error, BrokenPipeError):
-        return error
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(name, "the disk is full", fix="Free some space, or write to another folder.")
-    if error.errno == errno.EFBIG:
-        return OutputError(
-            name, "the file is larger than is allowed here", fix="Raise `ulimit -f`, or write elsewhere."
-        )
-    reason = error.strerror or str(error)
-    return OutputError(name, f"cannot be written ({reason})", fix="Write to a folder that you may write to.")
+def left_out_notes(name: str, columns: Iterable[str]) -> list[str]:
+    """What to say of columns that a header without them left out; nothing where there are none."""
+    names = ", ".join(f'"{column}"' for column in columns)
+    said = f"{name}: the header comes from the first row; left out what only later rows have: {names}"
+    return [said] if names else []
 
 
 # Destinations
@@ -219,62 +214,3 @@ class _Stdout:
 
     def discard(self) -> None:
         pass
-
-
-class _Aside:
-    """A hidden file beside the target that takes its name at the end."""
-
-    def __init__(self, path: str) -> None:
-        self.target = _target(path)
-        self.part = self.target.with_name(f".{self.target.name}.part-{os.getpid()}")
-        self.part.unlink(missing_ok=True)  # from a process that was killed and had this number
-        self.file = self.part.open("xb")
-        self.stream: BinaryIO = self.file
-        if format_of(path)[1]:
-            # No name and no time inside: the same rows give the same bytes.
-            packed = gzip.GzipFile(filename="", mode="wb", fileobj=self.file, compresslevel=6, mtime=0)
-            self.stream = io.BufferedWriter(packed, 1 << 16)
-
-    def publish(self, suffix: str) -> Path:
-        if self.stream is not self.file:
-            self.stream.close()
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-        final = self.target.with_name(self.target.name + suffix)
-        self.part.replace(final)
-        return final
-
-    def discard(self) -> None:
-        for stream in (self.stream, self.file):
-            with suppress(OSError, ValueError):  # a full disk fails once more at close
-                stream.close()
-        with suppress(OSError):
-            self.part.unlink(missing_ok=True)
-
-
-def _target(path: str) -> Path:
-    """The file that will be replaced, links followed."""
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise OutputError(path, "is a folder", "a file name", f"Name a file in it: {path.rstrip('/')}/predictions.csv")
-    if target.exists() and not target.is_file():
-        raise OutputError(path, "is a device or a pipe", "a regular file", "Use `-` to write to a pipe.")
-    if not target.parent.exists():
-        folder = os.path.dirname(path) or str(target.parent)  # noqa: PTH120
-        raise OutputError(path, "its folder does not exist", fix=f"Create it: mkdir -p {folder}")
-    return target
-
-
-def _row_format(
-    format: str, sink: _Sink, source_format: str, columns: list[str], schema: Any, added: dict[str, type]
-) -> RowFormat:
-    names = [*columns, *(name for name in added if name not in columns)]
-    if format == "jsonl":
-        return JsonRows(sink.stream)
-    if format != "parquet":
-        return CsvRows(sink.stream, names, "\t" if format == "tsv" else ",")
-    if source_format not in ("csv", "tsv", "parquet"):  # values have types, which are not known beforehand
-        assert isinstance(sink, _Aside)  # standard output is never Parquet
-        return SpooledParquet(sink.stream, names, added_types(added), sink.part.parent)
-    return ParquetRows(sink.stream, parquet_schema(names, schema, added_types(added)))

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from berthead.errors import UsageError
-from berthead.infer import native
+from berthead.infer import cuda, native, varlen
 from berthead.infer.prepacked import has_onednn, prepacked
 from berthead.infer.threads import available_threads
-from berthead.model.heads import over_arrays
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
 from berthead.records import FloatArray, Pack
+
+CPU = torch.device("cpu")
 
 
 class Engine:
@@ -26,18 +27,18 @@ class Engine:
 
     Attributes:
         kernels: what computes the encoder: `torch`, `oneDNN`, or the name of our own kernels.
-        combine: how the windows of a long text become one answer, as the head says.
+        workers: packs that are computed at once: one, by all threads.
 
     Raises:
         UsageError: this machine does not compute this encoder in this precision.
     """
 
+    workers = 1
+
     def __init__(self, model: Model, precision: str = "fp32") -> None:
         self.precision = precision
         self.kernels = kernels_of(model, precision)
         self.model = prepared(model, precision)
-        self.combine = over_arrays(model.head)
-        # One pack at a time: every pack uses all threads already.
         self._lock = threading.Lock()
 
     def logits(self, pack: Pack) -> FloatArray:
@@ -84,6 +85,25 @@ class DeviceEngine:
         return result
 
 
+def computed_by(kernels: str, device: torch.device) -> dict[str, Any]:
+    """What decides the last bit of a number, as JSON.
+
+    Args:
+        kernels: what computes, names with `, ` between them.
+        device: where.
+
+    Returns:
+        `torch`, `kernels`, and `threads` or `gpus` where they matter.
+    """
+    by: dict[str, Any] = {"torch": str(torch.__version__), "kernels": kernels}
+    if device.type == "cuda":
+        names = {torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())}
+        return by | {"gpus": sorted(names)}
+    # Ours give each row to one thread; torch may divide a row's sums.
+    ours = not {"torch", "oneDNN"} & {*kernels.split(", ")}
+    return by if ours else by | {"threads": torch.get_num_threads()}
+
+
 def kernels_of(model: Model, precision: str) -> str:
     """What computes a model's encoder: `torch`, `oneDNN`, or the name of our own kernels."""
     if native.computes(model.encoder, precision):
@@ -91,13 +111,14 @@ def kernels_of(model: Model, precision: str) -> str:
     return "oneDNN" if has_onednn() else "torch"
 
 
-def prepared(model: Model, precision: str, memo: dict[Any, Any] | None = None) -> Model:
-    """A copy of the model that computes as fast as this machine can; parameters that stay are shared.
+def prepared(model: Model, precision: str, memo: dict[Any, Any] | None = None, device: torch.device = CPU) -> Model:
+    """A copy of the model that computes as fast as this machine can; on a CPU parameters that stay are shared.
 
     Args:
         model: the fitted model; it is not changed.
         precision: `fp32`, `bf16` or `int8`; the head computes in float32.
         memo: what was prepared of other models: parts that models share are prepared once.
+        device: where it is computed.
 
     Returns:
         The prepared model, in evaluation mode.
@@ -105,12 +126,20 @@ def prepared(model: Model, precision: str, memo: dict[Any, Any] | None = None) -
     Raises:
         UsageError: this machine does not compute this encoder in this precision.
     """
+    if device.type == "cuda":
+        kernel = varlen.kernel_for(model.encoder.config, precision, device)
+        return varlen.prepared(model, precision, device, kernel, memo)
     if native.computes(model.encoder, precision):
         return native.laid_out(model, precision, memo)
     if precision == "int8":
         saw = f"{native.why_not(model.encoder)}; torch computes no int8"
         raise UsageError("--precision int8", saw, "fp32, bf16", "Leave --precision out.")
     return prepacked(model, precision, memo)
+
+
+def applied(model: Model, precision: str, device: torch.device) -> Engine | cuda.Engines:
+    """What applies a fitted model: the engine on a CPU, an engine on each GPU where the device is `cuda`."""
+    return Engine(model, precision) if device.type == "cpu" else cuda.all_gpus(model, precision)
 
 
 def engine_for(model: Model, device: torch.device, precision: str = "fp32") -> Engine | DeviceEngine:
@@ -127,18 +156,21 @@ def has_fast_bf16(device: torch.device | None = None) -> bool:
     return any(getattr(torch.cpu, check, bool)() for check in checks)
 
 
-def find_device(name: str) -> torch.device:
+def find_device(name: str, precision: str = "fp32") -> torch.device:
     """A device by its name.
 
     Args:
         name: `cpu` or `cuda`.
+        precision: what is to be computed there.
 
     Returns:
         The device.
 
     Raises:
-        UsageError: torch sees no such device.
+        UsageError: torch sees no such device, or it does not compute in this precision.
     """
+    if name == "cuda" and precision == "int8":
+        raise UsageError("--precision int8", "--device cuda computes no int8", "fp32, bf16", "Leave --precision out.")
     if name == "cuda" and not torch.cuda.is_available():
         fix = "Leave --device out, or install a torch that was built for this machine's GPU."
         raise UsageError("--device cuda", "torch sees no CUDA device", "cpu", fix)

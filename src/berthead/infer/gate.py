@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from berthead.artifact import Artifact
 from berthead.checks import golden_input
 from berthead.errors import GateError
 from berthead.function import replay
 from berthead.infer import machine, native
-from berthead.infer.engine import has_fast_bf16
+from berthead.infer.engine import CPU, has_fast_bf16
 from berthead.infer.predict import Predictor, decoded
 from berthead.model.model import Model
 from berthead.receipt import LEAST_AGREEMENT, MOST_LOST_POINTS, Receipt, Verdict
@@ -32,10 +33,13 @@ LEAST_GAIN = 1.05
 GOLDEN_TIMES = 2.0
 GOLDEN_DRIFT = 0.02
 HOW_TO = "berthead bench MODEL DATA measures them on rows of yours, and keeps the result for auto"
+ON_GPU = HOW_TO.replace("DATA", "DATA --device cuda")
 
 
-def candidates(model: Model) -> list[str]:
+def candidates(model: Model, device: torch.device = CPU) -> list[str]:
     """The precisions below float32 that this machine computes a model in, and not by emulation."""
+    if device.type == "cuda":
+        return ["bf16"] if has_fast_bf16(device) else []
     fast = {
         "bf16": native.computes(model.encoder, "bf16") or has_fast_bf16(),
         "int8": native.computes(model.encoder, "int8"),
@@ -43,14 +47,16 @@ def candidates(model: Model) -> list[str]:
     return [precision for precision, computed in fast.items() if computed]
 
 
-def computed_by(model: Model, precision: str) -> str:
-    """What computes a model here, as a receipt says it: `kernels` of ours or `torch`."""
+def computed_by(model: Model, precision: str, device: torch.device = CPU) -> str:
+    """What computes a model here, as a receipt says it: `kernels` of ours, `torch` or `cuda`."""
+    if device.type == "cuda":
+        return "cuda"
     return "kernels" if native.computes(model.encoder, precision) else "torch"
 
 
 def measure(
     artifact: Artifact, batch: Batch, targets: np.ndarray | None, of: str, exact: FloatArray | None = None,
-    predictors: Mapping[str, Predictor] | None = None,
+    predictors: Mapping[str, Predictor] | None = None, device: torch.device = CPU,
 ) -> Receipt:  # fmt: skip
     """Compare the answers of each lower precision with those of float32.
 
@@ -61,18 +67,19 @@ def measure(
         of: which rows these are: `held-out`, `given` or `golden`.
         exact: float32 logits of them, [units, outputs]; None: they are computed.
         predictors: the function, prepared for some precisions; for others it is prepared here.
+        device: where it is computed.
 
     Returns:
         What was measured; it is the same whenever the same processor measures the same rows.
     """
     task, prepared = artifact.task, predictors or {}
     if exact is None:
-        exact = (prepared.get("fp32") or Predictor(artifact)).compute(batch.inputs).values
+        exact = (prepared.get("fp32") or Predictor(artifact, device=device)).compute(batch.inputs).values
     scores = None if targets is None else task.evaluate(exact, targets, batch)
     metric = next((name for name in task.metrics if scores and name in scores), None)
     verdicts = {}
-    for precision in candidates(artifact.model):
-        predictor = prepared.get(precision) or Predictor(artifact, precision)
+    for precision in candidates(artifact.model, device):
+        predictor = prepared.get(precision) or Predictor(artifact, precision, device=device)
         try:
             values = predictor.compute(batch.inputs).values
         except RuntimeError:
@@ -84,7 +91,7 @@ def measure(
             found = task.evaluate(values, targets, batch)  # type: ignore[arg-type]
             points = round(_points(task.metrics[metric], float(scores[metric]), float(found[metric])), 6)
         verdict = _verdict(task, batch, exact, values, points)
-        verdicts[precision] = replace(verdict, by=computed_by(artifact.model, precision))
+        verdicts[precision] = replace(verdict, by=computed_by(artifact.model, precision, device))
     value = None if metric is None or scores is None else round(float(scores[metric]), 6)
     return Receipt(len(batch.inputs), of, metric, value, verdicts)
 
@@ -141,34 +148,35 @@ class Choice:
         return f"precision {self.precision}: {self.reason}"
 
 
-def choose(functions: Mapping[str, Artifact]) -> Choice:
+def choose(functions: Mapping[str, Artifact], device: torch.device = CPU) -> Choice:
     """The fastest precision in which every function answers as in float32, by its receipt; float32 is always allowed.
 
     Args:
         functions: one, or several on one encoder, by name.
+        device: where they are computed.
 
     Returns:
         The choice. Speed is measured here once, and kept in the user's cache folder.
     """
     first = next(iter(functions.values()))
-    possible = candidates(first.model)
+    possible, how_to = candidates(first.model, device), ON_GPU if device.type == "cuda" else HOW_TO
     if not possible:
-        return Choice("fp32", f"nothing lower is computed here: {_nothing_lower(first.model)}")
-    keys = {name: machine.key_of(artifact) for name, artifact in functions.items()}
+        return Choice("fp32", f"nothing lower is computed here: {_nothing_lower(first.model, device)}")
+    keys = {name: machine.key_of(artifact, device) for name, artifact in functions.items()}
     known = {name: receipts_of(artifact, machine.measured(keys[name])) for name, artifact in functions.items()}
     unknown = [name for name, receipts in known.items() if not receipts]
     if unknown:
-        return Choice("fp32", f"{_whose(unknown[0])}lower precisions were not measured when it was fitted; {HOW_TO}")
-    told = {one: {name: _about(receipts, one, computed_by(first.model, one)) for name, receipts in known.items()}
-            for one in possible}  # fmt: skip
-    why_not = {one: _refused(told[one], one) for one in possible}
+        return Choice("fp32", f"{_whose(unknown[0])}lower precisions were not measured when it was fitted; {how_to}")
+    by = {one: computed_by(first.model, one, device) for one in possible}
+    told = {one: {name: _about(receipts, one, by[one]) for name, receipts in known.items()} for one in possible}
+    why_not = {one: _refused(told[one], one, how_to) for one in possible}
     passed = [one for one in possible if not why_not[one]]
     if not passed:
         return Choice("fp32", "; ".join(why_not.values()))
     speed: dict[str, float] = {}
     for name, artifact in functions.items():
         try:
-            own, golden = _here(artifact, keys[name])
+            own, golden = _here(artifact, keys[name], device)
         except GateError:
             return Choice("fp32", f"{_whose(name)}the golden examples do not replay here; see berthead verify")
         speed = speed or own
@@ -225,11 +233,11 @@ def _about(receipts: Sequence[Receipt], precision: str, by: str) -> Receipt | No
     return next(known, None)
 
 
-def _refused(told: Mapping[str, Receipt | None], precision: str) -> str:
+def _refused(told: Mapping[str, Receipt | None], precision: str, how_to: str) -> str:
     """Why a precision is not taken, by what was measured of each function; empty: it passed for all."""
     for name, receipt in told.items():
         if receipt is None:
-            return f"{_whose(name)}{precision} was not measured where it was fitted, as it is computed here; {HOW_TO}"
+            return f"{_whose(name)}{precision} was not measured where it was fitted, as it is computed here; {how_to}"
         if not receipt.verdicts[precision].passed:
             allowed = f"{100 * LEAST_AGREEMENT:.1f} %, -{MOST_LOST_POINTS} points"
             return f"{_whose(name)}{precision} is refused: {receipt.says(precision)} (allowed: {allowed})"
@@ -247,24 +255,26 @@ def _drifted(receipt: Receipt | None, golden: Receipt, precision: str) -> str:
     return f"{precision} is refused: golden examples drift by {drift:.2g} here (allowed: {allowed:.2g})"
 
 
-def _nothing_lower(model: Model) -> str:
+def _nothing_lower(model: Model, device: torch.device) -> str:
+    if device.type == "cuda":
+        return "this GPU has no bfloat16 in hardware"
     return f"no bfloat16 in hardware, and {native.why_not(model.encoder)}"
 
 
-def _here(artifact: Artifact, key: Mapping[str, Any]) -> tuple[dict[str, float], Receipt]:
+def _here(artifact: Artifact, key: Mapping[str, Any], device: torch.device) -> tuple[dict[str, float], Receipt]:
     """Tokens a second, and what is answered to the golden examples, on this machine: measured once, and kept.
 
     Raises:
         GateError: the golden examples' logits are others here, in float32.
     """
-    kept, names = machine.measured(key), ["fp32", *candidates(artifact.model)]
+    kept, names = machine.measured(key), ["fp32", *candidates(artifact.model, device)]
     speed, golden = _kept_speed(kept, names), _kept_golden(kept)
     if speed and golden:
         return speed, golden
-    predictors = {name: Predictor(artifact, name) for name in names}
+    predictors = {name: Predictor(artifact, name, device=device) for name in names}
     replay(artifact, predictors["fp32"].logits)
     batch = golden_batch(artifact)
-    golden = measure(artifact, batch, None, "golden", predictors=predictors)
+    golden = measure(artifact, batch, None, "golden", predictors=predictors, device=device)
     if not speed:
         engines = {name: one.engine for name, one in predictors.items()}
         speed = machine.speeds(engines, machine.typical_pack(Layout(batch.inputs).rows))

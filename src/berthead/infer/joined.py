@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from berthead.artifact import Artifact
-from berthead.infer.engine import prepared
-from berthead.infer.predict import TOKEN_BUDGET, Computed, answered, chunks, prefetched
+from berthead.infer.engine import CPU, computed_by, kernels_of, prepared
+from berthead.infer.predict import Computed, ReadChunk, answered, budget_of, chunks, prefetched
 from berthead.model.heads import over_arrays
 from berthead.model.model import Model, sha256_of
-from berthead.model.tensors import TensorPack
+from berthead.model.tensors import TensorPack, check_rows
 from berthead.model.units import of_units, packs
 from berthead.records import Example, FloatArray, Pack, Prediction
 from berthead.text.layout import Layout, ranges
@@ -35,12 +35,13 @@ class JoinedEngine:
     Args:
         models: the fitted models; they are not changed.
         precision: `fp32`, `bf16` or `int8`.
+        device: `cpu`, or `cuda` for the first GPU.
     """
 
-    def __init__(self, models: Sequence[Model], precision: str = "fp32") -> None:
-        self.precision = precision
+    def __init__(self, models: Sequence[Model], precision: str = "fp32", device: torch.device = CPU) -> None:
+        self.precision, self.device = precision, device
         memo: dict[int, Any] = {}
-        self.models = [prepared(model, precision, memo) for model in shared(models)]
+        self.models = [prepared(model, precision, memo, device) for model in shared(models)]
         self._lock = threading.Lock()
 
     def logits(self, pack: Pack, members: Sequence[int]) -> list[FloatArray]:
@@ -54,8 +55,9 @@ class JoinedEngine:
             float32 [rows or tokens, ...] of each, in their order.
         """
         found: dict[int, FloatArray] = {}
+        check_rows(pack, self.models[0].encoder.config)
         with self._lock, torch.inference_mode():
-            tensors = TensorPack.from_pack(pack)
+            tensors = TensorPack.from_pack(pack, self.device)
             for group in _grouped(members, lambda member: self.models[member].encoder.places):
                 hidden, places = self.models[group[0]].encoder.begin(tensors)
                 self._descend(tensors, hidden, places, group, 0, found)
@@ -70,7 +72,7 @@ class JoinedEngine:
         if depth == len(encoder.order):
             for member in members:
                 model = self.models[member]
-                found[member] = model.head(model.encoder.final_norm(hidden), pack).float().numpy()
+                found[member] = model.head(model.encoder.final_norm(hidden), pack).float().cpu().numpy()
             return
         for group in self._parted(members, depth):
             last = depth + 1
@@ -142,15 +144,22 @@ class JoinedPredictor:
     Args:
         artifacts: the functions by name, of one encoder.
         precision: `fp32` (exact), `bf16` or `int8`.
-        token_budget: tokens computed at once.
+        token_budget: tokens computed at once; None: what suits the device.
+        device: `cpu`, or `cuda` for the first GPU.
     """
 
     def __init__(
-        self, artifacts: Mapping[str, Artifact], precision: str = "fp32", token_budget: int = TOKEN_BUDGET
-    ) -> None:
-        self.functions = dict(artifacts)
-        self.engine = JoinedEngine([one.model for one in self.functions.values()], precision)
-        self.token_budget = token_budget
+        self, artifacts: Mapping[str, Artifact], precision: str = "fp32", token_budget: int | None = None,
+        device: torch.device = CPU,
+    ) -> None:  # fmt: skip
+        self.functions, self.device = dict(artifacts), device
+        self.engine = JoinedEngine([one.model for one in self.functions.values()], precision, device)
+        self.token_budget = token_budget or budget_of(device)
+
+    def computed_by(self) -> dict[str, Any]:
+        """What decides the last bit of an answer: versions, kernels and threads."""
+        kernels = sorted({kernels_of(one.model, self.engine.precision) for one in self.functions.values()})
+        return computed_by(", ".join(kernels) if self.device.type == "cpu" else self.device.type, self.device)
 
     def answers(self, examples: Iterable[Example]) -> Iterator[dict[str, Prediction]]:
         """Answers of all functions in input order, streaming.
@@ -161,15 +170,37 @@ class JoinedPredictor:
         Yields:
             For each example a prediction by each function's name.
         """
-        for chunk, read in prefetched(self._read_chunks(examples)):
-            alike = {id(inputs): [one for one in inputs if one and not one.error] for inputs in read}
-            sound = [alike[id(inputs)] for inputs in read]
-            answers = [
-                answered(artifact, chunk, inputs, computed)
-                for artifact, inputs, computed in zip(self.functions.values(), read, self.compute(sound), strict=True)
-            ]
-            for predictions in zip(*answers, strict=True):
-                yield dict(zip(self.functions, predictions, strict=True))
+        for chunk in prefetched(self.read(examples)):
+            yield from self.answer(chunk)
+
+    def read(self, examples: Iterable[Example]) -> Iterator[ReadChunk]:
+        """What is computed together: chunks of examples, and what each function reads of them."""
+        for chunk in chunks(examples):
+            sound = [example for example in chunk if not example.error]
+            known: dict[Any, list[Input | None]] = {}
+            read = []
+            for artifact in self.functions.values():
+                task = artifact.task
+                # Tasks of ours read alike if they read by the same function; one of another package reads for itself.
+                ours = type(task).__module__.startswith("berthead.")
+                key = (type(task).inputs if ours else id(task), artifact.reading)
+                if key not in known:
+                    inputs = iter(task.inputs(artifact.tokenizer, sound, artifact.reading))
+                    known[key] = [None if example.error else next(inputs) for example in chunk]
+                read.append(known[key])
+            yield chunk, read
+
+    def answer(self, chunk: ReadChunk) -> Iterator[dict[str, Prediction]]:
+        """The answers to a chunk that was read, by the names of `functions`."""
+        examples, read = chunk
+        alike = {id(inputs): [one for one in inputs if one and not one.error] for inputs in read}
+        sound = [alike[id(inputs)] for inputs in read]
+        answers = [
+            answered(artifact, examples, inputs, computed)
+            for artifact, inputs, computed in zip(self.functions.values(), read, self.compute(sound), strict=True)
+        ]
+        for predictions in zip(*answers, strict=True):
+            yield dict(zip(self.functions, predictions, strict=True))
 
     def compute(self, read: Sequence[Sequence[Input]]) -> list[Computed]:
         """Logits of what each function reads, each distinct row computed once.
@@ -215,22 +246,6 @@ class JoinedPredictor:
                         found[member] = np.zeros((sizes[level], values.shape[1]), dtype=np.float32)
                     found[member][places[level]] = values
         return found
-
-    def _read_chunks(self, examples: Iterable[Example]) -> Iterator[tuple[list[Example], list[list[Input | None]]]]:
-        for chunk in chunks(examples):
-            sound = [example for example in chunk if not example.error]
-            known: dict[Any, list[Input | None]] = {}
-            read = []
-            for artifact in self.functions.values():
-                task = artifact.task
-                # Tasks of ours read alike if they read by the same function; one of another package reads for itself.
-                ours = type(task).__module__.startswith("berthead.")
-                key = (type(task).inputs if ours else id(task), artifact.reading)
-                if key not in known:
-                    inputs = iter(task.inputs(artifact.tokenizer, sound, artifact.reading))
-                    known[key] = [None if example.error else next(inputs) for example in chunk]
-                read.append(known[key])
-            yield chunk, read
 
 
 def _number(row: Encoded, numbers: dict[tuple[bytes, bytes], int], rows: list[Encoded]) -> int:

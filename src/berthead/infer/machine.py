@@ -18,7 +18,8 @@ import torch
 
 from berthead.artifact import Artifact
 from berthead.infer import native, prepacked
-from berthead.infer.engine import Engine, kernels_of
+from berthead.infer.cuda import Engines
+from berthead.infer.engine import CPU, Engine, kernels_of
 from berthead.model.model import Model
 from berthead.records import Pack
 from berthead.text.packing import pack
@@ -30,6 +31,7 @@ SPEED_ROUNDS = (3, 9)
 SPEED_SECONDS = 0.5
 # The side of the square matrices that show torch's peak.
 PEAK_SIDE = 1024
+GPU_PEAK_SIDE = 4096
 
 
 @cache
@@ -46,30 +48,47 @@ def cpu_model() -> str:
     return " ".join(parts) or platform.processor() or platform.machine()
 
 
-def peak(model: Model, precision: str, seconds: float = 0.1) -> float:
+def gpus() -> str:
+    """The GPUs that torch sees, such as `2 x NVIDIA H100`."""
+    names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+
+
+def finish(device: torch.device) -> None:
+    """Wait until a device has computed what it was told to: what follows can be timed."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak(model: Model, precision: str, seconds: float = 0.1, device: torch.device = CPU) -> float:
     """Operations a second of matrix products at most, by what computes a model's encoder here.
 
     Args:
         model: the fitted model.
         precision: in which it is computed.
         seconds: how long is multiplied.
+        device: that multiplies.
 
     Returns:
-        Operations a second of all threads, an addition and a multiplication being two: of our kernels a tile's product
-        in the nearest cache, of torch a linear layer on large square matrices.
+        Operations a second of all threads, or of one GPU, an addition and a multiplication being two: of our kernels a
+        tile's product in the nearest cache, of torch a linear layer on large square matrices.
     """
-    if native.computes(model.encoder, precision):
+    on_cpu = device.type == "cpu"
+    if on_cpu and native.computes(model.encoder, precision):
         return native.peak(precision, torch.get_num_threads(), seconds)
-    dtype = prepacked.PRECISIONS[precision]
-    layer = prepacked.linear(torch.nn.Linear(PEAK_SIDE, PEAK_SIDE), dtype)
+    dtype, side = prepacked.PRECISIONS[precision], PEAK_SIDE if on_cpu else GPU_PEAK_SIDE
+    plain = torch.nn.Linear(side, side, device=device)
+    layer = prepacked.linear(plain, dtype) if on_cpu else plain.to(dtype)
     with torch.inference_mode():
-        one = torch.ones(PEAK_SIDE, PEAK_SIDE, dtype=dtype)
+        one = torch.ones(side, side, dtype=dtype, device=device)
         layer(one)
+        finish(device)
         begun, rounds = time.perf_counter(), 0
         while time.perf_counter() < begun + seconds:
             layer(one)
+            finish(device)
             rounds += 1
-        return 2 * PEAK_SIDE**3 * rounds / (time.perf_counter() - begun)
+        return 2 * side**3 * rounds / (time.perf_counter() - begun)
 
 
 def typical_pack(rows: Sequence[Encoded], tokens: int = SPEED_TOKENS) -> Pack:
@@ -86,7 +105,7 @@ def typical_pack(rows: Sequence[Encoded], tokens: int = SPEED_TOKENS) -> Pack:
     return pack(chosen, torch.arange(len(chosen)).numpy())
 
 
-def speeds(engines: Mapping[str, Engine], one: Pack) -> dict[str, float]:
+def speeds(engines: Mapping[str, Engine | Engines], one: Pack) -> dict[str, float]:
     """How fast engines compute a pack, here and now.
 
     Args:
@@ -107,25 +126,29 @@ def speeds(engines: Mapping[str, Engine], one: Pack) -> dict[str, float]:
     return {name: len(one.ids) / seconds for name, seconds in best.items()}
 
 
-def _seconds(engine: Engine, one: Pack) -> float:
+def _seconds(engine: Engine | Engines, one: Pack) -> float:
     begun = time.perf_counter()
     engine.logits(one)
     return time.perf_counter() - begun
 
 
-def key_of(artifact: Artifact) -> dict[str, Any]:
+def key_of(artifact: Artifact, device: torch.device = CPU) -> dict[str, Any]:
     """What measurements of a function on this machine depend on, as JSON.
 
     Args:
         artifact: the function.
+        device: where it is computed.
 
     Returns:
-        Processor, kernels, versions, hashes of theta and omega, and what was decided after the weights.
+        Processor or GPUs, kernels, versions, hashes of theta and omega, and what was decided after the weights.
     """
     said = artifact.parameters()
+    here: dict[str, Any] = {"gpus": gpus()}
+    if device.type == "cpu":
+        kernels = {name: kernels_of(artifact.model, name) for name in native.PRECISIONS}
+        here = {"cpu": cpu_model(), "kernels": kernels}
     return {
-        "cpu": cpu_model(),
-        "kernels": {name: kernels_of(artifact.model, name) for name in native.PRECISIONS},
+        **here,
         "versions": {"berthead": version("berthead"), "torch": torch.__version__},
         "theta_sha256": said["theta_sha256"],
         "omega_sha256": said["omega_sha256"],

@@ -19,7 +19,7 @@ from berthead.model.config import EncoderConfig
 from berthead.model.encoder import Attention, Block, Embeddings, Encoder
 from berthead.model.model import Model
 from berthead.model.positions import Disentangled, NoPositions, RelativeBias, Rotary
-from berthead.model.tensors import TensorPack
+from berthead.model.tensors import TensorPack, check_rows
 
 # Chooses the kernels: `torch` for none of ours, or the name of an instruction set that this processor has.
 SWITCH = "BERTHEAD_KERNELS"
@@ -339,7 +339,7 @@ class NativeBlocks:
         """
         order = (ctypes.c_int32 * len(numbers))(*numbers)
         tokens = len(pack.ids)
-        _check(pack, self.config, by_number=embedding is not None)
+        check_rows(pack, self.config, ids=embedding is not None)  # the kernels read where they are told to
         starts = torch.cat((pack.starts, torch.tensor([tokens])))
         output = torch.empty(tokens, self.config.width)
         before = None if hidden is None else hidden.contiguous()
@@ -352,16 +352,6 @@ class NativeBlocks:
         if failed:
             raise MemoryError("no memory for the activations of a pack")
         return output
-
-
-def _check(pack: TensorPack, config: EncoderConfig, by_number: bool) -> None:
-    """The kernels read where they are told to."""
-    longest = int(pack.lengths.max())
-    if longest > config.positions:
-        raise IndexError(f"a row has {longest} tokens; allowed: at most {config.positions}")
-    if by_number and not 0 <= int(pack.ids.min()) <= int(pack.ids.max()) < config.vocabulary:
-        saw = f"token numbers from {int(pack.ids.min())} to {int(pack.ids.max())}"
-        raise IndexError(f"{saw}; allowed: from 0 to below {config.vocabulary}")
 
 
 class NativeEncoder(nn.Module):
@@ -479,6 +469,11 @@ def advance(steps: TableSteps) -> None:
     library = _library()
     assert library is not None
     library.berthead_advance(chosen().encode(), ctypes.byref(steps), torch.get_num_threads())
+
+
+def forget_tapes() -> None:
+    """Free the memory that is kept for the next passes of blocks that learn."""
+    Pass._tapes.clear()
 
 
 class Pass:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ import numpy as np
 
 from berthead.errors import ModelError, UsageError
 from berthead.infer.threads import available_threads
-from berthead.model.units import Combine, pooled
 from berthead.records import FloatArray, Pack
 
 INSTALL = "pip install 'berthead[runtime]'"
@@ -25,8 +22,6 @@ class OnnxEngine:
 
     Args:
         graph: the file.
-        head: what the folder's record says of the head.
-        outputs: logits a unit.
         threads: processor threads; None: what this process may use.
 
     Raises:
@@ -34,11 +29,10 @@ class OnnxEngine:
         ModelError: it cannot read the graph.
     """
 
-    def __init__(self, graph: Path, head: Mapping[str, Any], outputs: int, threads: int | None = None) -> None:
-        self.combine: Combine | None = None
-        if head["kind"] == "row":
-            self.combine = partial(pooled, how=head["windows"], outputs=outputs)
-        self._session = _session(graph, threads or available_threads())
+    def __init__(self, graph: Path, threads: int | None = None) -> None:
+        self.precision, self.workers = "fp32", 1
+        self.threads = threads or available_threads()
+        self._session, self.version = _session(graph, self.threads)
         self._names = [one.name for one in self._session.get_inputs()]
         if not {"ids"} <= set(self._names) <= {"ids", "segments"}:
             raise ModelError(str(graph), f"reads {self._names}", "a graph that berthead export wrote")
@@ -58,8 +52,13 @@ class OnnxEngine:
             found.append(values.reshape(-1, values.shape[-1]))
         return found[0] if len(found) == 1 else np.concatenate(found)
 
+    def computed_by(self) -> dict[str, Any]:
+        """What decides the last bit of a number: the runtime's version, and its threads."""
+        return {"onnxruntime": self.version, "threads": self.threads}
 
-def _session(graph: Path, threads: int) -> Any:
+
+def _session(graph: Path, threads: int) -> tuple[Any, str]:
+    """A session, and the runtime's version."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -76,7 +75,7 @@ def _session(graph: Path, threads: int) -> Any:
     # Threads that wait leave the processor to others.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"]), version
     except Exception as error:  # the library's own kinds have no common name
         reason = " ".join(str(error).split())
         raise ModelError(

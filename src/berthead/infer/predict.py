@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Full, Queue
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
+from berthead.data.counts import long_notes
 from berthead.errors import DataError
 from berthead.function import Function
 from berthead.model.units import Combine, unit_logits
@@ -21,7 +22,10 @@ from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Input, Reading
 
 if TYPE_CHECKING:
+    import torch
+
     from berthead.artifact import Artifact
+    from berthead.infer.cuda import Engines
     from berthead.infer.engine import Engine
 
 T = TypeVar("T")
@@ -31,7 +35,11 @@ CHUNK_ROWS = 4096
 CHUNK_CHARACTERS = 4_000_000
 DECODED_ROWS = 128
 TOKEN_BUDGET = 2048
+GPU_TOKEN_BUDGET = 16_384  # a GPU has many more processors to keep at work
 READER_THREAD = "berthead-reader"
+
+# Examples, and of each function what it reads of each of them; None where the example has an error.
+ReadChunk = tuple[list[Example], list[list[Input | None]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +61,19 @@ class Computes(Protocol):
     """What gives logits: an engine.
 
     Attributes:
-        combine: how the windows of a long text become one answer; None: the mean of their logits.
+        precision: `fp32`, `bf16` or `int8`.
+        workers: packs that are computed at once.
     """
 
-    combine: Combine | None
+    precision: str
+    workers: int
 
     def logits(self, pack: Pack) -> FloatArray:
         """Logits of the pack's rows or tokens, float32 [rows or tokens, ...]."""
+        ...
+
+    def computed_by(self) -> dict[str, Any]:
+        """What decides the last bit of a number, as JSON: versions, kernels and threads."""
         ...
 
 
@@ -69,11 +83,18 @@ class Applier:
     Args:
         function: how inputs are read, and what logits mean.
         engine: what computes.
+        combine: how the windows of a long text become one answer; None: the mean of their logits.
         token_budget: tokens computed at once.
     """
 
-    def __init__(self, function: Function, engine: Computes, token_budget: int = TOKEN_BUDGET) -> None:
-        self.function, self.engine, self.token_budget = function, engine, token_budget
+    def __init__(
+        self, function: Function, engine: Computes, combine: Combine | None, token_budget: int = TOKEN_BUDGET
+    ) -> None:
+        self.function, self.engine, self.combine, self.token_budget = function, engine, combine, token_budget
+
+    def computed_by(self) -> dict[str, Any]:
+        """What decides the last bit of an answer, as JSON: versions, kernels and threads."""
+        return self.engine.computed_by()
 
     def predict(self, examples: Iterable[Example]) -> Iterator[Prediction]:
         """Answers in input order, streaming: memory does not grow with the rows.
@@ -84,9 +105,11 @@ class Applier:
         Yields:
             One prediction an example.
         """
-        for chunk, inputs in prefetched(self._read_chunks(examples)):
-            computed = self.compute([one for one in inputs if one and not one.error])
-            yield from answered(self.function, chunk, inputs, computed)
+        read = self.read(examples)
+        # One text is answered before another thread would have begun to read it.
+        alone = isinstance(examples, Sequence) and len(examples) == 1
+        for chunk in read if alone else prefetched(read):
+            yield from self._answered(chunk)
 
     @property
     def functions(self) -> dict[str, Function]:
@@ -97,11 +120,26 @@ class Applier:
         """The same as `predict`, by the names of `functions`."""
         return ({"": prediction} for prediction in self.predict(examples))
 
+    def read(self, examples: Iterable[Example]) -> Iterator[ReadChunk]:
+        """What is computed together: chunks of examples, and what was read of them; other threads may read ahead."""
+        function = self.function
+        for chunk in chunks(examples):
+            sound = [example for example in chunk if not example.error]
+            inputs = iter(function.task.inputs(function.tokenizer, sound, function.reading))
+            yield chunk, [[None if example.error else next(inputs) for example in chunk]]
+
+    def answer(self, chunk: ReadChunk) -> Iterator[dict[str, Prediction]]:
+        """The answers to a chunk that was read, by the names of `functions`."""
+        return ({"": prediction} for prediction in self._answered(chunk))
+
+    def _answered(self, chunk: ReadChunk) -> Iterator[Prediction]:
+        examples, (inputs,) = chunk
+        computed = self.compute([one for one in inputs if one and not one.error])
+        return answered(self.function, examples, inputs, computed)
+
     def logits(self, examples: Sequence[Example]) -> FloatArray:
         """Logits of examples without errors, float32 [units, outputs]: a unit is a row, a choice, a word or a token."""
-        parts = [
-            self.compute(readable(chunk, inputs)).values for chunk, inputs in prefetched(self._read_chunks(examples))
-        ]
+        parts = [self.compute(readable(chunk, inputs)).values for chunk, (inputs,) in prefetched(self.read(examples))]
         return np.concatenate(parts) if parts else np.empty((0, self.function.task.outputs), dtype=np.float32)
 
     def evaluate(self, examples: Sequence[Example]) -> dict[str, Any]:
@@ -137,7 +175,7 @@ class Applier:
             DataError: an example cannot be read, and the function was fitted so that this is an error.
         """
         values, inputs = [np.empty((0, self.function.task.outputs), dtype=np.float32)], list[Input]()
-        for chunk, read in prefetched(self._read_chunks(examples)):
+        for chunk, (read,) in prefetched(self.read(examples)):
             sound = readable(chunk, read)
             values.append(self.compute(sound).values)
             inputs += [one.without_rows() for one in sound]
@@ -146,14 +184,8 @@ class Applier:
     def compute(self, inputs: Sequence[Input]) -> Computed:
         """Logits of what was read, in its order."""
         layout, engine, outputs = Layout(inputs), self.engine, self.function.task.outputs
-        return Computed(*unit_logits(layout, engine.logits, engine.combine, outputs, self.token_budget), layout)
-
-    def _read_chunks(self, examples: Iterable[Example]) -> Iterator[tuple[list[Example], list[Input | None]]]:
-        function = self.function
-        for chunk in chunks(examples):
-            sound = [example for example in chunk if not example.error]
-            inputs = iter(function.task.inputs(function.tokenizer, sound, function.reading))
-            yield chunk, [None if example.error else next(inputs) for example in chunk]
+        found = unit_logits(layout, engine.logits, self.combine, outputs, self.token_budget, engine.workers)
+        return Computed(*found, layout)
 
 
 class Predictor(Applier):
@@ -162,15 +194,33 @@ class Predictor(Applier):
     Args:
         artifact: the fitted function.
         precision: `fp32` (exact), `bf16` or `int8`.
-        token_budget: tokens computed at once.
+        token_budget: tokens computed at once; None: what suits the device.
+        device: `cpu`, or `cuda` for all GPUs; None: `cpu`.
     """
 
-    engine: Engine
+    engine: Engine | Engines  # type: ignore[assignment]
 
-    def __init__(self, artifact: Artifact, precision: str = "fp32", token_budget: int = TOKEN_BUDGET) -> None:
-        from berthead.infer.engine import Engine
+    def __init__(
+        self, artifact: Artifact, precision: str = "fp32", token_budget: int | None = None,
+        device: torch.device | None = None,
+    ) -> None:  # fmt: skip
+        from berthead.infer import engine
+        from berthead.model.heads import over_arrays
 
-        super().__init__(artifact, Engine(artifact.model, precision), token_budget)
+        self.device = device or engine.CPU
+        made: Any = engine.applied(artifact.model, precision, self.device)
+        super().__init__(artifact, made, over_arrays(artifact.model.head), token_budget or budget_of(self.device))
+
+    def computed_by(self) -> dict[str, Any]:
+        """What decides the last bit of an answer: versions, kernels and threads."""
+        from berthead.infer.engine import computed_by
+
+        return computed_by(self.engine.kernels, self.device)
+
+
+def budget_of(device: torch.device) -> int:
+    """Tokens that a device computes at once, by default."""
+    return TOKEN_BUDGET if device.type == "cpu" else GPU_TOKEN_BUDGET
 
 
 def answered(
@@ -270,7 +320,7 @@ def chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
         yield chunk
 
 
-def prefetched(items: Iterator[T]) -> Iterator[T]:
+def prefetched(items: Iterator[T]) -> Generator[T]:
     """The same items, the next one made in another thread while the caller works on this one.
 
     An error of the maker is raised here, in its place.
@@ -312,26 +362,6 @@ def length_notes(inputs: Sequence[Input], reading: Reading) -> list[str]:
     """How many rows were longer than the model reads at once, as lines; nothing where none were."""
     cut, windowed = sum(one.truncated for one in inputs), sum(one.n_windows > 1 for one in inputs)
     return long_notes(cut, windowed, len(inputs), reading.max_tokens)
-
-
-def long_notes(truncated: int, windowed: int, rows: int, max_tokens: int) -> list[str]:
-    """The same from counts.
-
-    Args:
-        truncated: rows of which tokens were cut.
-        windowed: rows that were read in several windows.
-        rows: all rows.
-        max_tokens: tokens of a window.
-
-    Returns:
-        Lines.
-    """
-    whats = ((truncated, "their ends were not read"), (windowed, "they were read in windows"))
-    return [
-        f"{count:,} of {rows:,} rows ({100 * count / rows:.1f} %) have over {max_tokens} tokens; {what}"
-        for count, what in whats
-        if count
-    ]
 
 
 def _answers(

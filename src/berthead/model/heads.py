@@ -293,11 +293,18 @@ def over_arrays(head: Any) -> Combine | None:
 
 def row_means(hidden: Tensor, pack: TensorPack) -> Tensor:
     """The mean of each row's vectors: [tokens, width] -> float32 [rows, width]."""
+    if hidden.is_cuda and not hidden.requires_grad:
+        return segment_means(hidden, pack.lengths)
     means = [
         hidden[run.first : run.first + run.rows * run.length].view(run.rows, run.length, -1).float().mean(1)
         for run in pack.runs
     ]
     return means[0] if len(means) == 1 else torch.cat(means)
+
+
+def segment_means(hidden: Tensor, lengths: Tensor) -> Tensor:
+    """The same in one launch, however many lengths there are: a GPU takes longer to be told than to add."""
+    return torch.segment_reduce(hidden.float(), "mean", lengths=lengths, unsafe=True)  # unsafe: it waits for no check
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from berthead.model.config import EncoderConfig
 from berthead.records import Pack
 
 
@@ -59,21 +60,47 @@ class TensorPack(NamedTuple):
         Returns:
             The tensors and the runs.
         """
-        lengths = pack.lengths
-        edges = np.flatnonzero(np.diff(lengths, prepend=-1, append=-1))
-        runs = tuple(Run(int(pack.starts[a]), int(b - a), int(lengths[a])) for a, b in pairwise(edges))
+        device = torch.device(device)
 
         def tensor(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+            here = torch.from_numpy(np.ascontiguousarray(array))
+            # From pinned memory a GPU fetches while this thread goes on.
+            return here.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else here.to(device)
 
         return cls(
             tensor(pack.ids),
             tensor(pack.segments),
             tensor(pack.positions),
             tensor(pack.starts[:-1]),
-            tensor(lengths),
-            runs,
+            tensor(pack.lengths),
+            runs_of(pack),
         )
+
+
+def runs_of(pack: Pack) -> tuple[Run, ...]:
+    """A pack's rows as runs of equal length."""
+    lengths = pack.lengths
+    edges = np.flatnonzero(np.diff(lengths, prepend=-1, append=-1))
+    return tuple(Run(int(pack.starts[a]), int(b - a), int(lengths[a])) for a, b in pairwise(edges))
+
+
+def check_rows(pack: Pack | TensorPack, config: EncoderConfig, ids: bool = True) -> None:
+    """Refuse rows that an encoder has no vectors for, where what computes it would read beside its tables.
+
+    Args:
+        pack: the rows.
+        config: of the encoder.
+        ids: whether token numbers are read.
+
+    Raises:
+        IndexError: a row is too long, or a token is none of the vocabulary's.
+    """
+    longest = int(pack.lengths.max())
+    if longest > config.positions:
+        raise IndexError(f"a row has {longest} tokens; allowed: at most {config.positions}")
+    if ids and not 0 <= int(pack.ids.min()) <= int(pack.ids.max()) < config.vocabulary:
+        saw = f"token numbers from {int(pack.ids.min())} to {int(pack.ids.max())}"
+        raise IndexError(f"{saw}; allowed: from 0 to below {config.vocabulary}")
 
 
 class _NoFirstValues(TorchFunctionMode):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -24,8 +25,22 @@ def packs(rows: Sequence[Encoded], token_budget: int) -> Iterator[Pack]:
         yield pack(rows, chosen)
 
 
+def _computed(
+    rows: Sequence[Encoded], compute: Compute, token_budget: int, workers: int = 1
+) -> Iterator[tuple[Pack, FloatArray]]:
+    """Packs, longest rows first, each with what `compute` says of it; so many threads compute at once."""
+    made = packs(rows, token_budget)
+    if workers == 1:
+        for one in made:
+            yield one, compute(one)
+        return
+    waiting = list(made)
+    with ThreadPoolExecutor(workers) as pool:
+        yield from zip(waiting, pool.map(compute, waiting), strict=True)
+
+
 def unit_logits(
-    layout: Layout, compute: Compute, combine: Combine | None, outputs: int, token_budget: int
+    layout: Layout, compute: Compute, combine: Combine | None, outputs: int, token_budget: int, workers: int = 1
 ) -> tuple[FloatArray, FloatArray | None]:
     """Logits of all units.
 
@@ -35,13 +50,14 @@ def unit_logits(
         combine: how windows become one answer; None: the mean of their logits.
         outputs: logits a unit.
         token_budget: most tokens computed at once; a longer row is computed alone.
+        workers: how many packs are computed at once.
 
     Returns:
         float32 [units, outputs]; and the logits of the rows, [rows, ...], where several rows make one unit, else None.
     """
     if layout.by_token:
-        return by_unit(layout, compute, outputs, token_budget), None
-    return of_units(layout, by_row(layout.rows, compute, outputs, token_budget), combine, outputs)
+        return by_unit(layout, compute, outputs, token_budget, workers=workers), None
+    return of_units(layout, by_row(layout.rows, compute, outputs, token_budget, workers=workers), combine, outputs)
 
 
 def of_units(
@@ -66,12 +82,12 @@ def of_units(
 
 
 def by_row(
-    rows: Sequence[Encoded], compute: Compute, outputs: int, token_budget: int, done: Done | None = None
-) -> FloatArray:
+    rows: Sequence[Encoded], compute: Compute, outputs: int, token_budget: int, done: Done | None = None,
+    workers: int = 1,
+) -> FloatArray:  # fmt: skip
     """What `compute` says of each row, in their order, float32 [rows, ...]."""
     result = np.empty((0, outputs), dtype=np.float32)
-    for one in packs(rows, token_budget):
-        values = compute(one)
+    for one, values in _computed(rows, compute, token_budget, workers):
         if len(result) == 0:
             result = np.empty((len(rows), values.shape[1]), dtype=np.float32)
         result[one.row] = values
@@ -80,11 +96,12 @@ def by_row(
     return result
 
 
-def by_unit(layout: Layout, compute: Compute, outputs: int, token_budget: int, done: Done | None = None) -> FloatArray:
+def by_unit(
+    layout: Layout, compute: Compute, outputs: int, token_budget: int, done: Done | None = None, workers: int = 1
+) -> FloatArray:
     """What `compute` says of each unit's token, in their order, float32 [units, ...]."""
     result = np.empty((0, outputs), dtype=np.float32)
-    for one in packs(layout.rows, token_budget):
-        values = compute(one)
+    for one, values in _computed(layout.rows, compute, token_budget, workers):
         if len(result) == 0:
             result = np.empty((layout.n_units, values.shape[1]), dtype=np.float32)
         units, tokens = layout.units_in(one)

@@ -1,0 +1,143 @@
+"""What shards have computed, or one process, becomes the output when all of it is there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from berthead.data.aside import output_error, target_of
+from berthead.data.assembly import put_together
+from berthead.data.counts import Summary
+from berthead.data.manifest import differences, output_in, window_in
+from berthead.data.parts import MANIFEST, PARTS, Part, PartsFolder
+from berthead.data.readers import format_of
+from berthead.data.shard import Shard
+from berthead.data.writers import check_writable, left_out_notes
+from berthead.errors import UsageError, listed
+
+
+def gather_parts(
+    target: str,
+    manifest: Mapping[str, Any],
+    parts: Mapping[int, Part],
+    end: Mapping[str, Any],
+    folder: PartsFolder | None,
+) -> Summary:
+    """Put the output together from all parts, and remove their folder.
+
+    Args:
+        target: the output.
+        manifest: of the job.
+        parts: by number.
+        end: of the input: how many `parts` there are, and `notes`.
+        folder: to be removed; None: the parts stay.
+
+    Returns:
+        What was done.
+
+    Raises:
+        OSError: the output cannot be written; the parts stay.
+        OutputError: as OSError, or a value that does not fit.
+    """
+    ordered = [parts[number] for number in range(end["parts"])]
+    summary = Summary(notes=list(end["notes"]), max_tokens=window_in(manifest))
+    for part in ordered:
+        summary.add(part.counts)
+    summary.errors_file = put_together(output_in(manifest, target), ordered, target)
+    summary.notes += left_out_notes(target, summary.left_out)
+    if folder is not None:
+        folder.finish({"size": target_of(target).stat().st_size, "summary": asdict(summary)})
+        folder.remove()
+    return summary
+
+
+def already_gathered(folder: PartsFolder, target: str) -> Summary | None:
+    """What was done by a process that was killed when the output was in its place; None: it is not there."""
+    finished = (folder.manifest or {}).get("finished")
+    place = target_of(target)
+    if finished is None or not place.is_file() or place.stat().st_size != finished["size"]:
+        return None
+    folder.remove()
+    return Summary(**finished["summary"])
+
+
+def gather(target: str, names: Sequence[str] = ()) -> Summary:
+    """Put together what shards have computed.
+
+    Args:
+        target: the output; its extension says whether it is packed.
+        names: the folders of parts; none: `<target>.parts`, which is removed at the end. Others stay.
+
+    Returns:
+        What was done by all shards.
+
+    Raises:
+        UsageError: parts are missing, or the folders are not of one job.
+        OutputError: the output cannot be written.
+    """
+    check_writable(target)
+    own = f"{target}{PARTS}"
+    try:
+        with ExitStack() as stack:
+            folders = {name: stack.enter_context(closing(_held(name))) for name in names or [own]}
+            return _gathered(target, folders, folders.get(own))
+    except OSError as error:
+        raise output_error(target, error) from error
+
+
+def _held(name: str) -> PartsFolder:
+    path = Path(os.path.realpath(name.removesuffix(PARTS)) + PARTS) if name.endswith(PARTS) else Path(name)
+    if not (path / MANIFEST).is_file():
+        saw = "holds no manifest" if path.is_dir() else "does not exist"
+        raise UsageError(name, saw, f"a folder that berthead predict --shard left: OUT{PARTS}")
+    return PartsFolder(path, "", Shard())
+
+
+def _gathered(target: str, folders: Mapping[str, PartsFolder], own: PartsFolder | None) -> Summary:
+    if own is not None and (summary := already_gathered(own, target)) is not None:
+        return summary
+    first, *others = folders.items()
+    manifest = first[1].manifest or {}
+    for name, folder in others:
+        if changed := differences(manifest, folder.manifest or {}):
+            saw = f"is of another job than {first[0]}: {'; '.join(changed)}"
+            raise UsageError(name, saw, fix="Gather what one command computed.")
+    output = output_in(manifest, first[0])
+    if format_of(target)[0] != output.format:
+        raise UsageError(target, f"is {format_of(target)[0]}", f"the parts are of a {output.format} file")
+    parts = _all_parts(folders)
+    end = _end(folders)
+    if missing := [number for number in range(end["parts"]) if number not in parts]:
+        raise UsageError(target, _said_missing(missing, parts), fix="Let these shards end (again with --resume).")
+    return gather_parts(target, manifest, parts, end, own)
+
+
+def _all_parts(folders: Mapping[str, PartsFolder]) -> dict[int, Part]:
+    parts: dict[int, tuple[str, Part]] = {}
+    for name, folder in folders.items():
+        for number, part in folder.whole.items():
+            other, same = parts.setdefault(number, (name, part))
+            if same.sha256 != part.sha256:
+                saw = f"its part {number} is not the one in {other}"
+                raise UsageError(name, saw, fix="Remove the folder that was computed otherwise.")
+    return {number: part for number, (_, part) in parts.items()}
+
+
+def _end(folders: Mapping[str, PartsFolder]) -> dict[str, Any]:
+    ends = [folder.end for folder in folders.values() if folder.end is not None]
+    if not ends:
+        name = next(iter(folders))
+        raise UsageError(name, "no shard has read the input to its end", fix="Let the shards end.")
+    return ends[0]
+
+
+def _said_missing(missing: Sequence[int], parts: Mapping[int, Part]) -> str:
+    """Which parts are missing, and whose they are as far as that is known."""
+    of = max((int(part.shard.partition("/")[2]) for part in parts.values()), default=1)
+    shards = sorted({number % of + 1 for number in missing})
+    whose = f" of shard{'s' * (len(shards) > 1)} {listed(f'{one}/{of}' for one in shards)}" if of > 1 else ""
+    return f"{len(missing):,} parts{whose} are missing: {listed(missing)}"

@@ -1,0 +1,108 @@
+"""The files that a job reads: found by a pattern, and known again by their content."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from berthead.data.lines import unreadable
+from berthead.data.readers import STDIO
+from berthead.errors import DataError, UsageError
+
+
+def matching(given: str | Path | Sequence[str | Path]) -> list[str]:
+    """The files that are meant.
+
+    Args:
+        given: a path, a pattern such as `texts/*.csv` (`**` for folders of any depth), `-` for stdin, or several paths
+            and patterns.
+
+    Returns:
+        Paths as they are given, those of a pattern in the order of their names.
+
+    Raises:
+        DataError: a pattern matches no file.
+        UsageError: stdin or a pipe among others, or nothing at all.
+
+    Example:
+        >>> matching("reviews.csv")
+        ['reviews.csv']
+    """
+    paths: list[str] = []
+    for one in map(str, [given] if isinstance(given, str | Path) else given):
+        if one == STDIO or not glob.has_magic(one) or os.path.exists(one):  # noqa: PTH110
+            paths.append(one)
+            continue
+        found = sorted(path for path in glob.glob(one, recursive=True) if os.path.isfile(path))  # noqa: PTH113, PTH207
+        if not found:
+            saw = f"matches no file (looked from {Path.cwd()})"
+            raise DataError(one, saw, "* for any letters of a name, ** for any folders", "Check the pattern.")
+        paths += found
+    if not paths:
+        raise UsageError("predict", "there is no input", "files, or -")
+    for one in paths if len(paths) > 1 else ():
+        if not is_file(one):
+            saw = f"{'stands' if one == STDIO else 'is a pipe'} among other inputs"
+            raise UsageError(one, saw, "files, or a pipe alone")
+    return paths
+
+
+def is_file(path: str) -> bool:
+    """Whether this can be read more than once, as far as it can be read: no stdin, and no pipe."""
+    special = os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)  # noqa: PTH110, PTH112, PTH113
+    return path != STDIO and not special
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What a file was when it was read.
+
+    Args:
+        name: as the user typed it: it stands in the places of bad rows.
+        size: in bytes.
+        sha256: of all of it. Reading for this costs seconds where predicting takes hours, and nothing less is sure.
+        mtime_ns: when it was changed last; it says that nobody writes to the file while it is read, and no more.
+    """
+
+    name: str
+    size: int
+    sha256: str
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: str) -> Self:
+        """The fingerprint of a file.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        try:
+            with open(path, "rb") as file:
+                stat = os.fstat(file.fileno())
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise unreadable(path, error) from error
+        return cls(path, stat.st_size, sha256, stat.st_mtime_ns)
+
+    def check_unchanged(self) -> None:
+        """Whether nobody wrote to the file since then.
+
+        Raises:
+            DataError: somebody did.
+        """
+        try:
+            now = Path(self.name).stat()
+        except OSError as error:
+            raise unreadable(self.name, error) from error
+        if (now.st_size, now.st_mtime_ns) != (self.size, self.mtime_ns):
+            fix = "Start again when nobody writes to it any more."
+            raise DataError(self.name, "was changed while it was read", fix=fix)
+
+    def to_json(self) -> dict[str, Any]:
+        """What decides whether a file is still the same one."""
+        return {"name": self.name, "size": self.size, "sha256": self.sha256}

@@ -1,0 +1,166 @@
+"""What the parts of a job are made of and by, and whether a folder's parts are of this job."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from berthead.data.inputs import Fingerprint
+from berthead.data.output import Output
+from berthead.data.parts import PartsFolder
+from berthead.data.shard import Shard
+from berthead.errors import UsageError
+
+FORMAT_VERSION = 1
+
+
+def manifest_of(
+    inputs: Sequence[Fingerprint], functions: Mapping[str, Any], options: Mapping[str, Any], by: Mapping[str, Any],
+    output: Output,
+) -> dict[str, Any]:  # fmt: skip
+    """Everything that decides the bytes of the parts, as JSON.
+
+    Args:
+        inputs: the files, in their order.
+        functions: what answers, by name; `reading` says how many tokens it reads at once.
+        options: by name.
+        by: what computes: versions and kernels.
+        output: what is written.
+    """
+    record = {
+        "format_version": FORMAT_VERSION,
+        "inputs": [one.to_json() for one in inputs],
+        "functions": functions,
+        "options": options,
+        "computed_by": by,
+        "output": output.to_json(),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(record))
+    return plain
+
+
+def output_in(manifest: Mapping[str, Any], where: str) -> Output:
+    """What the output of a job looks like.
+
+    Raises:
+        UsageError: the manifest does not say.
+    """
+    try:
+        return Output.from_json(manifest["output"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(where, f"has a damaged manifest ({error!r})", fix="Compute the parts again.") from error
+
+
+def window_in(manifest: Mapping[str, Any]) -> int:
+    """Tokens that the functions of a job read at once."""
+    return max(int(one["reading"]["max_tokens"]) for one in manifest["functions"].values())
+
+
+def open_parts(
+    path: Path, manifest: dict[str, Any], part_format: str, shard: Shard, *, resume: bool = False, name: str = ""
+) -> PartsFolder:
+    """The parts folder of a job, new or as it was left.
+
+    Args:
+        path: the folder.
+        manifest: of the job.
+        part_format: the extension of the parts' files.
+        shard: which parts this process computes.
+        resume: go on with the parts that are there; a shard does so with the parts of others in any case.
+        name: the folder as the user knows it.
+
+    Returns:
+        The folder, held by this process.
+
+    Raises:
+        UsageError: there are parts and they are not to be taken, or they are those of another job.
+        OSError: it cannot be written.
+    """
+    folder: PartsFolder | None = None
+    try:
+        folder = PartsFolder(path, part_format, shard)
+        _settle(folder, manifest, resume, name or str(path))
+    except BaseException:
+        if folder is not None:
+            folder.release()
+        with suppress(OSError):
+            path.rmdir()  # as it is where it could be made and nothing written into it
+        raise
+    return folder
+
+
+def _settle(folder: PartsFolder, manifest: dict[str, Any], resume: bool, name: str) -> None:
+    """Whether this job may go on in this folder; it begins anew where there is nothing to go on with."""
+    left, alone = folder.manifest, folder.shard.alone
+    anew = f"begin anew{'' if alone else ' with all shards'}: rm -r {name}"
+    if left is not None and "finished" in left:
+        # Killed while the parts were removed: there is nothing to be kept but that the job is done.
+        if not alone:
+            raise UsageError(name, "holds what is left of a job that is done", fix=f"To {anew}")
+        if not resume or differences(left, manifest):
+            folder.clear()
+    elif folder.empty and alone:
+        folder.clear()
+    elif left is None and not folder.empty:
+        raise UsageError(name, "holds parts and no manifest", fix=f"To {anew}")
+    folder.begin(manifest)
+    if changed := differences(folder.manifest or {}, manifest):
+        fix = f"Give what was given before, or {anew}"
+        raise UsageError(name, f"holds parts of another job: {'; '.join(changed)}", fix=fix)
+    if folder.whole and not resume:
+        saw = f"holds {len(folder.whole):,} whole parts of a job that was stopped"
+        raise UsageError(name, saw, fix=f"Go on with --resume, or {anew}")
+
+
+def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In what two manifests differ, in words; nothing where they are one.
+
+    Example:
+        >>> differences({"options": {"precision": "fp32"}}, {"options": {"precision": "int8"}})
+        ['--precision was fp32, is int8']
+    """
+    try:
+        before, after = dict(_flat({**was, "finished": None})), dict(_flat({**now, "finished": None}))
+    except (KeyError, TypeError):
+        return ["its manifest is damaged"]
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    # Of other files, or another function, the first thing says it all.
+    firsts = {key[:2]: key for key in reversed(keys)}
+    return [f"{_said(key)} was {_shown(before.get(key))}, is {_shown(after.get(key))}" for key in firsts.values()][::-1]
+
+
+def _flat(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if key == ("inputs",):
+        yield ("inputs", ""), [one["name"] for one in value]
+        value = {one["name"]: {"size": one["size"], "sha256": one["sha256"]} for one in value}
+    if isinstance(value, Mapping) and value:
+        for name, one in value.items():
+            yield from _flat(one, (*key, name))
+    else:
+        yield key, value
+
+
+def _said(key: tuple[str, ...]) -> str:
+    """A key of the manifest in the user's terms."""
+    match key:
+        case ("inputs", ""):
+            return "the input"
+        case ("inputs", name, what):
+            return f"{name}: its {what}"
+        case ("functions", name, *what):
+            return f"the function{f' {name}' if name else ''}: its {'.'.join(what)}"
+        case ("options", name):
+            return f"--{name.replace('_', '-')}"
+        case ("computed_by", name):
+            return name
+        case _:
+            return ".".join(key)
+
+
+def _shown(value: Any) -> str:
+    """A value, short: of a sha256 its beginning."""
+    text = "absent" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return f"{text[:12]}..." if len(text) > 60 else text

@@ -1,0 +1,240 @@
+"""A folder of parts: what a long job has done so far, each part whole or absent, and all under one manifest."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from berthead.data.aside import Aside, sync_folder, write_json
+from berthead.data.counts import Counts
+from berthead.data.shard import Shard
+from berthead.errors import UsageError
+
+PARTS = ".parts"  # what the folder is called, behind the output's name
+MANIFEST, END, LOCK = "manifest.json", "end.json", "lock"
+_OURS = re.compile(rf"\.?(\d{{6,}}\.|{MANIFEST}|{END}|{LOCK})")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part that is there.
+
+    Args:
+        answers: the file of its rows.
+        errors: the file of its bad rows, or None.
+        counts: what became of its rows.
+        sha256: of both files.
+        shard: the process that computed it, as `K/N`.
+    """
+
+    answers: Path
+    errors: Path | None
+    counts: Counts
+    sha256: tuple[str, ...]
+    shard: str
+
+
+class OpenPart:
+    """A part that is being written.
+
+    Attributes:
+        answers: where its rows go.
+        errors: where its bad rows go.
+        counts: what became of them, to be filled in.
+    """
+
+    def __init__(self, answers: Path, errors: Path) -> None:
+        self._answers = Aside(answers)
+        try:
+            self._errors = Aside(errors)
+        except OSError:
+            self._answers.discard()
+            raise
+        self.answers: BinaryIO = self._answers.stream
+        self.errors: BinaryIO = self._errors.stream
+        self.counts = Counts()
+
+    def publish(self, record: Path, shard: str) -> Part:
+        """Put the files in their place, and behind them the record that says that they are there."""
+        asides = [self._answers, self._errors]
+        for aside in asides:
+            aside.seal()
+        if not self.counts.failed:
+            asides.pop().discard()
+        sha256 = tuple(digest(aside.part) for aside in asides)
+        answers, *errors = [aside.rename() for aside in asides]
+        # The errors file of a killed process has the same rows: a part without a bad row never leaves one.
+        written = {"answers": answers.name, "errors": errors[0].name if errors else None, "sha256": sha256}
+        write_json(record, written | {"shard": shard, "counts": asdict(self.counts)})
+        return Part(answers, errors[0] if errors else None, self.counts, sha256, shard)
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        self._answers.discard()
+        self._errors.discard()
+
+
+class PartsFolder:
+    """A folder of parts, held by one process, or by several shards.
+
+    Args:
+        path: the folder.
+        part_format: the extension of the parts' files.
+        shard: which parts this process computes.
+
+    Attributes:
+        whole: the parts that are there, by number, as far as this process knows.
+
+    Raises:
+        OSError: it cannot be made or written.
+        UsageError: another process is at work in it.
+    """
+
+    def __init__(self, path: Path, part_format: str, shard: Shard) -> None:
+        self.path, self.part_format, self.shard = path, part_format, shard
+        path.mkdir(exist_ok=True)
+        # A shard lets the others in, and keeps out a process that does all parts, and itself.
+        self._locks = [self._locked(LOCK, shared=not shard.alone)]
+        if not shard.alone:
+            self._locks.append(self._locked(f"{LOCK}-{shard.number}-of-{shard.of}"))
+        self.whole: dict[int, Part] = {}
+        self.look()
+
+    def look(self) -> None:
+        """See which of this process's parts are there and sound: a part that was damaged is not there."""
+        wanted = filter(self.shard.owns, sorted(self._records() - self.whole.keys()))
+        found = {number: self._read(number) for number in wanted}
+        self.whole |= {number: part for number, part in found.items() if part is not None}
+
+    @property
+    def empty(self) -> bool:
+        """Whether nobody has finished a part yet, this shard or another."""
+        return not self._records()
+
+    @property
+    def manifest(self) -> dict[str, Any] | None:
+        """What the parts were made of and by; None: there is no manifest that can be read."""
+        return _read_json(self.path / MANIFEST)
+
+    def begin(self, manifest: dict[str, Any]) -> None:
+        """Write the manifest, unless another shard was faster."""
+        with suppress(FileExistsError):
+            write_json(self.path / MANIFEST, manifest, replace=False)
+
+    def finish(self, output: dict[str, Any]) -> None:
+        """Write down that the output is in its place, so that nothing is done again while parts are removed."""
+        write_json(self.path / MANIFEST, (self.manifest or {}) | {"finished": output})
+
+    @property
+    def end(self) -> dict[str, Any] | None:
+        """What is known when the input was read to its end: `rows`, `parts` and `notes`; None: it was not yet."""
+        return _read_json(self.path / END)
+
+    def reached_end(self, end: dict[str, Any]) -> None:
+        """Write down how many parts there are, as `end` gives it."""
+        write_json(self.path / END, end)
+
+    @contextmanager
+    def writing(self, number: int) -> Iterator[OpenPart]:
+        """A part to be written, which is there when the block ends, and absent after an exception.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        stem = f"{number:06}"
+        # A record of a part that was found damaged is no record of this one.
+        (self.path / f"{stem}.json").unlink(missing_ok=True)
+        part = OpenPart(self.path / f"{stem}.{self.part_format}", self.path / f"{stem}.errors.jsonl")
+        try:
+            yield part
+            self.whole[number] = part.publish(self.path / f"{stem}.json", str(self.shard))
+        except BaseException:
+            part.discard()
+            raise
+
+    def clear(self) -> None:
+        """Remove what a job has left here, the locks apart, the manifest last."""
+        self.whole = {}
+        for path in sorted(self._ours(), key=lambda path: path.name == MANIFEST):
+            if not path.name.startswith(LOCK):
+                path.unlink()
+
+    def remove(self) -> None:
+        """Remove the folder, unless there is something in it that is not ours."""
+        self.clear()
+        for path in self._ours():
+            path.unlink()
+        self.close()  # before the folder goes: a shared disk keeps open files under other names
+        with suppress(OSError):
+            self.path.rmdir()
+        sync_folder(self.path.parent)
+
+    def release(self) -> None:
+        """Let others in; a folder without a part is of no use, unless other shards are at work in it."""
+        if self._locks and self.shard.alone and self.empty:
+            with suppress(OSError):
+                self.remove()
+        self.close()
+
+    def close(self) -> None:
+        """Let others in."""
+        while self._locks:
+            self._locks.pop().close()
+
+    def _records(self) -> set[int]:
+        return {int(path.stem) for path in self.path.glob("*.json") if path.stem.isdecimal()}
+
+    def _ours(self) -> list[Path]:
+        return [path for path in self.path.iterdir() if _OURS.match(path.name)]
+
+    def _read(self, number: int) -> Part | None:
+        record = _read_json(self.path / f"{number:06}.json")
+        try:
+            written: dict[str, Any] = record or {}
+            files = [self.path / Path(name).name for name in (written["answers"], written["errors"]) if name]
+            part = Part(
+                files[0], files[1] if len(files) > 1 else None, Counts(**written["counts"]),
+                tuple(written["sha256"]), str(written["shard"]),
+            )  # fmt: skip
+            sound = tuple(map(digest, files)) == part.sha256
+        except (OSError, KeyError, TypeError, ValueError):
+            return None
+        return part if sound else None
+
+    def _locked(self, name: str, shared: bool = False) -> Any:
+        """An open file with a lock that ends with this process, however it ends."""
+        file = open(self.path / name, "a")  # noqa: SIM115
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            who = f"another process with --shard {self.shard}" if name != LOCK else "another process"
+            fix = "Wait for it, or stop it."
+            raise UsageError(str(self.path), f"{who} is at work in it", fix=fix) from None
+        except OSError:
+            pass  # a shared disk without locks
+        return file
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    with suppress(OSError, ValueError):
+        read = json.loads(path.read_bytes())
+        return read if isinstance(read, dict) else None
+    return None

@@ -1,0 +1,121 @@
+"""Models applied on GPUs: an engine on one of them, and one engine a GPU for all that are here."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from queue import LifoQueue
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from berthead.errors import UsageError
+from berthead.infer.graphs import Graphs, Record, recorded
+from berthead.infer.varlen import Kernel, kernel_for, prepared
+from berthead.model.model import Model
+from berthead.model.tensors import TensorPack, check_rows
+from berthead.records import FloatArray, Pack
+
+
+class CudaEngine:
+    """A model ready to be applied on one GPU; safe to call from many threads.
+
+    Args:
+        model: the fitted model; it is copied.
+        precision: `fp32` or `bf16`.
+        device: the GPU.
+        kernel: what attends to all rows of a pack at once; None: torch, one length after another.
+        record: how the launches of small packs are recorded, where a kernel attends; None: they are not.
+
+    Attributes:
+        kernels: what computes the encoder: `cuda`, and the kernel of attention.
+    """
+
+    def __init__(
+        self, model: Model, precision: str, device: torch.device, kernel: Kernel | None, record: Record | None
+    ) -> None:
+        self.precision, self.device = precision, device
+        self.kernels = f"cuda varlen {kernel.name}" if kernel else "cuda torch"
+        self.model = prepared(model, precision, device, kernel)
+        self._graphs = Graphs(self.model.encoder, device, record) if kernel and record else None
+        self._lock = threading.Lock()
+
+    def logits(self, pack: Pack) -> FloatArray:
+        """Logits of the pack's rows or tokens, float32 [rows or tokens, outputs]."""
+        return self._run(self.model.head, pack)
+
+    def pooled(self, pack: Pack) -> FloatArray:
+        """The head's input of the pack's rows or tokens, float32 [rows or tokens, width]."""
+        return self._run(self.model.head.pool, pack)
+
+    def _run(self, function: Callable[[Tensor, TensorPack], Tensor], pack: Pack) -> FloatArray:
+        check_rows(pack, self.model.encoder.config)  # a GPU that reads beside a table is lost to the whole process
+        here = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+        try:
+            with self._lock, here, torch.inference_mode():
+                found: FloatArray = function(*self._encoded(pack)).float().cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            saw = f"its memory does not hold what is computed of {len(pack.ids):,} tokens"
+            raise UsageError("--device cuda", saw, "fewer at once", "Give a smaller --token-budget.") from error
+        return found
+
+    def _encoded(self, pack: Pack) -> tuple[Tensor, TensorPack]:
+        replayed = self._graphs.encoded(pack) if self._graphs else None
+        if replayed is not None:
+            return replayed
+        tensors = TensorPack.from_pack(pack, self.device)
+        return self.model.encoder(tensors), tensors
+
+
+class Engines:
+    """An engine on each of several devices: a pack goes to one that is free. Safe to call from many threads.
+
+    Args:
+        make: an engine on a device; all but the first are made when there is work for them.
+        devices: one or more.
+
+    Attributes:
+        workers: packs that are computed at once.
+    """
+
+    def __init__(self, make: Callable[[torch.device], Any], devices: Sequence[torch.device]) -> None:
+        self._make, self.workers = make, len(devices)
+        first = make(devices[0])
+        self.precision, self.kernels, self.model = first.precision, first.kernels, first.model
+        # The last one used comes first: who asks for one pack after another stays on one device.
+        self._free: LifoQueue[tuple[torch.device, Any]] = LifoQueue()
+        for device in reversed(devices[1:]):
+            self._free.put((device, None))
+        self._free.put((devices[0], first))
+
+    def logits(self, pack: Pack) -> FloatArray:
+        """Logits of the pack's rows or tokens, float32 [rows or tokens, outputs]."""
+        with self._one() as engine:
+            found: FloatArray = engine.logits(pack)
+        return found
+
+    def pooled(self, pack: Pack) -> FloatArray:
+        """The head's input of the pack's rows or tokens, float32 [rows or tokens, width]."""
+        with self._one() as engine:
+            found: FloatArray = engine.pooled(pack)
+        return found
+
+    @contextmanager
+    def _one(self) -> Iterator[Any]:
+        device, engine = self._free.get()
+        try:
+            engine = engine or self._make(device)
+            yield engine
+        finally:
+            self._free.put((device, engine))
+
+
+def all_gpus(model: Model, precision: str) -> Engines:
+    """An engine on each GPU that torch sees, in `fp32` or `bf16`."""
+
+    def make(device: torch.device) -> CudaEngine:
+        return CudaEngine(model, precision, device, kernel_for(model.encoder.config, precision, device), recorded)
+
+    return Engines(make, [torch.device("cuda", number) for number in range(torch.cuda.device_count())])

@@ -1,0 +1,134 @@
+"""Small packs on a GPU: an encoder's launches are recorded once for each of a few sizes, and replayed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from berthead.model.encoder import Encoder
+from berthead.model.tensors import Run, TensorPack, runs_of
+from berthead.records import Pack
+
+# Packs up to this size are replayed, tokens rounded up to the next step: at most 8 recordings.
+STEP_TOKENS = 64
+MOST_TOKENS = 512
+MOST_ROWS = 32
+
+Replay = Callable[[], Tensor]
+Record = Callable[[Callable[[], Tensor]], Replay]
+"""A function that always reads the same tensors -> what computes it again from what they hold then."""
+
+
+class Graphs:
+    """An encoder that is replayed: launching the kernels of a small pack takes longer than computing them.
+
+    Args:
+        encoder: of which the lengths of a pack's rows change no shape: its attention reads them on the device.
+        device: where it lies.
+        record: how its launches are recorded.
+    """
+
+    def __init__(self, encoder: Encoder, device: torch.device, record: Record) -> None:
+        self.encoder, self.device, self.record = encoder, device, record
+        # By size: what is read, and what replays; None: this size cannot be recorded.
+        self._kept: dict[int, tuple[TensorPack, Replay] | None] = {}
+
+    def encoded(self, pack: Pack) -> tuple[Tensor, TensorPack] | None:
+        """A pack through the encoder.
+
+        Args:
+            pack: rows laid end to end.
+
+        Returns:
+            The last vectors [tokens, width], to be read before the next pack comes, and the pack on the device; None:
+            it is too large to be replayed.
+        """
+        tokens, rows = len(pack.ids), len(pack.row)
+        if tokens > MOST_TOKENS or rows > MOST_ROWS:
+            return None
+        size = rounded(tokens)
+        given = TensorPack.from_pack(padded(pack, size), self.device)
+        if size not in self._kept:
+            self._kept[size] = self._recorded(given, size)
+        kept = self._kept[size]
+        if kept is None:
+            return None
+        read, replay = kept
+        for place, tensor in zip(read[:-1], given[:-1], strict=True):
+            place.copy_(tensor)
+        ids, segments, positions = (tensor[:tokens] for tensor in given[:3])
+        own = TensorPack(ids, segments, positions, given.starts[:rows], given.lengths[:rows], runs_of(pack))
+        return replay()[:tokens], own
+
+    def _recorded(self, given: TensorPack, size: int) -> tuple[TensorPack, Replay] | None:
+        # As if one row could be all of it: what is recorded holds for rows of any lengths.
+        read = TensorPack._make([*(tensor.clone() for tensor in given[:-1]), (Run(0, 1, size),)])
+        try:
+            return read, self.record(lambda: self.encoder(read))
+        except RuntimeError:  # a GPU or a torch that cannot: packs are computed as larger ones are
+            return None
+
+
+# torch records one graph at a time.
+_RECORDING = threading.Lock()
+
+
+def rounded(tokens: int) -> int:
+    """The size that a pack of so many tokens is recorded in.
+
+    Example:
+        >>> rounded(1), rounded(64), rounded(65)
+        (64, 64, 128)
+    """
+    return -(-tokens // STEP_TOKENS) * STEP_TOKENS
+
+
+def padded(pack: Pack, tokens: int) -> Pack:
+    """A pack filled up to so many tokens and `MOST_ROWS` + 1 rows.
+
+    Args:
+        pack: of no more tokens, and at most `MOST_ROWS` rows.
+        tokens: wanted.
+
+    Returns:
+        The same rows, then one of all tokens that were added, then empty ones: no row of the pack sees another token.
+    """
+    starts = np.full(MOST_ROWS + 2, tokens)
+    starts[: len(pack.starts)] = pack.starts
+    more = (0, tokens - len(pack.ids))
+    ids, segments, positions = (np.pad(array, more) for array in (pack.ids, pack.segments, pack.positions))
+    return Pack(ids, segments, positions, starts, pack.row)
+
+
+def recorded(function: Callable[[], Tensor]) -> Replay:
+    """Record what a function launches on the current CUDA device.
+
+    Args:
+        function: reads the same tensors whenever it is called, and waits for none.
+
+    Returns:
+        What launches it again, at once.
+    """
+    usual, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(usual)
+    with _RECORDING:
+        try:
+            with torch.cuda.stream(side):
+                function()  # what is set up at the first call is no part of the recording
+            graph = torch.cuda.CUDAGraph()
+            # Other threads compute on GPUs of their own meanwhile.
+            with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+                result = function()
+        finally:
+            torch.cuda.set_stream(usual)  # a recording that fails leaves its own behind
+    usual.wait_stream(side)
+
+    def replay() -> Tensor:
+        graph.replay()
+        return result
+
+    return replay

@@ -1,0 +1,184 @@
+"""File to file in parts: what is done is kept, whatever happens to the process, and other processes may share it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+from berthead.data.aside import output_error, target_of
+from berthead.data.counts import Summary
+from berthead.data.gather import already_gathered, gather_parts
+from berthead.data.inputs import Fingerprint
+from berthead.data.manifest import manifest_of, open_parts, window_in
+from berthead.data.output import Output
+from berthead.data.parts import PARTS, Part, PartsFolder
+from berthead.data.readers import format_of
+from berthead.data.shard import Shard
+from berthead.data.table import Table
+from berthead.errors import Interrupted
+from berthead.infer.predict import prefetched
+from berthead.infer.work import Chunk, Work, compute_part
+from berthead.options import PredictOptions
+from berthead.progress import Progress
+
+# Seconds between lines of progress where stderr is no terminal: a night's job has a log.
+LOG_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A table to be answered into a file.
+
+    Args:
+        work: what is done to its rows.
+        table: the rows.
+        target: the file.
+        options: rows a part, the shard, and whether to go on with what is there.
+        again: what the user does to go on after an interruption.
+        quiet: show no progress.
+    """
+
+    work: Work
+    table: Table
+    target: str
+    options: PredictOptions
+    again: str
+    quiet: bool = False
+
+    @property
+    def shard(self) -> Shard:
+        """The parts that this process computes."""
+        return Shard.parse(self.options.shard) if self.options.shard else Shard()
+
+    @property
+    def output(self) -> Output:
+        """What the file looks like."""
+        table = self.table
+        return Output.of(format_of(self.target)[0], table.format, table.columns, table.schema, self.work.added)
+
+
+def run(job: Job) -> Summary:
+    """Compute the parts that are not there yet; the whole job puts the output together, a shard leaves its parts.
+
+    Args:
+        job: what is to be done.
+
+    Returns:
+        What was done, in this process and before.
+
+    Raises:
+        UsageError: there are parts and they are not to be taken, or they are those of another job.
+        DataError: the input cannot be read, or was changed meanwhile.
+        OutputError: the output cannot be written; whole parts are kept.
+        Interrupted: Ctrl-C; whole parts are kept.
+    """
+    folder: PartsFolder | None = None
+    try:
+        inputs = [Fingerprint.of(path) for path in job.table.paths]
+        folder = _opened(job, inputs)
+        return _run(job, folder, inputs)
+    except KeyboardInterrupt:
+        job.table.abandon()
+        raise _interrupted(job, folder.whole if folder else {}) from None
+    except OSError as error:
+        raise output_error(job.target, error, f"Then go on: {job.again}" if folder and folder.whole else "") from error
+    finally:
+        if folder is not None:
+            folder.release()
+
+
+def _opened(job: Job, inputs: list[Fingerprint]) -> PartsFolder:
+    """The job's parts folder, beside the file itself where the target is a link."""
+    place = target_of(job.target)
+    functions = {name: one.identity() for name, one in job.work.predictor.functions.items()}
+    manifest = manifest_of(inputs, functions, _options(job), _computed_by(job.work), job.output)
+    return open_parts(
+        place.with_name(place.name + PARTS), manifest, job.output.part_format, job.shard,
+        resume=job.options.resume, name=f"{job.target}{PARTS}",
+    )  # fmt: skip
+
+
+def _run(job: Job, folder: PartsFolder, inputs: list[Fingerprint]) -> Summary:
+    if (summary := already_gathered(folder, job.target)) is not None:
+        return summary
+    end = folder.end
+    if end is None or any(folder.shard.owns(part) and part not in folder.whole for part in range(end["parts"])):
+        _compute(job, folder, inputs)
+        rows = job.table.rows
+        end = {"rows": rows, "parts": -(-rows // job.options.part_rows), "notes": job.table.notes}
+        folder.reached_end(end)
+    if folder.shard.alone:
+        return gather_parts(job.target, folder.manifest or {}, folder.whole, end, folder)
+    summary = Summary(notes=end["notes"], parts=f"{job.target}{PARTS}", max_tokens=window_in(folder.manifest or {}))
+    for _, part in sorted(folder.whole.items()):
+        summary.add(part.counts)
+    return summary
+
+
+def _compute(job: Job, folder: PartsFolder, inputs: Sequence[Fingerprint]) -> None:
+    """Compute the parts that are missing, in their order; the next rows are read while these are computed."""
+    part_rows, done = job.options.part_rows, frozenset(folder.whole)
+
+    def read() -> Iterator[tuple[int, Chunk]]:
+        for number, rows in job.table.parts(part_rows, lambda part: folder.shard.owns(part) and part not in done):
+            for chunk in job.work.read(rows):
+                yield number, chunk
+
+    begun = sum(part.counts.rows for part in folder.whole.values())
+    total = None if job.quiet else job.table.count()
+    share = None if total is None else folder.shard.share(total, part_rows)
+    shown = Progress("predict", share, "rows", job.quiet, done=begun, log_s=LOG_S)
+    with shown as progress, closing(prefetched(read())) as ready:
+        for number, chunks in groupby(ready, key=itemgetter(0)):
+            with folder.writing(number) as part:
+                counted = _counted((chunk for _, chunk in chunks), progress)
+                part.counts = compute_part(job.work, job.output, counted, part.answers, part.errors)
+                for one in inputs:
+                    one.check_unchanged()  # so every part is of the rows that the manifest names
+
+
+def _counted(chunks: Iterable[Chunk], progress: Progress) -> Iterator[Chunk]:
+    for chunk in chunks:
+        yield chunk
+        progress.advance(len(chunk.rows))
+
+
+def _interrupted(job: Job, whole: Mapping[int, Part]) -> Interrupted:
+    rows = sum(part.counts.rows for part in whole.values())
+    kept = f"{rows:,} rows are kept in {job.target}{PARTS}" if rows else "no part was whole"
+    return Interrupted(job.table.name, f"stopped; {kept}", fix=f"To go on: {job.again}")
+
+
+# What decides the bytes of a part
+
+
+def _options(job: Job) -> dict[str, Any]:
+    columns, options, predictor = job.work.columns, job.options, job.work.predictor
+    return {
+        "text": columns.text,
+        "pair": columns.pair,
+        "choices": list(columns.choices),
+        "probabilities": options.probabilities,
+        "precision": predictor.engine.precision,
+        "token_budget": predictor.token_budget,
+        "part_rows": options.part_rows,
+    }
+
+
+def _computed_by(work: Work) -> dict[str, Any]:
+    """Versions and kernels: others may round a last bit otherwise."""
+    by = {name: _version(name) for name in ("berthead", "tokenizers", "numpy", "pyarrow")}
+    return by | work.predictor.computed_by()
+
+
+def _version(name: str) -> str | None:
+    """Of a package; an exported function is applied without some."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

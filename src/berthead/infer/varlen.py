@@ -1,0 +1,199 @@
+"""Attention of rows of any lengths in one launch: what a GPU's kernels compute of a pack."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from berthead.infer.prepacked import PRECISIONS, CastEmbeddings
+from berthead.model.attention import attention
+from berthead.model.config import EncoderConfig
+from berthead.model.encoder import Attention
+from berthead.model.model import Model
+from berthead.model.positions import Places
+from berthead.model.tensors import Run, TensorPack
+
+
+class Rows(NamedTuple):
+    """Where rows lie, for a kernel that reads it on the device.
+
+    Args:
+        edges: the first token of each row, and the end of the last, int32 [rows + 1]; rows may be empty.
+        longest: tokens of the longest row at most.
+    """
+
+    edges: Tensor
+    longest: int
+
+
+Attend = Callable[[Tensor, Tensor, Tensor, Rows, float, int], Tensor]
+"""Queries, keys, values, each [tokens, heads, size], the rows, the scores' scale, how many tokens each way are seen (0:
+all) -> the attended values, [tokens, heads, size]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What attends to rows of any lengths at once.
+
+    Args:
+        name: as `bench` shows it.
+        attend: the function.
+    """
+
+    name: str
+    attend: Attend
+
+
+def flash(query: Tensor, key: Tensor, value: Tensor, rows: Rows, scale: float, local: int) -> Tensor:
+    """FlashAttention, in bfloat16.
+
+    Source: Dao 2023, "FlashAttention-2: Faster Attention with Better Parallelism and Work Partitioning".
+    """
+    from torch.nn.attention.varlen import varlen_attn  # imports torch's compiler, for seconds
+
+    window = (local, local) if local else (-1, -1)
+    lengths = (rows.edges, rows.edges, rows.longest, rows.longest)
+    mixed: Tensor = varlen_attn(query, key, value, *lengths, scale=scale, window_size=window)  # type: ignore[assignment]
+    return mixed
+
+
+def efficient(query: Tensor, key: Tensor, value: Tensor, rows: Rows, scale: float, local: int) -> Tensor:
+    """Memory-efficient attention, in float32: what torch computes nested tensors with.
+
+    Source: Rabe and Staats 2021, "Self-attention Does Not Need O(n^2) Memory".
+    """
+    if local:
+        raise NotImplementedError("it sees all tokens of a row")
+    sides = (side[None] for side in (query, key, value))
+    lengths = (rows.edges, rows.edges, rows.longest, rows.longest)
+    mixed: Tensor = torch.ops.aten._efficient_attention_forward(*sides, None, *lengths, 0.0, 0, scale=scale)[0]
+    return mixed[0]
+
+
+KERNELS = {"fp32": Kernel("efficient", efficient), "bf16": Kernel("flash", flash)}
+# How far a kernel may lie from plain products on values of size 1.
+TOLERANCES = {"fp32": 1e-4, "bf16": 3e-2}
+
+
+def kernel_for(config: EncoderConfig, precision: str, device: torch.device) -> Kernel | None:
+    """The kernel that computes an encoder's attention; None: each length is computed for itself.
+
+    Args:
+        config: of the encoder.
+        precision: `fp32` or `bf16`.
+        device: where it is computed.
+    """
+    return KERNELS[precision] if agrees(KERNELS[precision], config, precision, device) else None
+
+
+def agrees(kernel: Kernel, config: EncoderConfig, precision: str, device: torch.device) -> bool:
+    """Whether a kernel attends on a device as plain products do on a CPU: tried with the encoder's own sizes.
+
+    Relative positions add to the scores, which no kernel here reads. What else keeps one from computing an encoder is
+    the kernel's own matter (head size, window, the GPU's age), and shows where it is called.
+    """
+    if config.relative is not None:
+        return False
+    size, dtype = config.width // config.heads, PRECISIONS[precision]
+    for local in set(config.local or (0,)):
+        lengths = (2 * local + 9, 5, 1, 0)
+        edges = torch.tensor((0, *lengths)).cumsum(0)
+        tokens = int(edges[-1])
+        qkv = torch.randn(tokens, 3 * config.width, generator=torch.Generator().manual_seed(0)).to(dtype)
+        runs = tuple(Run(int(first), 1, length) for first, length in zip(edges, lengths, strict=False) if length)
+        wanted = attention(qkv.float(), runs, config.heads, local=local)
+        query, key, value = qkv.to(device).view(tokens, 3, config.heads, size).unbind(1)
+        try:
+            mixed = kernel.attend(query, key, value, Rows(edges.int().to(device), tokens), size**-0.5, local)
+        except (RuntimeError, ImportError):  # as torch says that it lacks a kernel
+            return False
+        if not torch.allclose(mixed.reshape(wanted.shape).float().cpu(), wanted, atol=TOLERANCES[precision], rtol=0):
+            return False
+    return True
+
+
+class VarlenAttention(nn.Module):
+    """Self-attention by a kernel; the layers before and after it are those of the attention it replaces.
+
+    Args:
+        attention: what it replaces.
+        kernel: what attends.
+    """
+
+    def __init__(self, attention: Attention, kernel: Kernel) -> None:
+        super().__init__()
+        self.attention, self.kernel = attention, kernel
+
+    def forward(self, hidden: Tensor, runs: tuple[Run, ...], places: RowPlaces) -> Tensor:
+        """Attended vectors, [tokens, width]."""
+        inner = self.attention
+        qkv = places.turned(inner.qkv(hidden), inner)
+        query, key, value = qkv.view(len(qkv), 3, inner.heads, -1).unbind(1)  # each [tokens, heads, size]
+        mixed = self.kernel.attend(query, key, value, places.rows, inner.scale, inner.local)
+        projected: Tensor = inner.out(mixed.reshape(len(qkv), -1))
+        return projected
+
+
+class RowPlaces(Places):
+    """What the encoder's own part says of places, and where the rows lie."""
+
+    def __init__(self, places: Places, rows: Rows) -> None:
+        self.places, self.rows = places, rows
+
+    def turned(self, qkv: Tensor, attention: Any) -> Tensor:
+        """Queries, keys and values as attention reads them, [tokens, 3 * width]."""
+        return self.places.turned(qkv, attention)
+
+
+class WithRows(nn.Module):
+    """The part that attention reads places from, with the rows beside it.
+
+    Args:
+        places: the encoder's own part.
+    """
+
+    def __init__(self, places: nn.Module) -> None:
+        super().__init__()
+        self.places = places
+
+    def forward(self, pack: TensorPack, dtype: torch.dtype) -> RowPlaces:
+        """The pack's places and rows, once for all layers."""
+        edges = torch.cat((pack.starts, pack.starts[-1:] + pack.lengths[-1:])).int()
+        return RowPlaces(self.places(pack, dtype), Rows(edges, max(run.length for run in pack.runs)))
+
+
+def prepared(
+    model: Model, precision: str, device: torch.device, kernel: Kernel | None, memo: dict[Any, Any] | None = None
+) -> Model:
+    """A copy of the model on a device.
+
+    Args:
+        model: the fitted model; it is not changed.
+        precision: arithmetic of the encoder, `fp32` or `bf16`; the head computes in float32.
+        device: where the copy lies.
+        kernel: what attends; None: torch, one length after another.
+        memo: what was copied of other models: parts that models share are copied once.
+
+    Returns:
+        The copy, in evaluation mode. In float32 a GPU's products are exact from now on: TF32 is off in this process.
+    """
+    known, dtype = {} if memo is None else memo, PRECISIONS[precision]
+    if device.type == "cuda" and dtype == torch.float32:
+        torch.set_float32_matmul_precision("highest")
+    copied = copy.deepcopy(model, known)
+    encoder: Any = copied.encoder
+    if kernel is not None:
+        encoder.places = known.setdefault(("rows of", id(encoder.places)), WithRows(encoder.places))
+        for block in encoder.blocks:
+            if isinstance(block.attention, Attention):
+                block.attention = VarlenAttention(block.attention, kernel)
+    if dtype != torch.float32:
+        encoder.embeddings = CastEmbeddings(encoder.embeddings, dtype)
+        encoder.blocks.to(dtype)
+        encoder.final_norm.to(dtype)
+    return copied.to(device).eval()

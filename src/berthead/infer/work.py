@@ -1,0 +1,149 @@
+"""What is done to the rows of a table, from rows to the bytes of a part; whoever has a part's rows can do it alone."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
+
+from berthead.data.counts import Counts
+from berthead.data.examples import Columns, to_example
+from berthead.data.formats import CsvRows, JsonRows
+from berthead.data.output import Output
+from berthead.infer.columns import added_names, added_types, added_values, input_columns, widest
+from berthead.infer.predict import Applier, ReadChunk
+from berthead.options import PredictOptions
+from berthead.records import Example, Prediction, Row
+
+if TYPE_CHECKING:
+    from berthead.infer.joined import JoinedPredictor
+
+Write = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Rows that are computed together, and what was read of them."""
+
+    rows: list[Row]
+    read: ReadChunk
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Functions, the columns that they read, and those that they add.
+
+    Args:
+        predictor: the fitted function, or several.
+        columns: what is read.
+        names: of each function, our names of what it adds to the columns' names.
+        added: added columns to their types.
+    """
+
+    predictor: Applier | JoinedPredictor
+    columns: Columns
+    names: Mapping[str, Mapping[str, str]]
+    added: Mapping[str, type]
+
+    @classmethod
+    def plan(
+        cls, predictor: Applier | JoinedPredictor, options: PredictOptions, columns: Sequence[str], where: str
+    ) -> Self:
+        """The work on a table.
+
+        Args:
+            predictor: the fitted function, or several; of these each added column begins with the function's name.
+            options: may name other columns than at fit, and what to add.
+            columns: the table's.
+            where: the table, for errors.
+
+        Raises:
+            DataError: a column is missing.
+            UsageError: columns are named that the function does not read.
+        """
+        read = input_columns(widest(predictor.functions), options, list(columns), where, label=False)
+        names: dict[str, dict[str, str]] = {}
+        added: dict[str, type] = {}
+        for name, function in predictor.functions.items():
+            prefix = f"{name}_" if name else ""
+            names[name] = added_names(function, [*columns, *added], options.probabilities, prefix)
+            added |= added_types(function, names[name])
+        return cls(predictor, read, names, added)
+
+    def read(self, rows: Iterable[Row]) -> Iterator[Chunk]:
+        """Rows in chunks, tokenised; a chunk depends on nothing but the rows from the first on."""
+        waiting: deque[Row] = deque()
+
+        def examples() -> Iterator[Example]:
+            for row in rows:
+                waiting.append(row)
+                yield to_example(row, self.columns, None)
+
+        for read in self.predictor.read(examples()):
+            yield Chunk([waiting.popleft() for _ in read[0]], read)
+
+    def answer(self, chunks: Iterable[Chunk], write: Write, write_bad: Write, counts: Counts) -> None:
+        """Answer chunks and write their rows, each with what is added to it.
+
+        Args:
+            chunks: as `read` gives them.
+            write: takes a sound row.
+            write_bad: takes `where`, `error` and `row` of a bad one.
+            counts: what became of the rows is added to it.
+        """
+        for chunk in chunks:
+            for row, predictions in zip(chunk.rows, self.predictor.answer(chunk.read), strict=True):
+                counts.rows += 1
+                values, error = self._values(row, predictions)
+                if error is not None:
+                    counts.fail(f"{row.where}: {error}")
+                    write_bad({"where": row.where, "error": error, "row": row.values})
+                    continue
+                counts.truncated += any(one.truncated for one in predictions.values())
+                counts.windowed += any(one.n_windows > 1 for one in predictions.values())
+                write(row.values | values)
+
+    def _values(self, row: Row, predictions: Mapping[str, Prediction]) -> tuple[dict[str, Any], str | None]:
+        """What is added to a row, or why there is no answer."""
+        values: dict[str, Any] = {}
+        for name, prediction in predictions.items():
+            if prediction.error is not None:
+                return {}, prediction.error
+            added = added_values(prediction, self.names[name])
+            values |= {self.names[name][ours]: value for ours, value in added.items()}
+        if taken := self.added.keys() & row.values.keys():
+            # Names are chosen by the header; a row of JSON Lines may have more.
+            return {}, f'has a value for "{min(taken)}", the name of an added column'
+        return values, None
+
+
+def compute_part(work: Work, output: Output, chunks: Iterable[Chunk], answers: BinaryIO, errors: BinaryIO) -> Counts:
+    """Compute one part: the same rows give the same bytes, whoever computes them.
+
+    Args:
+        work: what is done to the rows.
+        output: what is written.
+        chunks: the part's rows, `work.read(rows)`, or the same prefetched.
+        answers: takes the bytes of the rows with their answers, as `output.part_format`.
+        errors: takes the bytes of the bad rows, as JSON Lines.
+
+    Returns:
+        What became of the rows.
+
+    Raises:
+        OSError: a stream does not take them.
+        OutputError: a value does not fit the output.
+
+    Example:
+        >>> counts = compute_part(work, output, work.read(rows), io.BytesIO(), io.BytesIO())  # doctest: +SKIP
+    """
+    rows, counts = output.part_rows(answers), Counts()
+    try:
+        work.answer(chunks, rows.write, JsonRows(errors).write, counts)
+        rows.finish()
+    except BaseException:
+        rows.abandon()
+        raise
+    counts.left_out = list(rows.left_out) if isinstance(rows, CsvRows) else []
+    return counts
