@@ -117,6 +117,11 @@ def write_jsonl(path: Path, rows: list[dict]) -> Path:
     return path
 
 
+def all_bytes(folder: Path) -> dict[str, bytes]:
+    """What a folder holds, file by file."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 @pytest.fixture(scope="session")
 def toy_csv(tmp_path_factory) -> Path:
     """The toy rows as a CSV file."""

@@ -174,7 +174,7 @@ def test_every_step_is_that_of_transformers_with_plain_torch(calm, monkeypatch, 
 
     named = [(name, one) for name, one in their.named_parameters() if one.requires_grad]
     plain = Plain(named, chosen, len(targets)).fit(loss_of)
-    calls = spied(monkeypatch, "_step")
+    calls = spied(monkeypatch, "_passes")
     fit_model(model, made, train, None, chosen, quiet=True)
     losses = [total / len(args[3]) for args, total in calls]
     assert losses == pytest.approx(plain.losses, rel=2e-4)
@@ -196,9 +196,9 @@ def test_below_what_learns_nothing_is_dropped(lively, monkeypatch):
 
     monkeypatch.setattr(model.encoder.blocks[0], "forward", forward)
     model.encoder.blocks[0].requires_grad_(False)
-    from berthead.train.loop import _Whole
+    from berthead.train.parts import Whole
 
-    part = _Whole(model, made.outputs, train, None, settings())
+    part = Whole(model, made.outputs, train, None, settings())
     part.train()
     list(part.training_logits(np.arange(4)))
     assert training == [[False, False, True, True, True]]
@@ -281,7 +281,7 @@ def test_stages_go_from_the_top_block_to_the_embeddings(calm):
 
 
 def test_each_epoch_unfreezes_more(lively, monkeypatch):
-    calls = spied(monkeypatch, "_step")
+    calls = spied(monkeypatch, "_passes")
     model, made, train, _ = problem(lively, strategy="full", pooling="mean")
     states, learnt = [state_of(model)], []
 
@@ -290,7 +290,7 @@ def test_each_epoch_unfreezes_more(lively, monkeypatch):
         learnt.append(learning(module))
         return {}
 
-    monkeypatch.setattr("berthead.train.loop._copy", copy)
+    monkeypatch.setattr("berthead.train.steps._copy", copy)
     fit_model(model, made, train, None, settings(epochs=6, unfreeze=True), quiet=True)
     assert len(calls) == 18
     parts = ["head.", *(f"encoder.blocks.{number}." for number in (3, 2, 1, 0)), "encoder.embeddings."]

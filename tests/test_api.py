@@ -18,7 +18,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
-from conftest import make_bert, toy_rows, write_csv, write_jsonl
+from conftest import all_bytes, make_bert, toy_rows, write_csv, write_jsonl
 from sklearn import metrics
 
 import berthead
@@ -480,24 +480,25 @@ def test_there_are_docstring_examples():
 
 @pytest.mark.parametrize("adapt", ["full", "frozen"])
 def test_an_interrupted_fit_keeps_the_best_epoch_beside_the_target(adapt, quick, tmp_path, monkeypatch):
-    from berthead.train import loop
+    from berthead.train import steps
 
-    step, steps = loop._step, 0
+    passes, count = steps._passes, 0
 
     def interrupted(*args):
-        nonlocal steps
-        steps += 1
-        if steps == 16:  # 51 rows in parts of 8: in the third epoch
+        nonlocal count
+        count += 1
+        if count == 16:  # 51 rows in parts of 8: in the third epoch
             raise KeyboardInterrupt
-        return step(*args)
+        return passes(*args)
 
-    monkeypatch.setattr(loop, "_step", interrupted)
+    monkeypatch.setattr(steps, "_passes", interrupted)
     with pytest.raises(
         (Interrupted, KeyboardInterrupt), match=r"stopped after 2 whole epochs.*toy\.interrupted"
     ) as caught:
         berthead.fit(toy_rows(), out=tmp_path / "toy", **(quick | {"epochs": 5, "batch": 8, "adapt": adapt}))
     assert caught.value.exit_code == 130
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["toy.interrupted"]
+    assert str(caught.value).endswith("The same command with --resume goes on.")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["toy.fit", "toy.interrupted"]
     kept = berthead.load(tmp_path / "toy.interrupted")
     assert kept.verify() < 1e-5
     run = kept.info()["run"]
@@ -507,17 +508,20 @@ def test_an_interrupted_fit_keeps_the_best_epoch_beside_the_target(adapt, quick,
     best = run["epochs"][run["best_epoch"] - 1]
     assert kept.info()["run"]["metrics"]["accuracy"] == best["accuracy"] == max(e["accuracy"] for e in run["epochs"])
     monkeypatch.undo()
-    berthead.fit(toy_rows(), out=tmp_path / "toy", **quick)
+    options = quick | {"epochs": 5, "batch": 8, "adapt": adapt}
+    berthead.fit(toy_rows(), out=tmp_path / "toy", resume=True, **options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["toy", "toy.interrupted"]
+    berthead.fit(toy_rows(), out=tmp_path / "whole", **options)
+    assert all_bytes(tmp_path / "toy") == all_bytes(tmp_path / "whole")
 
 
 def test_a_fit_interrupted_twice_keeps_the_later_one(quick, tmp_path, monkeypatch):
-    from berthead.train import loop
+    from berthead.train import steps
 
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "_step", interrupted)
+    monkeypatch.setattr(steps, "_passes", interrupted)
     for seed in (1, 2):
         with pytest.raises((Interrupted, KeyboardInterrupt), match=r"stopped after 0 whole epochs.*weights so far"):
             berthead.fit(toy_rows(), out=tmp_path / "toy", **(quick | {"seed": seed}))

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_bert, toy_rows
+from conftest import all_bytes, make_bert, toy_rows
 from safetensors.torch import load_file, save_file
 
 import berthead
@@ -47,10 +47,6 @@ for folder, inputs in json.load(sys.stdin):
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-def all_bytes(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture

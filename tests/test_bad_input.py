@@ -522,7 +522,8 @@ def test_ctrl_c_in_fit_keeps_the_best_epoch_and_says_where(tiny_bert, tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, ""), err
-    assert re.search(r"berthead: fit: stopped after \d+ whole epochs. The best .* is kept in model.interrupted.\n", err)
+    said = r"berthead: fit: stopped after \d+ whole epochs. The best .* is kept in model.interrupted."
+    assert re.search(rf"{said} The same command with --resume goes on.\n", err)
     assert "Traceback" not in err
     kept = berthead.load(tmp_path / "model.interrupted")
     assert kept.verify() < 1e-4
@@ -531,7 +532,7 @@ def test_ctrl_c_in_fit_keeps_the_best_epoch_and_says_where(tiny_bert, tmp_path):
     assert 20 <= len(run["epochs"]) < 200
     scores = [epoch["accuracy"] for epoch in run["epochs"]]
     assert scores[run["best_epoch"] - 1] == max(scores)
-    assert {path.name for path in tmp_path.iterdir()} == {"data.csv", "model.interrupted"}
+    assert {path.name for path in tmp_path.iterdir()} == {"data.csv", "model.fit", "model.interrupted"}
 
 
 def test_ctrl_c_in_predict_keeps_whole_parts_and_says_the_command_that_goes_on(places, tmp_path):

@@ -190,7 +190,7 @@ def test_every_step_is_that_of_peft_with_plain_torch(calm, monkeypatch, text):
     named = [(name, one) for name, one in their.named_parameters() if one.requires_grad]
     assert len(named) == len(begin) + 4
     plain = Plain(named, chosen, len(wanted)).fit(loss_of)
-    calls = spied(monkeypatch, "_step")
+    calls = spied(monkeypatch, "_passes")
     theta = {name: t for name, t in state_of(model.encoder).items() if ".A." not in name and ".B." not in name}
     fit_model_quietly(model, made, train, None, chosen)
     assert [total / len(args[3]) for args, total in calls] == pytest.approx(plain.losses, rel=5e-4)

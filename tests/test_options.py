@@ -94,7 +94,7 @@ def test_a_config_file_reaches_fit(tmp_path, toy_csv):
 def test_an_unknown_flag_gets_the_nearest_name():
     message = refused(epoch=3)
     assert message.startswith("epoch: is not an option; options are task, text, pair, label, choices, intent, valid, ")
-    assert message.endswith('skip_bad_rows, overwrite. Did you mean "epochs"?')
+    assert message.endswith('overwrite, resume, checkpoint_minutes. Did you mean "epochs"?')
     assert refused(zzz=None).startswith("zzz: is not an option")
 
 

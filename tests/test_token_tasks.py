@@ -36,8 +36,9 @@ from berthead.text.layout import Layout
 from berthead.text.packing import pack
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading, read_texts
-from berthead.train import loop
-from berthead.train.loop import Fold, Settings
+from berthead.train import parts
+from berthead.train.parts import Fold
+from berthead.train.settings import Settings
 
 BIO = ("O", "B-X", "I-X", "B-Y", "I-Y")
 KINDS = ("tag", "span", "choose", "joint")
@@ -353,10 +354,10 @@ def test_the_head_alone_learns_what_it_would_learn_in_the_whole_model(task, tiny
     options = {"adapt": "frozen", "epochs": 3, "lr": 1e-2, "seed": 5}
     monkeypatch.setattr("berthead.train.fit.HEAD_DROPOUT", {"full": 0.0, "frozen": 0.0})
     # Without its scale, which is a matter of the optimiser, both learn from the same numbers.
-    monkeypatch.setattr("berthead.train.loop._HeadOnly._scaled", lambda self, vectors: vectors)
-    monkeypatch.setattr("berthead.train.loop._HeadOnly.finish", lambda self: None)
+    monkeypatch.setattr("berthead.train.parts.HeadOnly._scaled", lambda self, vectors: vectors)
+    monkeypatch.setattr("berthead.train.parts.HeadOnly.finish", lambda self: None)
     kept = fit_task(tiny_bert, task, max_tokens=12, **options)
-    monkeypatch.setattr(loop, "MOST_CACHED_BYTES", 0)
+    monkeypatch.setattr(parts, "MOST_CACHED_BYTES", 0)
     anew = fit_task(tiny_bert, task, max_tokens=12, on_long="window", **options)
     examples = [Example("the cat", "a good red dog sat on the mat , the cat ran fine", choices=("good cat", "bad"))]
     ours, theirs = kept.predictor.logits(examples), anew.predictor.logits(examples)
@@ -369,7 +370,7 @@ def test_the_head_alone_learns_what_it_would_learn_in_the_whole_model(task, tiny
 @pytest.mark.parametrize("task", KINDS)
 def test_a_training_step_sees_the_logits_that_predict_gives(task, tiny_bert, monkeypatch):
     """Both ways of training, without dropout, and the prepared model: long inputs in several windows."""
-    monkeypatch.setattr(loop, "MOST_WINDOWS", 1000)  # of more windows each step takes a part
+    monkeypatch.setattr(parts, "MOST_WINDOWS", 1000)  # of more windows each step takes a part
     checkpoint, draw = read_checkpoint(str(tiny_bert)), np.random.default_rng(0)
     tokenizer, joint = Tokenizer.from_folder(tiny_bert), Joint(Tag(BIO), Classify(Labels(("a", "b"))))
     kind = {"tag": Tag(BIO), "span": Extract(100), "choose": Choose(), "joint": joint}[task]
@@ -386,12 +387,12 @@ def test_a_training_step_sees_the_logits_that_predict_gives(task, tiny_bert, mon
     fold = Fold(examples, inputs, np.zeros(len(inputs)))
     bare = Settings(1, 8, 1e-3, 0.0, 0.0, 1.0, "loss", "fp32", 0, False)
     wanted = np.concatenate([plain_rows(model, kind, one) for one in inputs])
-    parts = [
-        loop._Whole(model, kind.outputs, fold, fold, bare),
-        loop._HeadOnly(model, fold, fold, bare, True),
+    ways = [
+        parts.Whole(model, kind.outputs, fold, fold, bare),
+        parts.HeadOnly(model, fold, fold, bare, True),
     ]
-    for part in parts:
-        np.testing.assert_allclose(part.valid_logits() if part is parts[0] else unscaled(part).valid_logits(), wanted,
+    for part in ways:
+        np.testing.assert_allclose(part.valid_logits() if part is ways[0] else unscaled(part).valid_logits(), wanted,
                                    atol=1e-5)  # fmt: skip
         rows, found = np.array([3, 0, 4, 1, 2]), {}
         for logits, places, sizes in part.training_logits(rows):
@@ -427,7 +428,7 @@ def test_a_batch_computed_in_parts_has_the_loss_of_the_whole(task, tmp_path, mon
             row["tags"] = row["tags"] + ["O"] * 40
     found = []
     for tokens in (1, 60, 10**6):
-        monkeypatch.setattr(loop, "MICRO_TOKENS", tokens)
+        monkeypatch.setattr(parts, "MICRO_TOKENS", tokens)
         bert = dict(encoder=str(calm), epochs=1, batch=12, lr=1e-3, warmup=0, clip=1e9, valid=0, seed=2)
         fitted = berthead.fit(rows, task=task, quiet=True, threads=1, precision="fp32", weight_decay=0, **bert)
         found.append(fitted.info()["run"]["epochs"][0]["train_loss"])
@@ -635,8 +636,8 @@ def test_a_step_reads_a_bounded_share_of_long_choices(choices, tiny_bert):
     tokenizer = Tokenizer.from_folder(tiny_bert)
     example = Example("the cat", choices=tuple("good " * (900 + 50 * n) for n in range(choices)))
     (whole,) = Choose().inputs(tokenizer, [example], Reading(24))
-    part = loop._bounded(whole, np.random.default_rng(0))
-    assert len(whole.rows) > loop.MOST_WINDOWS >= len(part.rows)
+    part = parts._bounded(whole, np.random.default_rng(0))
+    assert len(whole.rows) > parts.MOST_WINDOWS >= len(part.rows)
     assert part.n_units == choices
     assert len(part.groups) == len(part.rows)
     for row, group in zip(part.rows, part.groups, strict=True):

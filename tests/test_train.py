@@ -34,9 +34,11 @@ from berthead.text.layout import Layout
 from berthead.text.packing import pack
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading
-from berthead.train import kernels, loop
-from berthead.train.loop import Fold, Settings, fit_model
+from berthead.train import kernels, parts, steps
+from berthead.train.loop import fit_model
 from berthead.train.optim import Optimiser, adamw, rate
+from berthead.train.parts import Fold
+from berthead.train.settings import Settings
 
 COLUMNS = {"classify": "label", "multilabel": "tags", "regress": "stars"}
 
@@ -116,15 +118,15 @@ def same(one, other):
 
 
 def spied(monkeypatch, name):
-    """Arguments and results of a function of the loop."""
-    calls, real = [], getattr(loop, name)
+    """Arguments and results of a function of the steps."""
+    calls, real = [], getattr(steps, name)
 
     def spy(*args):
         result = real(*args)
         calls.append((args, result))
         return result
 
-    monkeypatch.setattr(loop, name, spy)
+    monkeypatch.setattr(steps, name, spy)
     return calls
 
 
@@ -282,7 +284,7 @@ def test_every_step_is_that_of_transformers_with_plain_torch(calm, monkeypatch, 
         return criterion(logits, targets[rows_wanted])
 
     plain = Plain(list(their.named_parameters()), chosen, len(texts)).fit(loss_of)
-    calls = spied(monkeypatch, "_step")
+    calls = spied(monkeypatch, "_passes")
     # The last epoch is compared: without held-out rows it is the one that is kept.
     fit_model(model, made, train, None, chosen, quiet=True)
     sizes = [len(args[3]) for args, _ in calls]
@@ -330,7 +332,7 @@ def test_a_frozen_fit_is_a_linear_layer_on_standardised_means(calm, monkeypatch)
         return nn.functional.cross_entropy(layer(features[8:][chosen_rows]), targets[chosen_rows])
 
     plain = Plain(list(layer.named_parameters()), chosen, len(targets)).fit(loss_of)
-    calls = spied(monkeypatch, "_step")
+    calls = spied(monkeypatch, "_passes")
     fit_model(model, made, train, None, chosen, quiet=True)
     assert [total / len(args[3]) for args, total in calls] == pytest.approx(plain.losses, rel=1e-3, abs=1e-5)
     with torch.no_grad():
@@ -340,7 +342,7 @@ def test_a_frozen_fit_is_a_linear_layer_on_standardised_means(calm, monkeypatch)
 @pytest.mark.parametrize("strategy", ["full", "frozen"])
 def test_every_row_is_fitted_once_in_each_epoch_in_a_new_order(calm, monkeypatch, strategy):
     model, made, train, valid = problem(calm, strategy=strategy)
-    calls = spied(monkeypatch, "_step")
+    calls = spied(monkeypatch, "_passes")
     history = fit_model(model, made, train, valid, settings(), quiet=True)
     rows = [args[3].tolist() for args, _ in calls]
     epochs = [list(itertools.chain(*rows[start : start + 3])) for start in (0, 3, 6)]
@@ -356,7 +358,7 @@ def test_every_row_is_fitted_once_in_each_epoch_in_a_new_order(calm, monkeypatch
 def test_a_batch_computed_in_parts_has_the_gradient_of_the_whole(calm, monkeypatch, task):
     gradients, packs = [], []
     for micro_tokens in (10**6, 24, 1):
-        monkeypatch.setattr(loop, "MICRO_TOKENS", micro_tokens)
+        monkeypatch.setattr(parts, "MICRO_TOKENS", micro_tokens)
         model, made, train, _ = problem(calm, task, held_out=0)
 
         def keep(optimiser, share, model=model):
@@ -417,7 +419,7 @@ def test_a_full_fit_moves_every_weight_that_the_rows_reach(calm):
 @pytest.mark.parametrize("task", list(COLUMNS))
 def test_folding_the_scale_of_the_features_keeps_the_logits(calm, monkeypatch, pooling, task):
     model, made, train, valid = problem(calm, task, pooling=pooling, strategy="frozen")
-    before, finish = [], loop._HeadOnly.finish
+    before, finish = [], parts.HeadOnly.finish
 
     def spy(self):
         before.append(self.valid_logits())
@@ -425,7 +427,7 @@ def test_folding_the_scale_of_the_features_keeps_the_logits(calm, monkeypatch, p
         assert np.abs(raw.detach().numpy() - before[0]).max() > 1e-2  # so that there is something to fold
         finish(self)
 
-    monkeypatch.setattr(loop._HeadOnly, "finish", spy)
+    monkeypatch.setattr(parts.HeadOnly, "finish", spy)
     fit_model(model, made, train, valid, settings(metric=next(iter(made.metrics)), lr=0.02), quiet=True)
     np.testing.assert_allclose(logits_of(model, valid), before[0], rtol=1e-4, atol=1e-4)
 

@@ -27,7 +27,7 @@ from berthead.model.checkpoint import read_checkpoint
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
 from berthead.text.packing import pack
-from berthead.train import loop, vectors
+from berthead.train import parts, vectors
 from berthead.train.loop import fit_model
 
 
@@ -48,7 +48,7 @@ def temporary(tmp_path, monkeypatch) -> Path:
 
 def without(monkeypatch):
     """No vectors are kept: everything is computed in every step."""
-    monkeypatch.setattr(loop, "frozen_layers", lambda model: 0)
+    monkeypatch.setattr(parts, "frozen_layers", lambda model: 0)
 
 
 def fitted(folder, rows=None, **options):
@@ -96,7 +96,7 @@ def test_every_step_is_that_of_a_fit_that_computes_everything(four, monkeypatch,
             if not kept:
                 without(patch)
             model, made, train, valid = problem(four, strategy=strategy, pooling="mean", dropout=0.1)
-            calls = spied(patch, "_step")
+            calls = spied(patch, "_passes")
             torch.manual_seed(2)
             history = fit_model(model, made, train, valid, settings(epochs=4, unfreeze=unfreeze), quiet=True)
             assert (history.kept is not None) is kept

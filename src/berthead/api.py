@@ -9,16 +9,20 @@ from typing import Any
 from berthead import folder as folders
 from berthead.data.examples import SYNONYMS, Columns, find_column, sound_examples, to_example
 from berthead.data.readers import STDIO
-from berthead.errors import Interrupted, UsageError
+from berthead.errors import Interrupted, MachineError, UsageError
 from berthead.fitted import Fitted
 from berthead.infer.engine import find_device, use_threads
 from berthead.options import FitOptions, PredictOptions
 from berthead.records import Example, Row
 from berthead.rows import mended, notes_on, read_rows
 from berthead.tasks import Task, find_task
+from berthead.train.checkpoints import Checkpoints
 from berthead.train.fit import fit_examples
+from berthead.train.steps import History
+from berthead.train.workers import is_writer
 
 DEFAULT_HELD_OUT = 0.1
+GO_ON = "The same command with --resume goes on."
 
 
 def fit(
@@ -41,33 +45,20 @@ def fit(
         DataError: rows that cannot be used.
         ModelError: the encoder cannot be used.
         OutputError: the folder cannot be written.
-        Interrupted: Ctrl-C; the best epoch so far is kept in `<out>.interrupted`.
+        MachineError: there is too little memory, or a worker has ended.
+        Interrupted: Ctrl-C; the best epoch so far is kept in `<out>.interrupted`, and `resume=True` goes on.
 
     Example:
         >>> model = fit("tickets.csv", text="text", label="queue", adapt="frozen")  # doctest: +SKIP
     """
     chosen = FitOptions.from_sources(options, Path(config) if config else None)
-    folder = Path(out) if out else None
-    if folder:
-        folders.check_out(folder, chosen.overwrite)
-    names, rows, where = read_rows(data)
-    task = find_task(chosen.task)
-    columns = Columns.find(task.form, chosen.to_dict(), names, where)
-    examples, bad, notes = _labelled(rows, columns, task, chosen)
-    notes += _unread_pair(names, columns)
-    held_out, bad_held_out, more_notes = _held_out(chosen, task, columns)
-    notes += more_notes
-    result = fit_examples(examples, held_out, chosen, columns.to_dict(), where, quiet=quiet)
-    fitted = Fitted(result.artifact)
-    fitted.warnings = notes + [f"left out: {line}" for line in bad + bad_held_out] + result.warnings
-    if folder and result.history.interrupted:
-        folder = folder.with_name(f"{folder.name}.interrupted")
-    if folder:
-        fitted.save(folder, overwrite=chosen.overwrite or result.history.interrupted)
-    if result.history.interrupted:
-        epochs = len(result.history.epochs)
-        kept = f"The best of them is kept in {folder}." if epochs else f"The weights so far are kept in {folder}."
-        raise Interrupted("fit", f"stopped after {epochs} whole epochs", fix=kept if folder else "")
+    if out:
+        return _fit_into(Path(out), data, chosen, quiet)
+    if chosen.resume:
+        raise UsageError("--resume", "there is no --out", "the one that the fit was given")
+    fitted, history = _fitted(data, chosen, quiet)
+    if history.interrupted:
+        raise _interrupted(history)
     return fitted
 
 
@@ -98,6 +89,64 @@ def load(
     find_device(options.device, options.precision)
     use_threads(options.threads)
     return Fitted(folders.load(Path(folder), options.base), options)
+
+
+def _fit_into(folder: Path, data: Any, options: FitOptions, quiet: bool) -> Fitted:
+    """Fit, with checkpoints beside the folder, and write the folder."""
+    place = folder.parent / f"{folder.name}.fit"
+    checkpoints = Checkpoints(place, options.checkpoint_minutes, options.resume, writes=is_writer())
+    has_finished = options.resume and checkpoints.has_finished()
+    if has_finished and not checkpoints.exists():  # it was killed when all but this was done
+        checkpoints.remove()
+        return Fitted(folders.load(folder))
+    overwrite = options.overwrite or has_finished
+    if checkpoints.writes:
+        checkpoints.check(options.overwrite)
+        folders.check_out(folder, overwrite)
+    with checkpoints:
+        try:
+            fitted, history = _fitted(data, options, quiet, checkpoints)
+        except MachineError as error:
+            if not checkpoints.exists():
+                raise
+            raise MachineError(error.where, error.saw, error.allowed, f"{error.fix} {GO_ON}".lstrip()) from error
+        if not checkpoints.writes:
+            if history.interrupted:
+                raise _interrupted(history)
+            return fitted
+        if history.interrupted:
+            kept = folder.with_name(f"{folder.name}.interrupted")
+            fitted.save(kept, overwrite=True)
+            raise _interrupted(history, kept, GO_ON if checkpoints.exists() else "")
+        checkpoints.finish()
+        fitted.save(folder, overwrite=overwrite)
+        if options.resume:
+            folders.clear_leftovers(folder)
+        checkpoints.remove()
+    return fitted
+
+
+def _interrupted(history: History, kept: Path | None = None, fix: str = "") -> Interrupted:
+    epochs = len(history.epochs)
+    what = f"The {'best of them is' if epochs else 'weights so far are'} kept in {kept}." if kept else ""
+    return Interrupted("fit", f"stopped after {epochs} whole epochs", fix=f"{what} {fix}".strip())
+
+
+def _fitted(
+    data: Any, chosen: FitOptions, quiet: bool, checkpoints: Checkpoints | None = None
+) -> tuple[Fitted, History]:
+    """The rows read and fitted, and how that went."""
+    names, rows, where = read_rows(data)
+    task = find_task(chosen.task)
+    columns = Columns.find(task.form, chosen.to_dict(), names, where)
+    examples, bad, notes = _labelled(rows, columns, task, chosen)
+    notes += _unread_pair(names, columns)
+    held_out, bad_held_out, more_notes = _held_out(chosen, task, columns)
+    notes += more_notes
+    result = fit_examples(examples, held_out, chosen, columns.to_dict(), where, quiet=quiet, checkpoints=checkpoints)
+    fitted = Fitted(result.artifact)
+    fitted.warnings = notes + [f"left out: {line}" for line in bad + bad_held_out] + result.warnings
+    return fitted, result.history
 
 
 def _labelled(

@@ -19,7 +19,7 @@ from berthead.model.parameters import Parameters
 from berthead.records import Example
 from berthead.rows import labelled_rows
 from berthead.tasks import Batch, Extract, Regress, Task, choose_metric
-from berthead.train.fit import data_sha256
+from berthead.train.identity import data_sha256
 
 # What a fit decides after its weights: tuned anew, or widened until it holds for every member.
 _DECIDED = ("temperature", "thresholds", "threshold", "mean", "deviation", "low", "high", "longest")

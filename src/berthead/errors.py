@@ -65,6 +65,13 @@ class OutputError(BertheadError):
     http_status = 500
 
 
+class MachineError(BertheadError):
+    """The machine has too little memory, or a process that is needed has ended."""
+
+    exit_code = 1
+    http_status = 503
+
+
 class GateError(BertheadError):
     """A check that did not pass: golden examples, a quality bound."""
 

@@ -97,7 +97,8 @@ class Fitted:
         """
         one = self._is_one(texts)
         inputs: Iterable[Any] = [texts] if one else texts
-        predictions = list(self.predictor.predict(self._examples(inputs)))
+        examples = self._examples(inputs)
+        predictions = list(self.predictor.predict(list(examples) if one else examples))
         return predictions[0] if one else predictions
 
     def predict_proba(self, texts: Iterable[Text]) -> FloatArray:

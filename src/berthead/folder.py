@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -116,6 +117,17 @@ def made_whole(folder: Path, overwrite: bool = False) -> Iterator[Path]:
         raise OutputError(str(folder), f"could not be written ({reason})", "", fix) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote a folder left beside it.
+
+    Args:
+        folder: a model folder that nobody is writing now.
+    """
+    for kind in ("part", "old"):
+        for left in folder.parent.glob(f".{glob.escape(folder.name)}.{kind}-*"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def save(artifact: Artifact, folder: Path, overwrite: bool = False) -> None:

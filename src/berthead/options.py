@@ -169,8 +169,13 @@ class FitOptions(Options):
     )
     seed: int = option(0, "Seed of the split, the order, the head and dropout.", low=0, high=2**32 - 1)
     threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1)
+    workers: int = option(1, "Processes that fit together on this machine, and share its threads.", low=1)
     skip_bad_rows: bool = option(False, "Leave out rows that cannot be used, and report them.")
     overwrite: bool = option(False, "Replace a model folder that exists.")
+    resume: bool = option(False, "Go on with a fit that did not end, from its last checkpoint in <out>.fit.")
+    checkpoint_minutes: float = option(
+        10.0, "Time from one checkpoint to the next within an epoch; 0: after every step.", low=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,7 @@ def fit(
 ) -> None:
     """Fit a prediction head, and the encoder under it, on labelled data."""
     from berthead import api, joining
+    from berthead.train.workers import is_writer
 
     if (out is None) == (shared is None) or (shared is None) != (name is None):
         raise UsageError(
@@ -44,6 +45,8 @@ def fit(
         # A folder of its own first: what was fitted is kept, whatever happens on the way into the other.
         out = shared.with_name(f"{shared.name}-{name}")
     fitted = api.fit(data, out=out, config=config, quiet=quiet, **given)
+    if not is_writer():
+        return
     if shared and name and out:
         joining.move(out, shared, name, fitted)
         out = shared / name

@@ -471,6 +471,11 @@ def advance(steps: TableSteps) -> None:
     library.berthead_advance(chosen().encode(), ctypes.byref(steps), torch.get_num_threads())
 
 
+def forget_tapes() -> None:
+    """Free the memory that is kept for the next passes of blocks that learn."""
+    Pass._tapes.clear()
+
+
 class Pass:
     """Passes of blocks that learn over the same rows.
 

@@ -78,7 +78,10 @@ class Predictor:
         Yields:
             One prediction an example.
         """
-        for chunk in prefetched(self.read(examples)):
+        read = self.read(examples)
+        # One text is answered before another thread would have begun to read it.
+        alone = isinstance(examples, Sequence) and len(examples) == 1
+        for chunk in read if alone else prefetched(read):
             yield from self._answered(chunk)
 
     @property

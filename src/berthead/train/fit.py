@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -38,8 +36,15 @@ from berthead.text.layout import Layout
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading, windows_in_parts
 from berthead.train.baselines import baselines, can_be_based
-from berthead.train.loop import MOST_WINDOWS, Fold, History, Settings, fit_model
+from berthead.train.checkpoints import Checkpoints
+from berthead.train.identity import data_sha256, identity_of
+from berthead.train.loop import fit_model
+from berthead.train.parts import MOST_WINDOWS, Fold
+from berthead.train.settings import Settings
+from berthead.train.steps import History
+from berthead.train.team import Team
 from berthead.train.vectors import check_folder
+from berthead.train.workers import is_writer, team_of
 
 # The fewer parameters learn, the larger steps they take, and the more of them.
 DEFAULTS = {
@@ -128,6 +133,7 @@ def fit_examples(
     *,
     with_baselines: bool = True,
     quiet: bool = False,
+    checkpoints: Checkpoints | None = None,
 ) -> FitResult:
     """Fit Predict_omega, and BERT_theta unless it is frozen.
 
@@ -139,62 +145,43 @@ def fit_examples(
         where: the data's name, for errors.
         with_baselines: score a majority and a TF-IDF baseline on the held-out rows.
         quiet: show no progress.
+        checkpoints: where it is written down how far the fit has come; None: nowhere.
 
     Returns:
         The fitted function.
 
     Raises:
         DataError: nothing can be learnt from the rows.
-        UsageError: options that do not go together.
+        UsageError: options that do not go together, or a checkpoint of another fit.
         ModelError: the encoder cannot be used.
+        MachineError: there is too little memory, or a worker has ended.
     """
-    kind = find_task(options.task)
-    settings_for(options, kind, USUAL_WIDTH)  # what does not go together is refused before anything is read
-    what = Adapt.parse(options.adapt)
-    cache = check_folder(options.cache)
-    task, train, valid = _folds(kind, examples, held_out, options.seed, where)
-    threads = use_threads(options.threads)
-    checkpoint = read_checkpoint(options.encoder)
-    settings = settings_for(options, kind, checkpoint.config.width)
-    tokenizer, reading = _reader(
-        checkpoint, options, any(example.pair is not None or example.choices for example in train)
-    )
-    left_out: list[str] = []
-    if options.skip_bad_rows:
-        train, long = split_readable(task, tokenizer, train, reading)
-        valid, more = split_readable(task, tokenizer, valid, reading)
-        left_out = [f"left out: {line}" for line in long + more]
-    folds = [_fold(rows, task, tokenizer, reading) for rows in (train, valid)]
-    scored = folds[1] if valid else None
-    notes = left_out + _notes(task, folds, reading, checkpoint)
-    if not valid and held_out != 0:
-        notes.append("too few rows to hold any out: the last epoch is kept, unscored")
-    # The caller's random state is left as it was.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
-        dropout = HEAD_DROPOUT.get(what.kind, USUAL_HEAD_DROPOUT)
-        model = Model(checkpoint.encoder(), _new_head(checkpoint, options, task, dropout))
-        task = task.bound(model.head)
-        if settings.balanced and task.weights(folds[0].targets) is None:
-            saw = "--head crf weighs whole sequences" if options.head == "crf" else f"--task {task.name} has no classes"
-            raise UsageError("--class-weight balanced", saw, "none")
-        if not settings.balanced:
-            _start_at_prior(model.head, task, folds[0].targets)
-        adapt(model, what)
-        history = fit_model(model, task, _in_parts(task, folds[0]), scored, settings, quiet, cache)
-    adapter = taken_out(model, options.encoder, checkpoint.folder) if what.kind == "lora" else None
+    settings_for(options, find_task(options.task), USUAL_WIDTH)  # what does not go together is refused before all
+    check_folder(options.cache)
+    others = checkpoints.for_reading() if checkpoints else None
+    given = examples, held_out, options, columns, where
+    with team_of(options.workers, options.device, _learn, *given, True, others) as team:
+        learnt = _learn(*given, quiet or not is_writer(), checkpoints, team)
+    if team.size > 1:
+        use_threads(options.threads)  # what follows is not shared
+    model, task, settings, history = learnt.model, learnt.task, learnt.settings, learnt.history
+    encoder, train, valid = learnt.encoder, learnt.folds[0], learnt.folds[1]
+    notes = learnt.notes + history.notes
+    lora = Adapt.parse(options.adapt).kind == "lora"
+    adapter = taken_out(model, options.encoder, encoder.folder) if lora else None
     model.requires_grad_(False)
-    pretrained = {"name": checkpoint.label, "theta_sha256": checkpoint.theta_sha256}
+    pretrained = {"name": encoder.label, "theta_sha256": encoder.theta_sha256}
     artifact = Artifact(
-        model, tokenizer, task, columns, reading, checkpoint.raw_config, pretrained, options.adapt,
-        own_head=options.head if options.head not in HEADS else None, dropout=dropout, adapter=adapter,
+        model, learnt.tokenizer, task, columns, learnt.reading, encoder.raw_config, pretrained, options.adapt,
+        own_head=options.head if options.head not in HEADS else None, dropout=_head_dropout(options), adapter=adapter,
     )  # fmt: skip
     run: dict[str, Any] = {
-        "rows": len(train),
-        "held_out_rows": len(valid),
+        "rows": len(train.examples),
+        "held_out_rows": len(valid.examples),
         "data_sha256": data_sha256(examples),
         "seed": options.seed,
-        "threads": threads,
+        "threads": learnt.threads,
+        **({"workers": team.size} if team.size > 1 else {}),
         "settings": {name: getattr(settings, name) for name in Settings.__slots__},
         "class_weight": options.class_weight,
         "epochs": history.epochs,
@@ -202,23 +189,100 @@ def fit_examples(
         **({"kept": history.kept} if history.kept else {}),
         "versions": _versions(options),
     }
-    if scored:
-        logits = Predictor(artifact).compute(scored.inputs).values
-        task = task.tuned(logits, scored.targets, scored.batch)
-        run["metrics"] = task.evaluate(logits, scored.targets, scored.batch)
+    if valid.examples:
+        logits = Predictor(artifact).compute(valid.inputs).values
+        task = task.tuned(logits, valid.targets, valid.batch)
+        run["metrics"] = task.evaluate(logits, valid.targets, valid.batch)
         notes += run["metrics"].pop("warnings")
         if with_baselines and not history.interrupted and can_be_based(task):
             try:
-                run["baselines"] = baselines(task, train, folds[0].targets, valid, scored.targets, settings.metric)
+                rows = train.examples, train.targets, valid.examples, valid.targets
+                run["baselines"] = baselines(task, *rows, settings.metric)
             except KeyboardInterrupt:
                 history.interrupted = True  # what was fitted is whole, and is kept
         if not history.interrupted:
             try:
-                run["gate"] = _gate(replace(artifact, task=task), scored, logits).to_json()
+                run["gate"] = _gate(replace(artifact, task=task), valid, logits).to_json()
             except KeyboardInterrupt:
                 history.interrupted = True
     artifact = replace(artifact, task=task, run=run | {"interrupted": history.interrupted})
-    return FitResult(with_golden(artifact, golden_inputs(valid or train)), history, notes)
+    return FitResult(with_golden(artifact, golden_inputs(valid.examples or train.examples)), history, notes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Learnt:
+    """What the epochs made, and what it was made of.
+
+    Args:
+        model: fitted.
+        task: bound to its head.
+        encoder: what it began with.
+        tokenizer: the encoder's.
+        reading: how long inputs are read.
+        settings: how it was fitted.
+        threads: of this process.
+        folds: rows that were fitted, and rows that were scored.
+        history: the epochs.
+        notes: what the user should know of the rows.
+    """
+
+    model: Model
+    task: Task
+    encoder: Checkpoint
+    tokenizer: Tokenizer
+    reading: Reading
+    settings: Settings
+    threads: int
+    folds: list[Fold]
+    history: History
+    notes: list[str]
+
+
+def _learn(
+    examples: Sequence[Example], held_out: Sequence[Example] | float, options: FitOptions, columns: dict[str, Any],
+    where: str, quiet: bool, checkpoints: Checkpoints | None, team: Team,
+) -> _Learnt:  # fmt: skip
+    """From rows to fitted parameters: what each process of a team does."""
+    kind = find_task(options.task)
+    task, train, valid = _folds(kind, examples, held_out, options.seed, where)
+    threads = use_threads(team.threads(options.threads))
+    encoder = read_checkpoint(options.encoder)
+    settings = settings_for(options, kind, encoder.config.width)
+    pairs = any(example.pair is not None or example.choices for example in train)
+    tokenizer, reading = _reader(encoder, options, pairs)
+    left_out: list[str] = []
+    if options.skip_bad_rows:
+        train, long = split_readable(task, tokenizer, train, reading)
+        valid, more = split_readable(task, tokenizer, valid, reading)
+        left_out = [f"left out: {line}" for line in long + more]
+    folds = [_fold(rows, task, tokenizer, reading) for rows in (train, valid)]
+    notes = left_out + _notes(task, folds, reading, encoder)
+    if not valid and held_out != 0:
+        notes.append("too few rows to hold any out: the last epoch is kept, unscored")
+    saved = None
+    if checkpoints or team.size > 1:
+        how = {"threads": threads, "workers": team.size, "versions": _versions(options)}
+        identity = identity_of(options, settings, columns, encoder, folds, how)
+        saved = checkpoints.read(identity) if checkpoints else None
+        team.agree(f"{identity} {saved.state if saved else None}")
+    # The caller's random state is left as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        model = Model(encoder.encoder(), _new_head(encoder, options, task, _head_dropout(options)))
+        task = task.bound(model.head)
+        if settings.balanced and task.weights(folds[0].targets) is None:
+            saw = "--head crf weighs whole sequences" if options.head == "crf" else f"--task {task.name} has no classes"
+            raise UsageError("--class-weight balanced", saw, "none")
+        if not settings.balanced:
+            _start_at_prior(model.head, task, folds[0].targets)
+        adapt(model, Adapt.parse(options.adapt))
+        rows, scored, cache = _in_parts(task, folds[0]), folds[1] if valid else None, check_folder(options.cache)
+        history = fit_model(model, task, rows, scored, settings, quiet, cache, checkpoints, saved, team)
+    return _Learnt(model, task, encoder, tokenizer, reading, settings, threads, folds, history, notes)
+
+
+def _head_dropout(options: FitOptions) -> float:
+    return HEAD_DROPOUT.get(Adapt.parse(options.adapt).kind, USUAL_HEAD_DROPOUT)
 
 
 def _gate(artifact: Artifact, fold: Fold, logits: np.ndarray) -> Receipt:
@@ -238,16 +302,6 @@ def golden_inputs(examples: Sequence[Example]) -> list[Example]:
 
 def _characters(example: Example) -> int:
     return len(example.text) + len(example.pair or "") + sum(map(len, example.choices or ()))
-
-
-def data_sha256(examples: Sequence[Example]) -> str:
-    """The hash of texts and targets, whatever file they came from."""
-    digest = hashlib.sha256()
-    for example in examples:
-        row: list[Any] = [example.text, example.pair, repr(example.target)]
-        row += [list(more) for more in (example.words, example.choices) if more is not None]
-        digest.update(json.dumps(row).encode() + b"\n")
-    return digest.hexdigest()
 
 
 def _folds(

@@ -3,103 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
-from berthead.errors import UsageError
-from berthead.infer.engine import engine_for
-from berthead.infer.predict import TOKEN_BUDGET
-from berthead.model.adapt import frozen_parts, stages
-from berthead.model.book import row_part
-from berthead.model.heads import JointHead, RowHead, TokenHead
-from berthead.model.lora import merged
+from berthead.errors import MachineError, UsageError
+from berthead.model.heads import RowHead
 from berthead.model.model import Model
-from berthead.model.tensors import TensorPack
-from berthead.model.units import Compute, by_row, by_unit, combined, unit_logits
 from berthead.progress import Progress
-from berthead.records import Example, FloatArray, IntArray, Pack
-from berthead.tasks import Batch, Task
-from berthead.text.layout import Layout
-from berthead.text.packing import pack, plan
-from berthead.text.windows import Input
-from berthead.train import kernels
-from berthead.train.optim import Optimiser, peak_rate, rate, unfrozen
-from berthead.train.table import learns_by_row
-from berthead.train.vectors import MOST_CACHED_BYTES, Vectors, above, below, frozen_layers, keep
-
-# Tokens of one forward and backward pass: a larger batch is computed in parts, with the same gradient.
-MICRO_TOKENS = 8192
-# Windows of one text in a training step: of a longer text each step sees a random choice.
-MOST_WINDOWS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Fold:
-    """Rows to fit or to score.
-
-    Args:
-        examples: the rows.
-        inputs: what is read of each.
-        targets: as the task's loss reads them, [rows, ...].
-    """
-
-    examples: Sequence[Example]
-    inputs: Sequence[Input]
-    targets: np.ndarray
-
-    @property
-    def batch(self) -> Batch:
-        """The rows as a task sees them."""
-        return Batch(self.examples, self.inputs)
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How to fit; the fields of FitOptions, with their defaults filled in."""
-
-    epochs: int
-    batch: int
-    lr: float
-    weight_decay: float
-    warmup: float
-    clip: float
-    metric: str
-    precision: str
-    seed: int
-    balanced: bool
-    device: str = "cpu"
-    head_lr: float | None = None
-    layer_decay: float = 1.0
-    unfreeze: bool = False
-
-
-@dataclass(slots=True)
-class History:
-    """What happened in each epoch.
-
-    Args:
-        epochs: the training loss and the held-out metrics of each finished epoch.
-        best_epoch: the epoch, from 1, whose weights the model holds now; 0: none was finished.
-        interrupted: whether the user stopped the fit.
-        kept: how many vectors of a frozen part were looked up instead of computed in each epoch, and how exactly.
-    """
-
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int = 0
-    interrupted: bool = False
-    kept: dict[str, Any] | None = None
+from berthead.tasks import Task
+from berthead.train import memory
+from berthead.train.checkpoints import Checkpoints, Saved
+from berthead.train.parts import Fold, HeadOnly, part_of
+from berthead.train.settings import Settings
+from berthead.train.steps import History, Run
+from berthead.train.team import ALONE, Team
 
 
 def fit_model(
     model: Model, task: Task, train: Fold, valid: Fold | None, settings: Settings, quiet: bool = False,
-    cache: Path | None = None,
+    cache: Path | None = None, checkpoints: Checkpoints | None = None, saved: Saved | None = None, team: Team = ALONE,
 ) -> History:  # fmt: skip
     """Fit the parameters that learn, in place.
 
@@ -111,23 +36,29 @@ def fit_model(
         settings: how.
         quiet: show no progress.
         cache: where what a frozen part says of the rows is kept for later fits; None: nowhere.
+        checkpoints: where it is written down how far the fit has come; None: nowhere.
+        saved: how far it had come before; None: it begins.
+        team: the processes that fit together; each has the fitted model in the end, but for those that end early.
 
     Returns:
         What happened. After Ctrl-C the best epoch so far is in the model, and `interrupted` is set.
+
+    Raises:
+        UsageError: the loss is not finite.
+        MachineError: there is too little memory for one row, or another process has ended.
     """
     rescaled = isinstance(model.head, RowHead)
     if isinstance(model.head, RowHead):
         model.head.scale, model.head.shift = task.affine()
-    device = torch.device(settings.device)
-    model.to(device)
-    frozen = not any(parameter.requires_grad for parameter in model.encoder.parameters())
-    if frozen and _fits_in_memory(model, (train, valid)):
-        part: _Part = _HeadOnly(model, train, valid, settings, quiet, cache)
-    else:
-        part = _whole(model, task.outputs, train, valid, settings, quiet, cache)
-    with _one_thread() if isinstance(part, _HeadOnly) else nullcontext():
-        history = _fit_part(part, task, train.targets, valid, settings, quiet)
-    history.kept = part.kept
+    model.to(torch.device(settings.device))
+    part = part_of(model, task.outputs, train, valid, settings, quiet, cache, team)
+    if team.ends_early and isinstance(part, HeadOnly):
+        return History()  # its share is done
+    with _one_thread() if isinstance(part, HeadOnly) else nullcontext():
+        run = Run(part, task, train.targets, valid, settings)
+        if saved:
+            run.load(saved)
+        history = _ran(run, checkpoints, quiet)
     part.finish()
     model.cpu()
     if rescaled:
@@ -147,322 +78,61 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _fits_in_memory(model: Model, folds: Sequence[Fold | None]) -> bool:
-    """Whether the head reads something that can be computed once and kept for all epochs."""
-    if not (hasattr(model.head, "pool") and hasattr(model.head, "classify")):
-        return False
-    inputs = [one for fold in folds if fold for one in fold.inputs]
-    vectors = sum(one.n_units if one.units is not None else len(one.rows) for one in inputs)
-    return vectors * 2 * model.encoder.config.width * 4 <= MOST_CACHED_BYTES
-
-
-class _Part:
-    """What is fitted: its learning module, its logits in training, its logits for held-out rows."""
-
-    module: nn.Module
-    sizes: IntArray
-    """Units of each row, [rows]."""
-    kept: dict[str, Any] | None = None
-    """What is looked up instead of computed."""
-
-    def train(self) -> None:
-        """Get ready to fit."""
-        self.module.train()
-
-    def training_logits(self, rows: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray, list[int]]]:
-        """Logits of rows in parts, each with the places in `rows` that it covers and the units of each."""
-        raise NotImplementedError
-
-    def valid_logits(self) -> FloatArray:
-        """Logits of the held-out rows, [units, outputs]."""
-        raise NotImplementedError
-
-    def finish(self) -> None:
-        """Undo what was done for fitting only."""
-
-
-class _Whole(_Part):
-    """Encoder and head, computed anew in every step."""
-
-    def __init__(self, model: Model, outputs: int, train: Fold, valid: Fold | None, settings: Settings) -> None:
-        self.module = self.model = model
-        self.outputs = outputs
-        self.inputs, self.valid, self.sizes = train.inputs, valid, _sizes(train.inputs)
-        self.precision = settings.precision
-        self.device = torch.device(settings.device)
-        self.random = np.random.default_rng(settings.seed)
-
-    def train(self) -> None:
-        """Get ready to fit; what lies below everything that learns drops nothing."""
-        self.model.train()
-        for frozen in frozen_parts(self.model.encoder):
-            frozen.eval()
-
-    def training_logits(self, rows: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray, list[int]]]:
-        chosen = [_bounded(self.inputs[row], self.random) for row in rows]
-        for places in plan([sum(len(row.ids) for row in one.rows) for one in chosen], MICRO_TOKENS):
-            some = [chosen[place] for place in places]
-            layout = Layout(some)
-            # The rows of a text are computed together, longest first.
-            order = np.argsort([-len(row.ids) for row in layout.rows], kind="stable")
-            one = pack(layout.rows, order)
-            tensors = TensorPack.from_pack(one, self.device)
-            # Targets and losses stay on the CPU: logits are few.
-            logits = self.model.head(self._hidden(tensors), tensors).cpu()
-            yield _unit_logits(self.model.head, logits, layout, one), places, self.sizes[rows[places]].tolist()
-
-    def _hidden(self, pack: TensorPack) -> Tensor:
-        """The encoder's vectors, float32 [tokens, width]."""
-        encoder = self.model.encoder
-        if kernels.teaches(encoder, self.precision, self.device):
-            reads = getattr(self.model.head, "reads", None)
-            return kernels.hidden(encoder, pack, self.precision, reads(pack) if reads else None)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            vectors: Tensor = encoder(pack)
-        return vectors.float()
-
-    def valid_logits(self) -> FloatArray:
-        assert self.valid is not None
-        layout, engine = Layout(self.valid.inputs), engine_for(merged(self.model), self.device)
-        return unit_logits(layout, engine.logits, self.model.head, self.outputs, TOKEN_BUDGET)[0]
-
-
-def _whole(
-    model: Model, outputs: int, train: Fold, valid: Fold | None, settings: Settings, quiet: bool, cache: Path | None
-) -> _Whole:
-    """All that learns with what lies below it, or with what that said of each token, looked up."""
-    folds = [fold for fold in (train, valid) if fold]
-    if frozen_layers(model) and (settings.epochs > 1 or cache):
-        rows = [row for fold in folds for one in fold.inputs for row in one.rows]
-        vectors = below(model, rows, torch.device(settings.device), settings.precision, cache, quiet)
-        if vectors is not None:
-            looked_up = [replace(fold, inputs=[vectors.numbered(one) for one in fold.inputs]) for fold in folds]
-            part = _Whole(above(model, vectors), outputs, looked_up[0], looked_up[1] if valid else None, settings)
-            part.kept = vectors.to_json() | {"layers": frozen_layers(model)}
-            return part
-    return _Whole(model, outputs, train, valid, settings)
-
-
-class _HeadOnly(_Part):
-    """The head alone: what the frozen encoder says of each row or token is computed once."""
-
-    def __init__(
-        self, model: Model, train: Fold, valid: Fold | None, settings: Settings, quiet: bool,
-        cache: Path | None = None,
-    ) -> None:  # fmt: skip
-        self.module = self.head = model.head
-        engine = engine_for(model, torch.device(settings.device), settings.precision)
-        self.layout, self.inputs, self.sizes = Layout(train.inputs), train.inputs, _sizes(train.inputs)
-        self.valid_layout = Layout(valid.inputs) if valid else None
-        layouts = [layout for layout in (self.layout, self.valid_layout) if layout]
-        stored = _stored(model, engine.pooled, layouts, settings.precision, cache, quiet) if cache else None
-        self.kept = stored.to_json() if stored else None
-        with Progress("encode", sum(len(layout.rows) for layout in layouts), "rows", quiet) as progress:
-
-            def vectors(layout: Layout) -> Tensor:
-                compute = stored.compute(layout.rows) if stored else engine.pooled
-                if layout.by_token:
-                    return torch.from_numpy(by_unit(layout, compute, 1, TOKEN_BUDGET, progress.advance))
-                return torch.from_numpy(by_row(layout.rows, compute, 1, TOKEN_BUDGET, progress.advance))
-
-            self.train_vectors = vectors(self.layout)
-            self.valid_vectors = vectors(self.valid_layout) if self.valid_layout else None
-        # What is left is small: the head is fitted on the CPU.
-        self.head.cpu()
-        self.mean, self.deviation = torch.zeros(1), torch.ones(1)
-        self.scales = bool(getattr(self.head, "is_linear", False)) and hasattr(self.head, "fold_input")
-        if self.scales:
-            # A linear head learns fastest from features of one scale; `finish` folds the scale into its weights.
-            self.mean = self.train_vectors.mean(0)
-            deviation = self.train_vectors.std(0, unbiased=False)
-            # What never varies, but for rounding, has no scale.
-            varies = deviation > 1e-5 * self.mean.abs().clamp_min(1)
-            self.deviation = torch.where(varies, deviation, 1.0)
-
-    def _scaled(self, vectors: Tensor) -> Tensor:
-        return (vectors - self.mean) / self.deviation
-
-    def training_logits(self, rows: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray, list[int]]]:
-        sizes = self.sizes[rows].tolist()
-        wanted = self.layout.units_of(rows) if self.layout.by_token else self.layout.rows_of(rows)
-        logits = self.head.classify(self._scaled(self.train_vectors[torch.from_numpy(wanted)]))
-        if not self.layout.by_token:
-            plain = self.layout.plain
-            units = np.arange(len(rows)) if plain else Layout([self.inputs[row] for row in rows]).unit_of_row
-            logits = combined(self.head, logits, torch.from_numpy(units), sum(sizes))
-        yield logits, np.arange(len(rows)), sizes
-
-    def valid_logits(self) -> FloatArray:
-        assert self.valid_layout is not None
-        assert self.valid_vectors is not None
-        with torch.no_grad():
-            logits = self.head.classify(self._scaled(self.valid_vectors))
-            if not self.valid_layout.by_token:
-                units = torch.from_numpy(self.valid_layout.unit_of_row)
-                logits = combined(self.head, logits, units, self.valid_layout.n_units)
-        values: FloatArray = logits.numpy()
-        return values
-
-    def finish(self) -> None:
-        if self.scales:
-            self.head.fold_input(self.mean, self.deviation)
-
-
-def _stored(
-    model: Model, compute: Compute, layouts: Sequence[Layout], precision: str, cache: Path, quiet: bool
-) -> Vectors | None:
-    """What a head of ours reads of each row or token; of other packages' heads it is not known what that depends on."""
-    head = model.head
-    if not isinstance(head, RowHead | TokenHead | JointHead):
-        return None
-    row = row_part(head)
-    pooling = f"{type(head).__name__} {row.pooling if row else ''} {precision}"
-    rows = [row for layout in layouts for row in layout.rows]
-    return keep(rows, compute, model, pooling, by_token=head.level == "token", folder=cache, quiet=quiet)
-
-
-def _sizes(inputs: Sequence[Input]) -> IntArray:
-    return np.array([one.n_units for one in inputs], dtype=np.int64)
-
-
-def _bounded(one: Input, random: np.random.Generator) -> Input:
-    """A text as a training step sees it: of very many windows a random choice, in their order."""
-    if len(one.rows) <= MOST_WINDOWS:
-        return one
-    groups = np.array(one.groups if one.groups is not None else (0,) * len(one.rows))
-    most = max(1, MOST_WINDOWS // one.n_units)
-    kept = [random.permutation(np.flatnonzero(groups == group))[:most] for group in range(one.n_units)]
-    chosen = np.sort(np.concatenate(kept))
-    rows = tuple(one.rows[row] for row in chosen)
-    return replace(one, rows=rows, groups=None if one.groups is None else tuple(groups[chosen].tolist()))
-
-
-def _unit_logits(head: Any, logits: Tensor, layout: Layout, one: Pack) -> Tensor:
-    """Logits of a pack as those of its units, [units, outputs]."""
-    if layout.by_token:
-        units, tokens = layout.units_in(one)
-        return logits[torch.from_numpy(tokens[np.argsort(units)])]
-    in_order = logits[torch.from_numpy(np.argsort(one.row))]
-    return combined(head, in_order, torch.from_numpy(layout.unit_of_row), layout.n_units)
-
-
-def _fit_part(
-    part: _Part, task: Task, targets: np.ndarray, valid: Fold | None, settings: Settings, quiet: bool
-) -> History:
-    history, best, best_value = History(), None, (-np.inf, -np.inf)
-    rows = len(targets)
-    per_epoch = -(-rows // settings.batch)
-    steps = per_epoch * settings.epochs
-    optimiser = _optimiser(part.module, settings)
-    groups = stages(part.module) if settings.unfreeze and isinstance(part.module, Model) else []
-    fixed = {name for name, parameter in part.module.named_parameters() if not parameter.requires_grad}
-    weights = task.weights(targets) if settings.balanced else None
-    loss_weights = torch.from_numpy(weights) if weights is not None else None
-    random = np.random.default_rng(settings.seed)
-    with Progress("fit", rows * settings.epochs, "rows", quiet) as progress:
+def _ran(run: Run, checkpoints: Checkpoints | None, quiet: bool) -> History:
+    """A run, from where it stands to its end; then the best epoch is in the module."""
+    settings, history = run.settings, run.history
+    with Progress("fit", run.rows_left, "rows", quiet) as progress:
+        if run.has_begun:
+            place = f"{run.step:,} of {run.per_epoch:,} steps of epoch {run.epoch + 1}/{settings.epochs}"
+            progress.say(f"resumed after {place if run.epoch < settings.epochs else 'the last epoch'}")
         try:
-            for epoch in range(settings.epochs):
-                started = time.monotonic()
-                if groups:
-                    _unfreeze(groups, unfrozen(epoch, settings.epochs, len(groups)))
-                part.train()
-                order = random.permutation(rows)
-                total = 0.0
-                for step in range(per_epoch):
-                    chosen = order[step * settings.batch : (step + 1) * settings.batch]
-                    share = rate(epoch * per_epoch + step, steps, settings.warmup)
-                    total += _step(part, task, targets, chosen, optimiser, share, loss_weights)
-                    progress.advance(len(chosen))
-                optimiser.settle()
-                if not np.isfinite(total):
-                    saw = f"the training loss is {total} in epoch {epoch + 1}"
-                    raise UsageError("fit", saw, "a finite loss", f"Lower --lr (it is {settings.lr:g}).")
-                scores = _score(part, task, valid)
-                history.epochs.append({"train_loss": total / rows} | scores)
-                value = _value(task, settings.metric, scores, epoch)
-                if value > best_value or best is None:
-                    best, best_value, history.best_epoch = _copy(part.module, fixed), value, epoch + 1
-                if _is_told(epoch, settings.epochs):
-                    seconds = time.monotonic() - started
-                    progress.say(_epoch_line(epoch + 1, settings, history.epochs[-1], rows / seconds))
-        except KeyboardInterrupt:
+            with memory.explained():
+                while run.epoch < settings.epochs:
+                    _epoch(run, checkpoints, progress)
+        except (KeyboardInterrupt, MachineError) as error:
+            _keep(run, checkpoints, progress)
+            if isinstance(error, MachineError):
+                raise
             history.interrupted = True
+        except UsageError:  # the loss: from here it would be the same again
+            if checkpoints:
+                checkpoints.remove()
+            raise
         finally:
-            optimiser.close()
-    if best is not None:
-        part.module.load_state_dict(best, strict=False)
-    part.module.eval()
+            run.optimiser.close()
+    if run.best is not None:
+        run.part.module.load_state_dict(run.best, strict=False)
+    run.part.module.eval()
     return history
 
 
-def _step(
-    part: _Part, task: Task, targets: np.ndarray, rows: np.ndarray, optimiser: Optimiser, share: float,
-    weights: Tensor | None,
-) -> float:  # fmt: skip
-    """One update at a share of the peak rates; the sum of the rows' losses."""
-    optimiser.zero_grad()
-    total = 0.0
-    task = task.over(_wanted(targets[rows], part.sizes[rows].tolist()), len(rows))
-    for logits, places, sizes in part.training_logits(rows):
-        loss = task.loss(logits, _wanted(targets[rows[places]], sizes), weights, sizes).sum()
-        (loss / len(rows)).backward()  # type: ignore[no-untyped-call]
-        total += loss.item()
-    optimiser.step(share)
-    return total
+def _epoch(run: Run, checkpoints: Checkpoints | None, progress: Progress) -> None:
+    """An epoch, or the rest of one."""
+    started, rows, number = time.monotonic(), 0, run.epoch + 1
+    order = run.begin_epoch()
+    while run.step < run.per_epoch:
+        read = run.take_step(order, progress.say)
+        progress.advance(read)
+        rows += read
+        if checkpoints and checkpoints.is_due():
+            _keep(run, checkpoints, progress)
+    run.end_epoch()
+    if checkpoints and checkpoints.is_due(epoch_ended=True):
+        _keep(run, checkpoints, progress)
+    if _is_told(number, run.settings.epochs):
+        speed = rows / (time.monotonic() - started)
+        progress.say(_epoch_line(number, run.settings, run.history.epochs[-1], speed))
 
 
-def _wanted(targets: np.ndarray, sizes: Sequence[int]) -> Tensor:
-    """Targets of rows as one tensor; of several units a row those that were read."""
-    if targets.dtype != object:
-        return torch.from_numpy(targets)
-    return torch.from_numpy(np.concatenate([one[:size] for one, size in zip(targets, sizes, strict=True)]))
-
-
-def _score(part: _Part, task: Task, valid: Fold | None) -> dict[str, float]:
-    if valid is None:
-        return {}
-    part.module.eval()
-    scores = task.evaluate(part.valid_logits(), valid.targets, valid.batch)
-    return {name: scores[name] for name in task.metrics}
-
-
-def _value(task: Task, metric: str, scores: dict[str, float], epoch: int) -> tuple[float, float]:
-    """What the best epoch is chosen by: the metric, and among equals the loss; without held-out rows the last one."""
-    if not scores:
-        return float(epoch), 0.0
-    return scores[metric] * task.metrics[metric], -scores["loss"]
-
-
-def _optimiser(module: nn.Module, settings: Settings) -> Optimiser:
-    """AdamW with the rates of the blocks, the embeddings and the head."""
-    head_lr = settings.head_lr or settings.lr
-    if not isinstance(module, Model):  # the head alone
-        return Optimiser(module, head_lr, settings.weight_decay, settings.clip)
-    blocks = len(module.encoder.blocks)
-
-    def peak(name: str) -> float:
-        return peak_rate(name, blocks, settings.lr, head_lr, settings.layer_decay)
-
-    words = getattr(module.encoder.embeddings, "word", None)  # what is looked up has no table
-    table = words if words is not None and learns_by_row(words) else None
-    return Optimiser(module, settings.lr, settings.weight_decay, settings.clip, peak, table)
-
-
-def _unfreeze(groups: Sequence[Sequence[nn.Parameter]], count: int) -> None:
-    """Let the first groups learn, and the others not."""
-    for number, group in enumerate(groups):
-        for parameter in group:
-            parameter.requires_grad_(number < count)
-
-
-def _copy(module: nn.Module, fixed: Collection[str]) -> dict[str, Tensor]:
-    """What a fit may have changed."""
-    return {name: tensor.clone() for name, tensor in module.state_dict().items() if name not in fixed}
+def _keep(run: Run, checkpoints: Checkpoints | None, progress: Progress) -> None:
+    """Write down how far a run has come."""
+    if checkpoints and checkpoints.writes and run.has_begun and (saved := run.saved()):
+        checkpoints.write(saved, progress.say)
 
 
 def _is_told(epoch: int, epochs: int) -> bool:
-    """Ten lines or so, and the last one."""
-    return (epoch + 1) % max(1, round(epochs / 10)) == 0 or epoch + 1 == epochs
+    """Ten lines or so, and the last one; epochs from 1."""
+    return epoch % max(1, round(epochs / 10)) == 0 or epoch == epochs
 
 
 def _epoch_line(epoch: int, settings: Settings, scores: dict[str, float], rows_per_second: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,8 @@ class Optimiser:
     ) -> None:  # fmt: skip
         self.clip, self.table = clip, None
         self.adamw = adamw(module, lr, weight_decay, peak, table.weight if table else None)
+        names = {parameter: name for name, parameter in module.named_parameters()}
+        self.named = {names[one]: one for group in self.adamw.param_groups for one in group["params"]}
         if table:
             (name,) = (name for name, parameter in module.named_parameters() if parameter is table.weight)
             self.table, self.peak = Table(table, weight_decay), peak(name) if peak else lr
@@ -64,6 +66,27 @@ class Optimiser:
         """Settle, for good."""
         if self.table:
             self.table.close()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it remembers between steps, by name."""
+        found = {
+            f"adamw.{kind}.{name}": tensor
+            for name, parameter in self.named.items()
+            for kind, tensor in self.adamw.state[parameter].items()
+        }
+        return found | ({f"table.{name}": one for name, one in self.table.tensors().items()} if self.table else {})
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Remember what `tensors` gave."""
+        for name, parameter in self.named.items():
+            kinds = {kind: tensors.get(f"adamw.{kind}.{name}") for kind in ("step", "exp_avg", "exp_avg_sq")}
+            # Of parameters that were not unfrozen yet there is nothing.
+            self.adamw.state[parameter] = {
+                kind: tensor.to(parameter.device, copy=True) for kind, tensor in kinds.items() if tensor is not None
+            }
+        if self.table:
+            own = {name.removeprefix("table."): one for name, one in tensors.items() if name.startswith("table.")}
+            self.table.load(own)
 
 
 def adamw(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from berthead.infer import native
+
+# What a step multiplies with, by the step from 1: see csrc/engine.h.
+_BY_STEP = ("shrink", "rate", "root", "shrunk")
 
 
 class Table:
@@ -44,7 +48,6 @@ class Table:
         self.first, self.second = (np.zeros(embedding.weight.shape, dtype=np.float32) for _ in range(2))
         self.done, self.moved = np.zeros(rows, dtype=np.int32), np.zeros(rows, dtype=np.uint8)
         self.steps = 0
-        # By the step, from 1: see csrc/engine.h.
         self.shrink, self.rate, self.root = (np.ones(64, dtype=np.float32) for _ in range(3))
         self.shrunk: np.ndarray = np.ones(64)
         embedding.sparse = True
@@ -75,6 +78,41 @@ class Table:
         """Bring all rows up to the last step."""
         self._advance(None)
 
+    def bring_up(self, rows: Tensor) -> None:
+        """Bring rows up to the last step; int64, none of them twice."""
+        if self.steps:
+            self._advance(rows)
+
+    def grad_of(self, rows: Tensor) -> Tensor:
+        """The gradients of these rows, ascending; 0 of rows that have none, float32 [rows, width]."""
+        grad, found = self.embedding.weight.grad, self.embedding.weight.new_zeros(len(rows), self.first.shape[1])
+        if grad is not None:
+            found[torch.searchsorted(rows, grad.indices()[0])] = grad.values()
+        return found
+
+    def take_grad(self, rows: Tensor, values: Tensor) -> None:
+        """Let these be all the gradients: rows ascending, values float32 [rows, width]."""
+        weight = self.embedding.weight
+        weight.grad = torch.sparse_coo_tensor(
+            rows[None], values, weight.shape, is_coalesced=True, check_invariants=False
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it remembers but for the weights, by name; moments of the rows that ever had a gradient."""
+        rows = np.flatnonzero(self.moved)
+        moments = {"rows": rows, "first": self.first[rows], "second": self.second[rows], "done": self.done}
+        by_step = {name: getattr(self, name)[: self.steps + 1] for name in _BY_STEP}
+        return {name: torch.from_numpy(array) for name, array in (moments | by_step).items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Remember what `tensors` gave."""
+        rows = tensors["rows"].numpy()
+        self.first[rows], self.second[rows] = tensors["first"].numpy(), tensors["second"].numpy()
+        self.done[:], self.moved[rows], self.steps = tensors["done"].numpy(), 1, len(tensors["shrunk"]) - 1
+        self._grow(self.steps + 1)
+        for name in _BY_STEP:
+            getattr(self, name)[: self.steps + 1] = tensors[name].numpy()
+
     def close(self) -> None:
         """Settle, and leave the embedding as it was found."""
         self.settle()
@@ -84,24 +122,28 @@ class Table:
         self.embedding.weight.grad = None
 
     def _before(self, embedding: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if self.steps:
-            self._advance(torch.unique(inputs[0]))
+        self.bring_up(torch.unique(inputs[0]))
 
     def _remember(self, lr: float) -> None:
         """What the next step multiplies with."""
         step, (beta1, beta2) = self.steps + 1, self.betas
         if step == len(self.shrunk):
-            self.shrink, self.rate = _doubled(self.shrink, 2 * step), _doubled(self.rate, 2 * step)
-            self.root, self.shrunk = _doubled(self.root, 2 * step), _doubled(self.shrunk, 2 * step)
+            self._grow(2 * step)
         self.shrink[step] = 1 - lr * self.decay
         self.shrunk[step] = self.shrunk[step - 1] * (1 - lr * self.decay)
         self.rate[step] = lr / (1 - beta1**step)
         self.root[step] = (1 - beta2**step) ** -0.5
 
+    def _grow(self, length: int) -> None:
+        """Make room for what so many steps multiply with."""
+        for name in _BY_STEP:
+            values = getattr(self, name)
+            more = np.ones(max(0, length - len(values)), dtype=values.dtype)
+            setattr(self, name, np.concatenate((values, more)))
+
     def _advance(self, rows: Tensor | None, grads: Tensor | None = None) -> None:
         weight = self.embedding.weight
-        names = ("first", "second", "done", "moved", "shrink", "rate", "root", "shrunk")
-        pointers = {name: getattr(self, name).ctypes.data for name in names}
+        pointers = {name: getattr(self, name).ctypes.data for name in ("first", "second", "done", "moved", *_BY_STEP)}
         native.advance(
             native.TableSteps(
                 **pointers, weights=weight.data_ptr(),
@@ -116,10 +158,6 @@ def _coalesce(weight: Tensor) -> None:
     """The gradients of a row that was read several times become one: they never take more room than the table."""
     assert weight.grad is not None
     weight.grad = weight.grad.coalesce()
-
-
-def _doubled(values: np.ndarray, length: int) -> np.ndarray:
-    return np.concatenate((values, np.ones(length - len(values), dtype=values.dtype)))
 
 
 def learns_by_row(embedding: nn.Embedding) -> bool:

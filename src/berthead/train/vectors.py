@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from berthead.records import FloatArray, Pack
 from berthead.text.layout import ranges
 from berthead.text.tokenizer import Encoded
 from berthead.text.windows import Input
+from berthead.train.team import ALONE, Team
 
 # Vectors are kept exactly up to this size of the file, beyond it in bfloat16.
 MOST_CACHED_BYTES = 4 * 2**30
@@ -98,8 +100,9 @@ class _Tokens(nn.Module):
 
 
 def below(
-    model: Model, rows: Sequence[Encoded], device: torch.device, precision: str, folder: Path | None, quiet: bool
-) -> Vectors | None:
+    model: Model, rows: Sequence[Encoded], device: torch.device, precision: str, folder: Path | None, quiet: bool,
+    team: Team = ALONE,
+) -> Vectors | None:  # fmt: skip
     """What the frozen bottom of an encoder says of each token.
 
     Args:
@@ -109,6 +112,7 @@ def below(
         precision: in which it is, `fp32` or `bf16`.
         folder: where the file is kept for later fits; None: in a temporary place, for this one.
         quiet: show no progress.
+        team: the processes that compute it together.
 
     Returns:
         The vectors; None where there is no room for them.
@@ -118,7 +122,7 @@ def below(
     """
     part = Model(model.encoder.part(0, frozen_layers(model)), _Tokens())
     compute = engine_for(part, device, precision).pooled
-    return keep(rows, compute, part, f"tokens {precision}", by_token=True, folder=folder, quiet=quiet)
+    return keep(rows, compute, part, f"tokens {precision}", by_token=True, folder=folder, quiet=quiet, team=team)
 
 
 def above(model: Model, vectors: Vectors) -> Model:
@@ -135,7 +139,7 @@ def frozen_layers(model: Model) -> int:
 
 def keep(
     rows: Sequence[Encoded], compute: Compute, part: Model, pooling: str, *, by_token: bool, folder: Path | None,
-    quiet: bool,
+    quiet: bool, team: Team = ALONE,
 ) -> Vectors | None:  # fmt: skip
     """The vectors of rows: from a file that an earlier fit left, or computed and written.
 
@@ -147,6 +151,7 @@ def keep(
         by_token: whether there is a vector a token, else one a row.
         folder: where the file stays; None: it is gone with this process.
         quiet: show no progress.
+        team: the processes that compute them together, and look them up in one file a machine.
 
     Returns:
         The vectors; None where there is no room for them.
@@ -166,13 +171,18 @@ def keep(
     name = f"{_key(part, pooling, first, dtype)}.{_SUFFIXES[dtype]}"
     count = shape[0] * width * dtype.itemsize
     path = place / name
-    if folder is None or not path.is_file() or path.stat().st_size != count:
-        if shutil.disk_usage(place).free < count:
+    if not team.every(folder is not None and path.is_file() and path.stat().st_size == count):
+        if not team.every(shutil.disk_usage(place).free >= count):
             return None
         with Progress("encode", len(sound), "rows", quiet) as progress:
-            path = _written(place, name, _parts(sound, compute, dtype, progress.advance), stays=folder is not None)
+            parts = _parts(sound, team.spread(compute, packs(sound, TOKEN_BUDGET)), dtype, progress.advance)
+            if team.local_rank == 0:
+                path = _written(place, name, parts, stays=folder is not None)
+            else:
+                deque(parts, maxlen=0)
+        path = Path(team.gather(str(path))[team.rank - team.local_rank])
     values = torch.from_file(str(path), shared=False, size=shape[0] * width, dtype=dtype).view(shape)
-    if folder is None:
+    if folder is None and team.every(True) and team.local_rank == 0:  # all have mapped it
         path.unlink()  # the system keeps what is mapped, and frees it when the process ends in any way
     return Vectors(values, first, by_token)
 

@@ -1,0 +1,230 @@
+"""Where a fit stands, in a file beside its output: whole after kill -9 at any moment, and gone when the fit is done."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from berthead.errors import OutputError, UsageError
+
+FORMAT_VERSION = 1
+# At the end of an epoch there is a checkpoint, but for epochs that are over sooner than this after the last one, or in
+# so many times of what that took to write.
+LEAST_SECONDS, LEAST_TIMES = 5.0, 20
+# safetensors writes to a name of its own first: what is being written lies in a folder.
+_FILE, _ASIDE, _LOCK, _DONE = "checkpoint.safetensors", "part", "lock", "done"
+_ANEW = "Add --overwrite, without --resume, to begin anew."
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """Where a fit stands.
+
+    Args:
+        state: what can be written as JSON.
+        tensors: everything else, by name.
+    """
+
+    state: dict[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(slots=True)
+class Checkpoints:
+    """The checkpoint of one fit: at most one whole file, and the one that is being written.
+
+    Args:
+        folder: where it lies.
+        minutes: the time from one to the next within an epoch; 0: there is one after every step.
+        resume: go on from what is there.
+        writes: whether this process writes; the others only read.
+    """
+
+    folder: Path
+    minutes: float = 10.0
+    resume: bool = False
+    writes: bool = True
+    identity: dict[str, Any] = field(default_factory=dict)
+    """What the fit depends on, by the names that its user knows."""
+    _lock: TextIO | None = None
+    _last: float = field(default_factory=lambda: time.monotonic())
+    _took: float = 0.0
+    _has_failed: bool = False
+
+    def check(self, overwrite: bool) -> None:
+        """Whether a fit may begin, before any work is done.
+
+        Args:
+            overwrite: begin anew whatever is there.
+
+        Raises:
+            OutputError: a fit that did not end is there, or something else is.
+        """
+        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
+            raise OutputError(str(self.folder), "is not a folder", "the checkpoint's place", "Give another --out.")
+        there = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
+        if not there <= {_FILE, _ASIDE, _LOCK, _DONE}:
+            raise OutputError(str(self.folder), "holds other files", "the checkpoint's place", "Give another --out.")
+        if self.exists() and not self.resume and not overwrite:
+            fix = "Add --resume to go on with it, or --overwrite to begin anew."
+            raise OutputError(str(self.folder), "holds a fit that did not end", "", fix)
+
+    def __enter__(self) -> Self:
+        if self.writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.folder / _LOCK).open("a", encoding="ascii")
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._lock.close()
+                fix = "Wait for it, or give another --out."
+                raise OutputError(str(self.folder), "belongs to a fit that is still at work", "", fix) from None
+            except OSError:
+                pass  # some network file systems lock nothing
+            if not self.resume:
+                self._unlink(_FILE, _DONE)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.writes and not self.exists():
+            self.remove()
+        if self._lock:
+            self._lock.close()
+
+    def for_reading(self) -> Checkpoints:
+        """The same for another process, which writes nothing."""
+        return Checkpoints(self.folder, self.minutes, self.resume, writes=False)
+
+    def exists(self) -> bool:
+        """Whether there is a whole checkpoint."""
+        return (self.folder / _FILE).is_file()
+
+    def read(self, identity: Mapping[str, Any]) -> Saved | None:
+        """What the fit that is resumed had come to.
+
+        Args:
+            identity: what the fit depends on, by the names that its user knows; JSON.
+
+        Returns:
+            Where it stood; None: it begins anew.
+
+        Raises:
+            UsageError: the checkpoint is that of another fit; what was and what is.
+            OutputError: it is broken.
+        """
+        self.identity = {"format": FORMAT_VERSION, **identity}
+        if not self.resume or not self.exists():
+            return None
+        try:
+            with safe_open(self.folder / _FILE, framework="pt") as file:
+                written = json.loads(file.metadata()["fit"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            was, state = dict(written["identity"]), dict(written["state"])
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise OutputError(str(self.folder / _FILE), f"cannot be read ({error})", "", _ANEW) from error
+        now = json.loads(json.dumps(self.identity))
+        changed = [
+            f"{name} was {_shown(was.get(name))} and is {_shown(now.get(name))}"
+            for name in dict.fromkeys((*was, *now))
+            if was.get(name) != now.get(name)
+        ]
+        if changed:
+            fix = f"Give what was given, or begin anew: {_ANEW[0].lower()}{_ANEW[1:]}"
+            raise UsageError(f"--resume {self.folder}", "; ".join(changed), "", fix)
+        return Saved(state, tensors)
+
+    def is_due(self, *, epoch_ended: bool = False) -> bool:
+        """Whether it is time for the next one."""
+        passed = time.monotonic() - self._last
+        least = max(LEAST_SECONDS, LEAST_TIMES * self._took) if epoch_ended else 60 * self.minutes
+        return self.writes and passed >= min(least, 60 * self.minutes)
+
+    def write(self, saved: Saved, say: Callable[[str], None]) -> None:
+        """Write a checkpoint aside and rename it into the place of the last one.
+
+        Args:
+            saved: where the fit stands.
+            say: hears that the place cannot be written: the fit goes on, and the last checkpoint stays.
+        """
+        from safetensors.torch import save_file
+
+        started = time.monotonic()
+        about = json.dumps({"identity": self.identity, "state": saved.state})
+        aside = self.folder / _ASIDE / _FILE
+        try:
+            self._clear()
+            aside.parent.mkdir()
+            save_file(_apart(saved.tensors), aside, metadata={"fit": about})
+            with aside.open("rb+") as written:
+                os.fsync(written.fileno())
+            aside.replace(self.folder / _FILE)
+            _flush(self.folder)
+        except (OSError, SafetensorError) as error:
+            if not self._has_failed:
+                say(f"{self.folder}: the checkpoint could not be written ({error}); the fit goes on")
+            self._has_failed = True
+        self._clear()
+        self._last = time.monotonic()
+        self._took = self._last - started
+
+    def finish(self) -> None:
+        """Note that the model folder is about to be written: what lies there from now on is of this fit."""
+        (self.folder / _DONE).touch()
+
+    def has_finished(self) -> bool:
+        """Whether the fit had come to where its model folder is written, which is whole without a checkpoint."""
+        return (self.folder / _DONE).exists()
+
+    def remove(self) -> None:
+        """Leave nothing."""
+        if self.writes:
+            self._clear()
+            self._unlink(_FILE, _LOCK, _DONE)
+            if self.folder.is_dir() and not any(self.folder.iterdir()):
+                self.folder.rmdir()
+
+    def _clear(self) -> None:
+        """Remove what was being written when a process was killed."""
+        shutil.rmtree(self.folder / _ASIDE, ignore_errors=True)
+
+    def _unlink(self, *names: str) -> None:
+        for name in names:
+            (self.folder / name).unlink(missing_ok=True)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors on the CPU, each with memory of its own, as safetensors wants them."""
+    places: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        apart[name] = plain.clone() if plain.data_ptr() in places else plain
+        places.add(apart[name].data_ptr())
+    return apart
+
+
+def _flush(folder: Path) -> None:
+    """Have a rename outlast a power cut."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _shown(value: Any) -> str:
+    text = "not given" if value is None else f"{value:.12g}" if isinstance(value, float) else str(value)
+    return f"{text[:12]}…" if len(text) == 64 else text

@@ -1,0 +1,76 @@
+"""What a fit depends on, by names that its user knows: a fit goes on only as the fit that it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from berthead.infer import native
+from berthead.model.checkpoint import Checkpoint
+from berthead.options import FitOptions, flag
+from berthead.records import Example
+from berthead.text.windows import Input
+from berthead.train.parts import Fold
+from berthead.train.settings import Settings
+
+# Options that change no parameter, or say in other words what is compared below.
+_NOT_COMPARED = frozenset({
+    "resume", "overwrite", "checkpoint_minutes", "cache", "encoder", "threads", "workers", "skip_bad_rows",
+    "valid", "text", "pair", "label", "choices", "intent",
+})  # fmt: skip
+
+
+def identity_of(
+    options: FitOptions, settings: Settings, columns: Mapping[str, Any], encoder: Checkpoint,
+    folds: Sequence[Fold], how: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """What a fit depends on.
+
+    Args:
+        options: what the user wants.
+        settings: the same with the defaults filled in.
+        columns: the columns the rows came from.
+        encoder: what is fitted.
+        folds: rows to fit, and rows to score.
+        how: what else the last bit depends on: threads, workers, versions.
+
+    Returns:
+        By name, as JSON.
+    """
+    filled_in = {name: getattr(settings, name) for name in Settings.__slots__ if name != "balanced"}
+    given = {name: value for name, value in options.to_dict().items() if name not in _NOT_COMPARED}
+    by_flag = {flag(name): value for name, value in (given | filled_in).items()}
+    rows = {"the data": folds[0].examples, "the held-out data": folds[1].examples}
+    return {
+        **{name: data_sha256(examples) for name, examples in rows.items()},
+        "what is read of it": _tokens_sha256([one for fold in folds for one in fold.inputs]),
+        "columns": dict(columns),
+        "the encoder": encoder.label,
+        "the encoder's sha256": encoder.theta_sha256,
+        **by_flag,
+        "--cache": "given" if options.cache else "not given",
+        "kernels": f"{native.chosen()}, torch's {torch.backends.cpu.get_cpu_capability()}",
+        **how,
+    }
+
+
+def data_sha256(examples: Sequence[Example]) -> str:
+    """The hash of texts and targets, whatever file they came from."""
+    digest = hashlib.sha256()
+    for example in examples:
+        row: list[Any] = [example.text, example.pair, repr(example.target)]
+        row += [list(more) for more in (example.words, example.choices) if more is not None]
+        digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _tokens_sha256(inputs: Sequence[Input]) -> str:
+    digest = hashlib.sha256()
+    for one in inputs:
+        for row in one.rows:
+            digest.update(f"{len(row.ids)} ".encode() + row.ids.tobytes() + row.segments.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,223 @@
+"""A fit under way: its steps, its epochs, and all of it as something that can be written down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from berthead.errors import UsageError
+from berthead.model.adapt import stages
+from berthead.model.model import Model
+from berthead.tasks import Task
+from berthead.train import memory
+from berthead.train.checkpoints import Saved
+from berthead.train.optim import Optimiser, peak_rate, rate, unfrozen
+from berthead.train.parts import Fold, Part
+from berthead.train.randomness import Randomness
+from berthead.train.settings import Settings
+from berthead.train.table import learns_by_row
+
+
+@dataclass(slots=True)
+class History:
+    """What happened in each epoch.
+
+    Args:
+        epochs: the training loss and the held-out metrics of each finished epoch.
+        best_epoch: the epoch, from 1, whose weights the model holds now; 0: none was finished.
+        interrupted: whether the user stopped the fit.
+        kept: how many vectors of a frozen part were looked up instead of computed in each epoch, and how exactly.
+        notes: what the user should know of how it went.
+    """
+
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    interrupted: bool = False
+    kept: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class Run:
+    """A fit under way: what changes from step to step, and can be written down."""
+
+    def __init__(self, part: Part, task: Task, targets: np.ndarray, valid: Fold | None, settings: Settings) -> None:
+        self.part, self.task, self.targets, self.valid, self.settings = part, task, targets, valid, settings
+        self.per_epoch = -(-len(targets) // settings.batch)
+        self.optimiser = _optimiser(part.module, settings)
+        self.groups = stages(part.module) if settings.unfreeze and isinstance(part.module, Model) else []
+        self.fixed = {name for name, parameter in part.module.named_parameters() if not parameter.requires_grad}
+        weights = task.weights(targets) if settings.balanced else None
+        self.weights = torch.from_numpy(weights) if weights is not None else None
+        self.history = History(kept=part.kept)
+        self.best: dict[str, Tensor] | None = None
+        self.best_value = -np.inf, -np.inf
+        self.epoch, self.step, self.loss = 0, 0, 0.0
+        self.orders = np.random.default_rng(settings.seed)
+        self.order_state = self.orders.bit_generator.state
+        # As it was when all of the above was true; None: in between.
+        self.randomness: Randomness | None = Randomness.of(part.random)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether any step was taken."""
+        return self.epoch > 0 or self.step > 0
+
+    @property
+    def rows_left(self) -> int:
+        """Rows that are still to be fitted, each as often as there are epochs left."""
+        rows = len(self.targets)
+        return rows * (self.settings.epochs - self.epoch) - min(rows, self.step * self.settings.batch)
+
+    def begin_epoch(self) -> np.ndarray:
+        """Get ready for an epoch, or for the rest of one: the order of its rows."""
+        if self.groups:
+            _unfreeze(self.groups, unfrozen(self.epoch, self.settings.epochs, len(self.groups)))
+        self.part.train()
+        self.orders.bit_generator.state = self.order_state
+        return self.orders.permutation(len(self.targets))
+
+    def take_step(self, order: np.ndarray, say: Callable[[str], None]) -> int:
+        """One update; the number of rows that it read."""
+        rows = order[self.step * self.settings.batch : (self.step + 1) * self.settings.batch]
+        number = self.epoch * self.per_epoch + self.step
+        self.part.team.seed(self.settings.seed, number)
+        loss = self.part.team.sum(self.optimiser, self._gradients(rows, say), self.part.read)
+        share = rate(number, self.per_epoch * self.settings.epochs, self.settings.warmup)
+        self.randomness = None
+        self.optimiser.step(share)
+        self.step, self.loss, self.randomness = self.step + 1, self.loss + loss, Randomness.of(self.part.random)
+        return len(rows)
+
+    def _gradients(self, rows: np.ndarray, say: Callable[[str], None]) -> float:
+        """The gradients of the rows' mean loss, computed in smaller parts where there is too little memory."""
+        before = Randomness.of(self.part.random)
+        while True:
+            self.optimiser.zero_grad()
+            try:
+                return _passes(self.part, self.task, self.targets, rows, self.weights)
+            except (MemoryError, RuntimeError) as error:
+                if not memory.is_out_of_memory(error):
+                    raise
+            # Not in the handler: while the error lives, so does what the pass had computed. What was added to the
+            # gradients is forgotten: a pass may have stopped halfway back.
+            self.optimiser.zero_grad()
+            memory.give_back()
+            before.restore(self.part.random)
+            note = self.part.shrink()
+            self.history.notes.append(note)
+            say(note)
+
+    def end_epoch(self) -> None:
+        """Score the held-out rows, and keep the parameters if they are the best so far."""
+        self.optimiser.settle()
+        if not np.isfinite(self.loss):
+            saw = f"the training loss is {self.loss} in epoch {self.epoch + 1}"
+            raise UsageError("fit", saw, "a finite loss", f"Lower --lr (it is {self.settings.lr:g}).")
+        scores = _score(self.part, self.task, self.valid)
+        value = _value(self.task, self.settings.metric, scores, self.epoch)
+        before, self.randomness = self.randomness, None
+        self.history.epochs.append({"train_loss": self.loss / len(self.targets)} | scores)
+        if value > self.best_value or self.best is None:
+            self.best, self.best_value = _copy(self.part.module, self.fixed), value
+            self.history.best_epoch = self.epoch + 1
+        self.epoch, self.step, self.loss = self.epoch + 1, 0, 0.0
+        self.order_state, self.randomness = self.orders.bit_generator.state, before
+
+    def saved(self) -> Saved | None:
+        """All of it, to go on from later; None: in the middle of an update."""
+        if self.randomness is None:
+            return None
+        names = ("epoch", "step", "loss", "order_state", "best_value")
+        state = {name: getattr(self, name) for name in names} | {
+            "epochs": self.history.epochs, "best_epoch": self.history.best_epoch, "notes": self.history.notes,
+            "kept": self.part.kept, "micro_tokens": self.part.micro_tokens, "windows": self.randomness.windows,
+        }  # fmt: skip
+        now = {name: one for name, one in self.part.module.state_dict().items() if name not in self.fixed}
+        groups = {"now": now, "best": self.best or {}, "random": self.randomness.tensors()}
+        tensors = {f"{group}.{name}": one for group, some in groups.items() for name, one in some.items()}
+        return Saved(state, tensors | self.optimiser.tensors())
+
+    def load(self, saved: Saved) -> None:
+        """Go on from what `saved` gave."""
+        state, tensors = saved.state, saved.tensors
+
+        def group(name: str) -> dict[str, Tensor]:
+            return {one.removeprefix(f"{name}."): tensors[one].clone() for one in tensors if one.startswith(f"{name}.")}
+
+        if state["kept"] != self.part.kept:
+            saw = f"what is frozen was kept as {state['kept']} and is as {self.part.kept}"
+            raise UsageError("--resume", saw, "", "Give room for it in the temporary folder, or in --cache.")
+        self.part.module.load_state_dict(group("now"), strict=False)
+        self.optimiser.load(tensors)
+        self.best, self.best_value = group("best") or None, tuple(state["best_value"])
+        self.epoch, self.step, self.loss = state["epoch"], state["step"], state["loss"]
+        self.order_state, self.part.micro_tokens = state["order_state"], state["micro_tokens"]
+        self.history.epochs, self.history.best_epoch = state["epochs"], state["best_epoch"]
+        self.history.notes = state["notes"]
+        self.randomness = Randomness.from_tensors(group("random"), state["windows"])
+        self.randomness.restore(self.part.random)
+
+
+def _passes(part: Part, task: Task, targets: np.ndarray, rows: np.ndarray, weights: Tensor | None) -> float:
+    """Forwards and backwards: the gradients of the rows' mean loss; the sum of their losses."""
+    total = 0.0
+    task = task.over(_wanted(targets[rows], part.sizes[rows].tolist()), len(rows))
+    for logits, places, sizes in part.training_logits(rows):
+        loss = task.loss(logits, _wanted(targets[rows[places]], sizes), weights, sizes).sum()
+        (loss / len(rows)).backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    return total
+
+
+def _wanted(targets: np.ndarray, sizes: Sequence[int]) -> Tensor:
+    """Targets of rows as one tensor; of several units a row those that were read."""
+    if targets.dtype != object:
+        return torch.from_numpy(targets)
+    return torch.from_numpy(np.concatenate([one[:size] for one, size in zip(targets, sizes, strict=True)]))
+
+
+def _score(part: Part, task: Task, valid: Fold | None) -> dict[str, float]:
+    if valid is None:
+        return {}
+    part.module.eval()
+    scores = task.evaluate(part.valid_logits(), valid.targets, valid.batch)
+    return {name: scores[name] for name in task.metrics}
+
+
+def _value(task: Task, metric: str, scores: dict[str, float], epoch: int) -> tuple[float, float]:
+    """What the best epoch is chosen by: the metric, and among equals the loss; without held-out rows the last one."""
+    if not scores:
+        return float(epoch), 0.0
+    return scores[metric] * task.metrics[metric], -scores["loss"]
+
+
+def _optimiser(module: nn.Module, settings: Settings) -> Optimiser:
+    """AdamW with the rates of the blocks, the embeddings and the head."""
+    head_lr = settings.head_lr or settings.lr
+    if not isinstance(module, Model):  # the head alone
+        return Optimiser(module, head_lr, settings.weight_decay, settings.clip)
+    blocks = len(module.encoder.blocks)
+
+    def peak(name: str) -> float:
+        return peak_rate(name, blocks, settings.lr, head_lr, settings.layer_decay)
+
+    words = getattr(module.encoder.embeddings, "word", None)  # what is looked up has no table
+    table = words if words is not None and learns_by_row(words) else None
+    return Optimiser(module, settings.lr, settings.weight_decay, settings.clip, peak, table)
+
+
+def _unfreeze(groups: Sequence[Sequence[nn.Parameter]], count: int) -> None:
+    """Let the first groups learn, and the others not."""
+    for number, group in enumerate(groups):
+        for parameter in group:
+            parameter.requires_grad_(number < count)
+
+
+def _copy(module: nn.Module, fixed: Collection[str]) -> dict[str, Tensor]:
+    """What a fit may have changed."""
+    return {name: tensor.clone() for name, tensor in module.state_dict().items() if name not in fixed}
