@@ -186,6 +186,37 @@ def test_the_command_as_users_run_it_is_killed_and_resumed(fit_toy, tmp_path):
     assert left(tmp_path, "out.csv") == wanted
 
 
+@pytest.mark.slow
+def test_shards_at_work_at_once_share_a_folder_and_one_of_them_is_killed(fit_toy, tmp_path):
+    write_source("in.csv", tmp_path, some_rows(6000))
+    command = [
+        sys.executable,
+        "-m",
+        "berthead",
+        "predict",
+        fit_toy(epochs=6),
+        "in.csv",
+        "--part-rows",
+        "200",
+        "--quiet",
+    ]
+    run = {"cwd": tmp_path, "env": shell_env(), "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    assert subprocess.run([*command, "--out", "whole.csv"], check=False, **run).returncode == 4
+    command += ["--out", "out.csv"]
+    shards = [subprocess.Popen([*command, "--shard", f"{number}/3"], **run) for number in (1, 2, 3)]
+    while not (tmp_path / "out.csv.parts" / "000004.json").exists():  # of the second
+        assert shards[1].poll() is None
+        time.sleep(0.01)
+    shards[1].kill()
+    assert [shard.wait() for shard in shards] == [4, -signal.SIGKILL, 4]
+    gathering = [sys.executable, "-m", "berthead", "gather", "out.csv"]
+    assert subprocess.run(gathering, check=False, **run).returncode == 2
+    assert subprocess.run([*command, "--shard", "2/3", "--resume"], check=False, **run).returncode == 4
+    assert subprocess.run(gathering, check=False, **run).returncode == 4
+    wanted = left(tmp_path, "whole.csv")
+    assert [content for _, content in sorted(left(tmp_path, "out.csv").items())] == list(wanted.values())
+
+
 # At every step
 
 

@@ -204,7 +204,7 @@ class PredictOptions(Options):
     probabilities: bool = option(False, "Add one column for each label's probability.")
     resume: bool = option(False, "Go on with the parts in OUT.parts, where a job was stopped or killed.")
     shard: str | None = option(
-        None, "K/N: compute every N-th part only, from the K-th on; berthead gather puts them together.",
+        None, "K/N: every N-th part, from the K-th on; berthead gather puts the shards together [default: all parts].",
         form=(r"[1-9]\d{0,5}/[1-9]\d{0,5}", "allowed: K/N, as 1/4 to 4/4"),
     )  # fmt: skip
     part_rows: int = option(16384, "Rows of a part: what is lost at most when a job is killed.", low=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from glob import has_magic
 from typing import Annotated, Any
 
 import typer
@@ -42,7 +43,7 @@ def predict(
     """Apply a fitted model to every row of a file, or to one text."""
     # os.path: a text may be too long for a file name, at which pathlib raises.
     is_file = out is not None or source == "-" or os.path.isfile(source) or _looks_like_a_file(source)  # noqa: PTH113
-    if is_file and more and not all(map(os.path.isfile, more)):
+    if is_file and more and not all(os.path.isfile(one) or has_magic(one) for one in more):  # noqa: PTH113
         fix = f"To write a file: --out {more[0]}" if _looks_like_a_file(more[0]) else "Name its column: --pair COLUMN"
         raise UsageError("predict", f'"{more[0]}" stands after a file of rows', "MORE goes with a text", fix)
     fitted = load(model, given)
