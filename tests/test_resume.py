@@ -32,6 +32,7 @@ KINDS = {
     "bitfit": {"adapt": "bitfit"},
     "unfreeze": {"unfreeze": True, "layer_decay": 0.8},
     "tags": {"task": "tag", "head": "crf", "text": "tokens", "label": "tags"},
+    "windows": {"max_tokens": 8, "epochs": 2},  # of very many a step reads a random choice
 }
 # Forks a process for each fit, so that none of them waits for imports. The fit can be told to kill itself.
 SERVER = """
@@ -125,13 +126,15 @@ def tag_rows() -> list[dict]:
 def data(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("data")
     (folder / "tags.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tag_rows()))
-    return {"toy": write_csv(folder / "toy.csv", toy_rows(3)), "tags": folder / "tags.jsonl"}
+    long = [row | {"text": f"{row['text']} " * 60} for row in toy_rows(2)]
+    return {"toy": write_csv(folder / "toy.csv", toy_rows(3)), "tags": folder / "tags.jsonl",
+            "windows": write_csv(folder / "long.csv", long)}  # fmt: skip
 
 
 def options_of(kind: str, bert: str, data: dict[str, Path]) -> dict:
     plain = {"encoder": bert, "batch": 8, "lr": 3e-3, "threads": 1, "epochs": 3, "valid": 0.25, "quiet": True,
              "precision": "fp32", "checkpoint_minutes": 0}  # fmt: skip
-    return plain | KINDS[kind] | {"data": str(data["tags" if kind == "tags" else "toy"])}
+    return plain | KINDS[kind] | {"data": str(data.get(kind, data["toy"]))}
 
 
 def is_done(model: Path) -> bool:
@@ -274,6 +277,16 @@ def test_a_checkpoint_is_a_safetensors_file_with_json(cut, tmp_path):
     assert kinds == {"now", "best", "random", "adamw"} | ({"table"} if native.kernels() else set())
     assert (said["state"]["epoch"], said["state"]["step"], said["state"]["best_epoch"]) == (1, 3, 1)
     assert said["identity"]["--lr"] == 3e-3
+
+
+@pytest.mark.parametrize("kind", ["full", "frozen", "unfreeze", "windows"])
+def test_cut_in_the_middle_of_an_epoch_and_resumed_a_fit_gives_the_same_bytes(kind, bert, data, tmp_path, monkeypatch):
+    options = options_of(kind, bert, data) | {"out": tmp_path / "model", "batch": 4}
+    cut_at(monkeypatch, 8, options)
+    assert (tmp_path / "model.fit" / "checkpoint.safetensors").exists()
+    fit_with(options, resume=True)
+    fit_with(options, out=tmp_path / "whole")
+    assert all_bytes(tmp_path / "model") == all_bytes(tmp_path / "whole")
 
 
 def test_a_resumed_fit_takes_only_the_steps_that_are_left(cut, tmp_path, monkeypatch):

@@ -185,7 +185,7 @@ class Checkpoints:
         (self.folder / _DONE).touch()
 
     def has_finished(self) -> bool:
-        """Whether the fit had come to where its model folder is written, which is whole without a checkpoint."""
+        """Whether the fit had come to where its model folder is written; without a checkpoint that is whole."""
         return (self.folder / _DONE).exists()
 
     def remove(self) -> None:
