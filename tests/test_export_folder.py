@@ -108,11 +108,13 @@ def test_the_same_function_gives_the_same_bytes(made, toy_model, tmp_path):
         assert (tmp_path / "again" / name).read_bytes() == (made / name).read_bytes()
 
 
-def test_what_comes_back_answers_and_checks_itself(made):
+def test_what_comes_back_answers_and_checks_itself(made, toy_model):
     model = berthead.load(made)
     assert isinstance(model, Exported)
     assert model.verify() < 1e-5
     assert model.info()["task"]["name"] == "classify"
+    assert model.function.identity() == berthead.load(toy_model).function.identity()
+    assert model.predictor.computed_by()["onnxruntime"] == onnxruntime.__version__
     assert model.predict("good cat").answer == "positive"
     assert model.predict_proba(["good cat", "bad cat"]).shape == (2, 2)
     with ThreadPoolExecutor(8) as pool:
@@ -158,6 +160,7 @@ def test_commands_read_an_exported_folder(cli, made, toy_csv, tmp_path):
         (["predict", "{model}", "good", "--engine", "onnx"], 2, "Write one: berthead export"),
         (["predict", "{made}", "good", "--engine", "torch"], 2, '--engine: is "torch"; allowed: auto, onnx'),
         (["predict", "{made}", "good", "--precision", "int8"], 2, "--precision int8: "),
+        (["predict", "{made}", "good", "--device", "cuda"], 2, "is computed by ONNX Runtime on CPUs; cpu"),
         (["predict", "{made}", "good", "--base", "minilm"], 2, "holds an encoder of its own"),
         (["predict", "{made}", "good", "--engine", "onnx", "--precision", "auto"], 0, ""),
         (["predict", "{new}", "good", "--engine", "onnx"], 2, "is no exported function"),

@@ -80,6 +80,8 @@ def test_the_command_line_predicts_without_torch(made, tmp_path, toy_csv):
     rows = write_jsonl(tmp_path / "rows.jsonl", [{"tokens": row["tokens"]} for row in tag_rows(5)])
     done = cli_without("predict", made["joint"], rows, "--out", "-", "--quiet")
     assert (done.code, len(done.out.splitlines())) == (0, 5), done.err
+    done = cli_without("predict", made["classify"], toy_csv, "--out", tmp_path / "parts.csv", "--part-rows", 5)
+    assert (done.code, (tmp_path / "parts.csv").read_bytes()) == (0, (tmp_path / "out.csv").read_bytes())
     assert cli_without("info", made["span"]).out.startswith(str(made["span"]))
     assert "golden examples" in cli_without("verify", made["choose"]).out
     assert "export" in cli_without("--help").out
