@@ -96,6 +96,10 @@ class Applier:
         """What decides the last bit of an answer, as JSON: versions, kernels and threads."""
         return self.engine.computed_by()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The prepared weights lie as this processor wants them: they are made again where it is unpickled.
+        return type(self), (self.artifact, self.engine.precision, self.token_budget, self.device)
+
     def predict(self, examples: Iterable[Example]) -> Iterator[Prediction]:
         """Answers in input order, streaming: memory does not grow with the rows.
 
