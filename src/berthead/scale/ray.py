@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import sys
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from berthead.records import Row
 LOCAL = "local"
 AHEAD = 2  # parts that an actor has: one is computed, one waits
 MOST_DEATHS = 4  # of actors with one part, or before the first is ready
+CONNECT_S = 10
 PATIENCE_S = 30  # after which the user hears that there are no free processors
 
 
@@ -141,11 +143,19 @@ def _connect(ray: Any, options: PredictOptions) -> None:
     address = options.ray or LOCAL
     local = {"num_cpus": max(available_threads(), options.threads or 0), "include_dashboard": False}
     try:
+        _knock(address)
         ray.init(address, log_to_driver=False, logging_level="error", **(local if address == LOCAL else {}))
-    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+    except (OSError, OverflowError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         saw = f"there is no Ray cluster that answers ({str(error).splitlines()[0].rstrip('.')})"
         allowed = "local, auto where a node of the cluster runs on this machine, or HOST:PORT of its head"
         raise UsageError(f"--ray {address}", saw, allowed, "Start one: ray start --head") from error
+
+
+def _knock(address: str) -> None:
+    """OSError where nobody listens: Ray itself would try for two minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
 
 
 @dataclass(eq=False, slots=True)
