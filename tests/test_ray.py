@@ -25,7 +25,7 @@ from berthead.infer.files import predict_file
 from berthead.infer.jobs import computed_by
 from berthead.infer.work import Work, compute_part
 from berthead.options import PredictOptions
-from berthead.scale.ray import RayPool, room
+from berthead.scale.ray import room
 
 PLAIN = [word for word in WORDS if word.isalpha()]
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no Ray: pip install 'berthead[ray]'")
@@ -202,7 +202,12 @@ def test_a_job_on_ray_gives_the_bytes_of_a_local_one(tmp_path, fit_toy, monkeypa
     predict_file(predictor, "in.csv", "resumed.parquet", PredictOptions(part_rows=500, shard="2/2"), True)
 
     done = subprocess.run(
-        [sys.executable, "-c", KILLING, model], cwd=tmp_path, env=shell_env(), capture_output=True, text=True, timeout=200
+        [sys.executable, "-c", KILLING, model],
+        cwd=tmp_path,
+        env=shell_env(),
+        capture_output=True,
+        text=True,
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])

@@ -1,9 +1,9 @@
-"""Answers of a fitted model beside the rows of a Spark table: the model is sent once, and each process prepares it once.
+"""Answers of a fitted model beside the rows of a Spark table; the model is sent once, and made ready once a process.
 
     spark-submit predict.py MODEL IN OUT
 
-MODEL is a model folder that reads single texts, of the machine that this runs on; IN is a CSV file or folder with a column
-`text`, and OUT a folder of Parquet files, both as Spark names them. Each executor needs berthead, of one version.
+MODEL is a model folder of this machine, which reads single texts. IN is a CSV file or folder with a column `text`, and
+OUT a folder of Parquet files, both as Spark names them. Each executor needs berthead, of one version.
 """
 
 from __future__ import annotations
