@@ -226,8 +226,8 @@ def test_a_job_on_ray_gives_the_bytes_of_a_local_one(tmp_path, fit_toy, monkeypa
     assert ", here abacus. Install the same versions" in said["refused"]
 
 
-def descendants(pid: int) -> set[int]:
-    """Processes that a process has started, and those that they have."""
+def actors_of(pid: int) -> set[int]:
+    """The actors among the processes that a process has started, and those that these have."""
     found, new = {pid}, {pid}
     while new:
         new = {
@@ -237,12 +237,12 @@ def descendants(pid: int) -> set[int]:
             for child in tasks.read_text().split()
         } - found
         found |= new
-    return found - {pid}
+    return {one for one in found if Path(f"/proc/{one}/cmdline").read_text().startswith("ray::_Actor")}
 
 
 @needs_ray
 @pytest.mark.slow
-def test_a_killed_job_leaves_no_process_and_is_resumed(tmp_path, fit_toy, shell):
+def test_a_killed_job_leaves_no_actor_and_is_resumed(tmp_path, fit_toy, shell):
     model = fit_toy(epochs=6)
     some_rows(tmp_path, 20_000)
     command = ["predict", model, "in.csv", "--threads", "1", "--part-rows", "250", "-q", "--out"]
@@ -251,7 +251,7 @@ def test_a_killed_job_leaves_no_process_and_is_resumed(tmp_path, fit_toy, shell)
     parts, until = tmp_path / "out.csv.parts", time.monotonic() + 120
     while len(list(parts.glob("[0-9]*.json"))) < 3 and driver.poll() is None and time.monotonic() < until:
         time.sleep(0.005)
-    started = descendants(driver.pid)
+    started = actors_of(driver.pid)
     assert started
     driver.kill()
     driver.wait()

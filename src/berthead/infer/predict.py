@@ -96,10 +96,6 @@ class Applier:
         """What decides the last bit of an answer, as JSON: versions, kernels and threads."""
         return self.engine.computed_by()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # The prepared weights lie as this processor wants them: they are made again where it is unpickled.
-        return type(self), (self.artifact, self.engine.precision, self.token_budget, self.device)
-
     def predict(self, examples: Iterable[Example]) -> Iterator[Prediction]:
         """Answers in input order, streaming: memory does not grow with the rows.
 
@@ -220,6 +216,10 @@ class Predictor(Applier):
         from berthead.infer.engine import computed_by
 
         return computed_by(self.engine.kernels, self.device)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The prepared weights lie as this processor wants them: they are made again where it is unpickled.
+        return type(self), (self.function, self.engine.precision, self.token_budget, self.device)
 
 
 def budget_of(device: torch.device) -> int:

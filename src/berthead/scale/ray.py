@@ -19,8 +19,9 @@ from berthead.data.output import Output
 from berthead.errors import BertheadError, OutputError, UsageError
 from berthead.infer.engine import available_threads, use_threads
 from berthead.infer.jobs import computed_by
+from berthead.infer.joined import JoinedPredictor
 from berthead.infer.native import SWITCH
-from berthead.infer.predict import prefetched
+from berthead.infer.predict import Predictor, prefetched
 from berthead.infer.work import PartBytes, Work, compute_part
 from berthead.options import PredictOptions
 from berthead.records import Row
@@ -91,6 +92,8 @@ class RayPool:
             UsageError: a node would compute other bytes, or cannot compute at all.
             OutputError: the actors that are given a part die.
         """
+        if not isinstance(work.predictor, Predictor | JoinedPredictor):
+            raise UsageError("--ray", "this is an exported function", "a model folder that berthead fit made")
         crew = _Crew(self, self._ray.put((work, output)), by)
         try:
             yield from crew.compute((number, list(rows)) for number, rows in parts)
