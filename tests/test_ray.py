@@ -194,6 +194,7 @@ print(json.dumps(said))
 def test_a_job_on_ray_gives_the_bytes_of_a_local_one(tmp_path, fit_toy, monkeypatch):
     model = fit_toy(epochs=6)
     some_rows(tmp_path, 10_250)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray keeps a token
     monkeypatch.chdir(tmp_path)
     predictor = berthead.load(model, threads=1).predictor
     for target in ("local.csv", "local.parquet"):
@@ -242,9 +243,10 @@ def actors_of(pid: int) -> set[int]:
 
 @needs_ray
 @pytest.mark.slow
-def test_a_killed_job_leaves_no_actor_and_is_resumed(tmp_path, fit_toy, shell):
+def test_a_killed_job_leaves_no_actor_and_is_resumed(tmp_path, fit_toy, shell, monkeypatch):
     model = fit_toy(epochs=6)
     some_rows(tmp_path, 20_000)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray keeps a token
     command = ["predict", model, "in.csv", "--threads", "1", "--part-rows", "250", "-q", "--out"]
     assert shell(*command, "local.csv").code == 4  # some rows have no answer
     driver = subprocess.Popen([sys.executable, "-m", "berthead", *map(str, command), "out.csv", "--ray"], cwd=tmp_path)
