@@ -17,11 +17,12 @@ from typing import Any, Self
 
 from berthead.data.output import Output
 from berthead.errors import BertheadError, OutputError, UsageError
-from berthead.infer.engine import available_threads, use_threads
+from berthead.infer.engine import use_threads
 from berthead.infer.jobs import computed_by
 from berthead.infer.joined import JoinedPredictor
 from berthead.infer.native import SWITCH
 from berthead.infer.predict import Predictor, prefetched
+from berthead.infer.threads import available_threads
 from berthead.infer.work import PartBytes, Work, compute_part
 from berthead.options import PredictOptions
 from berthead.records import Row
