@@ -3,7 +3,7 @@
     python benchmarks/ray_overhead.py run [--model FOLDER] [--rows 100000] [--threads 1] [--out FILE]
     python benchmarks/ray_overhead.py table FILE...
 
-`run` makes up short sentences and predicts them with `berthead predict`: without Ray, with a Ray that the command starts,
+`run` makes up short sentences and predicts them with `berthead predict`: without Ray, with a Ray that it starts,
 and with one that was started before (each with actors of so many threads, as many as this machine has room for). Each
 way is timed from start to end, `--repeat` times, in turns; the outputs have to be the same bytes. Each measurement is a
 JSON line in FILE. FOLDER is any model folder that reads single texts; by default one is fitted on the sample tickets,
