@@ -232,7 +232,7 @@ def test_every_engine_gives_the_same_bytes_again(precision, kernels, fit_toy, tm
         monkeypatch.setenv("BERTHEAD_KERNELS", "torch")
     try:
         model = berthead.load(fit_toy(epochs=6), precision=precision, threads=1)
-        computed_by = jobs._computed_by(Work.plan(model.predictor, PredictOptions(), ["text"], "in.csv"))
+        computed_by = jobs.computed_by(Work.plan(model.predictor, PredictOptions(), ["text"], "in.csv"))
     except UsageError as error:
         pytest.skip(str(error))
     assert ("threads" in computed_by) == (computed_by["kernels"] in ("torch", "oneDNN"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 
 class BertheadError(Exception):
@@ -25,6 +25,10 @@ class BertheadError(Exception):
         seen = f"{saw}; {allowed}" if allowed else saw
         message = f"{where}: {seen}" if where else seen
         super().__init__(f"{message}. {fix}" if fix else message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is pickled as its class and the one message; other processes are to raise the same error.
+        return type(self), (self.where, self.saw, self.allowed, self.fix), self.__dict__
 
 
 class UsageError(BertheadError, ValueError):

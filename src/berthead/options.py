@@ -207,6 +207,10 @@ class PredictOptions(Options):
         None, "K/N: every N-th part, from the K-th on; berthead gather puts the shards together [default: all parts].",
         form=(r"[1-9]\d{0,5}/[1-9]\d{0,5}", "allowed: K/N, as 1/4 to 4/4"),
     )  # fmt: skip
+    ray: str | None = option(
+        None,
+        "Compute on a Ray cluster: auto, or its HOST:PORT; local, or nothing behind the flag: on one started here.",
+    )
     part_rows: int = option(16384, "Rows of a part: what is lost at most when a job is killed.", low=1)
     skip_bad_rows: bool = option(False, "eval: leave out rows that cannot be used, and report them.")
 

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -59,7 +60,7 @@ def main() -> NoReturn:
     try:
         # Not `app()`: typer's own main turns Ctrl-C and a closed stdout into its exit codes.
         command = typer.main.get_command(app)
-        with command.make_context("berthead", sys.argv[1:]) as context:
+        with command.make_context("berthead", _words(sys.argv[1:])) as context:
             command.invoke(context)
     except BertheadError as error:
         _fail(str(error), error.exit_code)
@@ -72,6 +73,12 @@ def main() -> NoReturn:
     except Exception as error:
         _fail_otherwise(error)
     sys.exit(0)
+
+
+def _words(words: list[str]) -> list[str]:
+    """The words of a command; `--ray` with nothing behind it is `--ray local`, for which typer has no way."""
+    bare = [word == "--ray" and (not after or after.startswith("-")) for word, after in pairwise([*words, ""])]
+    return [one for word, alone in zip(words, bare, strict=True) for one in ([word, "local"] if alone else [word])]
 
 
 def _fail_otherwise(error: Exception) -> NoReturn:

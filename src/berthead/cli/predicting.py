@@ -22,7 +22,7 @@ from berthead.options import PredictOptions
     only=(
         "text", "pair", "choices", "base", "engine", "precision", "device", "token_budget", "threads",
         "probabilities",
-        "resume", "shard", "part_rows",
+        "resume", "shard", "ray", "part_rows",
     ),
 )  # fmt: skip
 def predict(
@@ -128,7 +128,12 @@ def _predict_file(fitted: Any, sources: list[str], out: str, given: dict[str, An
         raise UsageError("--json", "prints a summary, and stdout holds the rows", "a file as --out")
     options = PredictOptions.from_sources(given)
     again = shlex.join(["berthead", *(word for word in sys.argv[1:] if word != "--resume"), "--resume"])
-    summary = predict_file(fitted.predictor, sources, out, options, quiet, again)
+    pool = None
+    if options.ray:
+        from berthead.scale.ray import RayPool
+
+        pool = RayPool(options, quiet)
+    summary = predict_file(fitted.predictor, sources, out, options, quiet, again, pool)
     _say(summary, out, as_json, quiet)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from berthead.errors import Interrupted, OutputError, UsageError
 from berthead.infer.columns import widest
 from berthead.infer.jobs import Job, run
 from berthead.infer.predict import Applier, prefetched
-from berthead.infer.work import Chunk, Work
+from berthead.infer.work import Chunk, Pool, Work
 from berthead.options import PredictOptions
 from berthead.progress import Progress
 from berthead.records import Prediction
@@ -33,6 +33,7 @@ def predict_file(
     options: PredictOptions,
     quiet: bool = False,
     again: str = "the same call with resume=True.",
+    pool: Pool | None = None,
 ) -> Summary:
     """Predict every row of a file, or of several as one table.
 
@@ -45,6 +46,7 @@ def predict_file(
         options: columns, what to add, and how the job is shared and resumed.
         quiet: show no progress.
         again: what the user does to go on after an interruption.
+        pool: computes the parts elsewhere, such as `berthead.scale.ray.RayPool`; None: they are computed here.
 
     Returns:
         What was done. Rows without an answer are left out of the target and stand in `<target>.errors.jsonl`.
@@ -62,7 +64,8 @@ def predict_file(
     with Table(paths) as table:
         work = Work.plan(predictor, options, table.columns, table.name)
         if lasting:
-            return run(Job(work, table, target, options, again, quiet))
+            with pool or nullcontext():
+                return run(Job(work, table, target, options, again, quiet, pool))
         summary = _stream(work, table, target, options, quiet)
     summary.max_tokens = widest(predictor.functions).reading.max_tokens
     return summary
@@ -73,7 +76,7 @@ def _refuse(paths: Sequence[str], target: str, options: PredictOptions, lasting:
     for path in paths if lasting else ():
         if Path(target).exists() and Path(path).exists() and Path(target).samefile(path):
             raise OutputError(target, "is the input", "another file", "The output would replace it.")
-    for flag, given in (("--resume", options.resume), ("--shard", options.shard)):
+    for flag, given in (("--resume", options.resume), ("--shard", options.shard), ("--ray", options.ray)):
         if given and target == STDIO:
             raise UsageError(flag, "stdout keeps nothing that could be gone on with", "a file: --out FILE")
         if given and not lasting:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -22,12 +22,15 @@ from berthead.data.shard import Shard
 from berthead.data.table import Table
 from berthead.errors import Interrupted
 from berthead.infer.predict import prefetched
-from berthead.infer.work import Chunk, Work, compute_part
+from berthead.infer.work import Chunk, Pool, Work, compute_part
 from berthead.options import PredictOptions
 from berthead.progress import Progress
+from berthead.records import Row
 
 # Seconds between lines of progress where stderr is no terminal: a night's job has a log.
 LOG_S = 60
+
+Parts = Iterator[tuple[int, Iterator[Row]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class Job:
         options: rows a part, the shard, and whether to go on with what is there.
         again: what the user does to go on after an interruption.
         quiet: show no progress.
+        pool: computes the parts elsewhere; None: they are computed here.
     """
 
     work: Work
@@ -49,6 +53,7 @@ class Job:
     options: PredictOptions
     again: str
     quiet: bool = False
+    pool: Pool | None = None
 
     @property
     def shard(self) -> Shard:
@@ -96,7 +101,7 @@ def _opened(job: Job, inputs: list[Fingerprint]) -> PartsFolder:
     """The job's parts folder, beside the file itself where the target is a link."""
     place = target_of(job.target)
     functions = {name: one.identity() for name, one in job.work.predictor.functions.items()}
-    manifest = manifest_of(inputs, functions, _options(job), _computed_by(job.work), job.output)
+    manifest = manifest_of(inputs, functions, _options(job), computed_by(job.work), job.output)
     return open_parts(
         place.with_name(place.name + PARTS), manifest, job.output.part_format, job.shard,
         resume=job.options.resume, name=f"{job.target}{PARTS}",
@@ -121,25 +126,47 @@ def _run(job: Job, folder: PartsFolder, inputs: list[Fingerprint]) -> Summary:
 
 
 def _compute(job: Job, folder: PartsFolder, inputs: Sequence[Fingerprint]) -> None:
-    """Compute the parts that are missing, in their order; the next rows are read while these are computed."""
+    """Compute the parts that are missing."""
     part_rows, done = job.options.part_rows, frozenset(folder.whole)
-
-    def read() -> Iterator[tuple[int, Chunk]]:
-        for number, rows in job.table.parts(part_rows, lambda part: folder.shard.owns(part) and part not in done):
-            for chunk in job.work.read(rows):
-                yield number, chunk
-
+    parts = job.table.parts(part_rows, lambda part: folder.shard.owns(part) and part not in done)
     begun = sum(part.counts.rows for part in folder.whole.values())
     total = None if job.quiet else job.table.count()
     share = None if total is None else folder.shard.share(total, part_rows)
     shown = Progress("predict", share, "rows", job.quiet, done=begun, log_s=LOG_S)
-    with shown as progress, closing(prefetched(read())) as ready:
+    compute = _compute_here if job.pool is None else _compute_elsewhere
+    with shown as progress, closing(compute(job, folder, parts, progress)) as written:
+        for _ in written:
+            for one in inputs:
+                one.check_unchanged()  # so every part is of the rows that the manifest names
+
+
+def _compute_here(job: Job, folder: PartsFolder, parts: Parts, progress: Progress) -> Generator[None]:
+    """Write the parts in their order, each behind a yield; the next rows are read while these are computed."""
+
+    def read() -> Iterator[tuple[int, Chunk]]:
+        for number, rows in parts:
+            for chunk in job.work.read(rows):
+                yield number, chunk
+
+    with closing(prefetched(read())) as ready:
         for number, chunks in groupby(ready, key=itemgetter(0)):
             with folder.writing(number) as part:
                 counted = _counted((chunk for _, chunk in chunks), progress)
                 part.counts = compute_part(job.work, job.output, counted, part.answers, part.errors)
-                for one in inputs:
-                    one.check_unchanged()  # so every part is of the rows that the manifest names
+                yield
+
+
+def _compute_elsewhere(job: Job, folder: PartsFolder, parts: Parts, progress: Progress) -> Generator[None]:
+    """Write the parts as the pool is done with them, each behind a yield."""
+    assert job.pool is not None
+    with closing(job.pool.compute(job.work, job.output, parts, computed_by(job.work))) as computed:
+        for one in computed:
+            with folder.writing(one.number) as part:
+                part.answers.write(one.answers)
+                part.errors.write(one.errors)
+                part.counts = one.counts
+                yield
+            progress.advance(one.counts.rows)
 
 
 def _counted(chunks: Iterable[Chunk], progress: Progress) -> Iterator[Chunk]:
@@ -170,8 +197,15 @@ def _options(job: Job) -> dict[str, Any]:
     }
 
 
-def _computed_by(work: Work) -> dict[str, Any]:
-    """Versions and kernels: others may round a last bit otherwise."""
+def computed_by(work: Work) -> dict[str, Any]:
+    """What decides the last bits of answers that are computed in this process.
+
+    Args:
+        work: what is computed.
+
+    Returns:
+        Versions, kernels, and threads where they matter, by name.
+    """
     by = {name: _version(name) for name in ("berthead", "tokenizers", "numpy", "pyarrow")}
     return by | work.predictor.computed_by()
 

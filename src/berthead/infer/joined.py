@@ -156,6 +156,10 @@ class JoinedPredictor:
         self.engine = JoinedEngine([one.model for one in self.functions.values()], precision, device)
         self.token_budget = token_budget or budget_of(device)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The prepared weights lie as this processor wants them: they are made again where it is unpickled.
+        return type(self), (self.functions, self.engine.precision, self.token_budget, self.device)
+
     def computed_by(self) -> dict[str, Any]:
         """What decides the last bit of an answer: versions, kernels and threads."""
         kernels = sorted({kernels_of(one.model, self.engine.precision) for one in self.functions.values()})

@@ -217,6 +217,10 @@ class Predictor(Applier):
 
         return computed_by(self.engine.kernels, self.device)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The prepared weights lie as this processor wants them: they are made again where it is unpickled.
+        return type(self), (self.function, self.engine.precision, self.token_budget, self.device)
+
 
 def budget_of(device: torch.device) -> int:
     """Tokens that a device computes at once, by default."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, Self
 
 from berthead.data.counts import Counts
 from berthead.data.examples import Columns, to_example
@@ -116,6 +117,49 @@ class Work:
             # Names are chosen by the header; a row of JSON Lines may have more.
             return {}, f'has a value for "{min(taken)}", the name of an added column'
         return values, None
+
+
+@dataclass(frozen=True, slots=True)
+class PartBytes:
+    """A part that was computed, as bytes.
+
+    Args:
+        number: which one.
+        answers: its rows with their answers.
+        errors: its bad rows, as JSON Lines.
+        counts: what became of its rows.
+    """
+
+    number: int
+    answers: bytes
+    errors: bytes
+    counts: Counts
+
+
+class Pool(Protocol):
+    """What computes parts elsewhere; it is entered before a job asks what decides the bytes."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def compute(
+        self, work: Work, output: Output, parts: Iterator[tuple[int, Iterator[Row]]], by: Mapping[str, Any]
+    ) -> Generator[PartBytes]:
+        """Compute parts, to the same bytes as `compute_part`.
+
+        Args:
+            work: what is done to the rows.
+            output: what is written.
+            parts: numbers and rows, which are read as they are needed.
+            by: versions and kernels that the bytes are of; others are refused.
+
+        Yields:
+            The parts, as they are done.
+        """
+        ...
 
 
 def compute_part(work: Work, output: Output, chunks: Iterable[Chunk], answers: BinaryIO, errors: BinaryIO) -> Counts:

@@ -1,0 +1,1 @@
+"""Beyond one machine: the parts of a job computed by others."""

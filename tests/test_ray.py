@@ -1,0 +1,271 @@
+"""Jobs on Ray: the bytes of a local job, whoever is killed; and what is said where there is no Ray."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import WORDS, shell_env, write_csv
+
+import berthead
+from berthead import joining
+from berthead.cli import _words
+from berthead.data.output import Output
+from berthead.data.table import Table
+from berthead.errors import DataError, UsageError
+from berthead.infer.files import predict_file
+from berthead.infer.jobs import computed_by
+from berthead.infer.work import Work, compute_part
+from berthead.options import PredictOptions
+from berthead.scale.ray import room
+
+PLAIN = [word for word in WORDS if word.isalpha()]
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no Ray: pip install 'berthead[ray]'")
+
+
+def some_rows(folder: Path, count: int) -> Path:
+    """Rows of different lengths, some without a text."""
+    texts = [" ".join(PLAIN[(n * 7 + k) % len(PLAIN)] for k in range(1 + n % 9)) for n in range(count)]
+    rows = [{"id": str(n), "text": "" if n % 50 == 7 else text} for n, text in enumerate(texts)]
+    return write_csv(folder / "in.csv", rows)
+
+
+# What goes to a cluster
+
+
+def test_an_error_is_the_same_in_another_process():
+    sent = DataError("rows.csv:3", "is blank", "a text", "Write one.").about(4)
+    got = pickle.loads(pickle.dumps(sent))
+    assert (type(got), str(got), got.where, got.fix, got.row) == (DataError, str(sent), "rows.csv:3", "Write one.", 4)
+
+
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_work_that_was_sent_gives_the_same_bytes(tmp_path, fit_toy, joined, precision):
+    one = berthead.load(fit_toy(epochs=6), precision=precision, threads=1)
+    options = PredictOptions(precision=precision)
+    both = joining.Joined({"a": one, "b": berthead.load(fit_toy(), precision=precision)}, options)
+    table = Table([str(some_rows(tmp_path, 120))])
+    work = Work.plan((both if joined else one).predictor, PredictOptions(), table.columns, table.name)
+    output = Output.of("csv", table.format, table.columns, table.schema, work.added)
+    rows = list(table)
+    sent_work, sent_output, sent_rows = pickle.loads(pickle.dumps((work, output, rows)))
+    assert sent_work.predictor.engine is not work.predictor.engine
+    assert sent_work.predictor.engine.precision == precision
+    assert computed_by(sent_work) == computed_by(work)
+    here, there = (io.BytesIO(), io.BytesIO()), (io.BytesIO(), io.BytesIO())
+    counts = compute_part(work, output, work.read(rows), *here)
+    assert compute_part(sent_work, sent_output, sent_work.read(sent_rows), *there) == counts
+    assert [one.getvalue() for one in there] == [one.getvalue() for one in here]
+    assert counts.rows == 120
+    assert counts.failed == 3
+
+
+# Flags and errors
+
+
+def test_the_flag_needs_no_address():
+    assert _words(["predict", "m", "in.csv", "--ray"]) == ["predict", "m", "in.csv", "--ray", "local"]
+    assert _words(["predict", "--ray", "-q", "m"]) == ["predict", "--ray", "local", "-q", "m"]
+    assert _words(["predict", "--ray", "auto", "m"]) == ["predict", "--ray", "auto", "m"]
+
+
+def test_actors_fill_the_nodes():
+    nodes = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 5.0}, {"memory": 1e9}]
+    assert room(nodes, PredictOptions(threads=2)) == (2, 6)
+    assert room(nodes, PredictOptions(threads=6)) == (6, 1)
+    assert room(nodes, PredictOptions(threads=2, device="cuda")) == (2, 2)
+    with pytest.raises(UsageError, match=r"--threads: is 9; the largest node of the cluster has 8 processors"):
+        room(nodes, PredictOptions(threads=9))
+    with pytest.raises(UsageError, match="no node of the cluster has a processor"):
+        room([{"memory": 1e9}], PredictOptions())
+    with pytest.raises(UsageError, match="no node of the cluster has a GPU"):
+        room([{"CPU": 8.0}], PredictOptions(device="cuda"))
+
+
+def test_without_ray_the_error_says_what_to_install(tmp_path, cli, fit_toy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    ran = cli("predict", fit_toy(), some_rows(tmp_path, 3), "--out", tmp_path / "out.csv", "--ray")
+    assert ran.code == 2
+    assert ran.err.startswith("berthead: --ray: Ray cannot be imported (")
+    assert ran.err.endswith("it is an extra of the package. Install it: pip install 'berthead[ray]'\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+@needs_ray
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
+def test_an_address_without_a_cluster(tmp_path, shell, fit_toy, address):
+    some_rows(tmp_path, 3)
+    ran = shell("predict", fit_toy(), "in.csv", "--out", "out.csv", "--ray", address)
+    assert ran.code == 2
+    assert ran.err.startswith(f"berthead: --ray {address}: there is no Ray cluster that answers (")
+    assert ran.err.endswith("or HOST:PORT of its head. Start one: ray start --head\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+def test_stdout_is_refused(tmp_path, cli, fit_toy):
+    ran = cli("predict", fit_toy(), some_rows(tmp_path, 3), "--ray", "auto")
+    assert (ran.code, ran.out) == (2, "")
+    assert "--ray: stdout keeps nothing" in ran.err
+
+
+# A cluster of one machine
+
+# In a process of its own, because the tests' own may reach nobody. It kills an actor when three parts are done.
+KILLING = """
+import json, os, signal, sys
+from dataclasses import asdict
+from pathlib import Path
+
+import ray
+import berthead
+from berthead.data.output import Output
+from berthead.data.table import Table
+from berthead.errors import BertheadError
+from berthead.infer.files import predict_file
+from berthead.infer.work import Work
+from berthead.options import PredictOptions
+from berthead.scale import ray as ours
+
+model, said = sys.argv[1], {"lost": [], "killed": 0, "taken": 0}
+predictor = berthead.load(model, threads=1).predictor
+options = PredictOptions(ray="local", threads=1, part_rows=500)
+lost, taken = ours._Crew._lost, ours._Crew._taken
+
+
+def counted(crew, member, task, error):
+    said["lost"].append(task.number)
+    lost(crew, member, task, error)
+
+
+def kill():
+    # One of our actors: its parent is the raylet that we have started.
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            title, status = path.read_text(), path.with_name("status").read_text()
+            parent = status.split("PPid:")[1].split()[0]
+            started_by = int(Path(f"/proc/{parent}/status").read_text().split("PPid:")[1].split()[0])
+        except OSError:
+            continue
+        if title.startswith("ray::_Actor") and started_by == os.getpid():
+            os.kill(int(path.parent.name), signal.SIGKILL)
+            said["killed"] += 1
+            return
+
+
+def watched(crew, ref):
+    said["taken"] += 1
+    if said["taken"] == 3:
+        kill()
+    return taken(crew, ref)
+
+
+ours._Crew._lost, ours._Crew._taken = counted, watched
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+said["one"] = asdict(predict_file(predictor, "in.csv", "killed.csv", options, True, pool=ours.RayPool(options)))
+said["lost once"] = said.pop("lost")
+said["lost"] = []
+resumed = PredictOptions(ray="local", threads=1, part_rows=500, resume=True)
+said["two"] = asdict(predict_file(predictor, "in.csv", "resumed.parquet", resumed, True, pool=ours.RayPool(resumed)))
+said["connected"] = ray.is_initialized()
+
+with ours.RayPool(options) as pool, Table(["in.csv"]) as table:
+    said["size"] = pool.size
+    work = Work.plan(predictor, options, table.columns, table.name)
+    output = Output.of("csv", table.format, table.columns, table.schema, work.added)
+    try:
+        next(pool.compute(work, output, table.parts(500, lambda part: True), {"kernels": "abacus"}))
+    except BertheadError as error:
+        said["refused"] = str(error)
+print(json.dumps(said))
+"""
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_job_on_ray_gives_the_bytes_of_a_local_one(tmp_path, fit_toy, monkeypatch):
+    model = fit_toy(epochs=6)
+    some_rows(tmp_path, 10_250)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray keeps a token
+    monkeypatch.chdir(tmp_path)
+    predictor = berthead.load(model, threads=1).predictor
+    for target in ("local.csv", "local.parquet"):
+        predict_file(predictor, "in.csv", target, PredictOptions(part_rows=500), True)
+    # Of this one every other part is there, computed here.
+    predict_file(predictor, "in.csv", "resumed.parquet", PredictOptions(part_rows=500, shard="2/2"), True)
+
+    done = subprocess.run(
+        [sys.executable, "-c", KILLING, model],
+        cwd=tmp_path,
+        env=shell_env(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["killed"] == 1
+    assert 1 <= len(said["lost once"]) <= 2
+    assert said["lost"] == []
+    assert said["size"] == 2
+    assert said["one"]["rows"] == said["two"]["rows"] == 10_250
+    assert said["connected"], "the cluster of the program stays"
+    for one, other in (("local.csv", "killed.csv"), ("local.parquet", "resumed.parquet")):
+        assert Path(other).read_bytes() == Path(one).read_bytes()
+        assert Path(f"{other}.errors.jsonl").read_bytes() == Path(f"{one}.errors.jsonl").read_bytes()
+    assert len(pd.read_parquet("resumed.parquet")) == 10_250 - said["two"]["failed"]
+    assert not list(tmp_path.glob("*.parts"))
+    assert "a node would compute other bytes: kernels is " in said["refused"]
+    assert ", here abacus. Install the same versions" in said["refused"]
+
+
+def actors_of(pid: int) -> set[int]:
+    """The actors among the processes that a process has started, and those that these have."""
+    found, new = {pid}, {pid}
+    while new:
+        new = {
+            int(child)
+            for parent in new
+            for tasks in Path(f"/proc/{parent}/task").glob("*/children")
+            for child in tasks.read_text().split()
+        } - found
+        found |= new
+    return {one for one in found if Path(f"/proc/{one}/cmdline").read_text().startswith("ray::_Actor")}
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_killed_job_leaves_no_actor_and_is_resumed(tmp_path, fit_toy, shell, monkeypatch):
+    model = fit_toy(epochs=6)
+    some_rows(tmp_path, 20_000)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray keeps a token
+    command = ["predict", model, "in.csv", "--threads", "1", "--part-rows", "250", "-q", "--out"]
+    assert shell(*command, "local.csv").code == 4  # some rows have no answer
+    driver = subprocess.Popen([sys.executable, "-m", "berthead", *map(str, command), "out.csv", "--ray"], cwd=tmp_path)
+    parts, until = tmp_path / "out.csv.parts", time.monotonic() + 120
+    while len(list(parts.glob("[0-9]*.json"))) < 3 and driver.poll() is None and time.monotonic() < until:
+        time.sleep(0.005)
+    started = actors_of(driver.pid)
+    assert started
+    driver.kill()
+    driver.wait()
+    done = len(list(parts.glob("[0-9]*.json")))
+    assert 3 <= done < 80
+    refused = shell(*command, "out.csv")
+    assert refused.code == 2
+    assert "whole parts of a job that was stopped" in refused.err
+    assert shell(*command, "out.csv", "--resume").code == 4
+    for name in ("out.csv", "out.csv.errors.jsonl"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / name.replace("out", "local")).read_bytes()
+    until = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in started) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []
