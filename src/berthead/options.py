@@ -209,7 +209,7 @@ class PredictOptions(Options):
     )  # fmt: skip
     ray: str | None = option(
         None,
-        "Compute on a Ray cluster: auto, or its HOST:PORT; local, or nothing behind the flag: on one started here.",
+        "Compute on a Ray cluster: auto, its HOST:PORT, or local, one that is started here [default: no cluster].",
     )
     part_rows: int = option(16384, "Rows of a part: what is lost at most when a job is killed.", low=1)
     skip_bad_rows: bool = option(False, "eval: leave out rows that cannot be used, and report them.")
