@@ -516,7 +516,7 @@ def started(words: list, folder: Path, stdin: int = subprocess.DEVNULL) -> subpr
 @pytest.mark.slow
 def test_ctrl_c_in_fit_keeps_the_best_epoch_and_says_where(tiny_bert, tmp_path):
     (tmp_path / "data.csv").write_text(TOY)
-    flags = ["--encoder", tiny_bert, "--epochs", 200, "--precision", "fp32", "--batch", 4, "--checkpoint-minutes", 0]
+    flags = ["--encoder", tiny_bert, "--epochs", 200, "--precision", "fp32", "--batch", 4]
     process = started(["fit", "data.csv", "--out", "model", *flags], tmp_path)
     assert process.stderr.readline().startswith("epoch 20/200")
     process.send_signal(signal.SIGINT)

@@ -21,6 +21,7 @@ from berthead.train.parts import Fold, Part
 from berthead.train.randomness import Randomness
 from berthead.train.settings import Settings
 from berthead.train.table import learns_by_row
+from berthead.train.whole import whole
 
 
 @dataclass(slots=True)
@@ -88,9 +89,10 @@ class Run:
         self.part.team.seed(self.settings.seed, number)
         loss = self.part.team.sum(self.optimiser, self._gradients(rows, say), self.part.read)
         share = rate(number, self.per_epoch * self.settings.epochs, self.settings.warmup)
-        self.randomness = None
-        self.optimiser.step(share)
-        self.step, self.loss, self.randomness = self.step + 1, self.loss + loss, Randomness.of(self.part.random)
+        with whole():
+            self.randomness = None
+            self.optimiser.step(share)
+            self.step, self.loss, self.randomness = self.step + 1, self.loss + loss, Randomness.of(self.part.random)
         return len(rows)
 
     def _gradients(self, rows: np.ndarray, say: Callable[[str], None]) -> float:
@@ -120,13 +122,14 @@ class Run:
             raise UsageError("fit", saw, "a finite loss", f"Lower --lr (it is {self.settings.lr:g}).")
         scores = _score(self.part, self.task, self.valid)
         value = _value(self.task, self.settings.metric, scores, self.epoch)
-        before, self.randomness = self.randomness, None
-        self.history.epochs.append({"train_loss": self.loss / len(self.targets)} | scores)
-        if value > self.best_value or self.best is None:
-            self.best, self.best_value = _copy(self.part.module, self.fixed), value
-            self.history.best_epoch = self.epoch + 1
-        self.epoch, self.step, self.loss = self.epoch + 1, 0, 0.0
-        self.order_state, self.randomness = self.orders.bit_generator.state, before
+        with whole():
+            before, self.randomness = self.randomness, None
+            self.history.epochs.append({"train_loss": self.loss / len(self.targets)} | scores)
+            if value > self.best_value or self.best is None:
+                self.best, self.best_value = _copy(self.part.module, self.fixed), value
+                self.history.best_epoch = self.epoch + 1
+            self.epoch, self.step, self.loss = self.epoch + 1, 0, 0.0
+            self.order_state, self.randomness = self.orders.bit_generator.state, before
 
     def saved(self) -> Saved | None:
         """All of it, to go on from later; None: in the middle of an update."""

@@ -1,0 +1,31 @@
+"""What Ctrl-C does not break in two."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def whole() -> Iterator[None]:
+    """Let Ctrl-C wait until this is over; it only ever comes to the main thread.
+
+    Example:
+        >>> with whole():
+        ...     step = 1
+    """
+    before: Any = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    came: list[Any] = []
+    signal.signal(signal.SIGINT, lambda *what: came.append(what))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        before(*came[0])
