@@ -229,10 +229,9 @@ print(json.dumps([model.warnings, model.info()["run"]["epochs"][0]["train_loss"]
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits are set as Linux sets them")
-@pytest.mark.parametrize("kernels", ["", "torch"], ids=["ours", "torch"])
-def test_under_a_limit_of_the_system_a_fit_goes_on(kernels, tmp_path):
-    if not kernels and not native.kernels():
-        pytest.skip("this machine has no kernels of ours")
+@pytest.mark.skipif(not native.kernels(), reason="this machine has no kernels of ours")
+def test_under_a_limit_of_the_system_a_fit_goes_on(tmp_path):
+    # Of our kernels alone: how much address space torch's allocator and threads hold differs from run to run.
     sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4}
     calm = make_bert(tmp_path / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **sizes)
     data = json.dumps([row | {"text": f"{row['text']} " * 6} for row in toy_rows(20)])
@@ -240,7 +239,7 @@ def test_under_a_limit_of_the_system_a_fit_goes_on(kernels, tmp_path):
     for limits in ((), ("400",)):
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, str(calm), *limits],
-            input=data, capture_output=True, text=True, env=shell_env(BERTHEAD_KERNELS=kernels), timeout=280,
+            input=data, capture_output=True, text=True, env=shell_env(), timeout=280,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         found.append(json.loads(done.stdout))
