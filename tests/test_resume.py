@@ -349,8 +349,8 @@ def changed_rows(cut, folder, monkeypatch):
     return {"data": str(write_csv(folder / "changed.csv", rows))}
 
 
-def other_held_out(cut, folder, monkeypatch):
-    return {"valid": 0.5}
+def held_out_file(cut, folder, monkeypatch):
+    return {"valid": str(write_csv(folder / "held-out.csv", toy_rows(1)))}
 
 
 def newer_torch(cut, folder, monkeypatch):
@@ -368,8 +368,9 @@ REASONS = {
     "encoder": (changed_encoder, r"the encoder's sha256 was \w{12}… and is \w{12}…"),
     "encoder's name": (renamed_encoder, "the encoder was bert and is other"),
     "tokenizer": (changed_tokenizer, r"what is read of it was \w{12}… and is \w{12}…"),
-    "a row": (changed_rows, r"the (held-out )?data was \w{12}… and is \w{12}…"),
-    "held-out rows": (other_held_out, r"the data was \w{12}… and is \w{12}…; the held-out data was \w{12}… and is"),
+    "a row": (changed_rows, r"the data was \w{12}… and is \w{12}…"),
+    "held-out share": (lambda *_: {"valid": 0.5}, "the held-out data was 0.25 of it and is 0.5 of it"),
+    "held-out rows": (held_out_file, r"the held-out data was 0.25 of it and is \w{12}…"),
     "versions": (newer_torch, r"versions was \{.*'torch': '[\d.]+.*'.* and is \{.*'torch': '99.0'"),
     "kernels": (other_kernels, r"kernels was \w+, torch's \w+ and is torch, torch's \w+"),
     "threads": (lambda *_: {"threads": 2}, "threads was 1 and is 2"),

@@ -170,7 +170,8 @@ def fit_examples(
     lora = Adapt.parse(options.adapt).kind == "lora"
     adapter = taken_out(model, options.encoder, encoder.folder) if lora else None
     model.requires_grad_(False)
-    pretrained = {"name": encoder.label, "theta_sha256": encoder.theta_sha256}
+    data_hash, theta_hash = learnt.hashes
+    pretrained = {"name": encoder.label, "theta_sha256": theta_hash}
     artifact = Artifact(
         model, learnt.tokenizer, task, columns, learnt.reading, encoder.raw_config, pretrained, options.adapt,
         own_head=options.head if options.head not in HEADS else None, dropout=_head_dropout(options), adapter=adapter,
@@ -178,7 +179,7 @@ def fit_examples(
     run: dict[str, Any] = {
         "rows": len(train.examples),
         "held_out_rows": len(valid.examples),
-        "data_sha256": data_sha256(examples),
+        "data_sha256": data_hash,
         "seed": options.seed,
         "threads": learnt.threads,
         **({"workers": team.size} if team.size > 1 else {}),
@@ -222,6 +223,7 @@ class _Learnt:
         settings: how it was fitted.
         threads: of this process.
         folds: rows that were fitted, and rows that were scored.
+        hashes: the sha256 of the data and of theta-hat.
         history: the epochs.
         notes: what the user should know of the rows.
     """
@@ -234,6 +236,7 @@ class _Learnt:
     settings: Settings
     threads: int
     folds: list[Fold]
+    hashes: tuple[str, str]
     history: History
     notes: list[str]
 
@@ -247,6 +250,7 @@ def _learn(
     task, train, valid = _folds(kind, examples, held_out, options.seed, where)
     threads = use_threads(team.threads(options.threads))
     encoder = read_checkpoint(options.encoder)
+    data_hash, theta_hash = data_sha256(examples), encoder.theta_sha256
     settings = settings_for(options, kind, encoder.config.width)
     pairs = any(example.pair is not None or example.choices for example in train)
     tokenizer, reading = _reader(encoder, options, pairs)
@@ -261,8 +265,11 @@ def _learn(
         notes.append("too few rows to hold any out: the last epoch is kept, unscored")
     saved = None
     if checkpoints or team.size > 1:
-        how = {"threads": threads, "workers": team.size, "versions": _versions(options)}
-        identity = identity_of(options, settings, columns, encoder, folds, how)
+        others = f"{held_out:g} of it" if isinstance(held_out, int | float) else data_sha256(held_out)
+        known = {"the data": data_hash, "the held-out data": others}
+        known |= {"the encoder": encoder.label, "the encoder's sha256": theta_hash}
+        how = {"columns": columns, "threads": threads, "workers": team.size, "versions": _versions(options)}
+        identity = identity_of(options, settings, [one for fold in folds for one in fold.inputs], known, how)
         saved = checkpoints.read(identity) if checkpoints else None
         team.agree(f"{identity} {saved.state if saved else None}")
     # The caller's random state is left as it was.
@@ -278,7 +285,8 @@ def _learn(
         adapt(model, Adapt.parse(options.adapt))
         rows, scored, cache = _in_parts(task, folds[0]), folds[1] if valid else None, check_folder(options.cache)
         history = fit_model(model, task, rows, scored, settings, quiet, cache, checkpoints, saved, team)
-    return _Learnt(model, task, encoder, tokenizer, reading, settings, threads, folds, history, notes)
+    hashes = data_hash, theta_hash
+    return _Learnt(model, task, encoder, tokenizer, reading, settings, threads, folds, hashes, history, notes)
 
 
 def _head_dropout(options: FitOptions) -> float:

@@ -10,11 +10,9 @@ from typing import Any
 import torch
 
 from berthead.infer import native
-from berthead.model.checkpoint import Checkpoint
 from berthead.options import FitOptions, flag
 from berthead.records import Example
 from berthead.text.windows import Input
-from berthead.train.parts import Fold
 from berthead.train.settings import Settings
 
 # Options that change no parameter, or say in other words what is compared below.
@@ -25,18 +23,17 @@ _NOT_COMPARED = frozenset({
 
 
 def identity_of(
-    options: FitOptions, settings: Settings, columns: Mapping[str, Any], encoder: Checkpoint,
-    folds: Sequence[Fold], how: Mapping[str, Any],
+    options: FitOptions, settings: Settings, inputs: Sequence[Input], hashes: Mapping[str, str],
+    how: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """What a fit depends on.
 
     Args:
         options: what the user wants.
         settings: the same with the defaults filled in.
-        columns: the columns the rows came from.
-        encoder: what is fitted.
-        folds: rows to fit, and rows to score.
-        how: what else the last bit depends on: threads, workers, versions.
+        inputs: what is read of the rows, those to fit and those to score.
+        hashes: of rows and encoder, by what they are.
+        how: what else the last bit depends on, and the folder says: columns, threads, workers, versions.
 
     Returns:
         By name, as JSON.
@@ -44,13 +41,9 @@ def identity_of(
     filled_in = {name: getattr(settings, name) for name in Settings.__slots__ if name != "balanced"}
     given = {name: value for name, value in options.to_dict().items() if name not in _NOT_COMPARED}
     by_flag = {flag(name): value for name, value in (given | filled_in).items()}
-    rows = {"the data": folds[0].examples, "the held-out data": folds[1].examples}
     return {
-        **{name: data_sha256(examples) for name, examples in rows.items()},
-        "what is read of it": _tokens_sha256([one for fold in folds for one in fold.inputs]),
-        "columns": dict(columns),
-        "the encoder": encoder.label,
-        "the encoder's sha256": encoder.theta_sha256,
+        **hashes,
+        "what is read of it": _tokens_sha256(inputs),
         **by_flag,
         "--cache": "given" if options.cache else "not given",
         "kernels": f"{native.chosen()}, torch's {torch.backends.cpu.get_cpu_capability()}",

@@ -86,7 +86,9 @@ class Run:
         """One update; the number of rows that it read."""
         rows = order[self.step * self.settings.batch : (self.step + 1) * self.settings.batch]
         number = self.epoch * self.per_epoch + self.step
-        self.part.team.seed(self.settings.seed, number)
+        if self.part.team.size > 1:
+            self.part.team.seed(self.settings.seed, number)
+            self.randomness = Randomness.of(self.part.random)
         loss = self.part.team.sum(self.optimiser, self._gradients(rows, say), self.part.read)
         share = rate(number, self.per_epoch * self.settings.epochs, self.settings.warmup)
         with whole():
@@ -97,7 +99,8 @@ class Run:
 
     def _gradients(self, rows: np.ndarray, say: Callable[[str], None]) -> float:
         """The gradients of the rows' mean loss, computed in smaller parts where there is too little memory."""
-        before = Randomness.of(self.part.random)
+        before = self.randomness
+        assert before is not None
         while True:
             self.optimiser.zero_grad()
             try:

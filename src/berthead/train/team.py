@@ -66,10 +66,9 @@ class Team:
         return np.array(sorted(mine), dtype=np.int64)
 
     def seed(self, *numbers: int) -> None:
-        """Begin torch's random numbers anew: each process drops other values, whoever has computed what before."""
-        if self.size > 1:
-            (drawn,) = np.random.SeedSequence((*numbers, self.rank)).generate_state(1, np.uint64)
-            torch.manual_seed(int(drawn >> np.uint64(1)))
+        """Begin torch's random numbers anew: each process drops other values, whatever it has computed before."""
+        (drawn,) = np.random.SeedSequence((*numbers, self.rank)).generate_state(1, np.uint64)
+        torch.manual_seed(int(drawn >> np.uint64(1)))
 
     def sum(self, optimiser: Optimiser, loss: float, read: Tensor | None) -> float:
         """Let every process have the sum of all gradients, as if it had computed all rows.
