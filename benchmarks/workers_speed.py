@@ -58,10 +58,10 @@ CASES = {
 
 def learn_calmly(*arguments: Any) -> Any:
     """What every process calls, with a head that drops nothing."""
-    from berthead.train import fit
+    from berthead.train import settings
+    from berthead.train.learn import learn
 
-    fit.USUAL_HEAD_DROPOUT, fit.HEAD_DROPOUT = 0.0, {}
-    learn = getattr(fit, "_learn_as_ever", fit._learn)
+    settings.USUAL_HEAD_DROPOUT, settings.HEAD_DROPOUT = 0.0, {}
     return learn(*arguments)
 
 
@@ -96,7 +96,7 @@ def measure(case: Case, args: argparse.Namespace, workers: int, seed: int, calm:
 
     Team.sum = watched  # type: ignore[method-assign]
     if calm:
-        fit._learn_as_ever, fit._learn = fit._learn, learn_calmly  # type: ignore[attr-defined]
+        fit.learn = learn_calmly
     with tempfile.TemporaryDirectory() as folder:
         encoder = calm_encoder(Path(folder)) if calm else "minilm"
         start = time.perf_counter()

@@ -20,9 +20,9 @@ from berthead.model.heads import RowHead
 from berthead.model.model import Model
 from berthead.options import LORA_TARGETS, FitOptions
 from berthead.tasks import Classify
-from berthead.train.fit import settings_for
 from berthead.train.loop import fit_model
 from berthead.train.optim import adamw, peak_rate, unfrozen
+from berthead.train.settings import settings_for
 
 
 @pytest.fixture(scope="module")

@@ -392,7 +392,7 @@ def test_an_option_that_cannot_be_is_a_usage_error_before_training(option, value
     def refuse(*args, **kwargs):
         raise AssertionError("a model was trained")
 
-    monkeypatch.setattr("berthead.train.fit.fit_model", refuse)
+    monkeypatch.setattr("berthead.train.learn.fit_model", refuse)
     with pytest.raises(UsageError, match=message) as caught:
         berthead.fit(toy_rows(), **(quick | {option: value}))
     assert caught.value.exit_code == 2

@@ -418,8 +418,8 @@ def no_training(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("a model was trained")
 
-    monkeypatch.setattr("berthead.train.fit.fit_model", refuse)
-    monkeypatch.setattr("berthead.train.fit.read_checkpoint", refuse)
+    monkeypatch.setattr("berthead.train.learn.fit_model", refuse)
+    monkeypatch.setattr("berthead.train.learn.read_checkpoint", refuse)
 
 
 @pytest.mark.usefixtures("no_training")

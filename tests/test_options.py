@@ -13,8 +13,8 @@ import berthead
 from berthead.errors import UsageError
 from berthead.options import ADAPT_ALLOWED, FitOptions, PredictOptions, flag
 from berthead.tasks import TASKS, Classify, Multilabel
-from berthead.train import fit as fit_module
-from berthead.train.fit import settings_for
+from berthead.train import learn, settings
+from berthead.train.settings import settings_for
 
 RECORDS = [FitOptions, PredictOptions]
 FIELDS = [(record, spec) for record in RECORDS for spec in fields(record)]
@@ -318,14 +318,14 @@ def test_every_other_setting_is_the_option_s():
 
 @pytest.mark.parametrize("has_bf16", [True, False])
 def test_automatic_precision_is_what_the_processor_has(monkeypatch, has_bf16):
-    monkeypatch.setattr(fit_module, "has_fast_bf16", lambda device: has_bf16)
+    monkeypatch.setattr(settings, "has_fast_bf16", lambda device: has_bf16)
     assert settings_for(FitOptions(), Classify, 768).precision == ("bf16" if has_bf16 else "fp32")
     for precision in ("fp32", "bf16"):
         assert settings_for(FitOptions(precision=precision), Classify, 768).precision == precision
 
 
 def test_class_weights_with_a_regression_are_an_error_before_anything_is_fitted(monkeypatch, toy_csv, tiny_bert):
-    monkeypatch.setattr(fit_module, "fit_model", None)
+    monkeypatch.setattr(learn, "fit_model", None)
     with pytest.raises(UsageError, match="--class-weight balanced: --task regress has no classes; none"):
         berthead.fit(toy_csv, encoder=str(tiny_bert), task="regress", label="stars", class_weight="balanced")
 
@@ -336,7 +336,7 @@ def test_an_unknown_metric_is_an_error_before_anything_is_computed(monkeypatch, 
         raise AssertionError("work was done")
 
     for name in ("read_checkpoint", "fit_model", "_fold"):
-        monkeypatch.setattr(fit_module, name, never)
+        monkeypatch.setattr(learn, name, never)
     column = {"classify": "label", "multilabel": "tags", "regress": "stars"}[task]
     with pytest.raises(UsageError) as error:
         berthead.fit(toy_csv, task=task, label=column, metric="f2")

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 import berthead
 from berthead.errors import OutputError, UsageError
 from berthead.infer import native
-from berthead.train import checkpoints, fit, identity, steps
+from berthead.train import checkpoints, identity, learn, steps
 from berthead.train.checkpoints import Checkpoints, Saved
 
 KINDS = {
@@ -354,8 +354,8 @@ def held_out_file(cut, folder, monkeypatch):
 
 
 def newer_torch(cut, folder, monkeypatch):
-    real = fit._versions
-    monkeypatch.setattr(fit, "_versions", lambda options: real(options) | {"torch": "99.0"})
+    real = learn.versions
+    monkeypatch.setattr(learn, "versions", lambda options: real(options) | {"torch": "99.0"})
     return {}
 
 

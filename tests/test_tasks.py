@@ -704,7 +704,7 @@ def test_a_new_head_begins_with_the_prior(monkeypatch, tiny_bert, task, label):
     from conftest import toy_rows
 
     import berthead
-    from berthead.train import fit as fitting
+    from berthead.train import learn as fitting
 
     seen = {}
 

@@ -4,6 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from berthead.errors import UsageError
+from berthead.infer.engine import find_device, has_fast_bf16
+from berthead.model.adapt import Adapt
+from berthead.options import FitOptions
+from berthead.tasks import Task, choose_metric
+
+# The fewer parameters learn, the larger steps they take, and the more of them.
+DEFAULTS = {
+    "full": {"epochs": 3, "lr": 5e-5},
+    "frozen": {"epochs": 40, "lr": 1e-3},
+    "top": {"epochs": 6, "lr": 2e-4},
+    "lora": {"epochs": 6, "lr": 1e-3},
+    "bitfit": {"epochs": 6, "lr": 2e-3},
+}
+# Full fits: the rate above is for encoders of this width; narrower ones take larger steps, omega still larger.
+USUAL_WIDTH = 768
+HEAD_RATE = 10
+# A head on fixed vectors overfits soon: half of them dropped was best on three tasks of the sample and on abstracts.
+HEAD_DROPOUT = {"frozen": 0.5}
+USUAL_HEAD_DROPOUT = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -23,3 +44,53 @@ class Settings:
     head_lr: float | None = None
     layer_decay: float = 1.0
     unfreeze: bool = False
+
+
+def settings_for(options: FitOptions, task: type[Task], width: int) -> Settings:
+    """The options with their defaults filled in.
+
+    Args:
+        options: what the user wants.
+        task: what is predicted.
+        width: of the encoder.
+
+    Returns:
+        The settings of the loop.
+
+    Raises:
+        UsageError: options that do not go together.
+    """
+    kind = Adapt.parse(options.adapt).kind
+    default = DEFAULTS[kind]
+    epochs = int(options.epochs or default["epochs"])
+    if kind == "frozen" and (options.unfreeze or options.layer_decay != 1):
+        given = "--unfreeze" if options.unfreeze else f"--layer-decay {options.layer_decay:g}"
+        raise UsageError(given, "--adapt frozen fits the head alone", "an --adapt that fits blocks, or leave it out")
+    if options.unfreeze and epochs < 2:
+        raise UsageError("--unfreeze", "there is 1 epoch", "--epochs 2 or more: the first one fits the head alone")
+    lr, head_lr = options.lr, options.head_lr
+    if lr is None and kind == "full":
+        lr = default["lr"] * USUAL_WIDTH / width
+        head_lr = head_lr or HEAD_RATE * lr
+    fast = has_fast_bf16(find_device(options.device))
+    return Settings(
+        epochs=epochs,
+        batch=options.batch,
+        lr=float(lr or default["lr"]),
+        weight_decay=options.weight_decay,
+        warmup=options.warmup,
+        clip=options.clip,
+        metric=choose_metric(task, options.metric),
+        precision=("bf16" if fast else "fp32") if options.precision == "auto" else options.precision,
+        seed=options.seed,
+        balanced=options.class_weight == "balanced",
+        device=options.device,
+        head_lr=head_lr,
+        layer_decay=options.layer_decay,
+        unfreeze=options.unfreeze,
+    )
+
+
+def head_dropout(options: FitOptions) -> float:
+    """The share of a new head's input that it drops."""
+    return HEAD_DROPOUT.get(Adapt.parse(options.adapt).kind, USUAL_HEAD_DROPOUT)

@@ -1,0 +1,274 @@
+"""Rows to fitted parameters: task, encoder, head, epochs; what each process of a fit does."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from berthead import plugins
+from berthead.data.examples import hold_out
+from berthead.errors import DataError, ModelError, UsageError, listed
+from berthead.infer.engine import use_threads
+from berthead.infer.predict import length_notes, readable, split_readable
+from berthead.model import families
+from berthead.model.adapt import Adapt, adapt
+from berthead.model.book import make_head, row_part
+from berthead.model.checkpoint import Checkpoint, choose_pooling, read_checkpoint
+from berthead.model.heads import JointHead, RowHead, TokenHead
+from berthead.model.model import Model
+from berthead.options import HEADS, FitOptions
+from berthead.records import Example
+from berthead.tasks import Classify, Joint, Multilabel, Task, find_task
+from berthead.tasks.base import ragged
+from berthead.tasks.joint import TagsAndLabel
+from berthead.text.tokenizer import Tokenizer
+from berthead.text.windows import Reading, windows_in_parts
+from berthead.train.checkpoints import Checkpoints
+from berthead.train.identity import data_sha256, identity_of
+from berthead.train.loop import fit_model
+from berthead.train.parts import MOST_WINDOWS, Fold
+from berthead.train.settings import Settings, head_dropout, settings_for
+from berthead.train.steps import History
+from berthead.train.team import Team
+from berthead.train.vectors import check_folder
+
+FEW_ROWS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What the epochs made, and what it was made of.
+
+    Args:
+        model: fitted.
+        task: bound to its head.
+        encoder: what it began with.
+        tokenizer: the encoder's.
+        reading: how long inputs are read.
+        settings: how it was fitted.
+        threads: of this process.
+        folds: rows that were fitted, and rows that were scored.
+        hashes: the sha256 of the data and of theta-hat.
+        history: the epochs.
+        notes: what the user should know of the rows.
+    """
+
+    model: Model
+    task: Task
+    encoder: Checkpoint
+    tokenizer: Tokenizer
+    reading: Reading
+    settings: Settings
+    threads: int
+    folds: list[Fold]
+    hashes: tuple[str, str]
+    history: History
+    notes: list[str]
+
+
+def learn(
+    examples: Sequence[Example], held_out: Sequence[Example] | float, options: FitOptions, columns: dict[str, Any],
+    where: str, quiet: bool, checkpoints: Checkpoints | None, team: Team,
+) -> Learnt:  # fmt: skip
+    """From rows to fitted parameters: what each process of a team does."""
+    kind = find_task(options.task)
+    task, train, valid = _folds(kind, examples, held_out, options.seed, where)
+    threads = use_threads(team.threads(options.threads))
+    encoder = read_checkpoint(options.encoder)
+    data_hash, theta_hash = data_sha256(examples), encoder.theta_sha256
+    settings = settings_for(options, kind, encoder.config.width)
+    pairs = any(example.pair is not None or example.choices for example in train)
+    tokenizer, reading = _reader(encoder, options, pairs)
+    left_out: list[str] = []
+    if options.skip_bad_rows:
+        train, long = split_readable(task, tokenizer, train, reading)
+        valid, more = split_readable(task, tokenizer, valid, reading)
+        left_out = [f"left out: {line}" for line in long + more]
+    folds = [_fold(rows, task, tokenizer, reading) for rows in (train, valid)]
+    notes = left_out + _notes(task, folds, reading, encoder)
+    if not valid and held_out != 0:
+        notes.append("too few rows to hold any out: the last epoch is kept, unscored")
+    saved = None
+    if checkpoints or team.size > 1:
+        others = f"{held_out:g} of it" if isinstance(held_out, int | float) else data_sha256(held_out)
+        known = {"the data": data_hash, "the held-out data": others}
+        known |= {"the encoder": encoder.label, "the encoder's sha256": theta_hash}
+        how = {"columns": columns, "threads": threads, "workers": team.size, "versions": versions(options)}
+        identity = identity_of(options, settings, [one for fold in folds for one in fold.inputs], known, how)
+        saved = checkpoints.read(identity) if checkpoints else None
+        team.agree(f"{identity} {saved.state if saved else None}")
+    # The caller's random state is left as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        model = Model(encoder.encoder(), _new_head(encoder, options, task, head_dropout(options)))
+        task = task.bound(model.head)
+        if settings.balanced and task.weights(folds[0].targets) is None:
+            saw = "--head crf weighs whole sequences" if options.head == "crf" else f"--task {task.name} has no classes"
+            raise UsageError("--class-weight balanced", saw, "none")
+        if not settings.balanced:
+            _start_at_prior(model.head, task, folds[0].targets)
+        adapt(model, Adapt.parse(options.adapt))
+        rows, scored, cache = _in_parts(task, folds[0]), folds[1] if valid else None, check_folder(options.cache)
+        history = fit_model(model, task, rows, scored, settings, quiet, cache, checkpoints, saved, team)
+    hashes = data_hash, theta_hash
+    return Learnt(model, task, encoder, tokenizer, reading, settings, threads, folds, hashes, history, notes)
+
+
+def _folds(
+    kind: type[Task], examples: Sequence[Example], held_out: Sequence[Example] | float, seed: int, where: str
+) -> tuple[Task, list[Example], list[Example]]:
+    """The task that the targets call for, fitted rows and held-out rows."""
+    task = _task_of(kind, examples, where)
+    if not isinstance(held_out, int | float):
+        _refuse_unknown(task, held_out)
+        return task, list(examples), list(held_out)
+    if held_out == 0:
+        return task, list(examples), []
+
+    has_labels = bool(task.to_json()["labels"])
+
+    def group(example: Example) -> Any:
+        label = example.target.label if isinstance(example.target, TagsAndLabel) else example.target
+        return label if has_labels and isinstance(label, str | int | float | bool) else None
+
+    train, valid = hold_out(examples, held_out, seed, group, by_pair=task.form == "question")
+    if task.name == "regress":
+        # Its mean and range are fitted too, so held-out rows have no part in them.
+        task = _task_of(kind, train, where)
+    return task, train, valid
+
+
+def _task_of(kind: type[Task], examples: Sequence[Example], where: str) -> Task:
+    try:
+        return kind.from_targets([example.target for example in examples], where)
+    except DataError as error:
+        if error.row is None:
+            raise
+        raise DataError(examples[error.row].where, error.saw, error.allowed, error.fix) from None
+
+
+def _refuse_unknown(task: Task, held_out: Sequence[Example]) -> None:
+    for example in held_out:
+        try:
+            task.check(example.target)
+        except ValueError as error:
+            fix = "Correct the row, or add rows with that label to the fitted data."
+            raise DataError(example.where, f"the target {error}", fix=fix) from None
+
+
+def _fold(rows: Sequence[Example], task: Task, tokenizer: Tokenizer, reading: Reading) -> Fold:
+    inputs = readable(rows, task.inputs(tokenizer, rows, reading))
+    return Fold(rows, inputs, task.targets([example.target for example in rows], inputs) if rows else np.empty(0))
+
+
+def _in_parts(task: Task, fold: Fold) -> Fold:
+    """The rows to fit, where one with very many windows counts as several: a step then fits into memory."""
+    if task.level != "token":
+        return fold
+    examples, inputs, targets = [], [], []
+    for example, one, target in zip(*(fold.examples, fold.inputs), fold.targets, strict=True):
+        for part, wanted in windows_in_parts(one, target, MOST_WINDOWS):
+            examples.append(example)
+            inputs.append(part)
+            targets.append(wanted)
+    return Fold(examples, inputs, ragged(targets))
+
+
+def _notes(task: Task, folds: Sequence[Fold], reading: Reading, checkpoint: Checkpoint) -> list[str]:
+    """What the user should know before the fit: rare labels, long texts, targets out of place, unused weights."""
+    notes = length_notes([one for fold in folds for one in fold.inputs], reading)
+    targets = folds[0].targets
+    if isinstance(task, Classify | Multilabel):
+        counts = targets.sum(0) if isinstance(task, Multilabel) else np.bincount(targets, minlength=task.outputs)
+        few = [f"{text} ({int(n)})" for text, n in zip(task.label_texts, counts, strict=True) if n < FEW_ROWS]
+        notes += [f"labels with fewer than {FEW_ROWS} fitted rows: {listed(few)}"] if few else []
+    notes += [f"out of place: {line}" for fold in folds for line in task.misfits(fold.examples, fold.inputs)]
+    other = [name for name in checkpoint.left_out if not name.endswith("position_ids")]
+    if other:
+        notes.append(
+            f"{checkpoint.name}: {len(other)} weights belong to another head and are not used: {listed(other, 3)}"
+        )
+    return notes
+
+
+def _reader(checkpoint: Checkpoint, options: FitOptions, pairs: bool) -> tuple[Tokenizer, Reading]:
+    """The checkpoint's tokenizer, and how long inputs are read."""
+    tokenizer = Tokenizer.from_folder(checkpoint.folder)
+    if tokenizer.vocabulary > checkpoint.config.vocabulary:
+        saw = f"its tokenizer knows {tokenizer.vocabulary} tokens, its embeddings {checkpoint.config.vocabulary}"
+        raise ModelError(f"--encoder {options.encoder}", saw, "a tokenizer of this encoder")
+    (probe,) = tokenizer.encode(["a"], ["a"] if pairs else None, 8)
+    if 0 < checkpoint.config.segments <= probe.segments.max():
+        saw = f"{options.encoder} does not tell the second text from the first (type_vocab_size is 1)"
+        raise UsageError("--pair", saw, "an encoder with two token types")
+    most = checkpoint.config.positions
+    if options.max_tokens is not None and options.max_tokens > most:
+        raise UsageError("--max-tokens", f"is {options.max_tokens}", f"{options.encoder} reads at most {most} tokens")
+    room = tokenizer.room(options.max_tokens or most, pair=pairs)
+    if options.stride is not None and options.stride >= room:
+        saw = f"is {options.stride}, and a window holds {room} tokens of the text"
+        raise UsageError("--stride", saw, f"0 to {room - 1}", "Lower --stride, or raise --max-tokens.")
+    return tokenizer, Reading(options.max_tokens or most, options.on_long, options.stride)  # type: ignore[arg-type]
+
+
+def _new_head(checkpoint: Checkpoint, options: FitOptions, task: Task, dropout: float) -> nn.Module:
+    """The head that the task needs, its pooler from the checkpoint."""
+    is_ours, by_row = options.head in HEADS, task.level == "row"
+    for name, usual, is_read in (("pooling", "auto", by_row or task.name == "joint"), ("windows", "mean", by_row)):
+        if not (is_ours and is_read) and getattr(options, name) != usual:
+            saw = "is for heads that read rows" if options.head in HEADS else f"is not read by --head {options.head}"
+            raise UsageError(f"--{name} {getattr(options, name)}", f"{saw}; --task {task.name}", usual)
+    record: dict[str, Any] = {"outputs": task.outputs, "dropout": dropout, "crf": options.head == "crf"}
+    if options.head not in HEADS:
+        head = make_head(record | {"kind": "own", "name": options.head}, checkpoint.config.width)
+        level = getattr(head, "level", None)
+        if level != task.level:
+            saw = f"answers each {level}, and --task {task.name} needs an answer for each {task.level}"
+            raise UsageError(f"--head {options.head}", saw, f'a head with level = "{task.level}"')
+        return head
+    if options.head == "crf" and task.name not in ("tag", "joint"):
+        raise UsageError("--head crf", f"--task {task.name} has no sequence of tags", "auto, linear")
+    if task.level == "row" or task.name == "joint":
+        record |= {"pooling": choose_pooling(options.pooling, checkpoint), "windows": options.windows}
+    if isinstance(task, Joint):
+        record |= {"tags": task.tag.outputs, "windows": "mean"}
+    record["pooled"] = families.FAMILIES[checkpoint.config.family].pooled
+    kind = "joint" if task.name == "joint" else task.level
+    head = make_head(record | {"kind": kind}, checkpoint.config.width)
+    part = row_part(head)
+    if part is not None and part.dense is not None:
+        if checkpoint.pooler is None:  # a layer of the head alone, as transformers begins it
+            nn.init.normal_(part.dense.weight, std=0.02)
+            nn.init.zeros_(part.dense.bias)
+        else:
+            part.dense.load_state_dict({name.removeprefix("dense."): t for name, t in checkpoint.pooler.items()})
+    return head
+
+
+def _start_at_prior(head: Any, task: Task, targets: np.ndarray) -> None:
+    """Let the head begin with the targets' shares, so that rare labels need not be unlearnt first."""
+    scale, shift = task.affine()
+    prior = torch.from_numpy((task.prior(targets) - shift) / scale)
+    parts = (head.tokens, head.row) if isinstance(head, JointHead) else (head,)
+    # A head of another package begins as it likes.
+    layers = [part.out for part in parts if isinstance(part, RowHead | TokenHead)]
+    with torch.no_grad():
+        for layer, share in zip(
+            layers, prior.split_with_sizes([len(layer.bias) for layer in layers] or [len(prior)]), strict=False
+        ):
+            layer.bias.copy_(share)
+
+
+def versions(options: FitOptions) -> dict[str, Any]:
+    """Of what computes: Python, the packages, and those of heads and tasks."""
+    packages = ("berthead", "torch", "tokenizers", "numpy")
+    own = [plugins.package(plugins.TASKS, options.task), plugins.package(plugins.HEADS, options.head)]
+    named = dict(one.rsplit(" ", 1) for one in own if one)
+    return {"python": platform.python_version()} | {name: version(name) for name in packages} | named
