@@ -32,8 +32,7 @@ from berthead.data.output import Output
 from berthead.data.shard import Shard
 from berthead.data.table import Table
 from berthead.errors import DataError, OutputError, UsageError
-from berthead.infer import jobs
-from berthead.infer import predict as predict_module
+from berthead.infer import jobs, reading
 from berthead.infer.files import predict_file
 from berthead.infer.work import Work, compute_part
 from berthead.options import PredictOptions
@@ -51,7 +50,7 @@ def model(fit_toy):
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """Rows are computed seven at a time: several chunks make a part, and no part is a whole number of them."""
-    monkeypatch.setattr(predict_module, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(reading, "CHUNK_ROWS", 7)
 
 
 def some_rows(count: int, bad: int = 0) -> list[dict[str, str]]:

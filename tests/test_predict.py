@@ -29,8 +29,7 @@ import berthead
 from berthead.artifact import plain_logits
 from berthead.data.examples import to_example
 from berthead.errors import DataError, Interrupted, OutputError, UsageError
-from berthead.infer import files
-from berthead.infer import predict as predict_module
+from berthead.infer import files, reading
 from berthead.infer import work as work_module
 from berthead.infer.files import predict_file
 from berthead.infer.predict import Predictor
@@ -104,7 +103,7 @@ def test_results_come_in_input_order_with_transformers_answers(model, fit_toy):
 
 
 def test_a_generator_is_read_only_a_little_ahead(model, monkeypatch):
-    monkeypatch.setattr(predict_module, "CHUNK_ROWS", 10)
+    monkeypatch.setattr(reading, "CHUNK_ROWS", 10)
     taken = 0
 
     def endless():
@@ -122,8 +121,8 @@ def test_a_generator_is_read_only_a_little_ahead(model, monkeypatch):
 
 
 def test_long_texts_make_short_chunks(model, monkeypatch):
-    monkeypatch.setattr(predict_module, "CHUNK_CHARACTERS", 1000)
-    sizes = [len(chunk) for chunk in predict_module.chunks(Example("x" * 300) for _ in range(10))]
+    monkeypatch.setattr(reading, "CHUNK_CHARACTERS", 1000)
+    sizes = [len(chunk) for chunk in reading.chunks(Example("x" * 300) for _ in range(10))]
     assert sizes == [4, 4, 2]
     assert len(list(model.predictor.predict(Example("good " * 60) for _ in range(10)))) == 10
 
@@ -132,7 +131,7 @@ def test_chunks_of_any_size_give_the_same_answers(model, monkeypatch):
     texts = [row["text"] for row in toy_rows()]
     whole = model.predict(texts)
     for rows in (1, 7, len(texts)):
-        monkeypatch.setattr(predict_module, "CHUNK_ROWS", rows)
+        monkeypatch.setattr(reading, "CHUNK_ROWS", rows)
         parts = model.predict(texts)
         assert [one.answer for one in parts] == [one.answer for one in whole]
         assert [one.score for one in parts] == pytest.approx([one.score for one in whole], abs=1e-5)
@@ -141,7 +140,7 @@ def test_chunks_of_any_size_give_the_same_answers(model, monkeypatch):
 @pytest.mark.parametrize("bad", [[], [0], [2, 3, 9], list(range(10))])
 @pytest.mark.parametrize("chunk", [3, 100])
 def test_bad_rows_become_errors_and_the_rest_is_intact(bad, chunk, model, monkeypatch):
-    monkeypatch.setattr(predict_module, "CHUNK_ROWS", chunk)
+    monkeypatch.setattr(reading, "CHUNK_ROWS", chunk)
     texts = [f"good cat {'a ' * n}" for n in range(10)]
     clean = model.predict(texts)
     examples = [
@@ -468,7 +467,7 @@ def test_only_bad_rows_still_give_a_header(model, tmp_path):
 
 
 def test_nothing_stands_at_the_target_before_the_end(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict_module, "CHUNK_ROWS", 5)
+    monkeypatch.setattr(reading, "CHUNK_ROWS", 5)
     source = write_csv(tmp_path / "in.csv", toy_rows())
     target = tmp_path / "out.csv"
     target.write_text("the old result")
@@ -488,7 +487,7 @@ def test_nothing_stands_at_the_target_before_the_end(model, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl.gz", "out.parquet"])
 def test_ctrl_c_keeps_the_rows_of_a_stream_as_partial(name, model, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict_module, "CHUNK_ROWS", 5)
+    monkeypatch.setattr(reading, "CHUNK_ROWS", 5)
     rows = toy_rows()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(write_csv(tmp_path / "in.csv", rows).open("rb")))
     numbers = itertools.count()

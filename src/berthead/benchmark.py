@@ -18,8 +18,10 @@ from berthead.artifact import Artifact
 from berthead.errors import UsageError
 from berthead.fitted import Fitted
 from berthead.infer import gate, machine
+from berthead.infer.answers import Computed, answered
 from berthead.infer.engine import find_device
-from berthead.infer.predict import Computed, Predictor, answered, length_notes
+from berthead.infer.predict import Predictor
+from berthead.infer.reading import length_notes
 from berthead.model.config import EncoderConfig
 from berthead.model.heads import over_arrays
 from berthead.model.tensors import TensorPack

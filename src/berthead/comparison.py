@@ -15,7 +15,7 @@ from berthead.data.labels import shown
 from berthead.data.writers import check_writable, open_writer
 from berthead.errors import UsageError, listed
 from berthead.fitted import Fitted
-from berthead.infer.predict import decoded
+from berthead.infer.answers import decoded
 from berthead.records import Example, FloatArray, Label
 from berthead.rows import knows, labelled_rows
 from berthead.tasks import Batch, Joint, Regress, Tag, Task

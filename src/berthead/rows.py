@@ -12,7 +12,7 @@ from berthead.data.readers import RowReader, open_rows
 from berthead.errors import DataError
 from berthead.function import Function
 from berthead.infer.columns import input_columns
-from berthead.infer.predict import split_readable
+from berthead.infer.reading import split_readable
 from berthead.options import PredictOptions
 from berthead.records import Example, Row
 from berthead.tasks import Task

@@ -16,7 +16,8 @@ from berthead.data.writers import RowWriter, check_writable, open_writer
 from berthead.errors import Interrupted, OutputError, UsageError
 from berthead.infer.columns import widest
 from berthead.infer.jobs import Job, run
-from berthead.infer.predict import Applier, prefetched
+from berthead.infer.predict import Applier
+from berthead.infer.reading import prefetched
 from berthead.infer.work import Chunk, Pool, Work
 from berthead.options import PredictOptions
 from berthead.progress import Progress

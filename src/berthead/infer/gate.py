@@ -14,8 +14,9 @@ from berthead.checks import golden_input
 from berthead.errors import GateError
 from berthead.function import replay
 from berthead.infer import machine, native
+from berthead.infer.answers import decoded
 from berthead.infer.engine import CPU, has_fast_bf16
-from berthead.infer.predict import Predictor, decoded
+from berthead.infer.predict import Predictor
 from berthead.model.model import Model
 from berthead.receipt import LEAST_AGREEMENT, MOST_LOST_POINTS, Receipt, Verdict
 from berthead.records import FloatArray

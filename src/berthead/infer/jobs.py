@@ -21,7 +21,7 @@ from berthead.data.readers import format_of
 from berthead.data.shard import Shard
 from berthead.data.table import Table
 from berthead.errors import Interrupted
-from berthead.infer.predict import prefetched
+from berthead.infer.reading import prefetched
 from berthead.infer.work import Chunk, Pool, Work, compute_part
 from berthead.options import PredictOptions
 from berthead.progress import Progress

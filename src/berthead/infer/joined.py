@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from berthead.artifact import Artifact
+from berthead.infer.answers import Computed, answered
 from berthead.infer.engine import CPU, computed_by, kernels_of, prepared
-from berthead.infer.predict import Computed, ReadChunk, answered, budget_of, chunks, prefetched
+from berthead.infer.predict import budget_of
+from berthead.infer.reading import ReadChunk, chunks, prefetched
 from berthead.model.heads import over_arrays
 from berthead.model.model import Model, sha256_of
 from berthead.model.tensors import TensorPack, check_rows

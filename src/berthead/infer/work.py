@@ -13,7 +13,8 @@ from berthead.data.examples import Columns, to_example
 from berthead.data.formats import CsvRows, JsonRows
 from berthead.data.output import Output
 from berthead.infer.columns import added_names, added_types, added_values, input_columns, widest
-from berthead.infer.predict import Applier, ReadChunk
+from berthead.infer.predict import Applier
+from berthead.infer.reading import ReadChunk
 from berthead.options import PredictOptions
 from berthead.records import Example, Prediction, Row
 

@@ -21,7 +21,8 @@ from berthead.infer.engine import use_threads
 from berthead.infer.jobs import computed_by
 from berthead.infer.joined import JoinedPredictor
 from berthead.infer.native import SWITCH
-from berthead.infer.predict import Predictor, prefetched
+from berthead.infer.predict import Predictor
+from berthead.infer.reading import prefetched
 from berthead.infer.threads import available_threads
 from berthead.infer.work import PartBytes, Work, compute_part
 from berthead.options import PredictOptions

@@ -16,7 +16,7 @@ from berthead import plugins
 from berthead.data.examples import hold_out
 from berthead.errors import DataError, ModelError, UsageError, listed
 from berthead.infer.engine import use_threads
-from berthead.infer.predict import length_notes, readable, split_readable
+from berthead.infer.reading import length_notes, readable, split_readable
 from berthead.model import families
 from berthead.model.adapt import Adapt, adapt
 from berthead.model.book import make_head, row_part

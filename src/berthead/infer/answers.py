@@ -1,0 +1,102 @@
+"""What logits say: predictions, in the order of the examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from berthead.function import Function
+from berthead.records import Example, FloatArray, Prediction
+from berthead.tasks import Answer, Batch, Task
+from berthead.text.layout import Layout
+from berthead.text.windows import Input
+
+DECODED_ROWS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What the model says of inputs.
+
+    Args:
+        values: logits of their units, float32 [units, outputs].
+        rows: logits of their rows, float32 [rows, ...], where several rows make one unit; else None.
+        layout: which units belong to which input.
+    """
+
+    values: FloatArray
+    rows: FloatArray | None
+    layout: Layout
+
+
+def answered(
+    function: Function, examples: Sequence[Example], inputs: Sequence[Input | None], computed: Computed
+) -> Iterator[Prediction]:
+    """What a function answers to examples.
+
+    Args:
+        function: the function.
+        examples: also those with an error.
+        inputs: what was read of each.
+        computed: of the inputs without an error.
+
+    Yields:
+        One prediction an example.
+    """
+    sound = [(example, one) for example, one in zip(examples, inputs, strict=True) if one and not one.error]
+    batch = Batch([example for example, _ in sound], [one for _, one in sound])
+    answers = enumerate(decoded(function.task, computed.values, batch))
+    for example, one in zip(examples, inputs, strict=True):
+        error = example.error or (one.error if one else None)
+        if error or one is None:
+            yield Prediction(None, window=None, error=error, where=example.where)
+        else:
+            number, answer = next(answers)
+            yield _prediction(example, one, answer, _deciding_window(computed, number))
+
+
+def decoded(task: Task, values: FloatArray, batch: Batch) -> Iterator[Answer]:
+    """Answers of many examples, decoded a few at a time: a row of 1,000 labels is a large dict.
+
+    Args:
+        task: whose logits they are.
+        values: float32 [units, outputs].
+        batch: the examples, and what was read of each.
+
+    Yields:
+        An answer an example.
+    """
+    edges = np.cumsum([0, *(one.n_units for one in batch.inputs)])
+    for start in range(0, len(batch.inputs), DECODED_ROWS):
+        end = min(start + DECODED_ROWS, len(batch.inputs))
+        some = Batch(batch.examples[start:end], batch.inputs[start:end])
+        yield from task.decode(values[edges[start] : edges[end]], some)
+
+
+def _deciding_window(computed: Computed, number: int) -> int | None:
+    """The window whose own logit is largest for the answer; of numbers, the one nearest to the answer."""
+    layout = computed.layout
+    if layout.by_token:
+        return None
+    if computed.rows is None:
+        return 0
+    values = computed.values[layout.unit_starts[number] : layout.unit_starts[number + 1]]
+    unit, column = np.unravel_index(int(values.argmax()), values.shape)
+    rows = np.arange(layout.row_starts[number], layout.row_starts[number + 1])
+    rows = rows[layout.unit_of_row[rows] == layout.unit_starts[number] + unit]
+    own = computed.rows[rows]
+    outputs = values.shape[1]
+    if own.shape[1] > outputs:  # windows attend: the last column is what each weighs
+        return int(own[:, outputs].argmax())
+    if values.size == 1:
+        return int(np.abs(own[:, 0] - values[0, 0]).argmin())
+    return int(own[:, column].argmax())
+
+
+def _prediction(example: Example, read: Input, answer: Answer, window: int | None) -> Prediction:
+    return Prediction(
+        answer.answer, answer.score, answer.probabilities, read.n_tokens, read.truncated, read.n_windows,
+        window if answer.spans is None else None, answer.spans, answer.tags, where=example.where,
+    )  # fmt: skip

@@ -1,0 +1,125 @@
+"""Examples and what is read of them, a chunk at a time, and ahead of who computes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
+from queue import Full, Queue
+from typing import TypeVar
+
+from berthead.data.counts import long_notes
+from berthead.errors import DataError
+from berthead.records import Example
+from berthead.tasks import Task
+from berthead.text.tokenizer import Tokenizer
+from berthead.text.windows import Input, Reading
+
+T = TypeVar("T")
+
+# Rows of one length are found among this many; memory stays bounded by characters where texts are long.
+CHUNK_ROWS = 4096
+CHUNK_CHARACTERS = 4_000_000
+READER_THREAD = "berthead-reader"
+
+# Examples, and of each function what it reads of each of them; None where the example has an error.
+ReadChunk = tuple[list[Example], list[list[Input | None]]]
+
+
+def chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """Examples in lists bounded by rows and by characters."""
+    chunk: list[Example] = []
+    characters = 0
+    for example in examples:
+        chunk.append(example)
+        characters += len(example.text) + len(example.pair or "") + sum(map(len, example.choices or ()))
+        if len(chunk) >= CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def prefetched(items: Iterator[T]) -> Generator[T]:
+    """The same items, the next one made in another thread while the caller works on this one.
+
+    An error of the maker is raised here, in its place.
+    """
+    ready: Queue[tuple[T | None, BaseException | None]] = Queue(1)
+    stopped = threading.Event()
+
+    def hand_over(item: T | None, error: BaseException | None) -> None:
+        while not stopped.is_set():
+            with suppress(Full):
+                ready.put((item, error), timeout=0.1)
+                return
+
+    def make() -> None:
+        try:
+            for item in items:
+                hand_over(item, None)
+                if stopped.is_set():
+                    return
+            hand_over(None, None)
+        except BaseException as error:
+            hand_over(None, error)
+
+    # A daemon: Ctrl-C must not wait for input that may never come.
+    threading.Thread(target=make, daemon=True, name=READER_THREAD).start()
+    try:
+        while True:
+            item, error = ready.get()
+            if error is not None:
+                raise error
+            if item is None:
+                return
+            yield item
+    finally:
+        stopped.set()
+
+
+def split_readable(
+    task: Task, tokenizer: Tokenizer, examples: Sequence[Example], reading: Reading
+) -> tuple[list[Example], list[str]]:
+    """Examples that can be read, and a line for each of the others.
+
+    Args:
+        task: how they are read.
+        tokenizer: the encoder's.
+        examples: without errors.
+        reading: how long ones are read; with `window` and `truncate` all can be read.
+
+    Returns:
+        The sound examples, and `file:line: what is wrong`.
+    """
+    if reading.on_long != "error":
+        return list(examples), []
+    sound, bad = [], []
+    for chunk in chunks(examples):
+        for example, one in zip(chunk, task.inputs(tokenizer, chunk, reading), strict=True):
+            if one.error:
+                bad.append(f"{example.where}: {one.error}")
+            else:
+                sound.append(example)
+    return sound, bad
+
+
+def readable(examples: Sequence[Example], inputs: Sequence[Input | None]) -> list[Input]:
+    """What was read of the examples.
+
+    Raises:
+        DataError: one of them cannot be read.
+    """
+    sound = []
+    for example, one in zip(examples, inputs, strict=True):
+        error = example.error or (one.error if one else None)
+        if error or one is None:
+            raise DataError(example.where, str(error), "", "Correct the row, or fit with --on-long window.")
+        sound.append(one)
+    return sound
+
+
+def length_notes(inputs: Sequence[Input], reading: Reading) -> list[str]:
+    """How many rows were longer than the model reads at once, as lines; nothing where none were."""
+    cut, windowed = sum(one.truncated for one in inputs), sum(one.n_windows > 1 for one in inputs)
+    return long_notes(cut, windowed, len(inputs), reading.max_tokens)
