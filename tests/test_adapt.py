@@ -13,7 +13,7 @@ from torch import nn
 
 import berthead
 from berthead.errors import UsageError
-from berthead.infer import native
+from berthead.infer import library
 from berthead.model.adapt import Adapt, adapt, frozen_parts, stages
 from berthead.model.checkpoint import read_checkpoint
 from berthead.model.heads import RowHead
@@ -185,7 +185,7 @@ def test_below_what_learns_nothing_is_dropped(lively, monkeypatch):
         model = marked(lively, text)
         assert len(frozen_parts(model.encoder)) == count
     model, made, train, _ = problem(lively, strategy="top:3", pooling="mean")
-    monkeypatch.setenv(native.SWITCH, "torch")  # whose blocks can be watched; the kernels are told what they tell
+    monkeypatch.setenv(library.SWITCH, "torch")  # whose blocks can be watched; the kernels are told what they tell
     training = []
     real = model.encoder.blocks[0].forward
 

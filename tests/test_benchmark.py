@@ -15,7 +15,7 @@ import berthead
 from berthead import benchmark
 from berthead.benchmark import STAGES, operations
 from berthead.errors import DataError, UsageError
-from berthead.infer import gate, native
+from berthead.infer import gate, library
 from berthead.model.config import EncoderConfig
 from berthead.model.encoder import Encoder
 from berthead.model.tensors import TensorPack
@@ -45,7 +45,7 @@ def check(found, model) -> None:
         assert one.tokens_per_second / one.rows_per_second == pytest.approx(found.tokens / found.rows)
         assert one.share_of_peak == pytest.approx(one.operations_per_second / one.peak)
         assert one.gain == pytest.approx(one.rows_per_second / found.runs[0].rows_per_second)
-        assert one.kernels in ("torch", "oneDNN", *native.kernels())
+        assert one.kernels in ("torch", "oneDNN", *library.kernels())
     assert json.loads(json.dumps(found.to_dict())) == found.to_dict()
 
 
@@ -105,7 +105,7 @@ def test_long_texts_are_read_in_windows(toy_model):
 
 
 def test_by_torch_alone(toy_model, monkeypatch):
-    monkeypatch.setenv(native.SWITCH, "torch")
+    monkeypatch.setenv(library.SWITCH, "torch")
     found = berthead.bench(toy_model)
     check(found, berthead.load(toy_model).artifact.model)
     assert "int8" not in [one.precision for one in found.runs]

@@ -17,7 +17,7 @@ from torch import nn
 from berthead.api import load
 from berthead.errors import UsageError
 from berthead.infer import engine as engine_module
-from berthead.infer import native
+from berthead.infer import library
 from berthead.infer import prepacked as prepacked_module
 from berthead.infer import threads as threads_module
 from berthead.infer.engine import Engine, has_fast_bf16, use_threads
@@ -49,7 +49,7 @@ def one_thread():
 
 @pytest.fixture
 def by_torch(monkeypatch):
-    monkeypatch.setenv(native.SWITCH, "torch")
+    monkeypatch.setenv(library.SWITCH, "torch")
 
 
 @pytest.fixture
@@ -58,10 +58,10 @@ def without_onednn(monkeypatch, by_torch):
     monkeypatch.setattr(engine_module, "has_onednn", lambda: False)
 
 
-@pytest.fixture(params=["torch", *native.kernels()])
+@pytest.fixture(params=["torch", *library.kernels()])
 def kernels(request, monkeypatch) -> str:
     """Each of what may compute the encoder here."""
-    monkeypatch.setenv(native.SWITCH, request.param)
+    monkeypatch.setenv(library.SWITCH, request.param)
     return request.param
 
 
@@ -241,12 +241,12 @@ def test_int8_is_refused_where_only_torch_computes(tiny_bert, by_torch):
 
 def test_int8_gives_the_same_numbers_in_every_kernel(tiny_bert, monkeypatch):
     """Sums of integers are exact: what differs is rounded elsewhere."""
-    if not native.kernels():
+    if not library.kernels():
         pytest.skip("this machine has no kernels of ours")
     model, one = a_model(tiny_bert), a_pack()
     found = []
-    for name in native.kernels():
-        monkeypatch.setenv(native.SWITCH, name)
+    for name in library.kernels():
+        monkeypatch.setenv(library.SWITCH, name)
         found.append(Engine(model, "int8").logits(one))
     for other in found[1:]:
         np.testing.assert_allclose(other, found[0], atol=2e-2, rtol=0)
@@ -260,13 +260,14 @@ def test_rows_that_the_encoder_has_no_vectors_for_are_errors_in_every_kernel(tin
 
 
 def test_kernels_that_are_not_here_are_named(tiny_bert, monkeypatch):
-    monkeypatch.setenv(native.SWITCH, "avx9")
+    monkeypatch.setenv(library.SWITCH, "avx9")
     with pytest.raises(UsageError, match=r"BERTHEAD_KERNELS.*'avx9'.*torch"):
         Engine(a_model(tiny_bert))
 
 
 def test_without_the_extension_torch_computes(tiny_bert, monkeypatch):
-    monkeypatch.setattr(native, "_library", lambda: None)
+    monkeypatch.setattr(library, "loaded", lambda: None)
+    monkeypatch.setattr("berthead.infer.native.loaded", lambda: None)
     engine = Engine(a_model(tiny_bert))
     assert engine.kernels in ("oneDNN", "torch")
     with pytest.raises(UsageError, match=r"not built"):
@@ -289,7 +290,7 @@ with torch.inference_mode():
 """
 
 
-@pytest.mark.skipif(not native.kernels(), reason="this machine has no kernels of ours")
+@pytest.mark.skipif(not library.kernels(), reason="this machine has no kernels of ours")
 def test_a_forked_process_makes_threads_of_its_own(tiny_bert):
     command = [sys.executable, "-c", FORKED, str(tiny_bert)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}

@@ -16,7 +16,7 @@ from toy_tasks import fit_task
 
 import berthead
 from berthead.errors import ModelError, UsageError
-from berthead.infer import native
+from berthead.infer import library, native
 from berthead.infer.prepacked import prepacked
 from berthead.model import attention as attention_module
 from berthead.model import families
@@ -63,7 +63,7 @@ def pair_of(tmp_path_factory):
 # --- parity ---
 
 
-needs_kernels = pytest.mark.skipif(not native.kernels(), reason="this machine has no kernels of ours")
+needs_kernels = pytest.mark.skipif(not library.kernels(), reason="this machine has no kernels of ours")
 
 
 @pytest.mark.parametrize(
@@ -95,16 +95,16 @@ def test_the_engine_in_bfloat16_is_near(pair_of, name):
     assert float(cosine.min()) > 0.99
 
 
-@pytest.mark.parametrize("kernels", native.kernels())
+@pytest.mark.parametrize("kernels", library.kernels())
 @pytest.mark.parametrize("name", parity.CASES)
 def test_each_kernel_computes_the_same(pair_of, monkeypatch, name, kernels):
     """In each precision, on one thread and three: rows that are shared out, and one that all compute together."""
-    monkeypatch.setenv(native.SWITCH, kernels)
+    monkeypatch.setenv(library.SWITCH, kernels)
     ours, _ = pair_of(name)
     threads = torch.get_num_threads()
     for precision, far in {"fp32": 1e-5, "bf16": 2e-2, "int8": 6e-2}.items():
         if not native.computes(ours, precision):
-            assert (precision, native.has_bf16(kernels)) == ("bf16", False)
+            assert (precision, library.has_bf16(kernels)) == ("bf16", False)
             continue
         encoder = native.laid_out(Model(ours, torch.nn.Identity()), precision).encoder
         for rows in (parity.rows(), parity.rows()[:1]):

@@ -15,14 +15,14 @@ from toy_tasks import fit_task
 
 import berthead
 from berthead.errors import UsageError
-from berthead.infer import gate, machine, native
+from berthead.infer import gate, library, machine
 from berthead.infer.engine import use_threads
 from berthead.infer.predict import Predictor
 from berthead.receipt import Receipt, Verdict
 from berthead.records import Example
 from berthead.tasks import Batch
 
-needs_int8 = pytest.mark.skipif(not native.kernels(), reason="no kernels that compute int8")
+needs_int8 = pytest.mark.skipif(not library.kernels(), reason="no kernels that compute int8")
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def own_cache(monkeypatch, tmp_path):
     """What is measured is kept there, and one thread computes."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("BERTHEAD_HOME", raising=False)
-    monkeypatch.delenv(native.SWITCH, raising=False)
+    monkeypatch.delenv(library.SWITCH, raising=False)
     use_threads(1)
     return tmp_path / "cache" / "berthead" / "measured"
 
@@ -243,14 +243,14 @@ def test_auto_takes_the_fastest_that_passes(toy_model, monkeypatch, own_cache):
 @needs_int8
 def test_what_other_kernels_answered_does_not_count(toy_model, monkeypatch):
     receipt = Receipt.from_json(berthead.load(toy_model).info()["run"]["gate"])
-    assert {one.by for name, one in receipt.verdicts.items() if name == "int8" or native.has_bf16(native.chosen())} == {
-        "kernels"
-    }
-    monkeypatch.setenv(native.SWITCH, "torch")
+    assert {
+        one.by for name, one in receipt.verdicts.items() if name == "int8" or library.has_bf16(library.chosen())
+    } == {"kernels"}
+    monkeypatch.setenv(library.SWITCH, "torch")
     monkeypatch.setattr(gate, "candidates", lambda model, device: ["bf16"])
     monkeypatch.setattr(machine, "speeds", fast("bf16"))
     choice = berthead.load(toy_model, precision="auto").choice
-    if native.has_bf16(native.kernels()[-1]):
+    if library.has_bf16(library.kernels()[-1]):
         assert choice.reason.startswith("bf16 was not measured where it was fitted, as it is computed here; ")
     berthead.bench(toy_model, toy_rows())
     assert "not measured" not in berthead.load(toy_model, precision="auto").choice.reason
@@ -338,7 +338,7 @@ def test_on_a_machine_with_float32_alone_auto_says_so(toy_model, monkeypatch):
 
 
 def test_int8_where_it_cannot_be_computed_is_refused(toy_model, monkeypatch, cli):
-    monkeypatch.setenv(native.SWITCH, "torch")
+    monkeypatch.setenv(library.SWITCH, "torch")
     with pytest.raises(UsageError, match=r"--precision int8: .*torch computes no int8; fp32, bf16"):
         berthead.load(toy_model, precision="int8").predict("good cat")
     assert cli("predict", toy_model, "good cat", "--precision", "int8").code == 2
@@ -390,7 +390,7 @@ def test_measurements_are_made_once(toy_model, monkeypatch, own_cache):
     (kept,) = own_cache.iterdir()
     said = json.loads(kept.read_text(encoding="utf-8"))
     assert said["of"]["cpu"] == machine.cpu_model()
-    assert said["of"]["kernels"]["int8"] == native.chosen()
+    assert said["of"]["kernels"]["int8"] == library.chosen()
     assert said["of"]["theta_sha256"] == berthead.load(toy_model).theta.sha256
     assert said["tokens a second, 1 threads"]["int8"] == 3
 
@@ -441,9 +441,9 @@ def test_a_cache_that_cannot_be_written_is_no_error(toy_model, monkeypatch, tmp_
 def test_other_kernels_are_measured_for_themselves(toy_model, monkeypatch, own_cache):
     monkeypatch.setattr(machine, "speeds", fast("int8", "bf16"))
     berthead.load(toy_model, precision="auto").choice  # noqa: B018
-    monkeypatch.setenv(native.SWITCH, native.kernels()[0])
+    monkeypatch.setenv(library.SWITCH, library.kernels()[0])
     berthead.load(toy_model, precision="auto").choice  # noqa: B018
-    assert len(list(own_cache.iterdir())) == len({native.kernels()[0], native.kernels()[-1]})
+    assert len(list(own_cache.iterdir())) == len({library.kernels()[0], library.kernels()[-1]})
 
 
 def test_the_cache_lies_where_the_user_wants_it(toy_model, monkeypatch, tmp_path):
@@ -468,12 +468,12 @@ def test_speeds_are_measured_in_all_precisions(toy_model):
 
 def test_the_peak_is_measured_by_what_computes(toy_model, monkeypatch):
     model = berthead.load(toy_model).artifact.model
-    for name in ("torch", *native.kernels()):
-        monkeypatch.setenv(native.SWITCH, name)
+    for name in ("torch", *library.kernels()):
+        monkeypatch.setenv(library.SWITCH, name)
         for precision in ("fp32", *gate.candidates(model)):
             assert machine.peak(model, precision, 0.01) > 1e8
-    if native.kernels():
-        assert native.peak("fp32", 2, 0.01) > 1e8
+    if library.kernels():
+        assert library.peak("fp32", 2, 0.01) > 1e8
 
 
 # Broken records

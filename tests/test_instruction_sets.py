@@ -12,7 +12,7 @@ import pytest
 from conftest import toy_rows
 
 import berthead
-from berthead.infer import native
+from berthead.infer import library
 
 TEXTS = [
     *(row["text"] for row in toy_rows(1)),
@@ -39,12 +39,12 @@ print(json.dumps([together.tolist(), [row.tolist() for row in alone], labels, fi
 """
 CAPS = {
     "nothing capped": {},
-    **{f"kernels {name}": {native.SWITCH: name} for name in native.kernels()},
-    "torch": {native.SWITCH: "torch"},
-    "torch, oneDNN to AVX2": {native.SWITCH: "torch", "ONEDNN_MAX_CPU_ISA": "AVX2"},
-    "torch, oneDNN to SSE4.1": {native.SWITCH: "torch", "ONEDNN_MAX_CPU_ISA": "SSE41"},
-    "torch, ATen to AVX2": {native.SWITCH: "torch", "ATEN_CPU_CAPABILITY": "avx2"},
-    "torch, ATen to its default": {native.SWITCH: "torch", "ATEN_CPU_CAPABILITY": "default"},
+    **{f"kernels {name}": {library.SWITCH: name} for name in library.kernels()},
+    "torch": {library.SWITCH: "torch"},
+    "torch, oneDNN to AVX2": {library.SWITCH: "torch", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "torch, oneDNN to SSE4.1": {library.SWITCH: "torch", "ONEDNN_MAX_CPU_ISA": "SSE41"},
+    "torch, ATen to AVX2": {library.SWITCH: "torch", "ATEN_CPU_CAPABILITY": "avx2"},
+    "torch, ATen to its default": {library.SWITCH: "torch", "ATEN_CPU_CAPABILITY": "default"},
     "ATen to its default": {"ATEN_CPU_CAPABILITY": "default"},
 }
 
@@ -59,7 +59,7 @@ def fitted(tmp_path_factory):
 
 
 def answers(folder, threads, caps):
-    clean = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", native.SWITCH)}
+    clean = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", library.SWITCH)}
     given = json.dumps([str(folder), threads, TEXTS])
     done = subprocess.run([sys.executable, "-c", CODE, given], env=clean | caps, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

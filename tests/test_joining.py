@@ -16,7 +16,7 @@ from toy_tasks import fit_task
 
 import berthead
 from berthead.errors import ModelError, UsageError
-from berthead.infer import native
+from berthead.infer import library, native
 from berthead.infer.joined import JoinedEngine, shared, shared_layers
 from berthead.joining import is_joined
 from berthead.model.encoder import Block
@@ -84,10 +84,10 @@ def test_each_function_answers_as_it_does_alone(members, joined_folder, precisio
     assert max(joined.verify().values()) <= 1e-4
 
 
-@pytest.fixture(params=["torch", *native.kernels()[-1:]])
+@pytest.fixture(params=["torch", *library.kernels()[-1:]])
 def counted(monkeypatch, request) -> list[int]:
     """An entry for each block that is computed, by torch or by kernels of our own."""
-    monkeypatch.setenv(native.SWITCH, request.param)
+    monkeypatch.setenv(library.SWITCH, request.param)
     found: list[int] = []
     by_torch, by_kernels = Block.forward, native.NativeBlocks.run
 

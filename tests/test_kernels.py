@@ -11,7 +11,7 @@ from conftest import make_bert, toy_rows
 from test_engine import LENGTHS, a_pack
 
 import berthead
-from berthead.infer import native
+from berthead.infer import library
 from berthead.model import lora
 from berthead.model.checkpoint import read_checkpoint
 from berthead.model.encoder import Encoder
@@ -21,15 +21,15 @@ from berthead.model.tensors import TensorPack
 from berthead.train import kernels
 
 pytestmark = [
-    pytest.mark.skipif(not native.kernels(), reason="this machine has no kernels of ours"),
+    pytest.mark.skipif(not library.kernels(), reason="this machine has no kernels of ours"),
     pytest.mark.usefixtures("threads"),
 ]
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(params=native.kernels())
+@pytest.fixture(params=library.kernels())
 def each_kernel(request, monkeypatch) -> str:
-    monkeypatch.setenv(native.SWITCH, request.param)
+    monkeypatch.setenv(library.SWITCH, request.param)
     return request.param
 
 
@@ -91,7 +91,7 @@ def test_sizes_that_no_tile_fits(tmp_path, each_kernel, sizes, first):
 
 
 def test_bfloat16_is_near(tmp_path):
-    if not native.has_bf16(native.chosen()):
+    if not library.has_bf16(library.chosen()):
         pytest.skip("this processor multiplies no bfloat16")
     encoder, pack = an_encoder(tmp_path / "bert"), TensorPack.from_pack(a_pack())
     weights = torch.randn(len(pack.ids), 32, generator=torch.Generator().manual_seed(0))
@@ -210,7 +210,7 @@ def test_who_is_taught(tmp_path, monkeypatch):
     model = Model(encoder, RowHead(32, 2, "mean"))
     lora.insert(model, 2, 4.0, ("query",))
     assert not kernels.teaches(model.encoder, "fp32", CPU)
-    monkeypatch.setenv(native.SWITCH, "torch")
+    monkeypatch.setenv(library.SWITCH, "torch")
     assert not kernels.teaches(an_encoder(tmp_path / "other"), "fp32", CPU)
 
 
@@ -220,8 +220,8 @@ def test_a_fit_has_the_losses_of_the_plain_loop(tmp_path, monkeypatch, adapt, po
     """Without dropout, in fp32: step by step the same."""
     folder = make_bert(tmp_path / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     losses = []
-    for name in ("torch", native.kernels()[-1]):
-        monkeypatch.setenv(native.SWITCH, name)
+    for name in ("torch", library.kernels()[-1]):
+        monkeypatch.setenv(library.SWITCH, name)
         fitted = berthead.fit(
             toy_rows(1), encoder=str(folder), adapt=adapt, pooling=pooling, epochs=4, batch=4, lr=1e-3, valid="0.25",
             threads=1, precision="fp32", quiet=True,

@@ -12,8 +12,8 @@ from conftest import make_bert, shell_env, toy_rows
 
 import berthead
 from berthead.errors import MachineError
-from berthead.infer import native
-from berthead.train import memory, parts, steps
+from berthead.infer import library
+from berthead.train import memory, parts, passes, steps
 from berthead.train.memory import is_out_of_memory
 from berthead.train.optim import Optimiser
 
@@ -135,7 +135,7 @@ def test_no_gradient_counts_twice(adapt, calm, monkeypatch):
 def test_what_is_drawn_is_drawn_again(kernels, tiny_bert, monkeypatch):
     """With dropout and windows: a fit that is short of memory is one with smaller parts, bit for bit."""
     if kernels == "torch":
-        monkeypatch.setenv(native.SWITCH, "torch")
+        monkeypatch.setenv(library.SWITCH, "torch")
     long = [row | {"text": f"{row['text']} " * 40} for row in toy_rows(1)]
     options = {"encoder": str(tiny_bert), "epochs": 1, "batch": 5, "lr": 3e-3, "valid": 0, "threads": 1, "quiet": True,
                "precision": "fp32", "max_tokens": 8}  # fmt: skip
@@ -200,12 +200,12 @@ def test_a_resumed_fit_knows_what_fits(calm, monkeypatch, tmp_path):
     assert len([line for line in resumed.warnings if "memory" in line]) == 2
 
 
-@pytest.mark.skipif(not native.kernels(), reason="this machine has no kernels of ours")
+@pytest.mark.skipif(not library.kernels(), reason="this machine has no kernels of ours")
 def test_memory_that_is_kept_for_the_next_pass_is_given_back(calm):
     fitted(calm)
-    assert native.Pass._tapes
+    assert passes.Pass._tapes
     memory.give_back()
-    assert not native.Pass._tapes
+    assert not passes.Pass._tapes
 
 
 PROGRAM = """
@@ -229,7 +229,7 @@ print(json.dumps([model.warnings, model.info()["run"]["epochs"][0]["train_loss"]
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits are set as Linux sets them")
-@pytest.mark.skipif(not native.kernels(), reason="this machine has no kernels of ours")
+@pytest.mark.skipif(not library.kernels(), reason="this machine has no kernels of ours")
 def test_under_a_limit_of_the_system_a_fit_goes_on(tmp_path):
     # Of our kernels alone: how much address space torch's allocator and threads hold differs from run to run.
     sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4}

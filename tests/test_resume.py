@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 import berthead
 from berthead.errors import OutputError, UsageError
-from berthead.infer import native
+from berthead.infer import library
 from berthead.train import checkpoints, identity, learn, steps
 from berthead.train.checkpoints import Checkpoints, Saved
 
@@ -274,7 +274,7 @@ def test_a_checkpoint_is_a_safetensors_file_with_json(cut, tmp_path):
     with safe_open(tmp_path / "model.fit" / "checkpoint.safetensors", framework="np") as file:
         said = json.loads(file.metadata()["fit"])
         kinds = {name.split(".")[0] for name in file.keys()}  # noqa: SIM118 - it is no dict
-    assert kinds == {"now", "best", "random", "adamw"} | ({"table"} if native.kernels() else set())
+    assert kinds == {"now", "best", "random", "adamw"} | ({"table"} if library.kernels() else set())
     assert (said["state"]["epoch"], said["state"]["step"], said["state"]["best_epoch"]) == (1, 3, 1)
     assert said["identity"]["--lr"] == 3e-3
 
@@ -360,7 +360,7 @@ def newer_torch(cut, folder, monkeypatch):
 
 
 def other_kernels(cut, folder, monkeypatch):
-    monkeypatch.setenv(native.SWITCH, "torch")
+    monkeypatch.setenv(library.SWITCH, "torch")
     return {}
 
 
@@ -386,7 +386,7 @@ REASONS = {
 @pytest.mark.parametrize("reason", REASONS)
 def test_another_fit_is_refused_with_the_reason(reason, cut, tmp_path, monkeypatch, bert):
     change, words = REASONS[reason]
-    if reason == "kernels" and native.chosen() == "torch":
+    if reason == "kernels" and library.chosen() == "torch":
         pytest.skip("this machine has no kernels of ours")
     before = all_bytes(tmp_path / "model.fit")
     with monkeypatch.context() as patch:

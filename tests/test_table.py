@@ -11,18 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from berthead.infer import native
+from berthead.infer import library
 from berthead.train.table import Table, learns_by_row
 
 pytestmark = [
-    pytest.mark.skipif(not native.kernels(), reason="this machine has no kernels of ours"),
+    pytest.mark.skipif(not library.kernels(), reason="this machine has no kernels of ours"),
     pytest.mark.usefixtures("threads"),
 ]
 
 
-@pytest.fixture(params=native.kernels())
+@pytest.fixture(params=library.kernels())
 def each_kernel(request, monkeypatch) -> str:
-    monkeypatch.setenv(native.SWITCH, request.param)
+    monkeypatch.setenv(library.SWITCH, request.param)
     return request.param
 
 
@@ -136,5 +136,5 @@ def test_what_does_not_learn_or_has_no_kernels_is_left_to_torch(monkeypatch):
     assert not learns_by_row(nn.Embedding(4, 2, dtype=torch.bfloat16))
     embedding.weight.requires_grad_(False)
     assert not learns_by_row(embedding)
-    monkeypatch.setenv(native.SWITCH, "torch")
+    monkeypatch.setenv(library.SWITCH, "torch")
     assert not learns_by_row(nn.Embedding(4, 2))

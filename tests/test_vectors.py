@@ -20,7 +20,7 @@ from toy_tasks import fit_task, span_rows, tag_rows
 
 import berthead
 from berthead.errors import OutputError, UsageError
-from berthead.infer import native
+from berthead.infer import library
 from berthead.model.adapt import Adapt, adapt
 from berthead.model.attention import attention
 from berthead.model.checkpoint import read_checkpoint
@@ -128,7 +128,7 @@ def test_tasks_and_windows_are_fitted_as_without(task, four, monkeypatch):
 def test_the_frozen_layers_compute_each_row_once(four, monkeypatch):
     model, made, train, valid = problem(four, strategy="top:1", pooling="mean")
     lower = []
-    monkeypatch.setenv(native.SWITCH, "torch")  # whose blocks can be watched
+    monkeypatch.setenv(library.SWITCH, "torch")  # whose blocks can be watched
     for block in list(model.encoder.blocks)[:3]:
         block.register_forward_hook(lambda *args: lower.append(len(args[1][0])))
     fit_model(model, made, train, valid, settings(epochs=5), quiet=True)

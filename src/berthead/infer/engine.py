@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from berthead.errors import UsageError
-from berthead.infer import cuda, native, varlen
+from berthead.infer import cuda, library, native, varlen
 from berthead.infer.prepacked import has_onednn, prepacked
 from berthead.infer.threads import available_threads
 from berthead.model.model import Model
@@ -107,7 +107,7 @@ def computed_by(kernels: str, device: torch.device) -> dict[str, Any]:
 def kernels_of(model: Model, precision: str) -> str:
     """What computes a model's encoder: `torch`, `oneDNN`, or the name of our own kernels."""
     if native.computes(model.encoder, precision):
-        return native.chosen()
+        return library.chosen()
     return "oneDNN" if has_onednn() else "torch"
 
 

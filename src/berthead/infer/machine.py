@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from berthead.artifact import Artifact
-from berthead.infer import native, prepacked
+from berthead.infer import library, native, prepacked
 from berthead.infer.cuda import Engines
 from berthead.infer.engine import CPU, Engine, kernels_of
 from berthead.model.model import Model
@@ -75,7 +75,7 @@ def peak(model: Model, precision: str, seconds: float = 0.1, device: torch.devic
     """
     on_cpu = device.type == "cpu"
     if on_cpu and native.computes(model.encoder, precision):
-        return native.peak(precision, torch.get_num_threads(), seconds)
+        return library.peak(precision, torch.get_num_threads(), seconds)
     dtype, side = prepacked.PRECISIONS[precision], PEAK_SIDE if on_cpu else GPU_PEAK_SIDE
     plain = torch.nn.Linear(side, side, device=device)
     layer = prepacked.linear(plain, dtype) if on_cpu else plain.to(dtype)
@@ -145,7 +145,7 @@ def key_of(artifact: Artifact, device: torch.device = CPU) -> dict[str, Any]:
     said = artifact.parameters()
     here: dict[str, Any] = {"gpus": gpus()}
     if device.type == "cpu":
-        kernels = {name: kernels_of(artifact.model, name) for name in native.PRECISIONS}
+        kernels = {name: kernels_of(artifact.model, name) for name in library.PRECISIONS}
         here = {"cpu": cpu_model(), "kernels": kernels}
     return {
         **here,

@@ -1,19 +1,27 @@
-"""The encoder's blocks in kernels of our own: weights laid out once, rows computed by threads that share nothing."""
+"""An encoder applied by kernels of our own: weights laid out once, rows computed by threads that share nothing."""
 
 from __future__ import annotations
 
 import copy
 import ctypes
-import importlib.util
-import os
 from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from berthead.errors import UsageError
+from berthead.infer.library import (
+    ACTIVATIONS,
+    PRECISIONS,
+    SWITCH,
+    BlockSpec,
+    EmbeddingSpec,
+    built,
+    chosen,
+    has_bf16,
+    kernels,
+    loaded,
+)  # fmt: skip
 from berthead.infer.smoothing import Channels, apart_from, channels
 from berthead.model.config import EncoderConfig
 from berthead.model.encoder import Attention, Block, Embeddings, Encoder
@@ -21,151 +29,7 @@ from berthead.model.model import Model
 from berthead.model.positions import Disentangled, NoPositions, RelativeBias, Rotary
 from berthead.model.tensors import TensorPack, check_rows
 
-# Chooses the kernels: `torch` for none of ours, or the name of an instruction set that this processor has.
-SWITCH = "BERTHEAD_KERNELS"
 Reads = Callable[[TensorPack], Tensor | None]
-PRECISIONS = {"fp32": 0, "bf16": 1, "int8": 2}
-_EXTENSION = "berthead.infer._native"
-# As many as an encoder has layers, mostly.
-MOST_TAPES = 24
-# Columns of the widest tile of any kernel.
-WIDEST_TILE = 32
-_POINTER = ctypes.c_void_p
-
-
-WEIGHTS = (
-    "qkv", "qkv_bias", "out", "out_bias", "attention_norm", "attention_norm_bias", "up", "up_bias", "down", "down_bias",
-    "mlp_norm", "mlp_norm_bias",
-)  # fmt: skip
-"""The parameters of a block, in the order of csrc/engine.h."""
-
-
-class _BlockSpec(ctypes.Structure):
-    """BlockSpec in csrc/engine.h."""
-
-    _fields_ = [
-        *((name, _POINTER) for name in (
-            *WEIGHTS, "cosines", "sines", "distance_bias", "distance_keys", "distance_queries", "distance_rows",
-            "qkv_shrink", "up_shrink", "down_shrink", "qkv_apart", "up_apart", "down_apart", "qkv_columns",
-            "up_columns", "down_columns",
-        )),
-        *((name, ctypes.c_int32) for name in (
-            "width", "heads", "inner", "activation", "gated", "norm_first", "local", "reach", "distances",
-        )),
-        ("eps", ctypes.c_float),
-        ("scale", ctypes.c_float),
-    ]  # fmt: skip
-
-
-class TrainingSpec(ctypes.Structure):
-    """TrainingSpec in csrc/engine.h: a block that learns."""
-
-    _fields_ = [
-        *((name, _POINTER) for name in WEIGHTS),
-        *((name, ctypes.c_int32) for name in ("width", "heads", "inner", "activation")),
-        *((name, ctypes.c_float) for name in ("eps", "scale", "attention_dropout", "output_dropout", "mlp_dropout")),
-        ("seed", ctypes.c_uint32),
-    ]
-
-
-class TrainingGrads(ctypes.Structure):
-    """TrainingGrads in csrc/engine.h: where gradients go."""
-
-    _fields_ = [(name, _POINTER) for name in WEIGHTS]
-
-
-class _Training(ctypes.Structure):
-    """Training in csrc/engine.h."""
-
-    _fields_ = [
-        *((name, _POINTER) for name in ("input", "output", "starts", "wanted", "wanted_starts")),
-        *((name, ctypes.c_int32) for name in ("tokens", "going", "rows", "wants_input")),
-        *((name, _POINTER) for name in ("tape", "arena")),
-        ("grads", TrainingGrads),
-    ]
-
-
-class TableSteps(ctypes.Structure):
-    """TableSteps in csrc/engine.h: rows of a table that learns."""
-
-    _fields_ = [
-        *((name, _POINTER) for name in ("weights", "first", "second", "done", "moved", "chosen", "grads")),
-        *((name, _POINTER) for name in ("shrink", "rate", "root", "shrunk")),
-        *((name, ctypes.c_double) for name in ("beta1", "beta2")),
-        *((name, ctypes.c_int32) for name in ("count", "width", "step")),
-        ("eps", ctypes.c_float),
-    ]
-
-
-class _EmbeddingSpec(ctypes.Structure):
-    """EmbeddingSpec in csrc/engine.h."""
-
-    _fields_ = [
-        *((name, _POINTER) for name in ("word", "position", "segment", "norm", "norm_bias")),
-        ("width", ctypes.c_int32),
-        ("first_position", ctypes.c_int32),
-        ("eps", ctypes.c_float),
-    ]
-
-
-@cache
-def _library() -> ctypes.CDLL | None:
-    found = importlib.util.find_spec(_EXTENSION)
-    if found is None or found.origin is None:
-        return None
-    library = ctypes.CDLL(found.origin)
-    library.berthead_kernels.restype = ctypes.c_char_p
-    library.berthead_open.restype = _POINTER
-    library.berthead_open.argtypes = [ctypes.c_char_p, ctypes.c_int]
-    library.berthead_add.argtypes = [_POINTER, ctypes.POINTER(_BlockSpec)]
-    library.berthead_run.argtypes = [
-        _POINTER, _POINTER, ctypes.c_int, ctypes.POINTER(_EmbeddingSpec), _POINTER, _POINTER, _POINTER, _POINTER,
-        _POINTER, ctypes.c_int, _POINTER, ctypes.c_int, ctypes.c_int,
-    ]  # fmt: skip
-    library.berthead_peak.restype = ctypes.c_double
-    library.berthead_peak.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_int, ctypes.c_double]
-    library.berthead_close.argtypes = [_POINTER]
-    library.berthead_tape_bytes.restype = ctypes.c_size_t
-    library.berthead_tape_bytes.argtypes = [
-        ctypes.c_char_p, ctypes.c_int, ctypes.POINTER(TrainingSpec), ctypes.c_int, ctypes.c_int,
-    ]  # fmt: skip
-    library.berthead_train.argtypes = [
-        ctypes.c_char_p, ctypes.c_int, ctypes.POINTER(TrainingSpec), ctypes.POINTER(_Training), ctypes.c_int,
-        ctypes.c_int,
-    ]  # fmt: skip
-    library.berthead_close.restype = None
-    library.berthead_advance.restype = None
-    library.berthead_advance.argtypes = [ctypes.c_char_p, ctypes.POINTER(TableSteps), ctypes.c_int]
-    return library
-
-
-def built() -> bool:
-    """Whether the kernels were built when this package was installed."""
-    return _library() is not None
-
-
-def kernels() -> list[str]:
-    """Names of the kernels that this processor can run, the best last; none where they were not built."""
-    library, names = _library(), list[str]()
-    if library is not None:
-        while (name := library.berthead_kernels(len(names))) is not None:
-            names.append(name.decode())
-    return names
-
-
-def chosen() -> str:
-    """The kernels that are used: the best, or what the environment variable BERTHEAD_KERNELS says.
-
-    Returns:
-        One of `kernels()`, or `torch`.
-
-    Raises:
-        UsageError: the variable names kernels that are not here.
-    """
-    usable, wanted = ["torch", *kernels()], os.environ.get(SWITCH, "")
-    if wanted and wanted not in usable:
-        raise UsageError(SWITCH, f"says {wanted!r}", ", ".join(usable), "Unset it: the best kernels are used.")
-    return wanted or usable[-1]
 
 
 def computes(encoder: Encoder, precision: str) -> bool:
@@ -198,35 +62,6 @@ def _is_plain(block: nn.Module) -> bool:
     return all(isinstance(block.get_submodule(layer), nn.Linear) for layer in layers)
 
 
-def has_bf16(name: str) -> bool:
-    """Whether kernels multiply bfloat16 in hardware."""
-    return name.endswith("bf16")
-
-
-def peak(precision: str, threads: int, seconds: float = 0.1) -> float:
-    """What this machine multiplies at most: a tile's product in the nearest cache, by the kernels that are chosen.
-
-    Args:
-        precision: `fp32`, `bf16` or `int8`, which they compute.
-        threads: that multiply at once.
-        seconds: how long.
-
-    Returns:
-        Operations a second of all threads; an addition and a multiplication are two.
-    """
-    library = _library()
-    assert library is not None
-    rate: float = library.berthead_peak(chosen().encode(), PRECISIONS[precision], threads, seconds)
-    assert rate > 0, (chosen(), precision)
-    return rate
-
-
-ACTIVATIONS = {
-    "gelu": 0, "gelu_python": 0, "gelu_new": 1, "gelu_fast": 1, "gelu_pytorch_tanh": 1, "relu": 2, "silu": 3,
-    "swish": 3, "tanh": 4,
-}  # fmt: skip
-
-
 class NativeBlock:
     """One block of NativeBlocks, which stands where the torch module stood."""
 
@@ -243,10 +78,10 @@ class NativeBlocks:
     """
 
     def __init__(self, precision: str, config: EncoderConfig) -> None:
-        library = _library()
-        assert library is not None
-        self.library, self.name, self.precision, self.config = library, chosen(), precision, config
-        self.handle = library.berthead_open(self.name.encode(), PRECISIONS[precision])
+        found = loaded()
+        assert found is not None
+        self.library, self.name, self.precision, self.config = found, chosen(), precision, config
+        self.handle = found.berthead_open(self.name.encode(), PRECISIONS[precision])
         assert self.handle, (self.name, precision)
         # Tables that the kernels read where they lie.
         self._kept: list[Tensor] = []
@@ -309,7 +144,7 @@ class NativeBlocks:
         fields |= {f"{name}_shrink": pointer(shrinks.get(place)) for name, place in layers} | {
             f"{name}_apart": pointer(channels.apart.get(place), torch.int32) for name, place in layers
         }
-        spec = _BlockSpec(
+        spec = BlockSpec(
             **fields, width=config.width, heads=config.heads, inner=config.inner,
             activation=ACTIVATIONS[config.activation], gated=config.gated, norm_first=config.norm_first,
             local=attention.local, reach=config.positions, eps=config.eps, scale=attention.scale,
@@ -322,7 +157,7 @@ class NativeBlocks:
         return NativeBlock(self._count - 1)
 
     def run(
-        self, numbers: Sequence[int], pack: TensorPack, hidden: Tensor | None, embedding: _EmbeddingSpec | None,
+        self, numbers: Sequence[int], pack: TensorPack, hidden: Tensor | None, embedding: EmbeddingSpec | None,
         wanted: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Rows through blocks.
@@ -408,7 +243,7 @@ class NativeEncoder(nn.Module):
         return self.native.run(numbers, pack, hidden, None if hidden is not None else self.table, wanted)
 
 
-def _embedding_table(embeddings: nn.Module) -> _EmbeddingSpec | None:
+def _embedding_table(embeddings: nn.Module) -> EmbeddingSpec | None:
     """The tables of embeddings that are a sum and a norm; None: torch computes them."""
     if type(embeddings) is not Embeddings or embeddings.project is not None:
         return None
@@ -421,7 +256,7 @@ def _embedding_table(embeddings: nn.Module) -> _EmbeddingSpec | None:
         return None
     pointers = {name: table.data_ptr() for name, table in tables.items()}
     first, width = embeddings.first_position or 0, embeddings.word.embedding_dim
-    return _EmbeddingSpec(**pointers, width=width, first_position=first, eps=embeddings.norm.eps)
+    return EmbeddingSpec(**pointers, width=width, first_position=first, eps=embeddings.norm.eps)
 
 
 def _tables(places: nn.Module, attention: Attention, config: EncoderConfig) -> dict[str, Tensor]:
@@ -462,75 +297,3 @@ def laid_out(model: Model, precision: str, memo: dict[Any, Any] | None = None) -
         reads = getattr(head, "reads", lambda pack: None)
         encoder: Any = NativeEncoder(model.encoder, precision, memo, reads)
     return Model(encoder, head).eval()
-
-
-def advance(steps: TableSteps) -> None:
-    """Bring rows of a table up to a step; no row twice."""
-    library = _library()
-    assert library is not None
-    library.berthead_advance(chosen().encode(), ctypes.byref(steps), torch.get_num_threads())
-
-
-def forget_tapes() -> None:
-    """Free the memory that is kept for the next passes of blocks that learn."""
-    Pass._tapes.clear()
-
-
-class Pass:
-    """Passes of blocks that learn over the same rows.
-
-    Args:
-        precision: of the products, `fp32` or `bf16`.
-        starts: the first token of each row, and the end of the last, int64 [rows + 1].
-        wanted: the tokens of which the block's output is wanted, int64, ascending; None: all.
-    """
-
-    # Tapes of passes that are over: fresh memory costs more than what is written to it.
-    _tapes: ClassVar[list[Tensor]] = []
-
-    def __init__(self, precision: str, starts: Tensor, wanted: Tensor | None = None) -> None:
-        library = _library()
-        assert library is not None
-        self.library, self.name, self.precision = library, chosen().encode(), PRECISIONS[precision]
-        self.starts, self.wanted, self.tokens = starts, wanted, int(starts[-1])
-        self.going = self.tokens if wanted is None else len(wanted)
-        self.wanted_starts = None if wanted is None else torch.searchsorted(wanted, starts)
-
-    def forward(self, spec: TrainingSpec, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The block's output, float32 [wanted tokens, width], and what the way back needs."""
-        sizes = self.tokens, self.going
-        size = self.library.berthead_tape_bytes(self.name, self.precision, ctypes.byref(spec), *sizes) + 64
-        fitting = [number for number, tape in enumerate(self._tapes) if size <= len(tape)]
-        tape = self._tapes.pop(fitting[-1]) if fitting else torch.empty(size, dtype=torch.uint8)
-        output = hidden.new_empty(self.going, hidden.shape[1])
-        self._run(spec, hidden, output, tape, TrainingGrads(), wants_input=False, forward=True)
-        return output, tape
-
-    def backward(
-        self, spec: TrainingSpec, grad: Tensor, tape: Tensor, grads: TrainingGrads, wants_input: bool
-    ) -> Tensor:
-        """The gradient of the block's input, float32 [tokens, width]; without meaning where it is not wanted.
-
-        The tape is used up.
-        """
-        output = grad.new_empty(self.tokens, grad.shape[1])
-        self._run(spec, grad, output, tape, grads, wants_input=wants_input, forward=False)
-        self._tapes.append(tape)
-        del self._tapes[:-MOST_TAPES]
-        return output
-
-    def _run(
-        self, spec: TrainingSpec, given: Tensor, output: Tensor, tape: Tensor, grads: TrainingGrads, *,
-        wants_input: bool, forward: bool,
-    ) -> None:  # fmt: skip
-        work = _Training(
-            input=given.data_ptr(), output=output.data_ptr(), starts=self.starts.data_ptr(), tokens=self.tokens,
-            wanted=None if self.wanted is None else self.wanted.data_ptr(),
-            wanted_starts=None if self.wanted_starts is None else self.wanted_starts.data_ptr(), going=self.going,
-            rows=len(self.starts) - 1, wants_input=wants_input, tape=-(-tape.data_ptr() // 64) * 64, grads=grads,
-        )  # fmt: skip
-        failed = self.library.berthead_train(
-            self.name, self.precision, ctypes.byref(spec), ctypes.byref(work), forward, torch.get_num_threads()
-        )
-        if failed:
-            raise MemoryError("no memory for the gradients of a pass")

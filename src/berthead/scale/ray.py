@@ -20,7 +20,7 @@ from berthead.errors import BertheadError, OutputError, UsageError
 from berthead.infer.engine import use_threads
 from berthead.infer.jobs import computed_by
 from berthead.infer.joined import JoinedPredictor
-from berthead.infer.native import SWITCH
+from berthead.infer.library import SWITCH
 from berthead.infer.predict import Predictor
 from berthead.infer.reading import prefetched
 from berthead.infer.threads import available_threads

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from berthead.infer import native
+from berthead.infer import library
 from berthead.options import FitOptions, flag
 from berthead.records import Example
 from berthead.text.windows import Input
@@ -46,7 +46,7 @@ def identity_of(
         "what is read of it": _tokens_sha256(inputs),
         **by_flag,
         "--cache": "given" if options.cache else "not given",
-        "kernels": f"{native.chosen()}, torch's {torch.backends.cpu.get_cpu_capability()}",
+        "kernels": f"{library.chosen()}, torch's {torch.backends.cpu.get_cpu_capability()}",
         **how,
     }
 

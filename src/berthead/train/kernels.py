@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from berthead.infer import native
+from berthead.infer import library, native
 from berthead.model.encoder import Block, Encoder
 from berthead.model.tensors import TensorPack
+from berthead.train.passes import Pass
 
 
 def teaches(encoder: Encoder, precision: str, device: torch.device) -> bool:
@@ -24,7 +25,7 @@ def teaches(encoder: Encoder, precision: str, device: torch.device) -> bool:
     config = encoder.config
     usual = not (config.norm_first or config.gated or config.rotary or any(config.local) or config.relative)
     biased = config.attention_bias and config.mlp_bias and config.norm_bias and config.inner_dropout == 0
-    known = native.ACTIVATIONS.get(config.activation, 9) <= native.ACTIVATIONS["relu"]
+    known = library.ACTIVATIONS.get(config.activation, 9) <= library.ACTIVATIONS["relu"]
     return device.type == "cpu" and usual and biased and known and native.computes(encoder, precision)
 
 
@@ -47,8 +48,8 @@ def hidden(encoder: Encoder, pack: TensorPack, precision: str, wanted: Tensor | 
     tokens = len(pack.ids)
     starts = torch.cat((pack.starts, torch.tensor([tokens])))
     # The kernels part queries from keys and values at the width.
-    some = wanted if wanted is not None and encoder.config.width % native.WIDEST_TILE == 0 and encoder.order else None
-    whole, last = native.Pass(precision, starts), native.Pass(precision, starts, some)
+    some = wanted if wanted is not None and encoder.config.width % library.WIDEST_TILE == 0 and encoder.order else None
+    whole, last = Pass(precision, starts), Pass(precision, starts, some)
     for layer, number in enumerate(encoder.order, 1):
         block = encoder.blocks[number]
         assert isinstance(block, Block)
@@ -59,13 +60,13 @@ def hidden(encoder: Encoder, pack: TensorPack, precision: str, wanted: Tensor | 
 
 
 def _weights(block: Block) -> list[Tensor]:
-    """The parameters of a block, in the order of `native.WEIGHTS`."""
+    """The parameters of a block, in the order of `library.WEIGHTS`."""
     layers: list[Any] = [block.attention.qkv, block.attention.out, block.attention_norm,
                          block.mlp.up, block.mlp.down, block.mlp_norm]  # fmt: skip
     return [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
 
 
-def _spec(block: Block, encoder: Encoder, weights: list[Tensor]) -> native.TrainingSpec:
+def _spec(block: Block, encoder: Encoder, weights: list[Tensor]) -> library.TrainingSpec:
     config, attention = encoder.config, block.attention
 
     def dropped(part: nn.Module, share: float) -> float:
@@ -76,9 +77,9 @@ def _spec(block: Block, encoder: Encoder, weights: list[Tensor]) -> native.Train
         "output_dropout": dropped(block.attention_dropout, block.attention_dropout.share),
         "mlp_dropout": dropped(block.mlp_dropout, block.mlp_dropout.share),
     }
-    return native.TrainingSpec(
-        **{name: weight.data_ptr() for name, weight in zip(native.WEIGHTS, weights, strict=True)}, **shares,
-        width=config.width, heads=config.heads, inner=config.inner, activation=native.ACTIVATIONS[config.activation],
+    return library.TrainingSpec(
+        **{name: weight.data_ptr() for name, weight in zip(library.WEIGHTS, weights, strict=True)}, **shares,
+        width=config.width, heads=config.heads, inner=config.inner, activation=library.ACTIVATIONS[config.activation],
         eps=config.eps, scale=1 / math.sqrt(config.width // config.heads),
         # Nothing is drawn where nothing is dropped: other parts draw what they would draw beside the plain model.
         seed=int(torch.randint(2**31, ())) if any(shares.values()) else 0,
@@ -89,7 +90,7 @@ class _Block(torch.autograd.Function):
     """A block as one step of the graph."""
 
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor, passes: native.Pass, spec: native.TrainingSpec, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, vectors: Tensor, passes: Pass, spec: library.TrainingSpec, *weights: Tensor) -> Tensor:
         """[tokens, width] -> [tokens, width]."""
         output, ctx.tape = passes.forward(spec, vectors.contiguous())
         ctx.passes, ctx.spec = passes, spec
@@ -101,7 +102,7 @@ class _Block(torch.autograd.Function):
         """The gradients of the input and of each weight that learns."""
         weights, wanted = ctx.saved_tensors, ctx.needs_input_grad
         to_weights = [torch.empty_like(one) if wants else None for one, wants in zip(weights, wanted[3:], strict=True)]
-        places = native.TrainingGrads(*(None if one is None else one.data_ptr() for one in to_weights))
+        places = library.TrainingGrads(*(None if one is None else one.data_ptr() for one in to_weights))
         tape, ctx.tape = ctx.tape, None
         to_input = ctx.passes.backward(ctx.spec, grads[0].contiguous(), tape, places, wanted[0])
         return to_input if wanted[0] else None, None, None, *to_weights

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from berthead.errors import MachineError
-from berthead.infer import native
+from berthead.train import passes
 
 # What torch says where it raises a plain RuntimeError; the last is oneDNN, which has no room for its code.
 _WORDS = (
@@ -34,7 +34,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def give_back() -> None:
     """Free what is held for reuse: it was made for passes that were too large."""
-    native.forget_tapes()
+    passes.forget_tapes()
     gc.collect()
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()

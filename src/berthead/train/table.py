@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from berthead.infer import native
+from berthead.infer import library
+from berthead.train import passes
 
 # What a step multiplies with, by the step from 1: see csrc/engine.h.
 _BY_STEP = ("shrink", "rate", "root", "shrunk")
@@ -144,8 +145,8 @@ class Table:
     def _advance(self, rows: Tensor | None, grads: Tensor | None = None) -> None:
         weight = self.embedding.weight
         pointers = {name: getattr(self, name).ctypes.data for name in ("first", "second", "done", "moved", *_BY_STEP)}
-        native.advance(
-            native.TableSteps(
+        passes.advance(
+            library.TableSteps(
                 **pointers, weights=weight.data_ptr(),
                 chosen=None if rows is None else rows.data_ptr(), grads=None if grads is None else grads.data_ptr(),
                 count=len(weight) if rows is None else len(rows), width=weight.shape[1], step=self.steps,
@@ -164,4 +165,4 @@ def learns_by_row(embedding: nn.Embedding) -> bool:
     """Whether our kernels can bring up rows of a table here."""
     weight = embedding.weight
     plain = weight.requires_grad and weight.dtype == torch.float32 and weight.device.type == "cpu"
-    return plain and native.chosen() != "torch" and weight.is_contiguous()
+    return plain and library.chosen() != "torch" and weight.is_contiguous()

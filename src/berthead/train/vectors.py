@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from berthead.errors import OutputError, UsageError
-from berthead.infer import native
+from berthead.infer import library
 from berthead.infer.engine import engine_for
 from berthead.infer.predict import TOKEN_BUDGET
 from berthead.model.adapt import frozen_parts
@@ -217,7 +217,7 @@ def _content(row: Encoded) -> bytes:
 def _key(part: Model, pooling: str, contents: Iterable[bytes], dtype: torch.dtype) -> str:
     """The sha256 of all that the vectors depend on: weights, sizes, arithmetic, and the rows."""
     threads = torch.get_num_threads()  # sums are split among them, and round differently
-    by = native.chosen(), torch.__version__, threads
+    by = library.chosen(), torch.__version__, threads
     about = [pooling, part.encoder.config, part.encoder.order, part.encoder.blocks, dtype, *by]
     digest = hashlib.sha256(f"{about} {sha256_of(part.encoder.state_dict())}".encode())
     for content in contents:
