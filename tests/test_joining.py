@@ -18,7 +18,7 @@ import berthead
 from berthead.errors import ModelError, UsageError
 from berthead.infer import library, native
 from berthead.infer.joined import JoinedEngine, shared, shared_layers
-from berthead.joining import is_joined
+from berthead.joined_folder import is_joined
 from berthead.model.encoder import Block
 from berthead.records import Example
 

@@ -117,6 +117,20 @@ def test_stdout_is_refused(tmp_path, cli, fit_toy):
     assert "--ray: stdout keeps nothing" in ran.err
 
 
+@pytest.mark.parametrize("words", [("--ray", "auto"), ("--resume",), ("--shard", "1/2")], ids=lambda words: words[0])
+def test_what_is_about_files_is_refused_with_a_text(cli, fit_toy, words):
+    ran = cli("predict", fit_toy(), "never came", *words)
+    assert (ran.code, ran.out) == (2, "")
+    assert f"{words[0]}: is about files of rows, and IN is a text" in ran.err
+
+
+def test_a_cluster_that_is_named_and_not_given_is_refused(tmp_path, fit_toy):
+    with pytest.raises(UsageError, match=r"no pool was given.*RayPool"):
+        predict_file(berthead.load(fit_toy()).predictor, some_rows(tmp_path, 3), str(tmp_path / "out.csv"),
+                     PredictOptions(ray="auto"))  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
 # A cluster of one machine
 
 # In a process of its own, because the tests' own may reach nobody. It kills an actor when three parts are done.

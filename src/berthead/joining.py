@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
-
-from torch import Tensor
 
 from berthead import folder as folders
 from berthead.answering import Text
 from berthead.api import load as load_one
-from berthead.artifact import FORMAT_VERSION, Artifact
-from berthead.checks import RECORD, is_strange, refuse_strange_files
+from berthead.artifact import Artifact
+from berthead.checks import refuse_strange_files
 from berthead.errors import BertheadError, ModelError, UsageError, listed
 from berthead.fitted import Fitted
 from berthead.infer.columns import widest
 from berthead.infer.engine import find_device, use_threads
 from berthead.infer.gate import choose
 from berthead.infer.joined import JoinedPredictor, shared_layers
+from berthead.joined_folder import find_theta_hat, is_joined, is_name, read_record, write_function, write_record
 from berthead.model import families
 from berthead.model.adapter import THETA
-from berthead.model.checkpoint import Checkpoint, read_checkpoint
-from berthead.model.disk import WEIGHTS, read_json
-from berthead.model.model import sha256_of
+from berthead.model.checkpoint import read_checkpoint
 from berthead.options import FitOptions, PredictOptions
 from berthead.records import Prediction
 from berthead.tasks import find_task
-
-_NAME = r"[^\W_][\w.-]{0,99}"
-# What a function's own labels are, and no part of the encoder.
-_OF_A_TASK = ("id2label", "label2id", "problem_type", "classifier_dropout", "num_labels")
 
 
 class Joined:
@@ -136,12 +126,12 @@ class Joined:
             OutputError: it cannot be written.
             ModelError: the pre-trained encoder is not at hand.
         """
-        theta_hat = _theta_hat([one.artifact for one in self.functions.values()])
+        theta_hat = find_theta_hat([one.artifact for one in self.functions.values()])
         with folders.made_whole(Path(folder), overwrite) as aside:
             theta_hat.write(aside / THETA)
             for name, one in self.functions.items():
-                _write_function(one.artifact, aside / name, theta_hat.tensors)
-            _write_record(aside, list(self.functions), self.reader.artifact.pretrained)
+                write_function(one.artifact, aside / name, theta_hat.tensors)
+            write_record(aside, list(self.functions), self.reader.artifact.pretrained)
 
 
 def join(
@@ -199,7 +189,7 @@ def add(folder: str | Path, name: str, fitted: Fitted) -> None:
         folders.write(fitted.artifact, aside, THETA, theta_hat)
         folders.check_written(aside)
     # Another process may have added one meanwhile.
-    _write_record(place, [*_record(place)["functions"], name], record["pretrained"])
+    write_record(place, [*read_record(place)["functions"], name], record["pretrained"])
 
 
 def move(own: Path, folder: Path, name: str, fitted: Fitted) -> None:
@@ -236,9 +226,9 @@ def check_name(folder: Path, name: str) -> dict[str, Any]:
         UsageError: the name is taken, or no name.
         ModelError: the folder holds no joined functions.
     """
-    record = _record(folder)
+    record = read_record(folder)
     allowed = "another name, of letters, digits, `_`, `-` and `.`"
-    if not _is_name(name):
+    if not is_name(name):
         raise UsageError(f"--name {name[:100]}", "is not a name for a function", allowed)
     if name in record["functions"]:
         raise UsageError(f"--name {name}", f"{folder} has a function of that name", allowed)
@@ -287,38 +277,8 @@ def load(
     refuse_strange_files(place)
     options = PredictOptions.from_sources(flags)
     use_threads(options.threads)
-    functions = {name: load_one(place / name) for name in _record(place)["functions"]}
+    functions = {name: load_one(place / name) for name in read_record(place)["functions"]}
     return Joined(functions, options)
-
-
-def is_joined(folder: Path) -> bool:
-    """Whether a folder is one that `join` wrote."""
-    path = folder / RECORD
-    try:
-        return path.is_file() and "functions" in read_json(path)
-    except (ModelError, OSError):
-        return False
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    path = folder / RECORD
-    if not is_joined(folder):
-        raise ModelError(str(folder), "is not a joined folder", "one that berthead join made")
-    record = read_json(path)
-    version = record.get("format_version")
-    if type(version) is not int or not 3 <= version <= FORMAT_VERSION:
-        raise ModelError(str(path), f"has format_version {version!r}", f"this berthead reads 3 to {FORMAT_VERSION}")
-    names, pretrained = record["functions"], record.get("pretrained")
-    if not isinstance(names, list) or not names or not isinstance(pretrained, dict):
-        raise ModelError(str(path), "does not say which functions it holds")
-    for name in names:
-        if not isinstance(name, str) or not _is_name(name) or not (folder / name).is_dir():
-            raise ModelError(str(path), f"names the function {name!r}", "a folder in it")
-    return record
-
-
-def _is_name(name: str) -> bool:
-    return name not in (THETA, RECORD) and not is_strange(name) and re.fullmatch(_NAME, name) is not None
 
 
 def _named(members: Sequence[Fitted | str | Path]) -> dict[str, Fitted | str | Path]:
@@ -341,7 +301,7 @@ def _check(functions: Mapping[str, Fitted]) -> None:
     if not functions:
         raise UsageError("join", "is given no function", "at least one")
     for name in functions:
-        if not _is_name(name):
+        if not is_name(name):
             raise UsageError("join", f'has a function called "{name}"', "letters, digits, `_`, `-` and `.`")
     (first, one), *others = ((name, fitted.artifact) for name, fitted in functions.items())
     for name, other in others:
@@ -366,80 +326,6 @@ def _form(artifact: Artifact) -> tuple[str, bool]:
     return ("text" if form.startswith("words") else form), bool(artifact.columns["pair"])
 
 
-@dataclass(frozen=True, slots=True)
-class _ThetaHat:
-    """The encoder that all functions were fitted on, as a checkpoint to be written.
-
-    Args:
-        tensors: by plain name.
-        artifact: a function that was fitted on it.
-        checkpoint: where it is at hand; None: it is the encoder of a function whose encoder did not learn.
-    """
-
-    tensors: dict[str, Tensor]
-    artifact: Artifact
-    checkpoint: Checkpoint | None
-
-    def write(self, folder: Path) -> None:
-        """Write a checkpoint that berthead and transformers read."""
-        from safetensors.torch import save_file
-
-        folder.mkdir()
-        family = families.FAMILIES[self.artifact.family]
-        tensors = dict(self.tensors)
-        if self.checkpoint and self.checkpoint.pooler and family.pooler:
-            tensors |= {family.pooler[name]: tensor for name, tensor in self.checkpoint.pooler.items()}
-        whole = {f"{family.prefix}.{name}": tensor.detach().float().contiguous() for name, tensor in tensors.items()}
-        save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
-        raw = self.checkpoint.raw_config if self.checkpoint else self.artifact.raw_config
-        config = {key: value for key, value in folders.public_config(raw).items() if key not in _OF_A_TASK}
-        own = {"architectures": [f"{family.stem}Model"], "dtype": "float32"}
-        folders.write_json(folder / "config.json", config | own)
-        self.artifact.tokenizer.save(folder, self.artifact.model.encoder.config.positions)
-        if self.checkpoint and self.checkpoint.trained_pooling != "pooler":
-            # As sentence-transformers writes it down: later heads are pooled as the encoder was trained.
-            modes = {f"pooling_mode_{kind}": self.checkpoint.trained_pooling == short
-                     for kind, short in (("mean_tokens", "mean"), ("cls_token", "cls"))}  # fmt: skip
-            (folder / "1_Pooling").mkdir()
-            folders.write_json(folder / "1_Pooling" / "config.json", modes)
-
-
-def _theta_hat(artifacts: Sequence[Artifact]) -> _ThetaHat:
-    """The encoder that all were fitted on, looked for where they say, or in a function that left it as it was."""
-    sha256 = artifacts[0].pretrained["theta_sha256"]
-    names = [artifacts[0].pretrained["name"], *(str(one.adapter.place) for one in artifacts if one.adapter)]
-    for name in names:
-        try:
-            checkpoint = read_checkpoint(name)
-        except BertheadError:
-            continue
-        tensors = families.to_checkpoint(checkpoint.weights, checkpoint.config)
-        if sha256_of(tensors) == sha256:
-            return _ThetaHat(tensors, artifacts[0], checkpoint)
-    for one in artifacts:
-        tensors = one.theta()
-        if sha256_of(tensors) == sha256:
-            return _ThetaHat(tensors, one, None)
-    saw = f'their encoder "{names[0]}" is not here, and each has changed it'
-    raise ModelError("join", saw, f"the encoder of sha256 {sha256}", "Join them where they were fitted.")
-
-
-def _write_function(artifact: Artifact, folder: Path, theta_hat: Mapping[str, Tensor]) -> None:
-    folder.mkdir()
-    folders.write(artifact, folder, THETA, theta_hat)
-    folders.check_written(folder)
-
-
-def _write_record(folder: Path, names: list[str], pretrained: Mapping[str, str]) -> None:
-    """The record, written aside and renamed: it names whole folders only."""
-    aside = folder / f".{RECORD}.part-{os.getpid()}"
-    record = {"format_version": FORMAT_VERSION, "functions": names, "pretrained": dict(pretrained)}
-    aside.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    with aside.open("rb+") as written:
-        os.fsync(written.fileno())
-    aside.rename(folder / RECORD)
-
-
 def fitted_on(folder: str | Path, options: dict[str, Any], config: Path | None = None) -> dict[str, Any]:
     """The options of a fit whose function joins those of a folder.
 
@@ -456,7 +342,7 @@ def fitted_on(folder: str | Path, options: dict[str, Any], config: Path | None =
         ModelError: the folder holds no joined functions, or a broken one.
     """
     place = Path(folder)
-    functions = {name: load_one(place / name) for name in _record(place)["functions"]}
+    functions = {name: load_one(place / name) for name in read_record(place)["functions"]}
     chosen = FitOptions.from_sources(options, config)
     if chosen.encoder != FitOptions().encoder:
         saw = f"the function joins those of {folder}, on their encoder"

@@ -46,9 +46,9 @@ def info(model: ModelFolder, as_json: AsJson = False, *, given: dict[str, Any]) 
         else:
             print_text(report.info_text(shown, model))
         return
-    from berthead import artifact, folder, joining
+    from berthead import artifact, folder, joined_folder
 
-    if joining.is_joined(Path(model)):
+    if joined_folder.is_joined(Path(model)):
         joined = load(model, given).info()
         if as_json:
             print_json(joined)

@@ -14,7 +14,7 @@ from berthead.cli.flags import AsJson, ModelFolder, Quiet, with_options
 from berthead.cli.loading import load
 from berthead.cli.printing import print_json, print_text, say_choice, warn
 from berthead.errors import DataError, UsageError
-from berthead.options import PredictOptions
+from berthead.options import PredictOptions, flag
 
 
 @with_options(
@@ -46,6 +46,9 @@ def predict(
     if is_file and more and not all(os.path.isfile(one) or has_magic(one) for one in more):  # noqa: PTH113
         fix = f"To write a file: --out {more[0]}" if _looks_like_a_file(more[0]) else "Name its column: --pair COLUMN"
         raise UsageError("predict", f'"{more[0]}" stands after a file of rows', "MORE goes with a text", fix)
+    for name in ("resume", "shard", "ray") if not is_file else ():
+        if given[name]:
+            raise UsageError(flag(name), "is about files of rows, and IN is a text", "a file as IN, and --out FILE")
     fitted = load(model, given)
     say_choice(fitted)
     if is_file:

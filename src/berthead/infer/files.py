@@ -62,6 +62,8 @@ def predict_file(
     paths = matching(source)
     lasting = target != STDIO and all(map(is_file, paths))
     _refuse(paths, target, options, lasting)
+    if options.ray and pool is None:
+        raise UsageError("ray", f'is "{options.ray}", and no pool was given', fix="Give pool=RayPool(options).")
     with Table(paths) as table:
         work = Work.plan(predictor, options, table.columns, table.name)
         if lasting:

@@ -16,6 +16,7 @@ from typing import Any, Self, TextIO
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from berthead.data.aside import sync_folder
 from berthead.errors import OutputError, UsageError
 
 FORMAT_VERSION = 1
@@ -171,7 +172,7 @@ class Checkpoints:
             with aside.open("rb+") as written:
                 os.fsync(written.fileno())
             aside.replace(self.folder / _FILE)
-            _flush(self.folder)
+            sync_folder(self.folder)
         except (OSError, SafetensorError) as error:
             if not self._has_failed:
                 say(f"{self.folder}: the checkpoint could not be written ({error}); the fit goes on")
@@ -214,15 +215,6 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         apart[name] = plain.clone() if plain.data_ptr() in places else plain
         places.add(apart[name].data_ptr())
     return apart
-
-
-def _flush(folder: Path) -> None:
-    """Have a rename outlast a power cut."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def _shown(value: Any) -> str:

@@ -1,0 +1,138 @@
+"""The folder of joined functions: the encoder they were fitted on, a folder of each, and a record that names them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from berthead import folder as folders
+from berthead.artifact import FORMAT_VERSION, Artifact
+from berthead.checks import RECORD, is_strange
+from berthead.errors import BertheadError, ModelError
+from berthead.model import families
+from berthead.model.adapter import THETA
+from berthead.model.checkpoint import Checkpoint, read_checkpoint
+from berthead.model.disk import WEIGHTS, read_json
+from berthead.model.model import sha256_of
+
+_NAME = r"[^\W_][\w.-]{0,99}"
+# What a function's own labels are, and no part of the encoder.
+_OF_A_TASK = ("id2label", "label2id", "problem_type", "classifier_dropout", "num_labels")
+
+
+def is_joined(folder: Path) -> bool:
+    """Whether a folder is one that `join` wrote."""
+    path = folder / RECORD
+    try:
+        return path.is_file() and "functions" in read_json(path)
+    except (ModelError, OSError):
+        return False
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What a joined folder says of itself.
+
+    Raises:
+        ModelError: it is none, or a broken one.
+    """
+    path = folder / RECORD
+    if not is_joined(folder):
+        raise ModelError(str(folder), "is not a joined folder", "one that berthead join made")
+    record = read_json(path)
+    version = record.get("format_version")
+    if type(version) is not int or not 3 <= version <= FORMAT_VERSION:
+        raise ModelError(str(path), f"has format_version {version!r}", f"this berthead reads 3 to {FORMAT_VERSION}")
+    names, pretrained = record["functions"], record.get("pretrained")
+    if not isinstance(names, list) or not names or not isinstance(pretrained, dict):
+        raise ModelError(str(path), "does not say which functions it holds")
+    for name in names:
+        if not isinstance(name, str) or not is_name(name) or not (folder / name).is_dir():
+            raise ModelError(str(path), f"names the function {name!r}", "a folder in it")
+    return record
+
+
+def write_record(folder: Path, names: list[str], pretrained: Mapping[str, str]) -> None:
+    """The record, written aside and renamed: it names whole folders only."""
+    aside = folder / f".{RECORD}.part-{os.getpid()}"
+    record = {"format_version": FORMAT_VERSION, "functions": names, "pretrained": dict(pretrained)}
+    aside.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with aside.open("rb+") as written:
+        os.fsync(written.fileno())
+    aside.rename(folder / RECORD)
+
+
+def is_name(name: str) -> bool:
+    """Whether a function may have this name: it is that of a folder, too."""
+    return name not in (THETA, RECORD) and not is_strange(name) and re.fullmatch(_NAME, name) is not None
+
+
+def write_function(artifact: Artifact, folder: Path, theta_hat: Mapping[str, Tensor]) -> None:
+    """Write what of a function differs from the encoder beside it, into a new folder that loads by itself."""
+    folder.mkdir()
+    folders.write(artifact, folder, THETA, theta_hat)
+    folders.check_written(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class ThetaHat:
+    """The encoder that all functions were fitted on, as a checkpoint to be written.
+
+    Args:
+        tensors: by plain name.
+        artifact: a function that was fitted on it.
+        checkpoint: where it is at hand; None: it is the encoder of a function whose encoder did not learn.
+    """
+
+    tensors: dict[str, Tensor]
+    artifact: Artifact
+    checkpoint: Checkpoint | None
+
+    def write(self, folder: Path) -> None:
+        """Write a checkpoint that berthead and transformers read."""
+        from safetensors.torch import save_file
+
+        folder.mkdir()
+        family = families.FAMILIES[self.artifact.family]
+        tensors = dict(self.tensors)
+        if self.checkpoint and self.checkpoint.pooler and family.pooler:
+            tensors |= {family.pooler[name]: tensor for name, tensor in self.checkpoint.pooler.items()}
+        whole = {f"{family.prefix}.{name}": tensor.detach().float().contiguous() for name, tensor in tensors.items()}
+        save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
+        raw = self.checkpoint.raw_config if self.checkpoint else self.artifact.raw_config
+        config = {key: value for key, value in folders.public_config(raw).items() if key not in _OF_A_TASK}
+        own = {"architectures": [f"{family.stem}Model"], "dtype": "float32"}
+        folders.write_json(folder / "config.json", config | own)
+        self.artifact.tokenizer.save(folder, self.artifact.model.encoder.config.positions)
+        if self.checkpoint and self.checkpoint.trained_pooling != "pooler":
+            # As sentence-transformers writes it down: later heads are pooled as the encoder was trained.
+            modes = {f"pooling_mode_{kind}": self.checkpoint.trained_pooling == short
+                     for kind, short in (("mean_tokens", "mean"), ("cls_token", "cls"))}  # fmt: skip
+            (folder / "1_Pooling").mkdir()
+            folders.write_json(folder / "1_Pooling" / "config.json", modes)
+
+
+def find_theta_hat(artifacts: Sequence[Artifact]) -> ThetaHat:
+    """The encoder that all were fitted on, looked for where they say, or in a function that left it as it was."""
+    sha256 = artifacts[0].pretrained["theta_sha256"]
+    names = [artifacts[0].pretrained["name"], *(str(one.adapter.place) for one in artifacts if one.adapter)]
+    for name in names:
+        try:
+            checkpoint = read_checkpoint(name)
+        except BertheadError:
+            continue
+        tensors = families.to_checkpoint(checkpoint.weights, checkpoint.config)
+        if sha256_of(tensors) == sha256:
+            return ThetaHat(tensors, artifacts[0], checkpoint)
+    for one in artifacts:
+        tensors = one.theta()
+        if sha256_of(tensors) == sha256:
+            return ThetaHat(tensors, one, None)
+    saw = f'their encoder "{names[0]}" is not here, and each has changed it'
+    raise ModelError("join", saw, f"the encoder of sha256 {sha256}", "Join them where they were fitted.")
