@@ -18,8 +18,9 @@ from tokenizers import Tokenizer
 from toy_tasks import fit_task
 
 import berthead
+from berthead.data.hashes import file_sha256
 from berthead.errors import BertheadError, ModelError, UsageError
-from berthead.exported import Exported, file_hash
+from berthead.exported import Exported
 
 FILES = ["berthead.json", "model.onnx", "model.onnx.data", "tokenizer.json"]
 
@@ -60,7 +61,7 @@ def test_a_folder_holds_all_that_answers_need(made, toy_model):
     assert record["task"] == {"name": "classify", **model.artifact.task.to_json()}
     assert record["parameters"] == model.artifact.parameters()
     assert record["columns"] == model.artifact.columns
-    assert {name: file_hash(made / name) for name in FILES[1:]} == record["export"]["sha256"]
+    assert {name: file_sha256(made / name) for name in FILES[1:]} == record["export"]["sha256"]
     assert len(record["golden"]) == 8
     for one in record["golden"]:
         wanted = model.predict(one["text"])
@@ -252,7 +253,7 @@ def test_weights_from_elsewhere_are_refused(copied, location):
         for one in tensor.external_data:
             one.value = location.format(folder=copied.parent) if one.key == "location" else one.value
     (copied / "model.onnx").write_bytes(graph.SerializeToString())
-    change(copied, "export", "sha256", "model.onnx", to=file_hash(copied / "model.onnx"))
+    change(copied, "export", "sha256", "model.onnx", to=file_sha256(copied / "model.onnx"))
     with pytest.raises(ModelError, match="cannot be read"):
         berthead.load(copied)
 
@@ -263,7 +264,7 @@ def test_a_graph_of_others_is_refused(copied):
     for node in graph.graph.node:
         node.input[:] = ["input_ids" if name == "ids" else name for name in node.input]
     (copied / "model.onnx").write_bytes(graph.SerializeToString())
-    change(copied, "export", "sha256", "model.onnx", to=file_hash(copied / "model.onnx"))
+    change(copied, "export", "sha256", "model.onnx", to=file_sha256(copied / "model.onnx"))
     with pytest.raises(ModelError, match=r"reads .*input_ids.*; a graph that berthead export wrote"):
         berthead.load(copied)
 

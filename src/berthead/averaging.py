@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -244,7 +243,6 @@ def _traits(artifact: Artifact) -> dict[str, Any]:
     """What members of one soup have in common, by its name for messages."""
     task, model = artifact.task, artifact.model
     head = head_record(model.head, artifact.own_head, task.outputs, dropout=0)
-    tokenizer = hashlib.sha256(artifact.tokenizer.backend.to_str().encode()).hexdigest()
     return {
         "the task": task.name,
         **{f"the task's {name}": value for name, value in _undecided(task.to_json()).items()},
@@ -252,7 +250,7 @@ def _traits(artifact: Artifact) -> dict[str, Any]:
         **{f"the encoder's {name}": value for name, value in asdict(model.encoder.config).items()},
         **{f"the head's {name}": value for name, value in head.items()},
         "the pre-trained encoder": f"{artifact.pretrained['name']}, sha256 {artifact.pretrained['theta_sha256']}",
-        "the tokenizer": f"sha256 {tokenizer}",
+        "the tokenizer": f"sha256 {artifact.tokenizer.sha256}",
         **{f"the reading's {name}": value for name, value in asdict(artifact.reading).items()},
     }
 

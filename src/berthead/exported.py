@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 
 from berthead.answering import Answering
 from berthead.checks import RECORD, check_record, golden_example, golden_input, refuse_strange_files
+from berthead.data.hashes import file_sha256
 from berthead.errors import GateError, ModelError, UsageError
 from berthead.function import GOLDEN_TOLERANCE, has_units, identity_of, replay
 from berthead.infer.onnx_engine import OnnxEngine
@@ -144,12 +144,6 @@ def as_written(prediction: Prediction) -> dict[str, Any]:
     return {key: value for key, value in prediction.to_dict().items() if key not in left_out}
 
 
-def file_hash(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class _Hashes:
     """Hashes of a folder's files, computed while the graph is read."""
 
@@ -162,7 +156,7 @@ class _Hashes:
     def _compute(self) -> None:
         for name in self.wanted:
             try:
-                self._found[name] = file_hash(self.folder / name)
+                self._found[name] = file_sha256(self.folder / name)
             except OSError:
                 self._found[name] = ""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -71,7 +70,7 @@ def identity_of(function: Function, parameters: Mapping[str, Any], head: Mapping
         "theta_sha256": parameters["theta_sha256"],
         "omega_sha256": parameters["omega_sha256"],
         "task": {"name": function.task.name, **function.task.to_json()},
-        "tokenizer_sha256": hashlib.sha256(function.tokenizer.backend.to_str().encode()).hexdigest(),
+        "tokenizer_sha256": function.tokenizer.sha256,
         "head": {**head, "dropout": 0.0},
         "reading": {"max_tokens": reading.max_tokens, "on_long": reading.on_long, "stride": reading.stride},
     }

@@ -315,7 +315,7 @@ def _sides(one: Artifact, other: Artifact) -> list[tuple[str, Any, Any]]:
     return [
         ("the pre-trained encoder", one.pretrained["theta_sha256"], other.pretrained["theta_sha256"]),
         ("its sizes", one.model.encoder.config, other.model.encoder.config),
-        ("the tokenizer", one.tokenizer.backend.to_str(), other.tokenizer.backend.to_str()),
+        ("the tokenizer", one.tokenizer.sha256, other.tokenizer.sha256),
         ("the form of input", _form(one), _form(other)),
     ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO
 
 from berthead.data.aside import Aside, sync_folder, write_json
 from berthead.data.counts import Counts
+from berthead.data.hashes import file_sha256
 from berthead.data.shard import Shard
 from berthead.errors import UsageError
 
@@ -68,7 +68,7 @@ class OpenPart:
             aside.seal()
         if not self.counts.failed:
             asides.pop().discard()
-        sha256 = tuple(digest(aside.part) for aside in asides)
+        sha256 = tuple(file_sha256(aside.part) for aside in asides)
         answers, *errors = [aside.rename() for aside in asides]
         # The errors file of a killed process has the same rows: a part without a bad row never leaves one.
         written = {"answers": answers.name, "errors": errors[0].name if errors else None, "sha256": sha256}
@@ -203,7 +203,7 @@ class PartsFolder:
                 files[0], files[1] if len(files) > 1 else None, Counts(**written["counts"]),
                 tuple(written["sha256"]), str(written["shard"]),
             )  # fmt: skip
-            sound = tuple(map(digest, files)) == part.sha256
+            sound = tuple(map(file_sha256, files)) == part.sha256
         except (OSError, KeyError, TypeError, ValueError):
             return None
         return part if sound else None
@@ -221,16 +221,6 @@ class PartsFolder:
         except OSError:
             pass  # a shared disk without locks
         return file
-
-
-def digest(path: Path) -> str:
-    """The sha256 of a file.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

