@@ -66,7 +66,7 @@ CASES = {
     "snips-joint": Case("joint", "snips/train.jsonl", "snips/test.jsonl", 5e-4, rows=1500, epochs=3),
     "policyqa": Case(
         "span", "policyqa/dev.json", "policyqa/test.json", 5e-4, rows=1000, epochs=3, batch=16, max_tokens=160,
-        test_rows=400, longest_context=500,
+        longest_context=500,
     ),
     "arc": Case("choose", "arc/train.jsonl", "arc/test.jsonl", 1e-4, rows=2000, epochs=2, batch=8, folds=2),
     "balanced-copa": Case(

@@ -756,6 +756,38 @@ def test_a_folder_that_vanishes_is_an_output_error(gone, model, tmp_path, monkey
     assert not (tmp_path / "there" / "out.csv").exists()
 
 
+@pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
+def test_a_mount_that_vanishes_writes_nothing_under_it_and_the_job_goes_on(
+    name, model, tmp_path, monkeypatch, small_disk
+):
+    source = write_csv(tmp_path / "in.csv", some_rows(45))
+    predicted(model, source, tmp_path / name)
+    share = tmp_path / "share"
+    share.mkdir()
+    subprocess.run(["mount", "--bind", small_disk, share], check=True)
+    compute, left = jobs.compute_part, iter(range(2))
+
+    def vanishing(*args):
+        if next(left, None) is None and share.is_mount():
+            subprocess.run(["umount", "--lazy", share], check=True)
+        return compute(*args)
+
+    monkeypatch.setattr(jobs, "compute_part", vanishing)
+    with pytest.raises(OutputError, match=rf"{name}: cannot be written"):
+        predicted(model, source, share / name)
+    assert not share.is_mount()
+    assert names(share) == []  # the folder beneath the mount
+    assert names(small_disk) == [f"{name}.parts"]
+    monkeypatch.undo()
+    subprocess.run(["mount", "--bind", small_disk, share], check=True)
+    try:
+        predicted(model, source, share / name, resume=True)
+        assert files_of(share / name) == files_of(tmp_path / name)
+        assert names(share) == [name]
+    finally:
+        subprocess.run(["umount", share], check=True)
+
+
 def test_a_link_is_followed_and_the_parts_lie_beside_the_file(model, tmp_path, monkeypatch):
     source = write_csv(tmp_path / "in.csv", some_rows(25))
     (tmp_path / "disk").mkdir()
