@@ -54,8 +54,8 @@ def by_torch(monkeypatch):
 
 @pytest.fixture
 def without_onednn(monkeypatch, by_torch):
-    monkeypatch.setattr(prepacked_module, "has_onednn", lambda: False)
-    monkeypatch.setattr(engine_module, "has_onednn", lambda: False)
+    monkeypatch.setattr(prepacked_module, "has_onednn", lambda *_: False)
+    monkeypatch.setattr(engine_module, "has_onednn", lambda *_: False)
 
 
 @pytest.fixture(params=["torch", *library.kernels()])
@@ -209,7 +209,7 @@ def test_threads_on_one_row_wait_for_each_other(tiny_bert, pooling):
 @pytest.mark.parametrize("onednn", [pytest.param(True, marks=needs_onednn), False])
 def test_bf16_is_near_and_is_bf16(tiny_bert, monkeypatch, by_torch, onednn):
     if not onednn:
-        monkeypatch.setattr(prepacked_module, "has_onednn", lambda: False)
+        monkeypatch.setattr(prepacked_module, "has_onednn", lambda *_: False)
     model, one = a_model(tiny_bert), a_pack()
     engine = Engine(model, "bf16")
     seen = []

@@ -42,7 +42,7 @@ class PackedLinear(nn.Module):
 
 
 class CastLinear(nn.Module):
-    """A linear layer with its weights cast once: where oneDNN is absent."""
+    """A linear layer with its weights cast once: where oneDNN is absent, or not made for this processor."""
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ def _prepare_mlp(mlp: nn.Sequential, dtype: torch.dtype) -> None:
     up, function, down = mlp.get_submodule("up"), mlp.get_submodule("activation"), mlp.get_submodule("down")
     if not (isinstance(up, nn.Linear) and isinstance(down, nn.Linear)):
         return  # prepared already
-    fused = _fused(function) if has_onednn() else None
+    fused = _fused(function) if has_onednn(dtype) else None
     if fused is not None:
         mlp.add_module("up", PackedLinear(up, dtype, fused))
         mlp.add_module("activation", nn.Identity())
@@ -116,10 +116,12 @@ def _fused(function: nn.Module) -> tuple[str, str] | None:
 
 def linear(layer: nn.Linear, dtype: torch.dtype) -> nn.Module:
     """What stands in the place of a linear layer in this arithmetic."""
-    return PackedLinear(layer, dtype) if has_onednn() else CastLinear(layer, dtype)
+    return PackedLinear(layer, dtype) if has_onednn(dtype) else CastLinear(layer, dtype)
 
 
-def has_onednn() -> bool:
-    """Whether this torch has oneDNN's prepacked linear layers."""
+def has_onednn(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether this torch has oneDNN's prepacked linear layers, in this arithmetic on this processor."""
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return available and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    if not available or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
