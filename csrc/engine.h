@@ -7,6 +7,13 @@
 #include <cstddef>
 #include <cstdint>
 
+// Compilers that know the tiles' instructions, and the system that this code asks for their registers.
+#if defined(__x86_64__) && defined(__linux__) && defined(__has_include)
+#if __has_include(<amxtileintrin.h>)
+#define BERTHEAD_AMX
+#endif
+#endif
+
 namespace berthead {
 
 enum Precision { FP32 = 0, BF16 = 1, INT8 = 2 };
@@ -168,6 +175,9 @@ void release(Block &block);
 
 #if defined(__x86_64__)
 extern const Kernels avx2_kernels, avx512_kernels, avx512_vnni_kernels, avx512_bf16_kernels;
+#endif
+#if defined(BERTHEAD_AMX)
+extern const Kernels avx512_amx_kernels;
 #endif
 
 }  // namespace berthead

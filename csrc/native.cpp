@@ -19,6 +19,11 @@
 
 #include "engine.h"
 
+#if defined(BERTHEAD_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#endif
+
 namespace berthead {
 
 void *allocate(size_t bytes) {
@@ -377,6 +382,18 @@ int train(const Kernels &kernels, const TrainingSpec &spec, int precision, Train
   return sound ? 0 : 1;
 }
 
+#if defined(BERTHEAD_AMX)
+// Whether the processor has tiles of bytes and of bfloat16, and the system lends this process their registers.
+// Source: Linux, Documentation/arch/x86/xstate.rst.
+bool has_tiles() {
+  constexpr unsigned BF16_BIT = 1u << 22, TILE_BIT = 1u << 24, INT8_BIT = 1u << 25, ALL = BF16_BIT | TILE_BIT | INT8_BIT;
+  constexpr int REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & ALL) == ALL &&
+         syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+#endif
+
 std::vector<const Kernels *> usable() {
   std::vector<const Kernels *> found;
 #if defined(__x86_64__)
@@ -390,6 +407,10 @@ std::vector<const Kernels *> usable() {
   if (avx512) found.push_back(&avx512_kernels);
   if (vnni) found.push_back(&avx512_vnni_kernels);
   if (bf16) found.push_back(&avx512_bf16_kernels);
+#endif
+#if defined(BERTHEAD_AMX)
+  static const bool tiles = has_tiles();
+  if (bf16 && tiles) found.push_back(&avx512_amx_kernels);
 #endif
   return found;
 }

@@ -159,7 +159,7 @@ def chosen() -> str:
 
 def has_bf16(name: str) -> bool:
     """Whether kernels multiply bfloat16 in hardware."""
-    return name.endswith("bf16")
+    return name.endswith(("bf16", "amx"))
 
 
 def peak(precision: str, threads: int, seconds: float = 0.1) -> float:
