@@ -90,14 +90,24 @@ def test_sizes_that_no_tile_fits(tmp_path, each_kernel, sizes, first):
     assert_near(found, gradients, 2e-5)
 
 
-def test_bfloat16_is_near(tmp_path):
-    if not library.has_bf16(library.chosen()):
-        pytest.skip("this processor multiplies no bfloat16")
-    encoder, pack = an_encoder(tmp_path / "bert"), TensorPack.from_pack(a_pack())
-    weights = torch.randn(len(pack.ids), 32, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("sizes", [
+    {},
+    {"hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 256},
+    {"hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 192},
+], ids=["tiny", "heads of 32", "heads of 64"])  # fmt: skip
+@pytest.mark.parametrize("first", [True, False])
+def test_bfloat16_is_near(tmp_path, each_kernel, sizes, first):
+    if not library.has_bf16(each_kernel):
+        pytest.skip(f"{each_kernel} multiply no bfloat16")
+    encoder, pack = an_encoder(tmp_path / "bert", **sizes), TensorPack.from_pack(a_pack([64, 33, 32, 31, 17, 1]))
+    read = pack.starts if first else None
+    weights = torch.randn(len(pack.ids), sizes.get("hidden_size", 32), generator=torch.Generator().manual_seed(0))
+    if first:
+        weights = torch.zeros_like(weights).index_copy(0, pack.starts, weights[pack.starts])
     plain, gradients = vectors_and_gradients(encoder, lambda: encoder(pack), weights)
-    vectors, found = vectors_and_gradients(encoder, lambda: kernels.hidden(encoder, pack, "bf16"), weights)
-    assert 1e-6 < float((vectors - plain).abs().max()) < 5e-2
+    vectors, found = vectors_and_gradients(encoder, lambda: kernels.hidden(encoder, pack, "bf16", read), weights)
+    some = slice(None) if read is None else read
+    assert 1e-6 < float((vectors - plain)[some].abs().max()) < 5e-2
     for name, one in gradients.items():
         if float(one.norm()) > 1e-3:  # keys' biases change nothing: their gradients are rounding
             assert float(torch.cosine_similarity(found[name].flatten(), one.flatten(), dim=0)) > 0.999, name

@@ -9,7 +9,7 @@ import torch
 
 from berthead.errors import UsageError
 from berthead.infer import cuda, library, native, varlen
-from berthead.infer.prepacked import has_onednn, prepacked
+from berthead.infer.prepacked import PRECISIONS, has_onednn, prepacked
 from berthead.infer.threads import available_threads
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
@@ -108,7 +108,7 @@ def kernels_of(model: Model, precision: str) -> str:
     """What computes a model's encoder: `torch`, `oneDNN`, or the name of our own kernels."""
     if native.computes(model.encoder, precision):
         return library.chosen()
-    return "oneDNN" if has_onednn() else "torch"
+    return "oneDNN" if has_onednn(PRECISIONS.get(precision, torch.float32)) else "torch"
 
 
 def prepared(model: Model, precision: str, memo: dict[Any, Any] | None = None, device: torch.device = CPU) -> Model:
