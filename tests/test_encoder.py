@@ -98,7 +98,7 @@ def reference_states(model, rows, *, alone: bool) -> list[list[Tensor]]:
 
 
 def worst(encoder: Encoder, rows, wanted, order=None) -> float:
-    """The largest difference of any hidden state of any token; `wanted` is [row][layer]."""
+    """The largest difference of any hidden state of any token, over 1 + its size; `wanted` is [row][layer]."""
     order = list(range(len(rows))) if order is None else order
     with torch.no_grad():
         layers = encoder.hidden_states(packed(rows, order))
@@ -107,7 +107,7 @@ def worst(encoder: Encoder, rows, wanted, order=None) -> float:
     for number, layer in enumerate(layers):
         for row, mine in zip(order, rows_of(layer, [len(rows[row].ids) for row in order]), strict=True):
             assert mine.shape == wanted[row][number].shape
-            gaps.append(float((mine - wanted[row][number]).abs().max()))
+            gaps.append(float(((mine - wanted[row][number]).abs() / (1 + wanted[row][number].abs())).max()))
     assert all(np.isfinite(gaps))
     return max(gaps)
 

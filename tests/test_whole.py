@@ -8,6 +8,14 @@ import pytest
 from berthead.train.whole import whole
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """Ctrl-C as a terminal has it: what runs in the background may have been started without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_ctrl_c_comes_when_it_is_over():
     done = []
 
