@@ -94,7 +94,9 @@ def test_sizes_that_no_tile_fits(tmp_path, each_kernel, sizes, first):
     {},
     {"hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 256},
     {"hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 192},
-], ids=["tiny", "heads of 32", "heads of 64"])  # fmt: skip
+    {"hidden_size": 36, "num_attention_heads": 3, "intermediate_size": 52},
+    {"hidden_size": 96, "num_attention_heads": 2, "intermediate_size": 100},
+], ids=["tiny", "heads of 32", "heads of 64", "no tile fits", "few tiles fit"])  # fmt: skip
 @pytest.mark.parametrize("first", [True, False])
 def test_bfloat16_is_near(tmp_path, each_kernel, sizes, first):
     if not library.has_bf16(each_kernel):
