@@ -586,7 +586,7 @@ def test_verify_notices_another_tokenizer_whatever_the_targets_unit_is(quick, tm
 
 
 def test_labels_that_python_finds_equal_are_printed(quick):
-    from berthead.infer.files import as_line
+    from berthead.cli.printing import as_line
 
     rows = [row | {"tags": [1, True] if row["label"] == "positive" else [2]} for row in toy_rows(1)]
     options = {key: value for key, value in quick.items() if key != "label"}

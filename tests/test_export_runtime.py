@@ -107,8 +107,9 @@ def test_what_is_missing_is_named(made, toy_model, toy_csv, tmp_path):
 
 def installed_by_the_page() -> tuple[set[str], set[str]]:
     """What docs/export.md installs as it is, and what with everything that it requires."""
-    alone, whole = (re.search(rf"^pip install {words}(.+)$", PAGE, re.MULTILINE) for words in ("--no-deps ", "(?!-)"))
-    return {*alone[1].split()}, {*whole[1].split()}
+    lines = re.findall(r"^pip install --no-compile (--no-deps )?(.+)$", PAGE, re.MULTILINE)
+    alone, whole = ({Requirement(word.strip("'")).name for word in words.split()} for _, words in lines)
+    return alone, whole
 
 
 def required(name: str) -> set[str]:

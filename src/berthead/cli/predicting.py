@@ -12,7 +12,7 @@ import typer
 
 from berthead.cli.flags import AsJson, ModelFolder, Quiet, with_options
 from berthead.cli.loading import load
-from berthead.cli.printing import print_json, print_text, say_choice, warn
+from berthead.cli.printing import as_line, print_json, print_text, say_choice, warn
 from berthead.errors import DataError, UsageError
 from berthead.options import PredictOptions, flag
 
@@ -58,8 +58,6 @@ def predict(
 
 
 def _predict_text(fitted: Any, text: str, more: list[str], probabilities: bool, as_json: bool) -> None:
-    from berthead.infer.files import as_line
-
     joined, fitted = (fitted, fitted.reader) if hasattr(fitted, "reader") else (None, fitted)
     form, pairs = fitted.function.task.form, bool(fitted.function.columns["pair"])
     wanted = {"choices": "a question and its choices", "question": "a question and its context"}.get(form, "pairs")
@@ -95,8 +93,6 @@ def _predict_text(fitted: Any, text: str, more: list[str], probabilities: bool, 
 
 def _print_joined(predictions: dict[str, Any], probabilities: bool, as_json: bool) -> None:
     """The answers of several functions to one text, each behind its name."""
-    from berthead.infer.files import as_line
-
     for one in predictions.values():
         if one.error:
             raise DataError("predict", one.error)

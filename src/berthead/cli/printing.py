@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from berthead.errors import OutputError
+
+if TYPE_CHECKING:
+    from berthead.records import Prediction
 
 
 def warn(lines: list[str]) -> None:
@@ -45,3 +48,26 @@ def say_choice(fitted: Any) -> None:
     """Which precision `--precision auto` took, and why."""
     if fitted.choice is not None:
         print(fitted.choice, file=sys.stderr)
+
+
+def as_line(prediction: Prediction, as_json: bool) -> str:
+    """One answer for a terminal: `label  0.98`, or the whole record as JSON."""
+    if as_json:
+        return json.dumps(prediction.to_dict(), ensure_ascii=False)
+    answer, spans = prediction.answer, prediction.spans
+    if spans is not None and (isinstance(answer, list) or prediction.probabilities):
+        shown = "\n".join(f"{one.start}-{one.end}  {one.label}  {one.text}  {one.score or 0:.4f}" for one in spans)
+        whole = "" if isinstance(answer, list) else f"{answer}  {prediction.score or 0:.4f}\n"
+        return whole + (shown or "(no span)")
+    if spans is not None:
+        place = f"  {spans[0].start}-{spans[0].end}" if answer else ""
+        return (
+            f"{answer or '(no answer)'}" + (f"  {prediction.score:.4f}" if prediction.score is not None else "") + place
+        )
+    if isinstance(answer, list):
+        shares = prediction.probabilities or {}
+        shown = "  ".join(f"{label} {shares[label]:.4f}" if label in shares else f"{label}" for label in answer)
+        return shown or "(no label)"
+    if isinstance(answer, float) and prediction.score is None:
+        return f"{answer:.6g}"
+    return f"{answer}" if prediction.score is None else f"{answer}  {prediction.score:.4f}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
@@ -21,7 +20,6 @@ from berthead.infer.reading import prefetched
 from berthead.infer.work import Chunk, Pool, Work
 from berthead.options import PredictOptions
 from berthead.progress import Progress
-from berthead.records import Prediction
 
 if TYPE_CHECKING:
     from berthead.infer.joined import JoinedPredictor
@@ -155,26 +153,3 @@ class _Errors:
         # After Ctrl-C the rows done are kept, and so are the errors among them.
         kept = kind is not None and issubclass(kind, Interrupted)
         self._stack.__exit__(*((None, None, None) if kept else (kind, error, trace)))
-
-
-def as_line(prediction: Prediction, as_json: bool) -> str:
-    """One answer for a terminal: `label  0.98`, or the whole record as JSON."""
-    if as_json:
-        return json.dumps(prediction.to_dict(), ensure_ascii=False)
-    answer, spans = prediction.answer, prediction.spans
-    if spans is not None and (isinstance(answer, list) or prediction.probabilities):
-        shown = "\n".join(f"{one.start}-{one.end}  {one.label}  {one.text}  {one.score or 0:.4f}" for one in spans)
-        whole = "" if isinstance(answer, list) else f"{answer}  {prediction.score or 0:.4f}\n"
-        return whole + (shown or "(no span)")
-    if spans is not None:
-        place = f"  {spans[0].start}-{spans[0].end}" if answer else ""
-        return (
-            f"{answer or '(no answer)'}" + (f"  {prediction.score:.4f}" if prediction.score is not None else "") + place
-        )
-    if isinstance(answer, list):
-        shares = prediction.probabilities or {}
-        shown = "  ".join(f"{label} {shares[label]:.4f}" if label in shares else f"{label}" for label in answer)
-        return shown or "(no label)"
-    if isinstance(answer, float) and prediction.score is None:
-        return f"{answer:.6g}"
-    return f"{answer}" if prediction.score is None else f"{answer}  {prediction.score:.4f}"
