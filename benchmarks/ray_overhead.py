@@ -29,7 +29,9 @@ WAYS = {"without Ray": None, "a Ray of its own": "local", "a Ray that is there":
 def seconds(command: list[str]) -> float:
     """How long a command takes."""
     begun = time.monotonic()
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr}")
     return time.monotonic() - begun
 
 

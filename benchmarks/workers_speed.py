@@ -61,7 +61,7 @@ def learn_calmly(*arguments: Any) -> Any:
     from berthead.train import settings
     from berthead.train.learn import learn
 
-    settings.USUAL_HEAD_DROPOUT, settings.HEAD_DROPOUT = 0.0, {}
+    settings.HEAD_DROPOUT = dict.fromkeys(settings.HEAD_DROPOUT, 0.0)
     return learn(*arguments)
 
 

@@ -139,6 +139,22 @@ def test_export_says_what_it_wrote_and_checks_it(cli, toy_model, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "onnx"]
 
 
+def test_a_folder_for_transformers_is_replaced_if_it_is_one_of_ours(cli, toy_model, tmp_path):
+    out, other = tmp_path / "hf", tmp_path / "other"
+    assert cli("export", toy_model, "--hf", out).code == 0
+    weights = (out / "model.safetensors").read_bytes()
+    (out / "model.safetensors").write_bytes(b"")
+    done = cli("export", toy_model, "--hf", out)
+    assert (done.code, "add --overwrite" in done.err) == (1, True)
+    assert cli("export", toy_model, "--hf", out, "--overwrite").code == 0
+    assert (out / "model.safetensors").read_bytes() == weights
+    other.mkdir()
+    (other / "README.md").write_text("Of somebody else.")
+    done = cli("export", toy_model, "--hf", other, "--overwrite")
+    assert (done.code, "holds other files" in done.err) == (1, True)
+    assert [path.name for path in other.iterdir()] == ["README.md"]
+
+
 def test_commands_read_an_exported_folder(cli, made, toy_csv, tmp_path):
     assert cli("predict", made, "good cat").out.startswith("positive  0.")
     assert cli("predict", made, "good cat", "--engine", "onnx", "--probabilities").out.count("p(") == 2

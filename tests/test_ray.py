@@ -269,6 +269,7 @@ def test_a_killed_job_leaves_no_actor_and_is_resumed(tmp_path, fit_toy, shell, m
         time.sleep(0.005)
     started = actors_of(driver.pid)
     assert started
+    assert not (tmp_path / ".ray").exists(), "clusters that were started without a token would refuse the next job"
     driver.kill()
     driver.wait()
     done = len(list(parts.glob("[0-9]*.json")))

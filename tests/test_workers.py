@@ -27,7 +27,7 @@ SITE = """
 import os
 if os.environ.get("NO_HEAD_DROPOUT"):
     from berthead.train import settings
-    settings.USUAL_HEAD_DROPOUT, settings.HEAD_DROPOUT = 0.0, {}
+    settings.HEAD_DROPOUT = dict.fromkeys(settings.HEAD_DROPOUT, 0.0)
 if "MOST_TOKENS" in os.environ:
     from berthead.train import parts
     real = parts.Whole._hidden
@@ -117,7 +117,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_take_the_steps_of_one(kind, calm, data, changed, monkeypatch):
     monkeypatch.setenv("NO_HEAD_DROPOUT", "1")
-    monkeypatch.setattr(settings, "USUAL_HEAD_DROPOUT", 0.0)
+    monkeypatch.setattr(settings, "HEAD_DROPOUT", dict.fromkeys(settings.HEAD_DROPOUT, 0.0))
     options = options_of(calm, data=data, **KINDS[kind])
     one, alone = losses_of(monkeypatch, **options | {"threads": 1})
     two, together = losses_of(monkeypatch, workers=2, **options)
@@ -139,8 +139,7 @@ def test_two_processes_take_the_steps_of_one(kind, calm, data, changed, monkeypa
 @pytest.mark.parametrize("adapt", ["frozen", "top:1"])
 def test_what_is_computed_once_is_computed_together(adapt, cache, calm, data, changed, monkeypatch, tmp_path):
     monkeypatch.setenv("NO_HEAD_DROPOUT", "1")
-    monkeypatch.setattr(settings, "USUAL_HEAD_DROPOUT", 0.0)
-    monkeypatch.setattr(settings, "HEAD_DROPOUT", {})
+    monkeypatch.setattr(settings, "HEAD_DROPOUT", dict.fromkeys(settings.HEAD_DROPOUT, 0.0))
     options = options_of(calm, data=data, adapt=adapt)
     more = [{"cache": tmp_path / name} if cache else {} for name in ("one", "two")]
     one = berthead.fit(**options | more[0] | {"threads": 1})
@@ -276,7 +275,7 @@ def test_whoever_is_killed_the_others_end_and_the_fit_goes_on(tiny_bert, data, t
 @pytest.mark.parametrize("most", [4, 30])
 def test_a_worker_that_is_short_of_memory_computes_smaller_parts_or_says_so(most, calm, data, changed, monkeypatch):
     monkeypatch.setenv("NO_HEAD_DROPOUT", "1")
-    monkeypatch.setattr(settings, "USUAL_HEAD_DROPOUT", 0.0)
+    monkeypatch.setattr(settings, "HEAD_DROPOUT", dict.fromkeys(settings.HEAD_DROPOUT, 0.0))
     options = options_of(calm, data=data, epochs=1, valid=0)
     monkeypatch.setenv("MOST_TOKENS", str(most))
     if most == 4:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from berthead import folder as folders
+from berthead.atomic import check_out, clear_leftovers
 from berthead.data.examples import SYNONYMS, Columns, find_column, sound_examples, to_example
 from berthead.data.readers import STDIO
 from berthead.errors import Interrupted, MachineError, UsageError
@@ -102,7 +103,7 @@ def _fit_into(folder: Path, data: Any, options: FitOptions, quiet: bool) -> Fitt
     overwrite = options.overwrite or has_finished
     if checkpoints.writes:
         checkpoints.check(options.overwrite)
-        folders.check_out(folder, overwrite)
+        check_out(folder, overwrite)
     with checkpoints:
         try:
             fitted, history = _fitted(data, options, quiet, checkpoints)
@@ -121,7 +122,7 @@ def _fit_into(folder: Path, data: Any, options: FitOptions, quiet: bool) -> Fitt
         checkpoints.finish()
         fitted.save(folder, overwrite=overwrite)
         if options.resume:
-            folders.clear_leftovers(folder)
+            clear_leftovers(folder)
         checkpoints.remove()
     return fitted
 

@@ -1,22 +1,17 @@
-"""The model folder on disk: one fitted function, whole or absent; safetensors and JSON only."""
+"""The model folder on disk: one fitted function; safetensors and JSON only."""
 
 from __future__ import annotations
 
-import glob
-import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from berthead.artifact import FORMAT_VERSION, Artifact, plain_logits
+from berthead.atomic import made_whole, on_disk, write_json
 from berthead.checks import (
     RECORD,
     check_record,
@@ -24,7 +19,7 @@ from berthead.checks import (
     refuse_other_weights,
     refuse_strange_files,
 )
-from berthead.errors import ModelError, OutputError, UsageError
+from berthead.errors import ModelError, UsageError
 from berthead.function import has_units, replay
 from berthead.model import families
 from berthead.model.adapt import Adapt
@@ -48,78 +43,6 @@ from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
-
-
-def check_out(folder: Path, overwrite: bool) -> None:
-    """Whether a model can be saved there, before any work is done.
-
-    Args:
-        folder: the model folder to be.
-        overwrite: replace a model folder that exists.
-
-    Raises:
-        OutputError: something is there already, or the place cannot be written.
-    """
-    try:
-        _refuse_taken(folder, overwrite)
-        aside = _aside(folder)
-        shutil.rmtree(aside, ignore_errors=True)  # from a process that was killed and had this number
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside.mkdir()
-        aside.rmdir()
-    except OSError as error:
-        raise OutputError(str(folder), f"cannot be created ({error.strerror})", "", "Give another --out.") from error
-
-
-def _refuse_taken(folder: Path, overwrite: bool) -> None:
-    if folder.name in ("", ".."):
-        raise OutputError(str(folder), "has no name of its own", "a new folder", "Give another --out.")
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise OutputError(str(folder), "is not a folder", "", "Give another --out.")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not (folder / RECORD).is_file():
-            raise OutputError(str(folder), "holds other files", "a new or empty folder", "Give another --out.")
-        if not overwrite:
-            raise OutputError(str(folder), "holds a model already", "", "Give another --out, or add --overwrite.")
-
-
-@contextmanager
-def made_whole(folder: Path, overwrite: bool = False) -> Iterator[Path]:
-    """A folder that is written aside, and renamed into place when all went well: it is whole or absent.
-
-    Args:
-        folder: where to.
-        overwrite: replace a model folder that exists.
-
-    Yields:
-        An empty folder beside it.
-
-    Raises:
-        OutputError: the place cannot be written, or the disk is full; nothing is left there.
-    """
-    check_out(folder, overwrite)
-    aside = _aside(folder)
-    try:
-        aside.mkdir()
-        yield aside
-        _put_in_place(aside, folder)
-    except (OSError, SafetensorError) as error:
-        fix = "Free some space or give another place."
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(str(folder), f"could not be written ({reason})", "", fix) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def clear_leftovers(folder: Path) -> None:
-    """Remove what processes that were killed while they wrote a folder left beside it.
-
-    Args:
-        folder: a model folder that nobody is writing now.
-    """
-    for kind in ("part", "old"):
-        for left in folder.parent.glob(f".{glob.escape(folder.name)}.{kind}-*"):
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def save(artifact: Artifact, folder: Path, overwrite: bool = False) -> None:
@@ -292,25 +215,6 @@ def _read_part(
     return build_encoder(config, our_weights(theta, config)), omega, checkpoint.folder
 
 
-def _put_in_place(aside: Path, folder: Path) -> None:
-    if not folder.is_dir():
-        aside.rename(folder)
-        return
-    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    shutil.rmtree(old, ignore_errors=True)
-    folder.rename(old)
-    try:
-        aside.rename(folder)
-    except BaseException:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _aside(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.part-{os.getpid()}")
-
-
 def write(
     artifact: Artifact, folder: Path, base: str | None = None, theta_hat: Mapping[str, Tensor] | None = None
 ) -> None:
@@ -357,13 +261,6 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     path.chmod(mode)  # safetensors lets the owner alone read
 
 
-def on_disk(folder: Path) -> None:
-    """Wait until a folder's files are on the disk."""
-    for path in folder.iterdir():
-        with path.open("rb+") as written:
-            os.fsync(written.fileno())
-
-
 def public_config(raw: Mapping[str, Any]) -> dict[str, Any]:
     """An encoder's config.json without what is of its maker's machine, or names code to be fetched and run."""
     left_out = ("_name_or_path", "auto_map", "quantization_config", "dtype", "torch_dtype", "transformers_version")
@@ -385,8 +282,3 @@ def transformers_config(artifact: Artifact) -> dict[str, Any]:
         "classifier_dropout": artifact.dropout,
         "dtype": "float32",
     }
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """A JSON object as a file."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from berthead import folder as folders
 from berthead.artifact import FORMAT_VERSION, Artifact
+from berthead.atomic import write_json
 from berthead.checks import RECORD, is_strange
 from berthead.errors import BertheadError, ModelError
 from berthead.model import families
@@ -108,14 +109,14 @@ class ThetaHat:
         raw = self.checkpoint.raw_config if self.checkpoint else self.artifact.raw_config
         config = {key: value for key, value in folders.public_config(raw).items() if key not in _OF_A_TASK}
         own = {"architectures": [f"{family.stem}Model"], "dtype": "float32"}
-        folders.write_json(folder / "config.json", config | own)
+        write_json(folder / "config.json", config | own)
         self.artifact.tokenizer.save(folder, self.artifact.model.encoder.config.positions)
         if self.checkpoint and self.checkpoint.trained_pooling != "pooler":
             # As sentence-transformers writes it down: later heads are pooled as the encoder was trained.
             modes = {f"pooling_mode_{kind}": self.checkpoint.trained_pooling == short
                      for kind, short in (("mean_tokens", "mean"), ("cls_token", "cls"))}  # fmt: skip
             (folder / "1_Pooling").mkdir()
-            folders.write_json(folder / "1_Pooling" / "config.json", modes)
+            write_json(folder / "1_Pooling" / "config.json", modes)
 
 
 def find_theta_hat(artifacts: Sequence[Artifact]) -> ThetaHat:

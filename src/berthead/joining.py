@@ -12,6 +12,7 @@ from berthead import folder as folders
 from berthead.answering import Text
 from berthead.api import load as load_one
 from berthead.artifact import Artifact
+from berthead.atomic import check_out, made_whole
 from berthead.checks import refuse_strange_files
 from berthead.errors import BertheadError, ModelError, UsageError, listed
 from berthead.fitted import Fitted
@@ -127,7 +128,7 @@ class Joined:
             ModelError: the pre-trained encoder is not at hand.
         """
         theta_hat = find_theta_hat([one.artifact for one in self.functions.values()])
-        with folders.made_whole(Path(folder), overwrite) as aside:
+        with made_whole(Path(folder), overwrite) as aside:
             theta_hat.write(aside / THETA)
             for name, one in self.functions.items():
                 write_function(one.artifact, aside / name, theta_hat.tensors)
@@ -159,7 +160,7 @@ def join(
         >>> both = join(["topic-model", "mood-model"], "both")  # doctest: +SKIP
     """
     if out is not None:
-        folders.check_out(Path(out), overwrite)
+        check_out(Path(out), overwrite)
     named = dict(members) if isinstance(members, Mapping) else _named(members)
     joined = Joined({name: one if isinstance(one, Fitted) else load_one(one) for name, one in named.items()})
     if out is not None:
@@ -185,7 +186,7 @@ def add(folder: str | Path, name: str, fitted: Fitted) -> None:
     others = {one: load_one(place / one) for one in record["functions"]}
     _check({**others, name: fitted})
     theta_hat = families.to_checkpoint((base := read_checkpoint(str(place / THETA))).weights, base.config)
-    with folders.made_whole(place / name) as aside:
+    with made_whole(place / name) as aside:
         folders.write(fitted.artifact, aside, THETA, theta_hat)
         folders.check_written(aside)
     # Another process may have added one meanwhile.
@@ -235,7 +236,7 @@ def check_name(folder: Path, name: str) -> dict[str, Any]:
     if (folder / name).exists():
         saw = f"{folder} holds a folder of that name, which no function has"
         raise UsageError(f"--name {name}", saw, allowed, f"If a fit was stopped there, remove {folder / name}.")
-    folders.check_out(folder / name, overwrite=False)
+    check_out(folder / name, overwrite=False)
     return record
 
 

@@ -21,7 +21,7 @@ def export(
         Path | None, typer.Option("--onnx", metavar="DIR", help="Write an ONNX graph, which predicts without torch.")
     ] = None,
     hf: Annotated[Path | None, typer.Option("--hf", metavar="DIR", help="Write a plain transformers folder.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model folder that exists.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that berthead wrote.")] = False,
     as_json: AsJson = False,
     *,
     given: dict[str, Any],

@@ -99,7 +99,7 @@ def merge(
     given: dict[str, Any],
 ) -> None:
     """Make one model: of an adapter folder and its encoder, or of several models with --soup, the mean of them."""
-    from berthead import averaging, folder
+    from berthead import atomic, averaging
 
     if not soup:
         if len(models) > 1:
@@ -107,7 +107,7 @@ def merge(
         load_one(models[0], given).merged().save(out, overwrite)
         print_text(f"model folder: {out}")
         return
-    folder.check_out(out, overwrite)
+    atomic.check_out(out, overwrite)
     made = averaging.soup(models, valid, uniform=uniform, metric=metric, **given)
     made.save(out, overwrite)
     warn(made.warnings)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from berthead.artifact import Artifact
+from berthead.atomic import PAGE, PAGE_LINE, made_whole, on_disk, write_json
 from berthead.errors import GateError
-from berthead.folder import made_whole, on_disk, transformers_config, write_json, write_tensors
+from berthead.folder import transformers_config, write_tensors
 from berthead.model import families
 from berthead.model.book import omega_names, transformers_class
 from berthead.model.checkpoint import file_tensors
@@ -27,7 +28,7 @@ def write_hf(artifact: Artifact, folder: Path, overwrite: bool = False) -> list[
     Args:
         artifact: the fitted function; the change of an adapter is part of the weights.
         folder: where to.
-        overwrite: replace a model folder that exists.
+        overwrite: replace a folder that berthead wrote.
 
     Returns:
         What to know of it, as lines, which stand in its README.md: the class that loads it, and what berthead does
@@ -44,7 +45,7 @@ def write_hf(artifact: Artifact, folder: Path, overwrite: bool = False) -> list[
         write_tensors(tensors, aside / WEIGHTS)
         write_json(aside / "config.json", transformers_config(artifact))
         artifact.tokenizer.save(aside, artifact.max_tokens)
-        (aside / "README.md").write_text(_page(artifact, lines), encoding="utf-8")
+        (aside / PAGE).write_text(_page(artifact, lines), encoding="utf-8")
         on_disk(aside)
         written = {name: one.read() for name, one in file_tensors(aside / WEIGHTS).items()}
         if written.keys() != tensors.keys() or not all(
@@ -82,4 +83,4 @@ def _beyond(artifact: Artifact, left_out: list[str]) -> list[str]:
 
 def _page(artifact: Artifact, lines: list[str]) -> str:
     facts = "".join(f"- {line}\n" for line in lines)
-    return f"# A fitted function of the task {artifact.task.name}\n\nWritten by berthead for transformers.\n\n{facts}"
+    return f"# A fitted function of the task {artifact.task.name}\n\n{PAGE_LINE}\n\n{facts}"

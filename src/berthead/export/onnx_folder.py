@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from berthead.artifact import Artifact
+from berthead.atomic import made_whole, on_disk, write_json
 from berthead.checks import RECORD, golden_input
 from berthead.data.hashes import file_sha256
 from berthead.export import encoder, heads
 from berthead.export.graph import OPSET, Graph
 from berthead.exported import EXPORT_VERSION, GRAPH, TOKENIZER, Exported, as_written
-from berthead.folder import made_whole, on_disk, write_json
 from berthead.infer.predict import Predictor
 from berthead.model.heads import JointHead, TokenHead
 from berthead.options import PredictOptions

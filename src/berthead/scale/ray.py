@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import io
 import os
+import secrets
 import socket
 import sys
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -147,6 +149,9 @@ def _connect(ray: Any, options: PredictOptions) -> None:
     """Start a Ray here, or connect to the one that is named."""
     address = options.ray or LOCAL
     local = {"num_cpus": max(available_threads(), options.threads or 0), "include_dashboard": False}
+    if address == LOCAL and not Path("~/.ray/auth_token").expanduser().exists():
+        # Ray would leave a token there, and clusters that were started before it would refuse the next job.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         _knock(address)
         ray.init(address, log_to_driver=False, logging_level="error", **(local if address == LOCAL else {}))
@@ -248,7 +253,7 @@ class _Crew:
             self._failed_starts += 1
             if self._failed_starts == MOST_DEATHS:
                 saw = f"the actors cannot start: {str(error).strip().splitlines()[-1]}"
-                fix = "Each node has to have this Python, berthead and memory for the model."
+                fix = "Each node has to have this Python, berthead, memory for the model, and this ~/.ray/auth_token."
                 raise UsageError("--ray", saw, fix=fix) from error
             self._start()
             return

@@ -15,7 +15,7 @@ from torch import nn
 from berthead import plugins
 from berthead.data.examples import hold_out
 from berthead.errors import DataError, ModelError, UsageError, listed
-from berthead.infer.engine import use_threads
+from berthead.infer.engine import find_device, has_fast_bf16, use_threads
 from berthead.infer.reading import length_notes, readable, split_readable
 from berthead.model import families
 from berthead.model.adapt import Adapt, adapt
@@ -95,6 +95,8 @@ def learn(
     notes = left_out + _notes(task, folds, reading, encoder)
     if not valid and held_out != 0:
         notes.append("too few rows to hold any out: the last epoch is kept, unscored")
+    if settings.precision == "bf16" and not has_fast_bf16(find_device(settings.device)):
+        notes.append("--precision bf16: this processor has no arithmetic for it; fp32 is several times faster here")
     saved = None
     if checkpoints or team.size > 1:
         others = f"{held_out:g} of it" if isinstance(held_out, int | float) else data_sha256(held_out)
