@@ -596,6 +596,13 @@ def test_labels_that_python_finds_equal_are_printed(quick):
         assert len(json.loads(as_line(one, as_json=True))["probabilities"]) == 3
 
 
+@pytest.mark.parametrize(("precision", "fast", "told"), [("bf16", False, 1), ("bf16", True, 0), ("fp32", False, 0)])
+def test_a_precision_that_the_processor_lacks_is_told(precision, fast, told, quick, monkeypatch):
+    monkeypatch.setattr("berthead.train.learn.has_fast_bf16", lambda device: fast)
+    fitted = berthead.fit(toy_rows(4), **quick | {"precision": precision})
+    assert sum("this processor has no arithmetic for it" in line for line in fitted.warnings) == told
+
+
 def test_baselines_have_a_decision_of_their_own(monkeypatch, quick):
     import numpy as np
 

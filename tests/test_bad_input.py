@@ -236,7 +236,7 @@ CASES = {
     # outputs
     "output below a file": Case(
         "fit data.csv --out data.csv/out --encoder {encoder}", 1,
-        ("data.csv/out: cannot be created", "Give another --out"), {"data.csv": TOY},
+        ("data.csv/out: cannot be created", "Give another folder"), {"data.csv": TOY},
     ),
     "answers below a file": Case(
         "predict {model} data.csv --out data.csv/out.csv", 1, ("data.csv/out.csv: cannot be written",),
@@ -248,14 +248,14 @@ CASES = {
         ("there/out.csv: its folder does not exist", "mkdir -p there"), {"data.csv": TOY},
     ),
     "output is a file": Case(
-        "fit data.csv --out data.csv --encoder {encoder}", 1, ("data.csv: is not a folder", "Give another --out"),
+        "fit data.csv --out data.csv --encoder {encoder}", 1, ("data.csv: is not a folder", "Give another folder"),
         {"data.csv": TOY},
     ),
     "output holds a model": Case(
         "fit data.csv --out {model} --encoder {encoder}", 1, ("holds a model already", "--overwrite"), {"data.csv": TOY}
     ),
     "output holds other files": Case(
-        "fit data.csv --out full --encoder {encoder} --overwrite", 1, ("full: holds other files", "Give another --out"),
+        "fit data.csv --out full --encoder {encoder} --overwrite", 1, ("full: holds other files", "Give another folder"),
         {"data.csv": TOY, "full/precious.txt": "mine"},
     ),
 }  # fmt: skip

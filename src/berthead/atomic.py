@@ -38,19 +38,19 @@ def check_out(folder: Path, overwrite: bool) -> None:
         aside.mkdir()
         aside.rmdir()
     except OSError as error:
-        raise OutputError(str(folder), f"cannot be created ({error.strerror})", "", "Give another --out.") from error
+        raise OutputError(str(folder), f"cannot be created ({error.strerror})", "", "Give another folder.") from error
 
 
 def _refuse_taken(folder: Path, overwrite: bool) -> None:
     if folder.name in ("", ".."):
-        raise OutputError(str(folder), "has no name of its own", "a new folder", "Give another --out.")
+        raise OutputError(str(folder), "has no name of its own", "a new folder", "Give another folder.")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise OutputError(str(folder), "is not a folder", "", "Give another --out.")
+        raise OutputError(str(folder), "is not a folder", "", "Give another folder.")
     if folder.is_dir() and any(folder.iterdir()):
         if not (folder / RECORD).is_file() and not _is_for_transformers(folder):
-            raise OutputError(str(folder), "holds other files", "a new or empty folder", "Give another --out.")
+            raise OutputError(str(folder), "holds other files", "a new or empty folder", "Give another folder.")
         if not overwrite:
-            raise OutputError(str(folder), "holds a model already", "", "Give another --out, or add --overwrite.")
+            raise OutputError(str(folder), "holds a model already", "", "Give another folder, or add --overwrite.")
 
 
 def _is_for_transformers(folder: Path) -> bool:
