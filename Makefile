@@ -19,11 +19,11 @@ demo: $(READY)
 
 # Everything: format, lint, types, import ladder, all tests.
 test: static
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -q
 
 # The same without the tests that take minutes.
 check: static
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -q -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -q -m "not slow"
 
 static: $(READY)
 	$(BIN)/ruff format --check --quiet .

@@ -26,6 +26,12 @@ WORDS = [
     "##k", "##l", "##m", "##n", "##o", "##p", "##q", "##r", "##t", "##u", "##v", "##w", "##x", "##y", "##z", ".", ",",
     "!", "?", "0", "1", "2", "3",
 ]  # fmt: skip
+# They go first, so that no process works on one of them for minutes when the others have nothing left.
+LONG_FILES = {"test_wheel.py", "test_workers.py", "test_resume.py", "test_kills.py", "test_ray.py"}
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
 
 
 @pytest.fixture(autouse=True)
