@@ -255,7 +255,7 @@ CASES = {
         "fit data.csv --out {model} --encoder {encoder}", 1, ("holds a model already", "--overwrite"), {"data.csv": TOY}
     ),
     "output holds other files": Case(
-        "fit data.csv --out full --encoder {encoder} --overwrite", 1, ("full: holds other files", "Give another folder"),
+        "fit data.csv --out full --encoder {encoder} --overwrite", 1, ("full: holds other files", "another folder"),
         {"data.csv": TOY, "full/precious.txt": "mine"},
     ),
 }  # fmt: skip
