@@ -1,0 +1,1 @@
+"""PACKS -> LOGITS, prepared for this machine: CPU, CUDA, ONNX Runtime."""

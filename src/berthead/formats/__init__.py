@@ -1,0 +1,1 @@
+"""FILES <-> ROWS: one module a file format."""

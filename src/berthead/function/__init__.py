@@ -1,0 +1,1 @@
+"""One fitted function as a value and as a folder."""

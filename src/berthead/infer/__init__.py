@@ -1,1 +1,0 @@
-"""FITTED MODEL -> PREDICTIONS."""

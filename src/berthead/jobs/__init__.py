@@ -1,0 +1,1 @@
+"""FILE -> FILE: parts, manifest, resume, shards, clusters."""

@@ -1,0 +1,1 @@
+"""The C++ library: loading it, packing weights for it, quantization, training passes."""

@@ -1,0 +1,1 @@
+"""EXAMPLES -> PREDICTIONS: reading ahead, computing, decoding, in input order."""

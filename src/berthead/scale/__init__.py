@@ -1,1 +1,0 @@
-"""Beyond one machine: the parts of a job computed by others."""

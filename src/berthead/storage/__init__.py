@@ -1,0 +1,1 @@
+"""Files and folders on disk: written aside and renamed into place, compressed, hashed."""

@@ -1,0 +1,1 @@
+"""What is done with fitted functions, one verb a file: fit, compare, soup, join, bench."""
