@@ -36,7 +36,7 @@ class BuildKernels(build_ext):
 
 setup(
     ext_modules=[
-        Extension("berthead.infer._native", SOURCES, depends=HEADERS, extra_compile_args=FLAGS, optional=True)
+        Extension("berthead.kernels._native", SOURCES, depends=HEADERS, extra_compile_args=FLAGS, optional=True)
     ],
     cmdclass={"build_ext": BuildKernels},
 )

@@ -74,8 +74,8 @@ def fitted_heads(case: Case, data: Path, heads: int, threads: int) -> dict[str, 
 
 def ways_of(artifacts: dict[str, Any], texts: list[str]) -> dict[str, Callable[[], Answers]]:
     """Each way as a function that gives the answers of each head that it applies."""
-    from berthead.infer.joined import JoinedPredictor
-    from berthead.infer.predict import Predictor
+    from berthead.predict.joined import JoinedPredictor
+    from berthead.predict.predictor import Predictor
     from berthead.records import Example
 
     examples = [Example(text) for text in texts]
@@ -93,7 +93,7 @@ def ways_of(artifacts: dict[str, Any], texts: list[str]) -> dict[str, Callable[[
 
 
 def measure(name: str, case: Case, args: argparse.Namespace) -> list[dict[str, Any]]:
-    from berthead.infer.engine import use_threads
+    from berthead.engine.cpu import use_threads
 
     threads = use_threads(args.threads)
     artifacts = fitted_heads(case, args.data, args.heads, threads)

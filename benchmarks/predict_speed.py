@@ -125,7 +125,7 @@ def fitted_model(case: Case, data: Path, work: Path) -> Path:
 
 def ours(engine: str, model: Path, texts: list[str], threads: int) -> Run:
     import berthead
-    from berthead.infer.engine import use_threads
+    from berthead.engine.cpu import use_threads
     from berthead.records import Example
 
     use_threads(threads)

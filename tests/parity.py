@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from berthead.infer import native
-from berthead.infer.prepacked import prepacked
+from berthead.engine.prepacked import prepacked
+from berthead.kernels import native
 from berthead.model import attention as attention_module
 from berthead.model import dropout as dropout_module
 from berthead.model.checkpoint import read_checkpoint

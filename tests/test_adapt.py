@@ -13,7 +13,7 @@ from torch import nn
 
 import berthead
 from berthead.errors import UsageError
-from berthead.infer import library
+from berthead.kernels import library
 from berthead.model.adapt import Adapt, adapt, frozen_parts, stages
 from berthead.model.checkpoint import read_checkpoint
 from berthead.model.heads import RowHead
@@ -196,7 +196,7 @@ def test_below_what_learns_nothing_is_dropped(lively, monkeypatch):
 
     monkeypatch.setattr(model.encoder.blocks[0], "forward", forward)
     model.encoder.blocks[0].requires_grad_(False)
-    from berthead.train.parts import Whole
+    from berthead.train.modes import Whole
 
     part = Whole(model, made.outputs, train, None, settings())
     part.train()

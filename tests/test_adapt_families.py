@@ -21,7 +21,7 @@ from berthead.model.checkpoint import read_checkpoint
 from berthead.model.heads import RowHead
 from berthead.model.model import Model
 from berthead.records import Example
-from berthead.train import parts
+from berthead.train import modes as parts
 from berthead.train.optim import peak_rate
 
 TEXTS = ["good cat", "the awful dog sat, red.", "b a d " * 9, "fine"]

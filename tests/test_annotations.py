@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from berthead.data.annotations import with_spans
-from berthead.data.readers import open_rows
+from berthead.formats.annotations import with_spans
+from berthead.formats.readers import open_rows
 
 TEXT = "Ada met 😀 in Rome"
 ADA, ROME = {"start": 0, "end": 3, "label": "PER"}, {"start": 13, "end": 17, "label": "LOC"}

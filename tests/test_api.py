@@ -22,8 +22,8 @@ from conftest import all_bytes, make_bert, toy_rows, write_csv, write_jsonl
 from sklearn import metrics
 
 import berthead
-from berthead.artifact import Artifact
 from berthead.errors import DataError, GateError, Interrupted, ModelError, OutputError, UsageError
+from berthead.function.artifact import Artifact
 
 KINDS = {
     "classify": {},

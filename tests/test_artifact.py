@@ -19,10 +19,10 @@ from conftest import all_bytes, make_bert, toy_rows
 from safetensors.torch import load_file, save_file
 
 import berthead
-from berthead import artifact
-from berthead import folder as folder_format
-from berthead.artifact import plain_logits
 from berthead.errors import BertheadError, DataError, GateError, ModelError, OutputError
+from berthead.function import artifact
+from berthead.function import folder as folder_format
+from berthead.function.artifact import plain_logits
 from berthead.model.model import sha256_of
 from berthead.records import Example
 
@@ -314,10 +314,10 @@ def interrupt(*args, **kwargs):
 FAILURES = {
     "no room for the weights": ("safetensors.torch.save_file", full_disk, OutputError),
     "no room at fsync": ("os.fsync", full_disk, OutputError),
-    "no room for the record": ("berthead.folder.write_json", full_disk, OutputError),
+    "no room for the record": ("berthead.function.folder.write_json", full_disk, OutputError),
     "Ctrl-C in the weights": ("safetensors.torch.save_file", interrupt, KeyboardInterrupt),
     "Ctrl-C at fsync": ("os.fsync", interrupt, KeyboardInterrupt),
-    "Ctrl-C in the comparison": ("berthead.folder.replay", interrupt, KeyboardInterrupt),
+    "Ctrl-C in the comparison": ("berthead.function.folder.replay", interrupt, KeyboardInterrupt),
 }
 
 
@@ -404,7 +404,7 @@ def test_a_save_that_wrote_another_function_under_true_hashes_is_no_success(fit_
         write(path, value | {"hidden_act": "relu"} if path.name == "config.json" else value)
 
     model = berthead.load(fit_toy())
-    monkeypatch.setattr("berthead.folder.write_json", other_config)
+    monkeypatch.setattr("berthead.function.folder.write_json", other_config)
     with pytest.raises(GateError, match="logits differ"):
         model.save(tmp_path / "model")
     assert names(tmp_path) == []

@@ -12,15 +12,16 @@ from conftest import toy_rows, write_csv
 from toy_tasks import ROWS, fit_task
 
 import berthead
-from berthead import benchmark
-from berthead.benchmark import STAGES, operations
 from berthead.errors import DataError, UsageError
-from berthead.infer import gate, library
+from berthead.kernels import library
 from berthead.model.config import EncoderConfig
 from berthead.model.encoder import Encoder
 from berthead.model.tensors import TensorPack
+from berthead.predict import precision as gate
 from berthead.text.packing import pack
 from berthead.text.tokenizer import Encoded
+from berthead.verbs import bench as benchmark
+from berthead.verbs.bench import STAGES, operations
 
 
 @pytest.fixture(autouse=True)

@@ -22,13 +22,13 @@ import torch
 from conftest import ROOT, make_bert, toy_rows
 from safetensors.torch import load_file, save_file
 
-from berthead.data.hashes import file_sha256
 from berthead.errors import ModelError, UsageError
 from berthead.model import checkpoint as checkpoint_module
 from berthead.model import families
 from berthead.model.checkpoint import choose_pooling, find_encoder, models_home, read_checkpoint
 from berthead.model.model import sha256_of
 from berthead.model.tensors import TensorPack
+from berthead.storage.hashes import file_sha256
 from berthead.text.packing import pack
 from berthead.text.tokenizer import Encoded, Tokenizer
 

@@ -397,7 +397,7 @@ def test_every_flag_of_fit_reaches_the_options(cli, tiny_bert, tmp_path, monkeyp
         seen.update(FitOptions.from_sources(options).to_dict())
         raise berthead.DataError("seen", "enough")
 
-    monkeypatch.setattr("berthead.api.fit", fit)
+    monkeypatch.setattr("berthead.verbs.fit.fit", fit)
     words = [word for key, value in given.items() for word in (flag(key), value) if word is not True]
     assert cli("fit", "data.csv", "--out", tmp_path / "m", *words).code == 3
     assert seen == given
@@ -464,7 +464,7 @@ def test_ctrl_c_anywhere_ends_with_130_and_no_traceback(cli, model, monkeypatch)
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("berthead.folder.load", stop)
+    monkeypatch.setattr("berthead.function.folder.load", stop)
     ran = cli("info", model)
     assert (ran.code, ran.out, ran.err) == (130, "", "berthead: interrupted\n")
 
@@ -475,7 +475,7 @@ def test_an_unexpected_error_is_not_hidden(monkeypatch, model):
     def fail(*_, **__):
         raise RuntimeError("a defect of ours")
 
-    monkeypatch.setattr("berthead.folder.load", fail)
+    monkeypatch.setattr("berthead.function.folder.load", fail)
     monkeypatch.setattr(sys, "argv", ["berthead", "info", str(model)])
     with pytest.raises(RuntimeError, match="a defect of ours"):
         main()

@@ -426,7 +426,7 @@ def test_rows_go_to_a_text_file_only(cli, fit_toy, toy_csv, out):
 
 
 def test_a_place_that_cannot_be_written_is_met_before_the_work(cli, fit_toy, tmp_path, monkeypatch):
-    monkeypatch.setattr("berthead.comparison.compare", lambda *_, **__: pytest.fail("work was done"))
+    monkeypatch.setattr("berthead.verbs.compare.compare", lambda *_, **__: pytest.fail("work was done"))
     ran = cli("compare", *two(fit_toy), "data.csv", "--out", tmp_path / "nowhere" / "flips.csv")
     assert ran.code == OutputError.exit_code
 

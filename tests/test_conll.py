@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from berthead.data.readers import count_lines, format_of, open_rows
 from berthead.errors import DataError, UsageError
+from berthead.formats.readers import count_lines, format_of, open_rows
 
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

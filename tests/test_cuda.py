@@ -18,22 +18,33 @@ from torch import Tensor, nn
 from toy_tasks import fit_task
 
 import berthead
+from berthead.engine import cpu as engine_module
+from berthead.engine import machine
+from berthead.engine.cpu import Engine, applied, find_device
+from berthead.engine.cuda import CudaEngine, Engines, all_gpus
+from berthead.engine.cuda_attention import (
+    KERNELS,
+    Kernel,
+    Rows,
+    VarlenAttention,
+    agrees,
+    efficient,
+    flash,
+    kernel_for,
+    prepared,
+)
+from berthead.engine.cuda_graphs import MOST_ROWS, MOST_TOKENS, Graphs, padded, recorded, rounded
 from berthead.errors import UsageError
-from berthead.infer import engine as engine_module
-from berthead.infer import gate, machine
-from berthead.infer import predict as predict_module
-from berthead.infer.cuda import CudaEngine, Engines, all_gpus
-from berthead.infer.engine import Engine, applied, find_device
-from berthead.infer.graphs import MOST_ROWS, MOST_TOKENS, Graphs, padded, recorded, rounded
-from berthead.infer.joined import JoinedEngine, shared
-from berthead.infer.predict import GPU_TOKEN_BUDGET, TOKEN_BUDGET, Predictor
-from berthead.infer.varlen import KERNELS, Kernel, Rows, VarlenAttention, agrees, efficient, flash, kernel_for, prepared
 from berthead.model import heads
 from berthead.model.heads import JointHead, RowHead, TokenHead
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
 from berthead.model.units import by_row
 from berthead.options import PredictOptions
+from berthead.predict import precision as gate
+from berthead.predict import predictor as predict_module
+from berthead.predict.joined import JoinedEngine, shared
+from berthead.predict.predictor import GPU_TOKEN_BUDGET, TOKEN_BUDGET, Predictor
 from berthead.records import Example
 from berthead.text.packing import pack
 from berthead.text.tokenizer import Encoded

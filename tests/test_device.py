@@ -8,13 +8,13 @@ import torch
 from conftest import make_bert, toy_rows
 
 import berthead
+from berthead.engine.cpu import DeviceEngine, Engine, find_device
 from berthead.errors import UsageError
-from berthead.infer.engine import DeviceEngine, Engine, find_device
 from berthead.model.units import packs
 from berthead.options import FitOptions
 from berthead.records import Example
 from berthead.text.layout import Layout
-from berthead.train import parts
+from berthead.train import modes as parts
 
 CPU = torch.device("cpu")
 QUICK = {"epochs": 4, "batch": 8, "lr": 2e-3, "valid": "0.2", "threads": 1, "precision": "fp32", "quiet": True}

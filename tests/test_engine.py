@@ -14,15 +14,14 @@ import torch
 from conftest import make_bert
 from torch import nn
 
-from berthead.api import load
+from berthead.engine import cpu as engine_module
+from berthead.engine import prepacked as prepacked_module
+from berthead.engine import threads as threads_module
+from berthead.engine.cpu import Engine, has_fast_bf16, use_threads
+from berthead.engine.prepacked import CastLinear, PackedLinear
+from berthead.engine.threads import available_threads
 from berthead.errors import UsageError
-from berthead.infer import engine as engine_module
-from berthead.infer import library
-from berthead.infer import prepacked as prepacked_module
-from berthead.infer import threads as threads_module
-from berthead.infer.engine import Engine, has_fast_bf16, use_threads
-from berthead.infer.prepacked import CastLinear, PackedLinear
-from berthead.infer.threads import available_threads
+from berthead.kernels import library
 from berthead.model.checkpoint import read_checkpoint
 from berthead.model.heads import RowHead
 from berthead.model.model import Model
@@ -31,6 +30,7 @@ from berthead.options import PredictOptions
 from berthead.records import Pack
 from berthead.text.packing import pack
 from berthead.text.tokenizer import Encoded
+from berthead.verbs.fit import load
 
 TOLERANCE = 1e-5
 LENGTHS = [50, 50, 17, 3, 3, 1]
@@ -267,7 +267,7 @@ def test_kernels_that_are_not_here_are_named(tiny_bert, monkeypatch):
 
 def test_without_the_extension_torch_computes(tiny_bert, monkeypatch):
     monkeypatch.setattr(library, "loaded", lambda: None)
-    monkeypatch.setattr("berthead.infer.native.loaded", lambda: None)
+    monkeypatch.setattr("berthead.kernels.native.loaded", lambda: None)
     engine = Engine(a_model(tiny_bert))
     assert engine.kernels in ("oneDNN", "torch")
     with pytest.raises(UsageError, match=r"not built"):
@@ -276,7 +276,7 @@ def test_without_the_extension_torch_computes(tiny_bert, monkeypatch):
 
 FORKED = """
 import os, sys, torch
-from berthead.infer.native import NativeEncoder
+from berthead.kernels.native import NativeEncoder
 from berthead.model.checkpoint import read_checkpoint
 from test_engine import TensorPack, a_pack
 torch.set_num_threads(2)
@@ -429,8 +429,8 @@ def test_without_affinity_all_processors_count(monkeypatch, tmp_path):
 def test_affinity_of_a_real_process_is_respected():
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
-        "from berthead.infer.engine import use_threads; import torch; "
-        "from berthead.infer.threads import available_threads; "
+        "from berthead.engine.cpu import use_threads; import torch; "
+        "from berthead.engine.threads import available_threads; "
         "print(available_threads(), use_threads(None), torch.get_num_threads(), use_threads(2))"
     )
     env = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
@@ -452,7 +452,7 @@ def test_threads_asked_for_are_used(monkeypatch, tmp_path):
 SHAPES = """
 import numpy as np
 import torch
-from berthead.infer.engine import Engine
+from berthead.engine.cpu import Engine
 from berthead.model.checkpoint import build_encoder
 from berthead.model.encoder import Encoder
 from berthead.model.config import EncoderConfig

@@ -18,9 +18,9 @@ from tokenizers import Tokenizer
 from toy_tasks import fit_task
 
 import berthead
-from berthead.data.hashes import file_sha256
 from berthead.errors import BertheadError, ModelError, UsageError
 from berthead.exported import Exported
+from berthead.storage.hashes import file_sha256
 
 FILES = ["berthead.json", "model.onnx", "model.onnx.data", "tokenizer.json"]
 

@@ -153,7 +153,7 @@ SAMPLES = {
 def test_the_samples_are_answered_alike_by_a_real_encoder(tmp_path, task):
     from conftest import ROOT
 
-    from berthead.rows import labelled_rows
+    from berthead.predict.rows import labelled_rows
 
     file, options = SAMPLES[task]
     data: Path = ROOT / "sample" / file

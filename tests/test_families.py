@@ -15,9 +15,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from toy_tasks import fit_task
 
 import berthead
+from berthead.engine.prepacked import prepacked
 from berthead.errors import ModelError, UsageError
-from berthead.infer import library, native
-from berthead.infer.prepacked import prepacked
+from berthead.kernels import library, native
 from berthead.model import attention as attention_module
 from berthead.model import families
 from berthead.model.checkpoint import read_checkpoint

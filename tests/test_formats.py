@@ -22,8 +22,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from berthead.data.readers import open_rows
 from berthead.errors import DataError, UsageError
+from berthead.formats.readers import open_rows
 
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 CELLS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -113,7 +113,7 @@ def test_every_line_end_is_known(tmp_path, end, last):
 
 
 def test_a_line_end_across_two_reads_is_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("berthead.data.lines.CHUNK", 3)
+    monkeypatch.setattr("berthead.formats.lines.CHUNK", 3)
     path = put(tmp_path, "a.csv", 'text,label\r\nab,x\r\n"c\r\nd",y\r\nlong without an end,z')
     rows = read(path)[1]
     assert [row.values["text"] for row in rows] == ["ab", "c\r\nd", "long without an end"]
@@ -324,8 +324,8 @@ def test_nanoseconds_come_as_text_where_pandas_is_missing(tmp_path):
     pq.write_table(pa.table({"when": column}), tmp_path / "a.parquet")
     (tmp_path / "pandas.py").write_text("raise ImportError('blocked')")
     code = f"""import sys; sys.path.insert(0, "{tmp_path}")
-from berthead.data.readers import open_rows
-from berthead.data.writers import open_writer
+from berthead.formats.readers import open_rows
+from berthead.formats.writers import open_writer
 with open_rows("{tmp_path}/a.parquet") as rows:
     with open_writer("{tmp_path}/b.parquet", "parquet", rows.columns, rows.schema, {{}}) as writer:
         for row in rows:
@@ -512,6 +512,6 @@ def test_memory_stays_flat_over_200000_rows(tmp_path, name):
 
 
 def test_importing_the_formats_loads_neither_pyarrow_nor_torch():
-    code = "import sys, berthead.data.writers; print({'pyarrow', 'torch', 'pandas'} & set(sys.modules))"
+    code = "import sys, berthead.formats.writers; print({'pyarrow', 'torch', 'pandas'} & set(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout == "set()\n"

@@ -14,11 +14,13 @@ from conftest import SAMPLE, toy_rows
 from toy_tasks import fit_task
 
 import berthead
+from berthead.engine import machine
+from berthead.engine.cpu import use_threads
 from berthead.errors import UsageError
-from berthead.infer import gate, library, machine
-from berthead.infer.engine import use_threads
-from berthead.infer.predict import Predictor
-from berthead.receipt import Receipt, Verdict
+from berthead.function.precision_report import Receipt, Verdict
+from berthead.kernels import library
+from berthead.predict import precision as gate
+from berthead.predict.predictor import Predictor
 from berthead.records import Example
 from berthead.tasks import Batch
 

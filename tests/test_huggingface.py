@@ -20,9 +20,9 @@ from transformers import (
 )
 
 import berthead
+from berthead.cli.reports import info_text
+from berthead.predict.rows import read_rows
 from berthead.records import Example
-from berthead.report import info_text
-from berthead.rows import read_rows
 from berthead.text.layout import Layout
 from berthead.text.windows import Reading, read_texts
 

@@ -19,11 +19,11 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from berthead.data.inputs import Fingerprint, matching
-from berthead.data.readers import format_of, open_rows
-from berthead.data.table import Table
-from berthead.data.writers import open_writer
 from berthead.errors import DataError, UsageError
+from berthead.formats.readers import format_of, open_rows
+from berthead.formats.table import Table
+from berthead.formats.writers import open_writer
+from berthead.jobs.inputs import Fingerprint, matching
 
 QUICK = settings(deadline=None, max_examples=60)
 FORMATS = ["csv", "tsv", "jsonl", "parquet", "conll", "json", "csv.gz", "jsonl.zst", "conll.zst"]
@@ -287,7 +287,8 @@ def test_zstd_that_we_write_is_one_frame_and_the_same_each_time(rows, tmp_path):
 def test_reading_without_zstd_loads_no_pyarrow(tmp_path):
     write_rows(tmp_path / "a.csv.gz", ["x"])
     code = (
-        "import sys; from berthead.data.table import Table; list(Table(sys.argv[1:])); print('pyarrow' in sys.modules)"
+        "import sys; from berthead.formats.table import Table; list(Table(sys.argv[1:])); "
+        "print('pyarrow' in sys.modules)"
     )
     answer = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "a.csv.gz"], capture_output=True, text=True, check=True

@@ -12,7 +12,7 @@ import pytest
 from conftest import toy_rows
 
 import berthead
-from berthead.infer import library
+from berthead.kernels import library
 
 TEXTS = [
     *(row["text"] for row in toy_rows(1)),
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 CODE = """
 import json, sys
 import berthead
-from berthead.infer.engine import use_threads
+from berthead.engine.cpu import use_threads
 from berthead.records import Example
 
 folder, threads, texts = json.loads(sys.argv[1])

@@ -27,15 +27,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import berthead
-from berthead.data.gather import gather
-from berthead.data.output import Output
-from berthead.data.shard import Shard
-from berthead.data.table import Table
 from berthead.errors import DataError, OutputError, UsageError
-from berthead.infer import jobs, reading
-from berthead.infer.files import predict_file
-from berthead.infer.work import Work, compute_part
+from berthead.formats.output import Output
+from berthead.formats.table import Table
+from berthead.jobs import job as jobs
+from berthead.jobs.files import predict_file
+from berthead.jobs.gather import gather
+from berthead.jobs.shard import Shard
+from berthead.jobs.work import Work, compute_part
 from berthead.options import PredictOptions
+from berthead.predict import reading
 from berthead.progress import Progress
 
 QUICK = settings(deadline=None, max_examples=25)

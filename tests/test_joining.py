@@ -16,10 +16,10 @@ from toy_tasks import fit_task
 
 import berthead
 from berthead.errors import ModelError, UsageError
-from berthead.infer import library, native
-from berthead.infer.joined import JoinedEngine, shared, shared_layers
-from berthead.joined_folder import is_joined
+from berthead.function.joined_folder import is_joined
+from berthead.kernels import library, native
 from berthead.model.encoder import Block
+from berthead.predict.joined import JoinedEngine, shared, shared_layers
 from berthead.records import Example
 
 ROWS = toy_rows(2)
@@ -318,7 +318,7 @@ def test_what_was_fitted_is_kept_where_it_cannot_be_added(cli, joined_folder, tm
     def fail(*_):
         raise ModelError("desk", "is broken")
 
-    monkeypatch.setattr("berthead.joining.add", fail)
+    monkeypatch.setattr("berthead.verbs.join.add", fail)
     ran = cli("fit", data, "--shared", folder, "--name", "late", "--epochs", 1, "--valid", 0)
     assert ran.code == 2
     assert f"The function is kept in {tmp_path / 'all-late'}" in ran.err

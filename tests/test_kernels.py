@@ -11,14 +11,14 @@ from conftest import make_bert, toy_rows
 from test_engine import LENGTHS, a_pack
 
 import berthead
-from berthead.infer import library
+from berthead.kernels import library
+from berthead.kernels import training as kernels
 from berthead.model import lora
 from berthead.model.checkpoint import read_checkpoint
 from berthead.model.encoder import Encoder
 from berthead.model.heads import RowHead
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
-from berthead.train import kernels
 
 pytestmark = [
     pytest.mark.skipif(not library.kernels(), reason="this machine has no kernels of ours"),

@@ -22,7 +22,7 @@ STARTER = """
 import json, os, signal, sys, time
 import pandas, pyarrow.parquet
 import berthead
-from berthead.infer.files import predict_file
+from berthead.jobs.files import predict_file
 from berthead.options import PredictOptions
 
 STEPS = ("open", "os.rename", "os.remove", "os.rmdir", "os.link", "os.mkdir", "fcntl.flock")

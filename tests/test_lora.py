@@ -22,8 +22,8 @@ from test_train import Plain, fold_of, logits_of, problem, settings, spied, stat
 from torch import nn
 
 import berthead
+from berthead.engine.cpu import Engine
 from berthead.errors import ModelError, OutputError, UsageError
-from berthead.infer.engine import Engine
 from berthead.model import lora
 from berthead.model.adapt import Adapt, adapt
 from berthead.model.checkpoint import read_checkpoint
@@ -324,7 +324,7 @@ def test_peft_loads_the_folder_and_gives_our_logits(kind, fit_lora, calm):
 
 
 def golden_example_of(one):
-    from berthead.checks import golden_input
+    from berthead.function.checks import golden_input
 
     return golden_input(one)
 

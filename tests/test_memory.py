@@ -12,8 +12,10 @@ from conftest import make_bert, shell_env, toy_rows
 
 import berthead
 from berthead.errors import MachineError
-from berthead.infer import library
-from berthead.train import memory, parts, passes, steps
+from berthead.kernels import library
+from berthead.kernels import training_passes as passes
+from berthead.train import memory, steps
+from berthead.train import modes as parts
 from berthead.train.memory import is_out_of_memory
 from berthead.train.optim import Optimiser
 

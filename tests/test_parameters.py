@@ -15,9 +15,9 @@ from test_families import KINDS, with_tokenizer
 from toy_tasks import fit_task, tag_rows
 
 import berthead
-import berthead.artifact
+import berthead.function.artifact
 from berthead.errors import ModelError, UsageError
-from berthead.model.parameters import Parameters, layer_of
+from berthead.function.parameters import Parameters, layer_of
 
 TEXTS = ["good cat", "the awful dog sat, red.", "b a d " * 40, "poor mat"]
 
@@ -280,7 +280,7 @@ def test_every_family_takes_other_parameters_and_finds_its_theta_hat(name, tmp_p
     for tensor, parts in ((again.theta[one], (a.theta[one], b.theta[one])) for one in a.theta):
         np.testing.assert_array_equal(tensor, np.mean([part.double().numpy() for part in parts], 0).astype(np.float32))
     monkeypatch.chdir(tmp_path)
-    moved = berthead.artifact.moved(again.artifact)
+    moved = berthead.function.artifact.moved(again.artifact)
     assert moved["embeddings"] > 0
     assert moved["block 0"] > 0
     assert "head" not in moved

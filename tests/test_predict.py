@@ -26,15 +26,16 @@ from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import berthead
-from berthead.artifact import plain_logits
 from berthead.data.examples import to_example
 from berthead.errors import DataError, Interrupted, OutputError, UsageError
-from berthead.infer import files, reading
-from berthead.infer import work as work_module
-from berthead.infer.files import predict_file
-from berthead.infer.predict import Predictor
-from berthead.infer.work import Work
+from berthead.function.artifact import plain_logits
+from berthead.jobs import files
+from berthead.jobs import work as work_module
+from berthead.jobs.files import predict_file
+from berthead.jobs.work import Work
 from berthead.options import PredictOptions
+from berthead.predict import reading
+from berthead.predict.predictor import Predictor
 from berthead.records import Example
 
 QUICK = settings(deadline=None, max_examples=40)
@@ -504,7 +505,7 @@ def test_ctrl_c_keeps_the_rows_of_a_stream_as_partial(name, model, tmp_path, mon
     assert names(tmp_path) == ["in.csv", f"{name}.partial"]
     readable = tmp_path / f"partial-{name}"
     shutil.copy(tmp_path / f"{name}.partial", readable)
-    with berthead.data.readers.open_rows(readable) as reader:
+    with berthead.formats.readers.open_rows(readable) as reader:
         kept = [row.values for row in reader]
     assert 25 <= len(kept) <= 33
     assert [row["text"] for row in kept] == [row["text"] for row in rows[: len(kept)]]
@@ -596,8 +597,8 @@ MEASURED = """
 import sys
 from pathlib import Path
 import berthead
-from berthead.infer.engine import use_threads
-from berthead.infer.files import predict_file
+from berthead.engine.cpu import use_threads
+from berthead.jobs.files import predict_file
 from berthead.options import PredictOptions
 folder, source, target = sys.argv[1:]
 use_threads(1)

@@ -16,16 +16,16 @@ import pytest
 from conftest import WORDS, shell_env, write_csv
 
 import berthead
-from berthead import joining
 from berthead.cli import _words
-from berthead.data.output import Output
-from berthead.data.table import Table
 from berthead.errors import DataError, UsageError
-from berthead.infer.files import predict_file
-from berthead.infer.jobs import computed_by
-from berthead.infer.work import Work, compute_part
+from berthead.formats.output import Output
+from berthead.formats.table import Table
+from berthead.jobs.files import predict_file
+from berthead.jobs.job import computed_by
+from berthead.jobs.ray import room
+from berthead.jobs.work import Work, compute_part
 from berthead.options import PredictOptions
-from berthead.scale.ray import room
+from berthead.verbs import join as joining
 
 PLAIN = [word for word in WORDS if word.isalpha()]
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no Ray: pip install 'berthead[ray]'")
@@ -141,13 +141,13 @@ from pathlib import Path
 
 import ray
 import berthead
-from berthead.data.output import Output
-from berthead.data.table import Table
+from berthead.formats.output import Output
+from berthead.formats.table import Table
 from berthead.errors import BertheadError
-from berthead.infer.files import predict_file
-from berthead.infer.work import Work
+from berthead.jobs.files import predict_file
+from berthead.jobs.work import Work
 from berthead.options import PredictOptions
-from berthead.scale import ray as ours
+from berthead.jobs import ray as ours
 
 model, said = sys.argv[1], {"lost": [], "killed": 0, "taken": 0}
 predictor = berthead.load(model, threads=1).predictor

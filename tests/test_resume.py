@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 import berthead
 from berthead.errors import OutputError, UsageError
-from berthead.infer import library
+from berthead.kernels import library
 from berthead.train import checkpoints, identity, learn, steps
 from berthead.train.checkpoints import Checkpoints, Saved
 

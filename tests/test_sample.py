@@ -79,7 +79,7 @@ def test_urgency_is_a_number_from_0_to_10_in_halves():
 
 
 def test_our_reader_reads_the_files_as_the_csv_module_does():
-    from berthead.data.readers import open_rows
+    from berthead.formats.readers import open_rows
 
     for name in FILES:
         with open_rows(SAMPLE / name) as reader:

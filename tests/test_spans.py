@@ -20,7 +20,7 @@ from toy_tasks import FILLERS, TAGS, fit_task, span_rows, tag_rows
 import berthead
 from berthead.data.labels import Labels
 from berthead.errors import ModelError
-from berthead.infer.files import predict_file
+from berthead.jobs.files import predict_file
 from berthead.model.checkpoint import read_checkpoint
 from berthead.options import PredictOptions
 from berthead.records import Example

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from berthead.data.readers import count_lines, format_of, open_rows
 from berthead.errors import DataError, UsageError
+from berthead.formats.readers import count_lines, format_of, open_rows
 
 CONTEXT = "Rome fell in 476. Nobody wept."
 SQUAD = {

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from berthead.infer import library
-from berthead.train.table import Table, learns_by_row
+from berthead.kernels import library
+from berthead.train.embedding_table import Table, learns_by_row
 
 pytestmark = [
     pytest.mark.skipif(not library.kernels(), reason="this machine has no kernels of ours"),

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from conftest import make_bert
 from test_engine import a_model, a_pack
 
-from berthead.infer import library
-from berthead.infer.engine import Engine
+from berthead.engine.cpu import Engine
+from berthead.kernels import library
 from berthead.model.tensors import TensorPack
 from berthead.records import Pack
 

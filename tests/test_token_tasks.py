@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 from toy_tasks import QUICK, choose_rows, fit_task, span_rows, tag_rows
 
 import berthead
-from berthead.artifact import plain_logits
 from berthead.data.labels import Labels
 from berthead.data.tags import allowed
 from berthead.errors import DataError, GateError, ModelError, UsageError
-from berthead.infer.predict import Predictor
-from berthead.model.book import make_head
+from berthead.function.artifact import plain_logits
+from berthead.function.head_record import make_head
 from berthead.model.checkpoint import read_checkpoint
 from berthead.model.heads import TokenHead, pool_windows
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
+from berthead.predict.predictor import Predictor
 from berthead.records import Example
 from berthead.tasks import Batch, Choose, Classify, Extract, Joint, Tag
 from berthead.tasks.choose import Choice, choice_of
@@ -36,8 +36,8 @@ from berthead.text.layout import Layout
 from berthead.text.packing import pack
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading, read_texts
-from berthead.train import parts
-from berthead.train.parts import Fold
+from berthead.train import modes as parts
+from berthead.train.modes import Fold
 from berthead.train.settings import HEAD_DROPOUT, Settings
 
 BIO = ("O", "B-X", "I-X", "B-Y", "I-Y")
@@ -354,8 +354,8 @@ def test_the_head_alone_learns_what_it_would_learn_in_the_whole_model(task, tiny
     options = {"adapt": "frozen", "epochs": 3, "lr": 1e-2, "seed": 5}
     monkeypatch.setattr("berthead.train.settings.HEAD_DROPOUT", dict.fromkeys(HEAD_DROPOUT, 0.0))
     # Without its scale, which is a matter of the optimiser, both learn from the same numbers.
-    monkeypatch.setattr("berthead.train.parts.HeadOnly._scaled", lambda self, vectors: vectors)
-    monkeypatch.setattr("berthead.train.parts.HeadOnly.finish", lambda self: None)
+    monkeypatch.setattr("berthead.train.modes.HeadOnly._scaled", lambda self, vectors: vectors)
+    monkeypatch.setattr("berthead.train.modes.HeadOnly.finish", lambda self: None)
     kept = fit_task(tiny_bert, task, max_tokens=12, **options)
     monkeypatch.setattr(parts, "MOST_CACHED_BYTES", 0)
     anew = fit_task(tiny_bert, task, max_tokens=12, on_long="window", **options)

@@ -19,8 +19,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 import berthead
-from berthead.infer.engine import Engine
-from berthead.infer.native import NativeEncoder
+from berthead.engine.cpu import Engine
+from berthead.kernels import training as kernels
+from berthead.kernels.native import NativeEncoder
 from berthead.model import families
 from berthead.model.adapt import Adapt, adapt
 from berthead.model.checkpoint import read_checkpoint
@@ -34,10 +35,11 @@ from berthead.text.layout import Layout
 from berthead.text.packing import pack
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading
-from berthead.train import kernels, parts, steps
+from berthead.train import modes as parts
+from berthead.train import steps
 from berthead.train.loop import fit_model
+from berthead.train.modes import Fold
 from berthead.train.optim import Optimiser, adamw, rate
-from berthead.train.parts import Fold
 from berthead.train.settings import Settings
 
 COLUMNS = {"classify": "label", "multilabel": "tags", "regress": "stars"}

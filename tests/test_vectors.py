@@ -20,14 +20,15 @@ from toy_tasks import fit_task, span_rows, tag_rows
 
 import berthead
 from berthead.errors import OutputError, UsageError
-from berthead.infer import library
+from berthead.kernels import library
 from berthead.model.adapt import Adapt, adapt
 from berthead.model.attention import attention
 from berthead.model.checkpoint import read_checkpoint
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
 from berthead.text.packing import pack
-from berthead.train import parts, vectors
+from berthead.train import cached_features as vectors
+from berthead.train import modes as parts
 from berthead.train.loop import fit_model
 
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from berthead.train.whole import whole
+from berthead.train.interrupts import whole
 
 
 @pytest.fixture(autouse=True)

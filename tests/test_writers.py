@@ -23,9 +23,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from berthead.data.readers import open_rows
-from berthead.data.writers import check_writable, open_writer
 from berthead.errors import OutputError, UsageError
+from berthead.formats.readers import open_rows
+from berthead.formats.writers import check_writable, open_writer
 
 QUICK = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=10) | st.text(
@@ -406,7 +406,7 @@ def test_standard_output_has_the_format_of_the_source(monkeypatch, source, wante
 
 SCRIPT = """
 import sys
-from berthead.data.writers import open_writer
+from berthead.formats.writers import open_writer
 from berthead.errors import OutputError
 try:
     with open_writer("-", "csv", ["text"], None, {}) as writer:

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from berthead.data.labels import is_blank, plain, shown
-from berthead.errors import DataError, listed
+from berthead.data.labels import is_blank, plain
+from berthead.errors import DataError, listed, shown
 from berthead.model.heads import row_means
 from berthead.model.tensors import TensorPack
 from berthead.records import FloatArray

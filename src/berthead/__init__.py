@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from berthead.api import fit
-    from berthead.averaging import soup
-    from berthead.benchmark import Bench, bench
-    from berthead.comparison import Comparison, compare
     from berthead.errors import BertheadError, DataError, GateError, ModelError, OutputError, UsageError
     from berthead.estimators import MultipleChoice, SequenceLabeler, SpanExtractor, TextClassifier, TextRegressor
     from berthead.exported import Exported
     from berthead.fitted import Fitted
-    from berthead.joining import Joined, join
+    from berthead.function.parameters import Parameters
     from berthead.loading import load
-    from berthead.model.parameters import Parameters
     from berthead.records import Prediction, Span
+    from berthead.verbs.bench import Bench, bench
+    from berthead.verbs.compare import Comparison, compare
+    from berthead.verbs.fit import fit
+    from berthead.verbs.join import Joined, join
+    from berthead.verbs.soup import soup
 
 _HOME = {
     "Exported": "exported",

@@ -12,10 +12,10 @@ import numpy as np
 from berthead.data.examples import Columns, to_example
 from berthead.data.labels import is_blank
 from berthead.errors import DataError, UsageError
-from berthead.function import Function
-from berthead.infer.predict import Applier
+from berthead.function.function import Function
+from berthead.predict.predictor import Applier
+from berthead.predict.rows import labelled_rows
 from berthead.records import Example, FloatArray, Label, Prediction, Row
-from berthead.rows import labelled_rows
 
 Text = str | tuple[str, Any] | dict[str, Any]
 """One input: a text; a tuple of two texts; question and context; question and choices; {"tokens": [...]}."""

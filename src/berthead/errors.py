@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
@@ -114,3 +115,8 @@ def listed(items: Iterable[object], most: int = 10) -> str:
     texts = [str(item) for item in items]
     shown = ", ".join(texts[:most])
     return shown if len(texts) <= most else f"{shown} and {len(texts) - most} more"
+
+
+def shown(label: Any) -> str:
+    """A label as messages show it: text in quotes, numbers without."""
+    return json.dumps(label, ensure_ascii=False, default=str)

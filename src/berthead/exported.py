@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 
 from berthead.answering import Answering
-from berthead.checks import RECORD, check_record, golden_example, golden_input, refuse_strange_files
-from berthead.data.hashes import file_sha256
+from berthead.engine.onnx import OnnxEngine
 from berthead.errors import GateError, ModelError, UsageError
-from berthead.function import GOLDEN_TOLERANCE, has_units, identity_of, replay
-from berthead.infer.onnx_engine import OnnxEngine
-from berthead.infer.predict import TOKEN_BUDGET, Applier
-from berthead.model.disk import read_json
+from berthead.function.checks import check_record, golden_example, golden_input, refuse_strange_files
+from berthead.function.function import GOLDEN_TOLERANCE, has_units, identity_of, replay
 from berthead.model.units import Combine, pooled
 from berthead.options import PredictOptions
+from berthead.predict.predictor import TOKEN_BUDGET, Applier
 from berthead.records import FloatArray, Prediction
+from berthead.storage.hashes import file_sha256
+from berthead.storage.model_files import RECORD, read_json
 from berthead.tasks import Task, find_task
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading

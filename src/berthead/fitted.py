@@ -10,17 +10,17 @@ from typing import Any
 
 from torch import Tensor
 
-from berthead import artifact as artifacts
-from berthead import folder as folders
 from berthead.answering import Answering
-from berthead.artifact import Artifact
+from berthead.engine.cpu import find_device
 from berthead.errors import UsageError
-from berthead.function import replay
-from berthead.infer.engine import find_device
-from berthead.infer.gate import Choice, choose
-from berthead.infer.predict import Predictor
-from berthead.model.parameters import Parameters
+from berthead.function import artifact as artifacts
+from berthead.function import folder as folders
+from berthead.function.artifact import Artifact
+from berthead.function.function import replay
+from berthead.function.parameters import Parameters
 from berthead.options import PredictOptions
+from berthead.predict.precision import Choice, choose
+from berthead.predict.predictor import Predictor
 
 
 class Fitted(Answering):

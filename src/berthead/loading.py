@@ -11,7 +11,7 @@ from berthead.options import PredictOptions
 
 if TYPE_CHECKING:
     from berthead.fitted import Fitted
-    from berthead.joining import Joined
+    from berthead.verbs.join import Joined
 
 
 def load(
@@ -58,7 +58,7 @@ def load(
             "--engine onnx", f"{folder} is no exported function", "a folder that berthead export wrote", fix
         )
     try:
-        from berthead import joining
+        from berthead.verbs import join as joining
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from berthead import report
+from berthead.cli import reports as report
 from berthead.cli.flags import AsJson, Quiet, with_options
 from berthead.cli.printing import print_json, print_text, warn
 from berthead.errors import UsageError
@@ -32,8 +32,9 @@ def fit(
     given: dict[str, Any],
 ) -> None:
     """Fit a prediction head, and the encoder under it, on labelled data."""
-    from berthead import api, joining
     from berthead.train.workers import is_writer
+    from berthead.verbs import fit as api
+    from berthead.verbs import join as joining
 
     if (out is None) == (shared is None) or (shared is None) != (name is None):
         raise UsageError(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from berthead import report
+from berthead.cli import reports as report
 from berthead.cli.flags import ROW_OPTIONS, AsJson, ModelFolder, with_options
 from berthead.cli.loading import load, load_one
 from berthead.cli.printing import print_json, print_text, warn
@@ -24,7 +24,7 @@ def join(
     as_json: AsJson = False,
 ) -> None:
     """Make one folder of models that share an encoder: shared layers are computed once a text, and all answer."""
-    from berthead import joining
+    from berthead.verbs import join as joining
 
     joined = joining.join(models, out, overwrite=overwrite)
     record = joined.info()
@@ -46,7 +46,7 @@ def info(model: ModelFolder, as_json: AsJson = False, *, given: dict[str, Any]) 
         else:
             print_text(report.info_text(shown, model))
         return
-    from berthead import artifact, folder, joined_folder
+    from berthead.function import artifact, folder, joined_folder
 
     if joined_folder.is_joined(Path(model)):
         joined = load(model, given).info()
@@ -99,7 +99,8 @@ def merge(
     given: dict[str, Any],
 ) -> None:
     """Make one model: of an adapter folder and its encoder, or of several models with --soup, the mean of them."""
-    from berthead import atomic, averaging
+    from berthead.storage import folders as atomic
+    from berthead.verbs import soup as averaging
 
     if not soup:
         if len(models) > 1:

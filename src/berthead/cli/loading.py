@@ -17,7 +17,7 @@ def load(model: str, given: dict[str, Any]) -> Any:
 
 def load_one(model: str, given: dict[str, Any]) -> Any:
     """One function: of a joined folder the error says how to name one."""
-    from berthead import api
+    from berthead.verbs import fit as api
 
     return api.load(model, **{name: given.get(name) for name in _FLAGS})
 

@@ -115,13 +115,13 @@ def gather(
     quiet: Quiet = False,
 ) -> None:
     """Put together what predict --shard has computed, on this machine or on several."""
-    from berthead.data import gather as gathering
+    from berthead.jobs import gather as gathering
 
     _say(gathering.gather(out, folders or []), out, as_json, quiet)
 
 
 def _predict_file(fitted: Any, sources: list[str], out: str, given: dict[str, Any], as_json: bool, quiet: bool) -> None:
-    from berthead.infer.files import predict_file
+    from berthead.jobs.files import predict_file
 
     if as_json and out == "-":
         raise UsageError("--json", "prints a summary, and stdout holds the rows", "a file as --out")
@@ -129,7 +129,7 @@ def _predict_file(fitted: Any, sources: list[str], out: str, given: dict[str, An
     again = shlex.join(["berthead", *(word for word in sys.argv[1:] if word != "--resume"), "--resume"])
     pool = None
     if options.ray:
-        from berthead.scale.ray import RayPool
+        from berthead.jobs.ray import RayPool
 
         pool = RayPool(options, quiet)
     summary = predict_file(fitted.predictor, sources, out, options, quiet, again, pool)
@@ -138,7 +138,7 @@ def _predict_file(fitted: Any, sources: list[str], out: str, given: dict[str, An
 
 def _say(summary: Any, out: str, as_json: bool, quiet: bool) -> None:
     """What a job did, and by the exit code whether all rows have an answer."""
-    from berthead.data.counts import long_notes
+    from berthead.predict.reading import long_notes
 
     if summary.failed:
         place = f"; see {summary.errors_file}" if summary.errors_file else ""
@@ -158,6 +158,6 @@ def _say(summary: Any, out: str, as_json: bool, quiet: bool) -> None:
 
 
 def _looks_like_a_file(source: str) -> bool:
-    from berthead.data.readers import EXTENSIONS
+    from berthead.formats.readers import EXTENSIONS
 
     return " " not in source and source.lower().endswith((*EXTENSIONS, ".gz", ".zst"))

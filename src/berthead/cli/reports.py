@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from berthead.errors import listed
-from berthead.receipt import Receipt
+from berthead.function.precision_report import Receipt
 
 
 def fit_report(record: dict[str, Any], out: str) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from berthead import report
+from berthead.cli import reports as report
 from berthead.cli.flags import ROW_OPTIONS, AsJson, ModelFolder, Quiet, of_rows, with_options
 from berthead.cli.loading import load_one, load_scored
 from berthead.cli.printing import print_json, print_text, say_choice, warn
@@ -48,7 +48,7 @@ def compare(
     given: dict[str, Any],
 ) -> None:
     """Apply two fitted models to the same input: which answers flip, who is right, which parameters moved."""
-    from berthead import comparison
+    from berthead.verbs import compare as comparison
 
     if out:
         comparison.check_flips_file(out)
@@ -79,7 +79,7 @@ def bench(
     given: dict[str, Any],
 ) -> None:
     """Measure how fast a model is applied here, where the time goes, and whether lower precisions answer alike."""
-    from berthead import benchmark
+    from berthead.verbs import bench as benchmark
 
     found = benchmark.bench(load_one(model, given), data, quiet=quiet, **of_rows(given))
     warn(found.notes)

@@ -1,1 +1,1 @@
-"""FILES -> EXAMPLES: readers and writers, labels, and rows as examples."""
+"""ROWS -> EXAMPLES: columns, labels, tags, and the held-out split."""

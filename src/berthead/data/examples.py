@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from berthead.data.labels import is_blank, plain, shown
-from berthead.errors import DataError, UsageError, did_you_mean, listed
+from berthead.data.labels import is_blank, plain
+from berthead.errors import DataError, UsageError, did_you_mean, listed, shown
 from berthead.records import Example, Row
 
 # What the field calls these columns, the first is ours.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from berthead.errors import DataError, did_you_mean, listed
+from berthead.errors import DataError, did_you_mean, listed, shown
 from berthead.records import Label
 
 MOST_LABELS = 1_000
@@ -102,11 +101,6 @@ class Labels:
     def keys(self) -> list[Label]:
         """The labels as the keys of one dict: their texts where Python finds two labels equal, such as 0 and False."""
         return list(self.names) if len(set(self.names)) == len(self) else list(self.texts())
-
-
-def shown(label: Any) -> str:
-    """A label as messages show it: text in quotes, numbers without."""
-    return json.dumps(label, ensure_ascii=False, default=str)
 
 
 def is_blank(value: Any) -> bool:

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
+from berthead.engine import cuda
+from berthead.engine import cuda_attention as varlen
+from berthead.engine.prepacked import PRECISIONS, has_onednn, prepacked
+from berthead.engine.threads import available_threads
 from berthead.errors import UsageError
-from berthead.infer import cuda, library, native, varlen
-from berthead.infer.prepacked import PRECISIONS, has_onednn, prepacked
-from berthead.infer.threads import available_threads
+from berthead.kernels import library, native
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
 from berthead.records import FloatArray, Pack

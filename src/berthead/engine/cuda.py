@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from berthead.engine.cuda_attention import Kernel, kernel_for, prepared
+from berthead.engine.cuda_graphs import Graphs, Record, recorded
 from berthead.errors import UsageError
-from berthead.infer.graphs import Graphs, Record, recorded
-from berthead.infer.varlen import Kernel, kernel_for, prepared
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack, check_rows
 from berthead.records import FloatArray, Pack

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from berthead.infer.prepacked import PRECISIONS, CastEmbeddings
+from berthead.engine.prepacked import PRECISIONS, CastEmbeddings
 from berthead.model.attention import attention
 from berthead.model.config import EncoderConfig
 from berthead.model.encoder import Attention

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 
-from berthead.artifact import Artifact
-from berthead.infer import library, native, prepacked
-from berthead.infer.cuda import Engines
-from berthead.infer.engine import CPU, Engine, kernels_of
+from berthead.engine import prepacked
+from berthead.engine.cpu import CPU, Engine, kernels_of
+from berthead.engine.cuda import Engines
+from berthead.function.artifact import Artifact
+from berthead.kernels import library, native
 from berthead.model.model import Model
 from berthead.records import Pack
 from berthead.text.packing import pack

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from berthead.engine.threads import available_threads
 from berthead.errors import ModelError, UsageError
-from berthead.infer.threads import available_threads
 from berthead.records import FloatArray, Pack
 
 INSTALL = "pip install 'berthead[runtime]'"

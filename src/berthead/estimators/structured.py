@@ -12,8 +12,8 @@ from berthead.data.examples import Columns, sound_examples, to_example
 from berthead.errors import DataError
 from berthead.estimators.base import TextEstimator
 from berthead.estimators.inputs import refuse_empty, rows_of, values_of
+from berthead.predict.rows import mended
 from berthead.records import Example, Prediction, Row, Span
-from berthead.rows import mended
 from berthead.tasks import find_task
 
 

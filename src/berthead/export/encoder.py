@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from berthead.export.graph import Graph
-from berthead.export.places import Places
+from berthead.export.positions import Places
 from berthead.model.encoder import Attention, Block, Embeddings, Encoder, Gated
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from berthead.artifact import Artifact
-from berthead.atomic import PAGE, PAGE_LINE, made_whole, on_disk, write_json
 from berthead.errors import GateError
-from berthead.folder import transformers_config, write_tensors
+from berthead.function.artifact import Artifact
+from berthead.function.folder import transformers_config, write_tensors
+from berthead.function.head_record import omega_names, transformers_class
 from berthead.model import families
-from berthead.model.book import omega_names, transformers_class
 from berthead.model.checkpoint import file_tensors
-from berthead.model.disk import WEIGHTS
+from berthead.storage.folders import PAGE, PAGE_LINE, made_whole, on_disk, write_json
+from berthead.storage.model_files import WEIGHTS
 
 # Our layers and tensors that its classes have none for.
 _OWN = re.compile(r"(attend|row)\.|(tokens\.)?(first|last|step)$")

@@ -9,16 +9,17 @@ from typing import Any
 
 import torch
 
-from berthead.artifact import Artifact
-from berthead.atomic import made_whole, on_disk, write_json
-from berthead.checks import RECORD, golden_input
-from berthead.data.hashes import file_sha256
 from berthead.export import encoder, heads
 from berthead.export.graph import OPSET, Graph
 from berthead.exported import EXPORT_VERSION, GRAPH, TOKENIZER, Exported, as_written
-from berthead.infer.predict import Predictor
+from berthead.function.artifact import Artifact
+from berthead.function.checks import golden_input
 from berthead.model.heads import JointHead, TokenHead
 from berthead.options import PredictOptions
+from berthead.predict.predictor import Predictor
+from berthead.storage.folders import made_whole, on_disk, write_json
+from berthead.storage.hashes import file_sha256
+from berthead.storage.model_files import RECORD
 from berthead.tasks import Joint
 from berthead.tasks.crf import as_array
 

@@ -7,8 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from berthead.data.labels import shown
-from berthead.errors import DataError
+from berthead.errors import DataError, shown
 from berthead.records import Row
 
 _DOCUMENT = re.compile(r"-DOCSTART-(\s|$)")

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from berthead.data.lines import check_unique
 from berthead.errors import DataError
+from berthead.formats.lines import check_unique
 from berthead.records import Row
 
 _DELIMITERS = ",;\t|"

@@ -10,8 +10,8 @@ from datetime import date, time
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
-from berthead.data.parquet_types import LearntTypes
 from berthead.errors import OutputError
+from berthead.formats.parquet_types import LearntTypes
 
 GROUP_ROWS = 4096  # of one Parquet row group
 _MANY = 20  # names kept for a note

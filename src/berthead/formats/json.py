@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from berthead.data.annotations import is_label_studio, kind_of, label_studio_rows, span_keys, with_spans
-from berthead.data.squad import is_squad, squad_rows
 from berthead.errors import DataError, listed
+from berthead.formats.annotations import is_label_studio, kind_of, label_studio_rows, span_keys, with_spans
+from berthead.formats.squad import is_squad, squad_rows
 from berthead.records import Row
 
 _SQUAD = 'SQuAD, as {"data": [{"paragraphs": [...]}]}'

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from berthead.data.formats import CsvRows, JsonRows, ParquetRows, RowFormat, SpooledParquet
-from berthead.data.parquet_types import added_types, parquet_schema
+from berthead.formats.encoders import CsvRows, JsonRows, ParquetRows, RowFormat, SpooledParquet
+from berthead.formats.parquet_types import added_types, parquet_schema
 
 _TYPED = ("csv", "tsv", "parquet")  # sources whose columns have one type each, known beforehand
 

@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from itertools import accumulate, islice
 from typing import Any
 
-from berthead.data.lines import CHUNK, check_unique, empty
 from berthead.errors import DataError
+from berthead.formats.lines import CHUNK, check_unique, empty
 from berthead.records import Row
 
 _BATCH = 1024  # rows decoded at once

@@ -14,15 +14,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
-from berthead.data.compression import CODECS, Unpacked, split_codec
-from berthead.data.conll import conll_rows
-from berthead.data.csv_rows import csv_rows, delimiter_of
-from berthead.data.json_rows import json_document, json_lines
-from berthead.data.lines import Lines, empty, unreadable
-from berthead.data.parquet_rows import ParquetRows
-from berthead.data.squad import is_squad
 from berthead.errors import DataError, UsageError, did_you_mean, listed
+from berthead.formats.conll import conll_rows
+from berthead.formats.csv import csv_rows, delimiter_of
+from berthead.formats.json import json_document, json_lines
+from berthead.formats.lines import Lines, empty, unreadable
+from berthead.formats.parquet import ParquetRows
+from berthead.formats.squad import is_squad
 from berthead.records import Row
+from berthead.storage.compression import CODECS, Unpacked, split_codec
 
 STDIO = "-"
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "conll", "json", "squad", "label-studio")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from berthead.data.annotations import kind_of, wanted
+from berthead.formats.annotations import kind_of, wanted
 from berthead.records import Row
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from berthead.data.readers import RowReader, count_lines, open_rows
 from berthead.errors import DataError, listed
+from berthead.formats.readers import RowReader, count_lines, open_rows
 from berthead.records import Row
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
-from berthead.data.aside import Aside, hidden, output_error, target_of
-from berthead.data.formats import CsvRows, RowFormat
-from berthead.data.output import Output
-from berthead.data.readers import STDIO, format_of
 from berthead.errors import OutputError
+from berthead.formats.encoders import CsvRows, RowFormat
+from berthead.formats.output import Output
+from berthead.formats.readers import STDIO, format_of
+from berthead.storage.files import Aside, hidden, output_error, target_of
 
 
 class _Sink(Protocol):

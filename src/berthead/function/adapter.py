@@ -16,10 +16,10 @@ from berthead.model import lora
 from berthead.model.adapt import Adapt
 from berthead.model.checkpoint import Checkpoint, check_shapes, file_tensors, read_checkpoint
 from berthead.model.config import EncoderConfig
-from berthead.model.disk import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_json
 from berthead.model.encoder import Encoder
 from berthead.model.model import Model, sha256_of
 from berthead.model.tensors import shapes_only
+from berthead.storage.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_json
 
 # The encoder within a joined folder, beside the functions that need it: their tokenizer too.
 THETA = "theta"

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from berthead import plugins
-from berthead.checks import golden_input
-from berthead.function import GOLDEN_UNITS, by_example, has_units, identity_of
+from berthead.function.adapter import Adapter
+from berthead.function.checks import golden_input
+from berthead.function.function import GOLDEN_UNITS, by_example, has_units, identity_of
+from berthead.function.head_record import head_record, omega_names, state_named, transformers_class
+from berthead.function.parameters import Parameters, find_pretrained
 from berthead.model import families
-from berthead.model.adapter import Adapter
-from berthead.model.book import head_record, omega_names, state_named, transformers_class
 from berthead.model.checkpoint import build_encoder, our_weights
 from berthead.model.heads import over_arrays
 from berthead.model.model import Model, sha256_of
-from berthead.model.parameters import Parameters, find_pretrained
 from berthead.model.tensors import TensorPack
 from berthead.model.units import unit_logits
 from berthead.records import Example, FloatArray

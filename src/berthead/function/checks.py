@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from berthead.errors import ModelError
-from berthead.model.disk import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, PICKLES, WEIGHTS
-from berthead.receipt import Receipt
+from berthead.function.precision_report import Receipt
 from berthead.records import Example
-
-RECORD = "berthead.json"
+from berthead.storage.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, PICKLES, RECORD, WEIGHTS
 
 
 def refuse_strange_files(folder: Path) -> None:

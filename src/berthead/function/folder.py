@@ -10,21 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from berthead.artifact import FORMAT_VERSION, Artifact, plain_logits
-from berthead.atomic import made_whole, on_disk, write_json
-from berthead.checks import (
-    RECORD,
-    check_record,
-    golden_example,
-    refuse_other_weights,
-    refuse_strange_files,
-)
 from berthead.errors import ModelError, UsageError
-from berthead.function import has_units, replay
+from berthead.function.adapter import THETA, PeftNames, find_base, lora_shapes, read_adapter
+from berthead.function.artifact import FORMAT_VERSION, Artifact, plain_logits
+from berthead.function.checks import check_record, golden_example, refuse_other_weights, refuse_strange_files
+from berthead.function.function import has_units, replay
+from berthead.function.head_record import make_head, omega_names, transformers_class
 from berthead.model import families
 from berthead.model.adapt import Adapt
-from berthead.model.adapter import THETA, PeftNames, find_base, lora_shapes, read_adapter
-from berthead.model.book import make_head, omega_names, transformers_class
 from berthead.model.checkpoint import (
     build_encoder,
     check_shapes,
@@ -34,10 +27,11 @@ from berthead.model.checkpoint import (
     read_tensors,
 )
 from berthead.model.config import EncoderConfig
-from berthead.model.disk import ADAPTER_CONFIG, ADAPTER_WEIGHTS, WEIGHTS, read_json
 from berthead.model.encoder import Encoder
 from berthead.model.model import Model, sha256_of
 from berthead.model.tensors import shapes_only
+from berthead.storage.folders import made_whole, on_disk, write_json
+from berthead.storage.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RECORD, WEIGHTS, read_json
 from berthead.tasks import Joint, find_task
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from berthead.checks import golden_input
 from berthead.errors import GateError
+from berthead.function.checks import golden_input
 from berthead.records import Example, FloatArray
 from berthead.tasks import Batch, Task
 from berthead.text.tokenizer import Tokenizer

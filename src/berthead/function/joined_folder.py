@@ -12,16 +12,16 @@ from typing import Any
 
 from torch import Tensor
 
-from berthead import folder as folders
-from berthead.artifact import FORMAT_VERSION, Artifact
-from berthead.atomic import write_json
-from berthead.checks import RECORD, is_strange
 from berthead.errors import BertheadError, ModelError
+from berthead.function import folder as folders
+from berthead.function.adapter import THETA
+from berthead.function.artifact import FORMAT_VERSION, Artifact
+from berthead.function.checks import is_strange
 from berthead.model import families
-from berthead.model.adapter import THETA
 from berthead.model.checkpoint import Checkpoint, read_checkpoint
-from berthead.model.disk import WEIGHTS, read_json
 from berthead.model.model import sha256_of
+from berthead.storage.folders import write_json
+from berthead.storage.model_files import RECORD, WEIGHTS, read_json
 
 _NAME = r"[^\W_][\w.-]{0,99}"
 # What a function's own labels are, and no part of the encoder.

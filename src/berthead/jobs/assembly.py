@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from berthead.data.aside import Aside, sync_folder, target_of
-from berthead.data.formats import GROUP_ROWS, ParquetRows
-from berthead.data.output import Output
-from berthead.data.parquet_types import LearntTypes, added_types
-from berthead.data.parts import Part
-from berthead.data.readers import format_of
+from berthead.formats.encoders import GROUP_ROWS, ParquetRows
+from berthead.formats.output import Output
+from berthead.formats.parquet_types import LearntTypes, added_types
+from berthead.formats.readers import format_of
+from berthead.jobs.parts import Part
+from berthead.storage.files import Aside, sync_folder, target_of
 
 _COPIED = 1 << 20  # bytes at once
 # The hidden files have names of their own: one that was left by a killed process is replaced by the next.

@@ -57,23 +57,3 @@ class Summary(Counts):
     notes: list[str] = field(default_factory=list)
     parts: str | None = None
     max_tokens: int = 0
-
-
-def long_notes(truncated: int, windowed: int, rows: int, max_tokens: int) -> list[str]:
-    """How many rows were longer than a function reads at once, as lines; nothing where none were.
-
-    Args:
-        truncated: rows of which tokens were cut.
-        windowed: rows that were read in several windows.
-        rows: all rows.
-        max_tokens: tokens of a window.
-
-    Returns:
-        Lines.
-    """
-    whats = ((truncated, "their ends were not read"), (windowed, "they were read in windows"))
-    return [
-        f"{count:,} of {rows:,} rows ({100 * count / rows:.1f} %) have over {max_tokens} tokens; {what}"
-        for count, what in whats
-        if count
-    ]

@@ -7,22 +7,22 @@ from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from berthead.data.counts import Summary
-from berthead.data.inputs import is_file, matching
-from berthead.data.readers import STDIO
-from berthead.data.table import Table
-from berthead.data.writers import RowWriter, check_writable, open_writer
 from berthead.errors import Interrupted, OutputError, UsageError
-from berthead.infer.columns import widest
-from berthead.infer.jobs import Job, run
-from berthead.infer.predict import Applier
-from berthead.infer.reading import prefetched
-from berthead.infer.work import Chunk, Pool, Work
+from berthead.formats.readers import STDIO
+from berthead.formats.table import Table
+from berthead.formats.writers import RowWriter, check_writable, open_writer
+from berthead.jobs.counts import Summary
+from berthead.jobs.inputs import is_file, matching
+from berthead.jobs.job import Job, run
+from berthead.jobs.work import Chunk, Pool, Work
 from berthead.options import PredictOptions
+from berthead.predict.columns import widest
+from berthead.predict.predictor import Applier
+from berthead.predict.reading import prefetched
 from berthead.progress import Progress
 
 if TYPE_CHECKING:
-    from berthead.infer.joined import JoinedPredictor
+    from berthead.predict.joined import JoinedPredictor
 
 
 def predict_file(
@@ -45,7 +45,7 @@ def predict_file(
         options: columns, what to add, and how the job is shared and resumed.
         quiet: show no progress.
         again: what the user does to go on after an interruption.
-        pool: computes the parts elsewhere, such as `berthead.scale.ray.RayPool`; None: they are computed here.
+        pool: computes the parts elsewhere, such as `berthead.jobs.ray.RayPool`; None: they are computed here.
 
     Returns:
         What was done. Rows without an answer are left out of the target and stand in `<target>.errors.jsonl`.

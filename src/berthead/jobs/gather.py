@@ -9,15 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from berthead.data.aside import output_error, target_of
-from berthead.data.assembly import put_together
-from berthead.data.counts import Summary
-from berthead.data.manifest import differences, output_in, window_in
-from berthead.data.parts import MANIFEST, PARTS, Part, PartsFolder
-from berthead.data.readers import format_of
-from berthead.data.shard import Shard
-from berthead.data.writers import check_writable, left_out_notes
 from berthead.errors import UsageError, listed
+from berthead.formats.readers import format_of
+from berthead.formats.writers import check_writable, left_out_notes
+from berthead.jobs.assembly import put_together
+from berthead.jobs.counts import Summary
+from berthead.jobs.manifest import differences, output_in, window_in
+from berthead.jobs.parts import MANIFEST, PARTS, Part, PartsFolder
+from berthead.jobs.shard import Shard
+from berthead.storage.files import output_error, target_of
 
 
 def gather_parts(

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from berthead.data.lines import unreadable
-from berthead.data.readers import STDIO
 from berthead.errors import DataError, UsageError
+from berthead.formats.lines import unreadable
+from berthead.formats.readers import STDIO
 
 
 def matching(given: str | Path | Sequence[str | Path]) -> list[str]:

@@ -10,22 +10,22 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from berthead.data.aside import output_error, target_of
-from berthead.data.counts import Summary
-from berthead.data.gather import already_gathered, gather_parts
-from berthead.data.inputs import Fingerprint
-from berthead.data.manifest import manifest_of, open_parts, window_in
-from berthead.data.output import Output
-from berthead.data.parts import PARTS, Part, PartsFolder
-from berthead.data.readers import format_of
-from berthead.data.shard import Shard
-from berthead.data.table import Table
 from berthead.errors import Interrupted
-from berthead.infer.reading import prefetched
-from berthead.infer.work import Chunk, Pool, Work, compute_part
+from berthead.formats.output import Output
+from berthead.formats.readers import format_of
+from berthead.formats.table import Table
+from berthead.jobs.counts import Summary
+from berthead.jobs.gather import already_gathered, gather_parts
+from berthead.jobs.inputs import Fingerprint
+from berthead.jobs.manifest import manifest_of, open_parts, window_in
+from berthead.jobs.parts import PARTS, Part, PartsFolder
+from berthead.jobs.shard import Shard
+from berthead.jobs.work import Chunk, Pool, Work, compute_part
 from berthead.options import PredictOptions
+from berthead.predict.reading import prefetched
 from berthead.progress import Progress
 from berthead.records import Row
+from berthead.storage.files import output_error, target_of
 
 # Seconds between lines of progress where stderr is no terminal: a night's job has a log.
 LOG_S = 60

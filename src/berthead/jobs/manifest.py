@@ -8,11 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from berthead.data.inputs import Fingerprint
-from berthead.data.output import Output
-from berthead.data.parts import PartsFolder
-from berthead.data.shard import Shard
 from berthead.errors import UsageError
+from berthead.formats.output import Output
+from berthead.jobs.inputs import Fingerprint
+from berthead.jobs.parts import PartsFolder
+from berthead.jobs.shard import Shard
 
 FORMAT_VERSION = 1
 

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from berthead.data.aside import Aside, sync_folder, write_json
-from berthead.data.counts import Counts
-from berthead.data.hashes import file_sha256
-from berthead.data.shard import Shard
 from berthead.errors import UsageError
+from berthead.jobs.counts import Counts
+from berthead.jobs.shard import Shard
+from berthead.storage.files import Aside, sync_folder, write_json
+from berthead.storage.hashes import file_sha256
 
 PARTS = ".parts"  # what the folder is called, behind the output's name
 MANIFEST, END, LOCK = "manifest.json", "end.json", "lock"

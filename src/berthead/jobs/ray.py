@@ -17,17 +17,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from berthead.data.output import Output
+from berthead.engine.cpu import use_threads
+from berthead.engine.threads import available_threads
 from berthead.errors import BertheadError, OutputError, UsageError
-from berthead.infer.engine import use_threads
-from berthead.infer.jobs import computed_by
-from berthead.infer.joined import JoinedPredictor
-from berthead.infer.library import SWITCH
-from berthead.infer.predict import Predictor
-from berthead.infer.reading import prefetched
-from berthead.infer.threads import available_threads
-from berthead.infer.work import PartBytes, Work, compute_part
+from berthead.formats.output import Output
+from berthead.jobs.job import computed_by
+from berthead.jobs.work import PartBytes, Work, compute_part
+from berthead.kernels.library import SWITCH
 from berthead.options import PredictOptions
+from berthead.predict.joined import JoinedPredictor
+from berthead.predict.predictor import Predictor
+from berthead.predict.reading import prefetched
 from berthead.records import Row
 
 LOCAL = "local"

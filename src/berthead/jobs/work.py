@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, Self
 
-from berthead.data.counts import Counts
 from berthead.data.examples import Columns, to_example
-from berthead.data.formats import CsvRows, JsonRows
-from berthead.data.output import Output
-from berthead.infer.columns import added_names, added_types, added_values, input_columns, widest
-from berthead.infer.predict import Applier
-from berthead.infer.reading import ReadChunk
+from berthead.formats.encoders import CsvRows, JsonRows
+from berthead.formats.output import Output
+from berthead.jobs.counts import Counts
 from berthead.options import PredictOptions
+from berthead.predict.columns import added_names, added_types, added_values, input_columns, widest
+from berthead.predict.predictor import Applier
+from berthead.predict.reading import ReadChunk
 from berthead.records import Example, Prediction, Row
 
 if TYPE_CHECKING:
-    from berthead.infer.joined import JoinedPredictor
+    from berthead.predict.joined import JoinedPredictor
 
 Write = Callable[[dict[str, Any]], None]
 

@@ -14,7 +14,7 @@ SWITCH = "BERTHEAD_KERNELS"
 PRECISIONS = {"fp32": 0, "bf16": 1, "int8": 2}
 # Columns of the widest tile of any kernel.
 WIDEST_TILE = 32
-_EXTENSION = "berthead.infer._native"
+_EXTENSION = "berthead.kernels._native"
 _POINTER = ctypes.c_void_p
 
 ACTIVATIONS = {

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from berthead.infer.library import (
+from berthead.kernels.library import (  # fmt: skip
     ACTIVATIONS,
     PRECISIONS,
     SWITCH,
@@ -21,8 +21,8 @@ from berthead.infer.library import (
     has_bf16,
     kernels,
     loaded,
-)  # fmt: skip
-from berthead.infer.smoothing import Channels, apart_from, channels
+)
+from berthead.kernels.quantization import Channels, apart_from, channels
 from berthead.model.config import EncoderConfig
 from berthead.model.encoder import Attention, Block, Embeddings, Encoder
 from berthead.model.model import Model

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from berthead.infer import library, native
+from berthead.kernels import library, native
+from berthead.kernels.training_passes import Pass
 from berthead.model.encoder import Block, Encoder
 from berthead.model.tensors import TensorPack
-from berthead.train.passes import Pass
 
 
 def teaches(encoder: Encoder, precision: str, device: torch.device) -> bool:

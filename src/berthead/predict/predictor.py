@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from berthead.function import Function
-from berthead.infer.answers import Computed, answered
-from berthead.infer.reading import ReadChunk, chunks, length_notes, prefetched, readable
+from berthead.function.function import Function
 from berthead.model.units import Combine, unit_logits
+from berthead.predict.answers import Computed, answered
+from berthead.predict.reading import ReadChunk, chunks, length_notes, prefetched, readable
 from berthead.records import Example, FloatArray, Pack, Prediction
 from berthead.tasks import Batch
 from berthead.text.layout import Layout
@@ -19,9 +19,9 @@ from berthead.text.windows import Input
 if TYPE_CHECKING:
     import torch
 
-    from berthead.artifact import Artifact
-    from berthead.infer.cuda import Engines
-    from berthead.infer.engine import Engine
+    from berthead.engine.cpu import Engine
+    from berthead.engine.cuda import Engines
+    from berthead.function.artifact import Artifact
 
 TOKEN_BUDGET = 2048
 GPU_TOKEN_BUDGET = 16_384  # a GPU has many more processors to keep at work
@@ -174,7 +174,7 @@ class Predictor(Applier):
         self, artifact: Artifact, precision: str = "fp32", token_budget: int | None = None,
         device: torch.device | None = None,
     ) -> None:  # fmt: skip
-        from berthead.infer import engine
+        from berthead.engine import cpu as engine
         from berthead.model.heads import over_arrays
 
         self.device = device or engine.CPU
@@ -183,7 +183,7 @@ class Predictor(Applier):
 
     def computed_by(self) -> dict[str, Any]:
         """What decides the last bit of an answer: versions, kernels and threads."""
-        from berthead.infer.engine import computed_by
+        from berthead.engine.cpu import computed_by
 
         return computed_by(self.engine.kernels, self.device)
 

@@ -8,7 +8,6 @@ from contextlib import suppress
 from queue import Full, Queue
 from typing import TypeVar
 
-from berthead.data.counts import long_notes
 from berthead.errors import DataError
 from berthead.records import Example
 from berthead.tasks import Task
@@ -123,3 +122,23 @@ def length_notes(inputs: Sequence[Input], reading: Reading) -> list[str]:
     """How many rows were longer than the model reads at once, as lines; nothing where none were."""
     cut, windowed = sum(one.truncated for one in inputs), sum(one.n_windows > 1 for one in inputs)
     return long_notes(cut, windowed, len(inputs), reading.max_tokens)
+
+
+def long_notes(truncated: int, windowed: int, rows: int, max_tokens: int) -> list[str]:
+    """How many rows were longer than a function reads at once, as lines; nothing where none were.
+
+    Args:
+        truncated: rows of which tokens were cut.
+        windowed: rows that were read in several windows.
+        rows: all rows.
+        max_tokens: tokens of a window.
+
+    Returns:
+        Lines.
+    """
+    whats = ((truncated, "their ends were not read"), (windowed, "they were read in windows"))
+    return [
+        f"{count:,} of {rows:,} rows ({100 * count / rows:.1f} %) have over {max_tokens} tokens; {what}"
+        for count, what in whats
+        if count
+    ]

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from berthead.data.examples import rows_of, sound_examples, to_example
-from berthead.data.readers import RowReader, open_rows
 from berthead.errors import DataError
-from berthead.function import Function
-from berthead.infer.columns import input_columns
-from berthead.infer.reading import split_readable
+from berthead.formats.readers import RowReader, open_rows
+from berthead.function.function import Function
 from berthead.options import PredictOptions
+from berthead.predict.columns import input_columns
+from berthead.predict.reading import split_readable
 from berthead.records import Example, Row
 from berthead.tasks import Task
 

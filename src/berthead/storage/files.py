@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from berthead.data.compression import packed
 from berthead.errors import OutputError
+from berthead.storage.compression import packed
 
 
 class Aside:

@@ -13,8 +13,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from berthead.checks import RECORD
 from berthead.errors import OutputError
+from berthead.storage.model_files import RECORD
 
 # A folder for transformers holds no record; this line of its page says whose it is.
 PAGE, PAGE_LINE = "README.md", "Written by berthead for transformers."

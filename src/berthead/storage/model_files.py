@@ -8,6 +8,7 @@ from typing import Any
 
 from berthead.errors import ModelError
 
+RECORD = "berthead.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"

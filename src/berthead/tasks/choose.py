@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from berthead.data.labels import is_blank, plain, shown
-from berthead.errors import DataError
+from berthead.data.labels import is_blank, plain
+from berthead.errors import DataError, shown
 from berthead.records import Example, FloatArray
 from berthead.tasks.base import Answer, Batch, Task, number, ragged
 from berthead.tasks.classify import ROWS_FOR_TEMPERATURE, softmax

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from berthead.data.labels import is_blank, shown
+from berthead.data.labels import is_blank
+from berthead.errors import shown
 from berthead.text.windows import Input
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from berthead.data.labels import MOST_LABELS, Labels, is_blank, plain, shown
-from berthead.errors import DataError, listed
+from berthead.data.labels import MOST_LABELS, Labels, is_blank, plain
+from berthead.errors import DataError, listed, shown
 from berthead.records import FloatArray, Label
 from berthead.tasks.base import Answer, Batch, Task, number, per_label
 from berthead.text.windows import Input

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from berthead.data.labels import is_blank, plain, shown
-from berthead.errors import DataError
+from berthead.data.labels import is_blank, plain
+from berthead.errors import DataError, shown
 from berthead.records import FloatArray
 from berthead.tasks.base import Answer, Batch, Task, number
 from berthead.text.windows import Input

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from berthead.data.labels import is_blank, shown
-from berthead.errors import DataError
+from berthead.data.labels import is_blank
+from berthead.errors import DataError, shown
 from berthead.records import Example, FloatArray, Span
 from berthead.tasks.answer_scores import answer_scores, best_threshold, f1
 from berthead.tasks.base import Answer, Batch, Task, number, ragged

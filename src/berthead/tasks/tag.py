@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from berthead.data import tags as tagging
-from berthead.data.labels import MOST_LABELS, is_blank, shown
-from berthead.errors import DataError, did_you_mean, listed
+from berthead.data.labels import MOST_LABELS, is_blank
+from berthead.errors import DataError, did_you_mean, listed, shown
 from berthead.records import Example, FloatArray, IntArray, Span
 from berthead.tasks.base import Answer, Batch, Task, ragged
 from berthead.tasks.classify import nll, softmax

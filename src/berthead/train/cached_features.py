@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from berthead.engine.cpu import engine_for
 from berthead.errors import OutputError, UsageError
-from berthead.infer import library
-from berthead.infer.engine import engine_for
-from berthead.infer.predict import TOKEN_BUDGET
+from berthead.kernels import library
 from berthead.model.adapt import frozen_parts
 from berthead.model.model import Model, sha256_of
 from berthead.model.tensors import TensorPack
 from berthead.model.units import Compute, packs
+from berthead.predict.predictor import TOKEN_BUDGET
 from berthead.progress import Progress
 from berthead.records import FloatArray, Pack
 from berthead.text.layout import ranges

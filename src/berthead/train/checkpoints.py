@@ -16,8 +16,8 @@ from typing import Any, Self, TextIO
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from berthead.data.aside import sync_folder
 from berthead.errors import OutputError, UsageError
+from berthead.storage.files import sync_folder
 
 FORMAT_VERSION = 1
 # At the end of an epoch there is a checkpoint, but for epochs that are over sooner than this after the last one, or in

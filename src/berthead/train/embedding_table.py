@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from berthead.infer import library
-from berthead.train import passes
+from berthead.kernels import library
+from berthead.kernels import training_passes as passes
 
 # What a step multiplies with, by the step from 1: see csrc/engine.h.
 _BY_STEP = ("shrink", "rate", "root", "shrunk")
@@ -29,7 +29,7 @@ class Table:
         eps: beside the root of the second moment.
 
     Example:
-        >>> from berthead.train.table import Table, learns_by_row
+        >>> from berthead.train.embedding_table import Table, learns_by_row
         >>> embedding = torch.nn.Embedding(5, 2)
         >>> if learns_by_row(embedding):
         ...     table = Table(embedding, decay=0.01)

@@ -8,24 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from berthead.artifact import Artifact, with_golden
-from berthead.infer import gate
-from berthead.infer.engine import use_threads
-from berthead.infer.predict import Predictor
+from berthead.engine.cpu import use_threads
+from berthead.function.adapter import taken_out
+from berthead.function.artifact import Artifact, with_golden
+from berthead.function.precision_report import Receipt
 from berthead.model.adapt import Adapt
-from berthead.model.adapter import taken_out
 from berthead.options import HEADS, FitOptions
-from berthead.receipt import Receipt
+from berthead.predict import precision as gate
+from berthead.predict.predictor import Predictor
 from berthead.records import Example
 from berthead.tasks import Batch, find_task
 from berthead.text.layout import Layout
 from berthead.train.baselines import baselines, can_be_based
+from berthead.train.cached_features import check_folder
 from berthead.train.checkpoints import Checkpoints
 from berthead.train.learn import learn, versions
-from berthead.train.parts import Fold
+from berthead.train.modes import Fold
 from berthead.train.settings import USUAL_WIDTH, Settings, head_dropout, settings_for
 from berthead.train.steps import History
-from berthead.train.vectors import check_folder
 from berthead.train.workers import is_writer, team_of
 
 GOLDEN_EXAMPLES = 8

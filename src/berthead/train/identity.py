@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from berthead.infer import library
+from berthead.kernels import library
 from berthead.options import FitOptions, flag
 from berthead.records import Example
 from berthead.text.windows import Input

@@ -14,30 +14,30 @@ from torch import nn
 
 from berthead import plugins
 from berthead.data.examples import hold_out
+from berthead.engine.cpu import find_device, has_fast_bf16, use_threads
 from berthead.errors import DataError, ModelError, UsageError, listed
-from berthead.infer.engine import find_device, has_fast_bf16, use_threads
-from berthead.infer.reading import length_notes, readable, split_readable
+from berthead.function.head_record import make_head, row_part
 from berthead.model import families
 from berthead.model.adapt import Adapt, adapt
-from berthead.model.book import make_head, row_part
 from berthead.model.checkpoint import Checkpoint, choose_pooling, read_checkpoint
 from berthead.model.heads import JointHead, RowHead, TokenHead
 from berthead.model.model import Model
 from berthead.options import HEADS, FitOptions
+from berthead.predict.reading import length_notes, readable, split_readable
 from berthead.records import Example
 from berthead.tasks import Classify, Joint, Multilabel, Task, find_task
 from berthead.tasks.base import ragged
 from berthead.tasks.joint import TagsAndLabel
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading, windows_in_parts
+from berthead.train.cached_features import check_folder
 from berthead.train.checkpoints import Checkpoints
 from berthead.train.identity import data_sha256, identity_of
 from berthead.train.loop import fit_model
-from berthead.train.parts import MOST_WINDOWS, Fold
+from berthead.train.modes import MOST_WINDOWS, Fold
 from berthead.train.settings import Settings, head_dropout, settings_for
 from berthead.train.steps import History
 from berthead.train.team import Team
-from berthead.train.vectors import check_folder
 
 FEW_ROWS = 5
 

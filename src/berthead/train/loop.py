@@ -16,7 +16,7 @@ from berthead.progress import Progress
 from berthead.tasks import Task
 from berthead.train import memory
 from berthead.train.checkpoints import Checkpoints, Saved
-from berthead.train.parts import Fold, HeadOnly, part_of
+from berthead.train.modes import Fold, HeadOnly, part_of
 from berthead.train.settings import Settings
 from berthead.train.steps import History, Run
 from berthead.train.team import ALONE, Team

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from berthead.errors import MachineError
-from berthead.train import passes
+from berthead.kernels import training_passes as passes
 
 # What torch says where it raises a plain RuntimeError; the last is oneDNN, which has no room for its code.
 _WORDS = (

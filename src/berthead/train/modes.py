@@ -11,26 +11,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from berthead.engine.cpu import engine_for
 from berthead.errors import MachineError
-from berthead.infer.engine import engine_for
-from berthead.infer.predict import TOKEN_BUDGET
+from berthead.function.head_record import row_part
+from berthead.kernels import training as kernels
 from berthead.model.adapt import frozen_parts
-from berthead.model.book import row_part
 from berthead.model.heads import JointHead, RowHead, TokenHead, combined, over_arrays
 from berthead.model.lora import merged
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
 from berthead.model.units import Compute, by_row, by_unit, packs, unit_logits
+from berthead.predict.predictor import TOKEN_BUDGET
 from berthead.progress import Progress
 from berthead.records import Example, FloatArray, IntArray, Pack
 from berthead.tasks import Batch
 from berthead.text.layout import Layout
 from berthead.text.packing import pack, plan
 from berthead.text.windows import Input
-from berthead.train import kernels, memory
+from berthead.train import memory
+from berthead.train.cached_features import MOST_CACHED_BYTES, Vectors, above, below, frozen_layers, keep
 from berthead.train.settings import Settings
 from berthead.train.team import ALONE, Team
-from berthead.train.vectors import MOST_CACHED_BYTES, Vectors, above, below, frozen_layers, keep
 
 # Tokens of one forward and backward pass: a larger batch is computed in parts, with the same gradient.
 MICRO_TOKENS = 8192

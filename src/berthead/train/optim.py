@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from berthead.train.table import Table
+from berthead.train.embedding_table import Table
 
 _BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.")
 

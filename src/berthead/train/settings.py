@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from berthead.engine.cpu import find_device, has_fast_bf16
 from berthead.errors import UsageError
-from berthead.infer.engine import find_device, has_fast_bf16
 from berthead.model.adapt import Adapt
 from berthead.options import FitOptions
 from berthead.tasks import Task, choose_metric

@@ -16,12 +16,12 @@ from berthead.model.model import Model
 from berthead.tasks import Task
 from berthead.train import memory
 from berthead.train.checkpoints import Saved
+from berthead.train.embedding_table import learns_by_row
+from berthead.train.interrupts import whole
+from berthead.train.modes import Fold, Part
 from berthead.train.optim import Optimiser, peak_rate, rate, unfrozen
-from berthead.train.parts import Fold, Part
-from berthead.train.randomness import Randomness
+from berthead.train.random_states import Randomness
 from berthead.train.settings import Settings
-from berthead.train.table import learns_by_row
-from berthead.train.whole import whole
 
 
 @dataclass(slots=True)

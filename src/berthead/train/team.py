@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from berthead.engine.threads import available_threads
 from berthead.errors import MachineError, UsageError
-from berthead.infer.threads import available_threads
 from berthead.model.units import Compute
 from berthead.records import FloatArray, IntArray, Pack
 from berthead.train.optim import Optimiser

@@ -13,25 +13,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from berthead.api import load
-from berthead.artifact import Artifact
+from berthead.engine import machine
+from berthead.engine.cpu import find_device
 from berthead.errors import UsageError
 from berthead.fitted import Fitted
-from berthead.infer import gate, machine
-from berthead.infer.answers import Computed, answered
-from berthead.infer.engine import find_device
-from berthead.infer.predict import Predictor
-from berthead.infer.reading import length_notes
+from berthead.function.artifact import Artifact
 from berthead.model.config import EncoderConfig
 from berthead.model.heads import over_arrays
 from berthead.model.tensors import TensorPack
 from berthead.model.units import packs, unit_logits
+from berthead.predict import precision as gate
+from berthead.predict.answers import Computed, answered
+from berthead.predict.predictor import Predictor
+from berthead.predict.reading import length_notes
+from berthead.predict.rows import labelled_rows
 from berthead.progress import Progress
 from berthead.records import Example, FloatArray, Pack
-from berthead.rows import labelled_rows
 from berthead.tasks import Batch
 from berthead.text.layout import Layout
 from berthead.text.windows import Input
+from berthead.verbs.fit import load
 
 # Rows whose answers are compared, and tokens that are timed.
 MOST_ROWS = 2048

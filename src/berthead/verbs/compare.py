@@ -10,17 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from berthead.api import load
-from berthead.data.labels import shown
-from berthead.data.writers import check_writable, open_writer
-from berthead.errors import UsageError, listed
+from berthead.errors import UsageError, listed, shown
 from berthead.fitted import Fitted
-from berthead.infer.answers import decoded
+from berthead.formats.writers import check_writable, open_writer
+from berthead.predict.answers import decoded
+from berthead.predict.rows import knows, labelled_rows
 from berthead.records import Example, FloatArray, Label
-from berthead.rows import knows, labelled_rows
 from berthead.tasks import Batch, Joint, Regress, Tag, Task
 from berthead.tasks.verdicts import identity, is_right, written, written_target
 from berthead.text.windows import Input
+from berthead.verbs.fit import load
 
 
 @dataclass(frozen=True, slots=True)

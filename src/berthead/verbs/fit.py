@@ -6,16 +6,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from berthead import folder as folders
-from berthead.atomic import check_out, clear_leftovers
 from berthead.data.examples import SYNONYMS, Columns, find_column, sound_examples, to_example
-from berthead.data.readers import STDIO
+from berthead.engine.cpu import find_device, use_threads
 from berthead.errors import Interrupted, MachineError, UsageError
 from berthead.fitted import Fitted
-from berthead.infer.engine import find_device, use_threads
+from berthead.formats.readers import STDIO
+from berthead.function import folder as folders
 from berthead.options import FitOptions, PredictOptions
+from berthead.predict.rows import mended, notes_on, read_rows
 from berthead.records import Example, Row
-from berthead.rows import mended, notes_on, read_rows
+from berthead.storage.folders import check_out, clear_leftovers
 from berthead.tasks import Task, find_task
 from berthead.train.checkpoints import Checkpoints
 from berthead.train.fit import fit_examples

@@ -8,25 +8,32 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-from berthead import folder as folders
 from berthead.answering import Text
-from berthead.api import load as load_one
-from berthead.artifact import Artifact
-from berthead.atomic import check_out, made_whole
-from berthead.checks import refuse_strange_files
+from berthead.engine.cpu import find_device, use_threads
 from berthead.errors import BertheadError, ModelError, UsageError, listed
 from berthead.fitted import Fitted
-from berthead.infer.columns import widest
-from berthead.infer.engine import find_device, use_threads
-from berthead.infer.gate import choose
-from berthead.infer.joined import JoinedPredictor, shared_layers
-from berthead.joined_folder import find_theta_hat, is_joined, is_name, read_record, write_function, write_record
+from berthead.function import folder as folders
+from berthead.function.adapter import THETA
+from berthead.function.artifact import Artifact
+from berthead.function.checks import refuse_strange_files
+from berthead.function.joined_folder import (
+    find_theta_hat,
+    is_joined,
+    is_name,
+    read_record,
+    write_function,
+    write_record,
+)
 from berthead.model import families
-from berthead.model.adapter import THETA
 from berthead.model.checkpoint import read_checkpoint
 from berthead.options import FitOptions, PredictOptions
+from berthead.predict.columns import widest
+from berthead.predict.joined import JoinedPredictor, shared_layers
+from berthead.predict.precision import choose
 from berthead.records import Prediction
+from berthead.storage.folders import check_out, made_whole
 from berthead.tasks import find_task
+from berthead.verbs.fit import load as load_one
 
 
 class Joined:

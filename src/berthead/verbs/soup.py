@@ -7,18 +7,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from berthead.api import load
-from berthead.artifact import Artifact, with_parameters
-from berthead.data.labels import shown
-from berthead.errors import ModelError, UsageError
+from berthead.errors import ModelError, UsageError, shown
 from berthead.fitted import Fitted
-from berthead.infer.predict import Predictor
-from berthead.model.book import head_record
-from berthead.model.parameters import Parameters
+from berthead.function.artifact import Artifact, with_parameters
+from berthead.function.head_record import head_record
+from berthead.function.parameters import Parameters
+from berthead.predict.predictor import Predictor
+from berthead.predict.rows import labelled_rows
 from berthead.records import Example
-from berthead.rows import labelled_rows
 from berthead.tasks import Batch, Extract, Regress, Task, choose_metric
 from berthead.train.identity import data_sha256
+from berthead.verbs.fit import load
 
 # What a fit decides after its weights: tuned anew, or widened until it holds for every member.
 _DECIDED = ("temperature", "thresholds", "threshold", "mean", "deviation", "low", "high", "longest")

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from berthead.artifact import Artifact
-from berthead.checks import golden_input
+from berthead.engine import machine
+from berthead.engine.cpu import CPU, has_fast_bf16
 from berthead.errors import GateError
-from berthead.function import replay
-from berthead.infer import machine, native
-from berthead.infer.answers import decoded
-from berthead.infer.engine import CPU, has_fast_bf16
-from berthead.infer.predict import Predictor
+from berthead.function.artifact import Artifact
+from berthead.function.checks import golden_input
+from berthead.function.function import replay
+from berthead.function.precision_report import LEAST_AGREEMENT, MOST_LOST_POINTS, Receipt, Verdict
+from berthead.kernels import native
 from berthead.model.model import Model
-from berthead.receipt import LEAST_AGREEMENT, MOST_LOST_POINTS, Receipt, Verdict
+from berthead.predict.answers import decoded
+from berthead.predict.predictor import Predictor
 from berthead.records import FloatArray
 from berthead.tasks import Answer, Batch, Task
 from berthead.tasks.verdicts import identity
