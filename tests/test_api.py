@@ -446,7 +446,7 @@ def test_importing_berthead_imports_no_torch_and_reads_no_network():
 def test_a_name_that_does_not_exist_is_an_attribute_error():
     with pytest.raises(AttributeError, match="'fitt'"):
         berthead.fitt  # noqa: B018
-    assert not hasattr(berthead, "predict")
+    assert not hasattr(berthead, "predict_all")
 
 
 SOURCE = Path(berthead.__file__).parent
