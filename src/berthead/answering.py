@@ -9,7 +9,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from berthead.data.examples import Columns, to_example
+from berthead.data.examples import FORMS, Columns, Form, to_example
 from berthead.data.labels import is_blank
 from berthead.errors import DataError, UsageError
 from berthead.function.function import Function
@@ -37,7 +37,7 @@ class Answering(ABC):
     @property
     def labels(self) -> list[Label]:
         """The labels it can answer, in the order of `predict_proba`; none for regress, span and choose."""
-        return list(self.function.task.to_json()["labels"])
+        return self.function.task.answer_labels
 
     @overload
     def predict(self, texts: Text) -> Prediction: ...  # type: ignore[overload-overlap]
@@ -78,7 +78,7 @@ class Answering(ABC):
             DataError: a text without an answer.
             UsageError: the function answers numbers.
         """
-        if not self.labels or self.function.task.name == "tag":
+        if not self.function.task.has_probabilities:
             saw = f"--task {self.function.task.name} has no probabilities of labels a row"
             raise UsageError("predict_proba", saw, "", "Use predict.")
         if self._is_one(texts):
@@ -128,15 +128,15 @@ class Answering(ABC):
 
     def _is_one(self, texts: Any) -> bool:
         """Whether this is one input; in a tuple two texts are a pair, in a list they are a batch of two."""
-        if isinstance(texts, str) or (isinstance(texts, dict) and self._form != "text"):
+        if isinstance(texts, str) or (isinstance(texts, dict) and not self._form.is_plain):
             return True
         if not isinstance(texts, tuple) or len(texts) != 2 or not isinstance(texts[0], str):
             return False
-        return isinstance(texts[1], str) or (self._form == "choices" and isinstance(texts[1], list | tuple))
+        return isinstance(texts[1], str) or (bool(self._form.choices) and isinstance(texts[1], list | tuple))
 
     @property
-    def _form(self) -> str:
-        return self.function.task.form
+    def _form(self) -> Form:
+        return FORMS[self.function.task.form]
 
     def _examples(self, texts: Iterable[Any]) -> Iterator[Example]:
         # Iterating these gives bytes, keys and column names: no texts to be answered.
@@ -144,8 +144,8 @@ class Answering(ABC):
             allowed, fix = "a list of texts, or of tuples of two for pairs", "Of a table give its column of texts."
             raise DataError("predict", f"is given {type(texts).__name__}", allowed, fix)
         wants_pair = bool(self.function.columns["pair"])
-        columns = Columns("text", "pair" if wants_pair else None, form=self._form)
-        if self._form == "choices":
+        columns = Columns("text", "pair" if wants_pair else None, form=self.function.task.form)
+        if self._form.choices:
             columns = replace(columns, choices=("choices",))
         for number, value in enumerate(texts, start=1):
             where = f"input {number}"
@@ -154,11 +154,11 @@ class Answering(ABC):
     def _values(self, value: Any, where: str) -> dict[str, Any]:
         """One input as text, pair and choices."""
         names, form = self.function.columns, self._form
-        second = "choices" if form == "choices" else "pair" if names["pair"] else None
-        if form != "text" and isinstance(value, dict):
+        second = form.second or ("pair" if names["pair"] else None)
+        if not form.is_plain and isinstance(value, dict):
             wanted: dict[str, Any] = {role: names[role] for role in ("text", "pair") if names[role] in value}
             wanted["choices"] = [name for name in names.get("choices", []) if name in value]
-            own = Columns.find(form, wanted, list(value), where, label=False)
+            own = Columns.find(self.function.task.form, wanted, list(value), where, label=False)
             choices = [value[name] for name in own.choices]
             while len(choices) > 1 and is_blank(choices[-1]):
                 choices.pop()  # as in a file: rows may have fewer choices than columns
@@ -166,12 +166,11 @@ class Answering(ABC):
             return found | {"choices": choices if len(own.choices) > 1 else choices[0] if choices else None}
         if second is None and isinstance(value, dict):
             raise DataError(where, f"is {type(value).__name__}", "this model reads single texts")
-        if second is None and isinstance(value, tuple | list) and not form.startswith("words"):
+        if second is None and isinstance(value, tuple | list) and not form.reads_words:
             raise DataError(where, f"is {type(value).__name__}", "this model reads single texts")
         if second is None:
             return {"text": value}
         if not (isinstance(value, tuple | list) and len(value) == 2):
-            wanted = {"choices": "a question and its choices", "question": "a question and its context"}
-            allowed = f"this model reads {wanted.get(form, 'pairs')}: a tuple of two"
-            raise DataError(where, f"is {type(value).__name__}", f"{allowed} texts" if form == "text" else allowed)
+            allowed = f"this model reads {form.two_texts}: a tuple of two"
+            raise DataError(where, f"is {type(value).__name__}", f"{allowed} texts" if form.is_plain else allowed)
         return {"text": value[0], second: value[1]}

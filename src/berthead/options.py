@@ -14,7 +14,6 @@ from typing import Any, Self, get_args, get_type_hints
 from berthead import plugins
 from berthead.errors import UsageError, did_you_mean, listed
 
-TASKS = ("classify", "multilabel", "regress", "tag", "span", "choose", "joint")
 HEADS = ("auto", "linear", "crf")
 POOLINGS = ("auto", "cls", "mean", "pooler")
 LORA_TARGETS = ("query", "key", "value", "attention-out", "up", "down")
@@ -99,7 +98,7 @@ class Options:
 class FitOptions(Options):
     """Options of `berthead fit`."""
 
-    task: str = option("classify", "What is predicted.", choices=TASKS, more=plugins.TASKS)
+    task: str = option("classify", "What is predicted.", choices=tuple(plugins.BUILT_IN_TASKS), more=plugins.TASKS)
     text: str | None = option(
         None, "Column of the text, the tokens or the question [default: text, or a usual synonym]."
     )

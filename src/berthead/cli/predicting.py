@@ -58,10 +58,12 @@ def predict(
 
 
 def _predict_text(fitted: Any, text: str, more: list[str], probabilities: bool, as_json: bool) -> None:
+    from berthead.data.examples import FORMS
+
     joined, fitted = (fitted, fitted.reader) if hasattr(fitted, "reader") else (None, fitted)
-    form, pairs = fitted.function.task.form, bool(fitted.function.columns["pair"])
-    wanted = {"choices": "a question and its choices", "question": "a question and its context"}.get(form, "pairs")
-    if form == "choices":
+    form, pairs = FORMS[fitted.function.task.form], bool(fitted.function.columns["pair"])
+    wanted = form.two_texts
+    if form.choices:
         if len(more) < 2:
             fix = 'Give all of them: berthead predict MODEL "question" "choice a" "choice b"'
             raise UsageError("predict", f"this model reads {wanted}", "a question and two choices or more", fix)

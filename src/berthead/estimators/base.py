@@ -12,11 +12,13 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
+from berthead.data.examples import FORMS
 from berthead.errors import DataError, UsageError
 from berthead.estimators.inputs import refuse_blank, refuse_empty, texts_of
 from berthead.fitted import Fitted
 from berthead.options import FitOptions
 from berthead.records import Example, FloatArray
+from berthead.tasks import find_task
 from berthead.train.fit import fit_examples
 
 
@@ -100,7 +102,7 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
             Example(text[0] if pairs else text, text[1] if pairs else None, target, f"X[{row}]")
             for row, (text, target) in enumerate(zip(texts, targets, strict=True))
         ]
-        columns = {"text": "text", "pair": "pair" if pairs else None, "label": "label"}
+        columns = FORMS[find_task(task).form].usual(pair=pairs)
         return self._fit_examples(task, examples, columns, class_weight)
 
     def _fit_examples(

@@ -20,7 +20,6 @@ from berthead.predict.predictor import Predictor
 from berthead.storage.folders import made_whole, on_disk, write_json
 from berthead.storage.hashes import file_sha256
 from berthead.storage.model_files import RECORD
-from berthead.tasks import Joint
 from berthead.tasks.crf import as_array
 
 
@@ -69,11 +68,10 @@ def _about(artifact: Artifact, names: list[str]) -> dict[str, str]:
         f"without padding, special tokens included. logits: for each {each} the numbers that the metadata name under "
         "outputs; beside them stand the task with its labels and activation, the columns, and how long texts are read."
     )
-    more = task.classify.label_texts if isinstance(task, Joint) else []
     attends = getattr(artifact.model.head, "windows", "") == "attention"
     values = {
         "task": {"name": task.name, **task.to_json()},
-        "outputs": task.label_texts + more + ["weight of the window"] * attends,
+        "outputs": task.output_texts + ["weight of the window"] * attends,
         "columns": artifact.columns,
         "reading": {"max_tokens": reading.max_tokens, "on_long": reading.on_long, "stride": reading.stride},
     }

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from berthead.data.examples import FORMS
 from berthead.errors import ModelError
 from berthead.function.precision_report import Receipt
 from berthead.records import Example
@@ -111,7 +112,7 @@ def golden_example(example: Any, outputs: int, form: str = "text", *, many: bool
         raise ValueError("a golden example's words are not a list")
     if not all(isinstance(part, str) for part in parts) or not isinstance(pair, str | None):
         raise ValueError("a golden example is not a text")
-    if (len(lists.get("choices", ())) > 1) != (form == "choices") or (pair is None and form == "question"):
+    if (len(lists.get("choices", ())) > 1) != bool(FORMS[form].choices) or (pair is None and FORMS[form].needs_pair):
         raise ValueError(f"a golden example does not have the form {form!r}")
     rows = logits if many else [logits]
     for row in rows:

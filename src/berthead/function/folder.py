@@ -32,7 +32,7 @@ from berthead.model.model import Model, sha256_of
 from berthead.model.tensors import shapes_only
 from berthead.storage.folders import made_whole, on_disk, write_json
 from berthead.storage.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RECORD, WEIGHTS, read_json
-from berthead.tasks import Joint, find_task
+from berthead.tasks import find_task
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading
 
@@ -109,8 +109,9 @@ def load(folder: Path, base: str | None = None) -> Artifact:
         # The caller's random state is left as it was. A head of another package may hold more than its weights.
         with torch.random.fork_rng(devices=[]) if head_says["kind"] == "own" else shapes_only():
             head = make_head(head_says, config.width)
-        if isinstance(task, Joint) and head_says["tags"] != task.tag.outputs:
-            raise ValueError(f"the head has {head_says['tags']} outputs for tags, the task {task.tag.outputs}")
+        tags = task.needed_head().get("tags")
+        if head_says["kind"] != "own" and tags is not None and head_says["tags"] != tags:
+            raise ValueError(f"the head has {head_says['tags']} outputs for tags, the task {tags}")
         if head.level != task.level:
             raise ValueError(f"the head answers each {head.level}, the task each {task.level}")
         parameters = record["parameters"]

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from berthead.data.examples import FORMS
 from berthead.errors import GateError
 from berthead.function.checks import golden_input
 from berthead.records import Example, FloatArray
@@ -78,7 +79,7 @@ def identity_of(function: Function, parameters: Mapping[str, Any], head: Mapping
 
 def has_units(task: Task) -> bool:
     """Whether an example may get several rows of logits."""
-    return task.form != "text" or task.level != "row"
+    return not FORMS[task.form].is_plain or task.level != "row"
 
 
 def by_example(function: Function, examples: Sequence[Example], logits: FloatArray) -> list[FloatArray]:

@@ -112,7 +112,7 @@ class Work:
         for name, prediction in predictions.items():
             if prediction.error is not None:
                 return {}, prediction.error
-            added = added_values(prediction, self.names[name])
+            added = added_values(self.predictor.functions[name].task, prediction, self.names[name])
             values |= {self.names[name][ours]: value for ours, value in added.items()}
         if taken := self.added.keys() & row.values.keys():
             # Names are chosen by the header; a row of JSON Lines may have more.

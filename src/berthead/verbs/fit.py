@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from berthead.data.examples import SYNONYMS, Columns, find_column, sound_examples, to_example
+from berthead.data.examples import FORMS, SYNONYMS, Columns, find_column, sound_examples, to_example
 from berthead.engine.cpu import find_device, use_threads
 from berthead.errors import Interrupted, MachineError, UsageError
 from berthead.fitted import Fitted
@@ -184,6 +184,6 @@ def _held_out(
 
 def _unread_pair(names: list[str], columns: Columns) -> list[str]:
     unread = [name for name in SYNONYMS["pair"] if name in names and name not in columns.to_dict().values()]
-    if columns.form != "text" or columns.pair or not unread:
+    if not FORMS[columns.form].is_plain or columns.pair or not unread:
         return []
     return [f'column "{unread[0]}" is not read; to fit on pairs: --pair {unread[0]}']

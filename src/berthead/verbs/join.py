@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from berthead.answering import Text
+from berthead.data.examples import FORMS
 from berthead.engine.cpu import find_device, use_threads
 from berthead.errors import BertheadError, ModelError, UsageError, listed
 from berthead.fitted import Fitted
@@ -330,8 +331,11 @@ def _sides(one: Artifact, other: Artifact) -> list[tuple[str, Any, Any]]:
 
 def _form(artifact: Artifact) -> tuple[str, bool]:
     """Texts and words are one form: who reads words reads texts too."""
-    form = artifact.task.form
-    return ("text" if form.startswith("words") else form), bool(artifact.columns["pair"])
+    return _read_as(artifact.task.form), bool(artifact.columns["pair"])
+
+
+def _read_as(form: str) -> str:
+    return "text" if FORMS[form].reads_words else form
 
 
 def fitted_on(folder: str | Path, options: dict[str, Any], config: Path | None = None) -> dict[str, Any]:
@@ -361,7 +365,7 @@ def fitted_on(folder: str | Path, options: dict[str, Any], config: Path | None =
         )
     first = next(iter(functions.values())).artifact
     form = find_task(chosen.task).form
-    wanted = ("text" if form.startswith("words") else form), bool(chosen.pair) or form == "question"
+    wanted = _read_as(form), bool(chosen.pair) or FORMS[form].needs_pair
     if wanted != _form(first):
         words = "pairs" if _form(first)[1] else "single texts"
         raise UsageError(f"--shared {folder}", f"its functions read {words} of the form {_form(first)[0]}", "the same")
