@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, Self
 
 from berthead.data.examples import Columns, to_example
-from berthead.formats.encoders import CsvRows, JsonRows
+from berthead.formats.json import JsonRows
 from berthead.formats.output import Output
 from berthead.jobs.counts import Counts
 from berthead.options import PredictOptions
@@ -190,5 +190,5 @@ def compute_part(work: Work, output: Output, chunks: Iterable[Chunk], answers: B
     except BaseException:
         rows.abandon()
         raise
-    counts.left_out = list(rows.left_out) if isinstance(rows, CsvRows) else []
+    counts.left_out = list(rows.left_out)
     return counts
