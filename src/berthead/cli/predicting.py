@@ -41,11 +41,11 @@ def predict(
     given: dict[str, Any],
 ) -> None:
     """Apply a fitted model to every row of a file, or to one text."""
-    from berthead.formats.registry import looks_like_a_file
+    from berthead.formats.registry import looks_like_a_file, split_sheet
 
     # os.path: a text may be too long for a file name, at which pathlib raises.
     is_file = out is not None or source == "-" or os.path.isfile(source) or looks_like_a_file(source)  # noqa: PTH113
-    if is_file and more and not all(os.path.isfile(one) or has_magic(one) for one in more):  # noqa: PTH113
+    if is_file and more and not all(os.path.isfile(split_sheet(one)[0]) or has_magic(one) for one in more):  # noqa: PTH113
         fix = f"To write a file: --out {more[0]}" if looks_like_a_file(more[0]) else "Name its column: --pair COLUMN"
         raise UsageError("predict", f'"{more[0]}" stands after a file of rows', "MORE goes with a text", fix)
     for name in ("resume", "shard", "ray") if not is_file else ():

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from berthead.errors import OutputError
 from berthead.formats.lines import Lines, empty
 from berthead.records import Row
 from berthead.storage.compression import Unpacked
@@ -24,10 +25,13 @@ class Source:
         binary: its bytes.
         stack: closes what is opened while it is read.
         codec: how a text is packed, as its name says.
+        sheet: which sheet is read, of formats that have sheets; "": the first.
     """
 
-    def __init__(self, name: str, binary: io.BufferedReader[Any], stack: ExitStack, codec: str = "") -> None:
-        self.name, self.binary, self.stack, self._codec = name, binary, stack, codec
+    def __init__(
+        self, name: str, binary: io.BufferedReader[Any], stack: ExitStack, codec: str = "", sheet: str = ""
+    ) -> None:
+        self.name, self.binary, self.stack, self.sheet, self._codec = name, binary, stack, sheet, codec
         self._text: Lines | None = None
 
     @cached_property
@@ -96,6 +100,10 @@ class Header:
     schema: Any = None
 
 
+class UnfitRow(OutputError):
+    """A row that a format has no room for; nothing of it was written, and others may follow."""
+
+
 class RowEncoder(Protocol):
     """How rows become bytes."""
 
@@ -104,7 +112,7 @@ class RowEncoder(Protocol):
         """Columns of rows that the header does not have."""
 
     def write(self, values: dict[str, Any]) -> None:
-        """Add one row: column name to value."""
+        """Add one row: column name to value; UnfitRow where the format has no room for it."""
 
     def finish(self) -> None:
         """Write what is left; the stream stays open."""
@@ -123,12 +131,16 @@ class Writing:
         schema: what is known of the columns where the source's are typed: columns, the source's schema, added types.
         learn: the header that holds all of these rows, of formats that need to know them before the first is written;
             the parts of these are JSON Lines unless there is a schema. None: the header is all there is to know.
+        check: raises UnfitRow for a row that the format has no room for, before it waits among others; None: any fits.
+        most_rows: that a file has room for; None: any number.
     """
 
     encode: Callable[[BinaryIO, Header, bool], RowEncoder]
     join: Callable[[BinaryIO, Header, Sequence[Path]], None] | None = None
     schema: Callable[[list[str], Any, Mapping[str, type]], Any] | None = None
     learn: Callable[[Header, Iterable[dict[str, Any]]], Header] | None = None
+    check: Callable[[dict[str, Any]], None] | None = None
+    most_rows: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +156,7 @@ class Format:
         signature: what a file that is no text begins with, and what such a file is called.
         sniffed: whether a stream is of this format, by its first line; None: it is never taken for it.
         typed: whether each column has one type, known beforehand.
+        sheets: whether a file has sheets, of which `FILE#SHEET` names one.
         count: about how many rows a file has, quickly, and too high rather than too low; None: that is as much work as
             reading it.
     """
@@ -156,4 +169,5 @@ class Format:
     signature: tuple[str, str] | None = None
     sniffed: Callable[[str], bool] | None = None
     typed: bool = False
+    sheets: bool = False
     count: Callable[[str], int] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, BinaryIO
@@ -136,15 +136,22 @@ def _plain_rows(name: str, document: list[Any]) -> Iterator[Row]:
 
 
 class JsonRows:
-    """JSON Lines; values keep their types."""
+    """JSON Lines; values keep their types.
+
+    Args:
+        stream: where to.
+        check: refuses rows that are to become something else later.
+    """
 
     left_out = ()
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: BinaryIO, check: Callable[[dict[str, Any]], None] | None = None) -> None:
+        self._stream, self._check = stream, check
 
     def write(self, values: dict[str, Any]) -> None:
         """Add one row."""
+        if self._check:
+            self._check(values)
         self._stream.write((json_of(values) + "\n").encode("utf-8", ESCAPE))
 
     def finish(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from berthead.formats.format import Header, RowEncoder, Writing
+from berthead.formats.json import JsonRows
 from berthead.formats.registry import PLAIN, find_format
 from berthead.formats.waiting import WaitingRows, join_json_lines
 
@@ -52,6 +53,11 @@ class Output:
     def _waits(self) -> bool:
         return _writing(self.format).learn is not None and self.header.schema is None
 
+    @property
+    def most_rows(self) -> int | None:
+        """How many rows a file of the format has room for; None: any number."""
+        return _writing(self.format).most_rows
+
     def rows(self, stream: BinaryIO, folder: Path) -> RowEncoder:
         """What writes the whole file.
 
@@ -64,7 +70,9 @@ class Output:
 
     def part_rows(self, stream: BinaryIO, *, header: bool = False) -> RowEncoder:
         """What writes one part; parts one after the other, behind a header, are the whole of a text file."""
-        return _writing(self.part_format).encode(stream, self.header, header)
+        if self._waits:
+            return JsonRows(stream, _writing(self.format).check)
+        return _writing(self.format).encode(stream, self.header, header)
 
     def join(self, parts: Sequence[Path], stream: BinaryIO) -> None:
         """Write the whole file.

@@ -15,7 +15,7 @@ from typing import Any, Self, cast
 from berthead.errors import DataError, did_you_mean
 from berthead.formats.format import Format, Source
 from berthead.formats.lines import unreadable
-from berthead.formats.registry import FORMATS, find_format, format_of, sniff
+from berthead.formats.registry import FORMATS, find_format, format_of, sniff, split_sheet
 from berthead.records import Row
 from berthead.storage.compression import split_codec
 
@@ -118,12 +118,13 @@ def open_rows(path: str | Path, format: str | None = None) -> RowReader:
         if path == STDIO:
             source = Source("stdin", _stdin(stack), stack)
             return RowReader(source, _of_stdin(source, named))
-        binary = stack.enter_context(_opened(path))
+        file, sheet = split_sheet(path)
+        binary = stack.enter_context(_opened(file))
         named, codec = _format_and_codec(path, named)
         if named.text:
             # Read through a second buffer: its peek sees as much as there is, from a named pipe too.
             binary = io.BufferedReader(cast(io.RawIOBase, binary))
-        return RowReader(Source(path, binary, stack, codec), named)
+        return RowReader(Source(path, binary, stack, codec, sheet.removeprefix("#")), named)
 
 
 def count_rows(path: str, format: str | None = None) -> int | None:
@@ -144,10 +145,11 @@ def count_rows(path: str, format: str | None = None) -> int | None:
         >>> count_rows(str(path))
         2
     """
-    if path == STDIO or not Path(path).is_file():
+    file, _ = split_sheet(path)
+    if path == STDIO or not Path(file).is_file():
         return None
     found, codec = _format_and_codec(path, find_format(format) if format is not None else None)
-    return found.count(path) if found.count and not codec else None
+    return found.count(file) if found.count and not codec else None
 
 
 def _format_and_codec(path: str, named: Format | None) -> tuple[Format, str]:

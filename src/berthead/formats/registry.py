@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 from berthead.errors import UsageError, did_you_mean, listed
@@ -55,6 +57,7 @@ def format_of(path: str, reading: bool = False) -> tuple[str, str]:
         ('csv', 'gzip')
     """
     known = {extension: one for one in FORMATS if reading or one.writing for extension in one.extensions}
+    path = split_sheet(path)[0] if reading else path
     name, codec = split_codec(path.lower())
     extension = Path(name).suffix
     if extension not in known or (codec and not known[extension].text):
@@ -67,6 +70,26 @@ def format_of(path: str, reading: bool = False) -> tuple[str, str]:
     return known[extension].name, codec
 
 
+def split_sheet(path: str) -> tuple[str, str]:
+    """A file, and the sheet of it that a path names.
+
+    Args:
+        path: a file, or `FILE#SHEET` where the file's format has sheets.
+
+    Returns:
+        The file's path, and "#" with the name of the sheet; "" where none is named.
+
+    Example:
+        >>> split_sheet("issue#7.csv")
+        ('issue#7.csv', '')
+    """
+    extensions = "|".join(re.escape(extension) for one in FORMATS if one.sheets for extension in one.extensions)
+    found = re.match(f"(.*?({extensions}))#", path, re.IGNORECASE | re.DOTALL) if extensions else None
+    if found is None or os.path.isfile(path):  # noqa: PTH113 - any text may be asked about, which pathlib does not take
+        return path, ""
+    return found[1], path[found.end(1) :]
+
+
 def looks_like_a_file(name: str) -> bool:
     """Whether a text may be the name of a file of rows.
 
@@ -75,6 +98,7 @@ def looks_like_a_file(name: str) -> bool:
         (True, False)
     """
     extensions = (extension for one in FORMATS for extension in one.extensions)
+    name, _ = split_sheet(name)
     return " " not in name and name.lower().endswith((*extensions, *CODECS))
 
 

@@ -30,7 +30,7 @@ class WaitingRows:
     def __init__(self, stream: BinaryIO, header: Header, writing: Writing, folder: Path) -> None:
         self._stream, self._header, self._writing = stream, header, writing
         self._spool: Any = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        self._lines = JsonRows(self._spool)
+        self._lines = JsonRows(self._spool, writing.check)
 
     def write(self, values: dict[str, Any]) -> None:
         """Add one row."""

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
 from berthead.errors import OutputError
-from berthead.formats.format import RowEncoder
+from berthead.formats.format import RowEncoder, UnfitRow
 from berthead.formats.output import Output
 from berthead.formats.readers import STDIO
 from berthead.formats.registry import PLAIN, find_format, format_of
@@ -54,12 +54,15 @@ class RowWriter:
             values: column name to value; a missing column is left empty.
 
         Raises:
+            UnfitRow: the format has no room for this row; others may follow.
             OutputError: the disk is full, or the file cannot be written; nothing is left behind.
         """
         try:
             self._rows.write(values)
         except OSError as error:
             raise self._failed(error) from error
+        except UnfitRow:
+            raise
         except OutputError:
             self.abandon()
             raise
