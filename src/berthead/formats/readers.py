@@ -90,10 +90,8 @@ def open_rows(path: str | Path, format: str | None = None) -> RowReader:
     r"""Open a file of rows by its extension, or standard input.
 
     Args:
-        path: a table: .csv, .tsv, .jsonl, .ndjson or .parquet; sentences in CoNLL columns: .conll, .bio, .iob, .iob2,
-            .bioes, .annotated or .txt; a JSON document: .json, which holds SQuAD, a Label Studio export or a list of
-            objects. Each but Parquet also as .gz or .zst. `-` is standard input, whose format is sniffed (CoNLL is
-            not).
+        path: its extension names the format, one of `FORMATS`; texts may be packed as .gz or .zst, and `FILE#SHEET` names
+            a sheet where the format has sheets. `-` is standard input, whose format is sniffed (CoNLL is not).
         format: the name of a format, whatever the extension; None: by the extension. "json" is any JSON document.
 
     Returns:

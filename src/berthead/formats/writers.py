@@ -127,8 +127,8 @@ def open_writer(
     """Open an output for rows that have the input's columns and some more.
 
     Args:
-        path: .csv, .tsv, .jsonl, .ndjson (each also .gz or .zst) or .parquet; `-` is standard output in the source's
-            format where that is CSV or TSV, else JSON Lines.
+        path: its extension names the format, one of `FORMATS` that is written; `-` is standard output, in the source's
+            format where that is text that is written, else JSON Lines.
         source_format: what `open_rows` found.
         columns: the input's columns.
         schema: the `pyarrow.Schema` of a Parquet source, or None.

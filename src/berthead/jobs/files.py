@@ -39,10 +39,10 @@ def predict_file(
 
     Args:
         predictor: the fitted function, or several; of these each column added begins with the function's name.
-        source: csv, tsv, jsonl (each also .gz or .zst), parquet, conll or json; a pattern such as `texts/*.csv`, or
-            several files of one format and with the same columns; or `-` for stdin.
-        target: csv, tsv, jsonl (each also .gz or .zst) or parquet, or `-` for stdout; a file takes its place when it
-            is whole.
+        source: a file of rows in any format that is read; a pattern such as `texts/*.csv`, or several files of one
+            format and with the same columns; or `-` for stdin.
+        target: a file in any format that is written, by its extension, or `-` for stdout; it takes its place when it is
+            whole.
         options: columns, what to add, and how the job is shared and resumed.
         quiet: show no progress.
         again: what the user does to go on after an interruption.

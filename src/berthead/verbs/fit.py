@@ -36,7 +36,7 @@ def fit(
     """Fit Predict(BERT(x)) on labelled data.
 
     Args:
-        data: a csv, tsv, jsonl or parquet file, a data frame, or a list of dicts.
+        data: a file of rows, a data frame, or a list of dicts.
         out: the model folder to write; None: none is written.
         config: a YAML file with options.
         quiet: show no progress.
