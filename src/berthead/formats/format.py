@@ -93,11 +93,13 @@ class Header:
         columns: all of them, in their order.
         added: those that are not the input's, with their types: str, float, int, bool or list (of str).
         schema: the `pyarrow.Schema` of a Parquet file; None for other formats, and where it is learnt from the rows.
+        rows: how many rows follow, where all of them were gone through before.
     """
 
     columns: list[str]
     added: Mapping[str, type]
     schema: Any = None
+    rows: int | None = None
 
 
 class UnfitRow(OutputError):

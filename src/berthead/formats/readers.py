@@ -90,8 +90,8 @@ def open_rows(path: str | Path, format: str | None = None) -> RowReader:
     r"""Open a file of rows by its extension, or standard input.
 
     Args:
-        path: its extension names the format, one of `FORMATS`; texts may be packed as .gz or .zst, and `FILE#SHEET` names
-            a sheet where the format has sheets. `-` is standard input, whose format is sniffed (CoNLL is not).
+        path: its extension names the format, one of `FORMATS`; texts may be packed as .gz or .zst, and `FILE#SHEET`
+            names a sheet where the format has sheets. `-` is standard input, whose format is sniffed (CoNLL is not).
         format: the name of a format, whatever the extension; None: by the extension. "json" is any JSON document.
 
     Returns:
