@@ -14,10 +14,11 @@ from berthead.formats.format import Format
 from berthead.formats.json import JSON_LINES, document_formats
 from berthead.formats.parquet import PARQUET
 from berthead.formats.squad import SQUAD
+from berthead.formats.xlsx import XLSX
 from berthead.storage.compression import CODECS, split_codec
 
 # The first line of a stream is shown to the last one first: what is more particular stands behind.
-FORMATS = (CSV, TSV, JSON_LINES, PARQUET, CONLL, *document_formats(SQUAD, LABEL_STUDIO))
+FORMATS = (CSV, TSV, JSON_LINES, PARQUET, XLSX, CONLL, *document_formats(SQUAD, LABEL_STUDIO))
 PLAIN = JSON_LINES
 """What holds any row: bad rows, parts of what has to be known whole, and what stdout is given."""
 
