@@ -144,12 +144,23 @@ def test_a_kernel_is_taken_only_where_it_agrees(tmp_path):
     def unscaled(query, key, value, rows, scale, local):
         return plain(query, key, value, rows, 1.0, local)
 
-    def absent(*given):
-        raise ImportError("no module named varlen")
+    def fails_with(error):
+        def attend(*given):
+            raise error
 
+        return attend
+
+    errors = (
+        ImportError("no module named varlen"),
+        TypeError("varlen_attn() got an unexpected keyword argument 'scale'"),
+        AttributeError("'_OpNamespace' 'aten' object has no attribute '_efficient_attention_forward'"),
+        NotImplementedError("it sees all tokens of a row"),
+        RuntimeError("FlashAttention only supports Ampere GPUs or newer."),
+        ValueError("head sizes up to 256"),
+    )
     for precision in ("fp32", "bf16"):
         assert agrees(PLAIN, local.config, precision, CPU)
-        for wrong in (blind, unscaled, absent):
+        for wrong in (blind, unscaled, *map(fails_with, errors)):
             assert not agrees(Kernel("wrong", wrong), local.config, precision, CPU)
         # torch has these kernels for GPUs only.
         assert kernel_for(local.config, precision, CPU) is None
@@ -210,9 +221,12 @@ def test_memory_that_does_not_suffice_is_an_error_that_says_what_helps(tiny_bert
     def full(*given):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    engine = engine_of(a_model(tiny_bert), kernel=Kernel("full", full))
-    with pytest.raises(UsageError, match=r"does not hold what is computed of 124 tokens.*--token-budget"):
-        engine.logits(a_pack())
+    model, full_kernel = a_model(tiny_bert), Kernel("full", full)
+    joined = JoinedEngine([model])
+    joined.models = [prepared(model, "fp32", CPU, full_kernel)]
+    for compute in (engine_of(model, kernel=full_kernel).logits, lambda one: joined.logits(one, [0])):
+        with pytest.raises(UsageError, match=r"does not hold what is computed of 124 tokens.*--token-budget"):
+            compute(a_pack())
 
 
 @pytest.mark.parametrize("ids", [[5, 10**6], [-1, 5], [5] * 65], ids=["number too large", "negative", "row too long"])
