@@ -12,7 +12,7 @@ import numpy as np
 import parity
 import pytest
 import torch
-from conftest import toy_rows
+from conftest import needs_gpus, toy_rows
 from test_engine import a_model, a_pack
 from torch import Tensor, nn
 from toy_tasks import fit_task
@@ -53,8 +53,6 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 TOLERANCE = 1e-5
 TEXTS = [row["text"] for row in toy_rows()]
 
-no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
-few_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch sees fewer than two CUDA devices")
 has_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 
 
@@ -509,7 +507,7 @@ def test_a_gpu_without_bfloat16_computes_float32(toy_model, monkeypatch):
 # --- where there is a GPU ---
 
 
-@no_gpu
+@needs_gpus()
 @pytest.mark.parametrize("name", parity.CASES)
 def test_a_gpu_computes_what_the_cpu_computes(tmp_path, name):
     case = parity.CASES[name]
@@ -527,7 +525,7 @@ def test_a_gpu_computes_what_the_cpu_computes(tmp_path, name):
         np.testing.assert_allclose(found, wanted, atol=tolerance, rtol=tolerance)
 
 
-@no_gpu
+@needs_gpus()
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_torchs_kernels_are_taken_on_a_gpu(precision):
     from berthead.model.checkpoint import read_checkpoint
@@ -535,7 +533,7 @@ def test_torchs_kernels_are_taken_on_a_gpu(precision):
     assert kernel_for(read_checkpoint("minilm").config, precision, CUDA) is KERNELS[precision]
 
 
-@no_gpu
+@needs_gpus()
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_what_a_gpu_replays_is_what_it_computes(precision):
     model, random = a_model("minilm"), np.random.default_rng(0)
@@ -558,7 +556,7 @@ def test_what_a_gpu_replays_is_what_it_computes(precision):
     assert not failed
 
 
-@no_gpu
+@needs_gpus()
 def test_a_file_job_on_a_gpu_gives_the_cpus_answers(toy_model, toy_csv, cli, tmp_path):
     outs = {}
     for device in ("cpu", "cuda"):
@@ -571,7 +569,7 @@ def test_a_file_job_on_a_gpu_gives_the_cpus_answers(toy_model, toy_csv, cli, tmp
     assert berthead.load(toy_model, device="cuda").verify() < 1e-4
 
 
-@no_gpu
+@needs_gpus()
 def test_a_gpu_is_measured(toy_model, toy_csv, monkeypatch, tmp_path):
     monkeypatch.setenv("BERTHEAD_HOME", str(tmp_path / "home"))
     found = berthead.bench(berthead.load(toy_model, device="cuda"), toy_csv)
@@ -579,7 +577,7 @@ def test_a_gpu_is_measured(toy_model, toy_csv, monkeypatch, tmp_path):
     assert all(one.kernels.startswith("cuda ") and 0 < one.share_of_peak < 1 for one in found.runs)
 
 
-@no_gpu
+@needs_gpus()
 def test_joined_functions_answer_on_a_gpu(fit_toy):
     members = {"one": berthead.load(fit_toy(adapt="frozen")), "two": berthead.load(fit_toy(adapt="frozen", seed=1))}
     both = berthead.join(members)
@@ -590,7 +588,7 @@ def test_joined_functions_answer_on_a_gpu(fit_toy):
         np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
-@few_gpus
+@needs_gpus(2)
 def test_several_gpus_give_the_answers_of_one(toy_model):
     fitted = berthead.load(toy_model, device="cuda", token_budget=64)
     assert fitted.predictor.engine.workers == torch.cuda.device_count()
@@ -598,7 +596,7 @@ def test_several_gpus_give_the_answers_of_one(toy_model):
     assert [one.answer for one in fitted.predict(TEXTS * 20)] == [one.answer for one in usual]
 
 
-@no_gpu
+@needs_gpus()
 def test_float32_is_float32_on_a_gpu(tiny_bert):
     torch.set_float32_matmul_precision("high")
     try:
