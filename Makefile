@@ -11,6 +11,8 @@ NEEDED := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["pro
 # Of packages for running, Python compiles what it imports, once; kept from that, it would compile in every process.
 unexport PYTHONDONTWRITEBYTECODE
 
+BEGAN := $(shell date +%s)
+
 .PHONY: setup setup-run demo test check static format gpu clean
 
 setup: $(DEV_READY)
@@ -35,7 +37,7 @@ $(DEV_READY): $(RUN_READY)
 	@touch $@
 
 demo: $(RUN_READY)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" bash sample/demo.sh
+	@BEGAN=$(BEGAN) PATH="$(CURDIR)/$(BIN):$$PATH" bash sample/demo.sh
 
 # Everything: format, lint, types, import ladder, all tests.
 test: static

@@ -51,9 +51,9 @@ class BuildKernels(build_ext):
     """Compiles the sources side by side: a file of kernels takes up to two minutes."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Compile what has changed, and link the one extension."""
-        path = self.get_ext_fullpath(ext.name)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        """Compile what has changed, and link the one extension; what others see of it is whole or absent."""
+        path = Path(self.get_ext_fullpath(ext.name))
+        path.parent.mkdir(parents=True, exist_ok=True)
         how = [*self.compiler.compiler_so, *ext.extra_compile_args, *ext.include_dirs, *self.compiler.include_dirs]
         kept = Path("build", "kernels", hashlib.sha256("\n".join(how).encode()).hexdigest()[:12])
         kept.mkdir(parents=True, exist_ok=True)
@@ -65,17 +65,20 @@ class BuildKernels(build_ext):
                     (made,) = self.compiler.compile(
                         [source], aside, include_dirs=ext.include_dirs, extra_postargs=ext.extra_compile_args
                     )
-                    os.replace(made, final)  # builds beside this one see it whole or not at all
+                    Path(made).replace(final)
             return str(final)
 
         with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
             objects = list(pool.map(compiled, ext.sources))
-        self.compiler.link_shared_object(objects, path, target_lang="c++", extra_postargs=["-pthread"])
+        with TemporaryDirectory(dir=path.parent, prefix=".linking-") as aside:
+            linked = Path(aside, path.name)
+            self.compiler.link_shared_object(objects, str(linked), target_lang="c++", extra_postargs=["-pthread"])
+            linked.replace(path)
 
 
 def changed(made: Path, inputs: list[str]) -> bool:
     """Whether a file is absent, or older than one that it is made of."""
-    return not made.exists() or any(os.stat(one).st_mtime > made.stat().st_mtime for one in inputs)
+    return not made.exists() or any(Path(one).stat().st_mtime > made.stat().st_mtime for one in inputs)
 
 
 setup(

@@ -34,7 +34,7 @@ LIMITS = {"machine": 0.4, "tests": 0.3, "again": 0.1, "kernels": 0.12, "encoders
 # Kept for the benchmark while the tests run.
 KEPT = 0.4
 TESTS = ["tests/test_cuda.py", "tests/test_device.py"]
-_RESULT = re.compile(r"^(tests/\S+?::.+?) (PASSED|FAILED|ERROR|SKIPPED)")
+_RESULT = re.compile(r"^(\S+?::.+?) (PASSED|FAILED|ERROR|SKIPPED)")
 # Tests that failed are tried again, each in a process of its own: a GPU that failed once fails in all that follows.
 MOST_AGAIN = 6
 
@@ -66,7 +66,7 @@ def pytest(
     for line in done.out.splitlines():
         if found := _RESULT.match(line):
             results[found[1]] = found[2]
-        elif found := re.match(r"^(?:FAILED|ERROR) (tests/\S+?::.+?) - (.*)", line):
+        elif found := re.match(r"^(?:FAILED|ERROR) (\S+?::.+?) - (.*)", line):
             reasons[found[1]] = found[2][:200]
     note = "" if done.code in (0, 1) and results else f"failed: {done.why or 'no test was found'}"
     return results, reasons, note

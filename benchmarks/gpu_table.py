@@ -14,7 +14,7 @@ ENCODERS = ("minilm", "base")
 PEER = "transformers bf16"
 PREDICTED = ("short texts", "long texts", "one text")
 HEADER = ("work", "encoder", "engine", "rows/s", "tokens/s", "times transformers", "same answers", "computed by")
-NO_TIME = "no time was left"
+NO_TIME = "it was not reached"
 
 
 class Budget:

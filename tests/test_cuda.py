@@ -12,7 +12,7 @@ import numpy as np
 import parity
 import pytest
 import torch
-from conftest import needs_gpus, toy_rows
+from conftest import make_bert, needs_gpus, toy_rows
 from test_engine import a_model, a_pack
 from torch import Tensor, nn
 from toy_tasks import fit_task
@@ -36,6 +36,7 @@ from berthead.engine.cuda_attention import (
 from berthead.engine.cuda_graphs import MOST_ROWS, MOST_TOKENS, Graphs, padded, recorded, rounded
 from berthead.errors import UsageError
 from berthead.model import heads
+from berthead.model.config import EncoderConfig
 from berthead.model.heads import JointHead, RowHead, TokenHead
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
@@ -527,16 +528,19 @@ def test_a_gpu_computes_what_the_cpu_computes(tmp_path, name):
 
 @needs_gpus()
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_torchs_kernels_are_taken_on_a_gpu(precision):
-    from berthead.model.checkpoint import read_checkpoint
-
-    assert kernel_for(read_checkpoint("minilm").config, precision, CUDA) is KERNELS[precision]
+@pytest.mark.parametrize(("width", "local"), [(384, 0), (768, 0), (768, 64)], ids=["minilm", "base", "modernbert"])
+def test_torchs_kernels_are_taken_on_a_gpu(precision, width, local):
+    config = EncoderConfig(vocabulary=90, width=width, layers=6, heads=12, inner=64, positions=512, segments=2)
+    taken = kernel_for(replace(config, local=(local,) * 6), precision, CUDA)
+    assert taken is (None if local and precision == "fp32" else KERNELS[precision])
 
 
 @needs_gpus()
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_what_a_gpu_replays_is_what_it_computes(precision):
-    model, random = a_model("minilm"), np.random.default_rng(0)
+def test_what_a_gpu_replays_is_what_it_computes(tmp_path, precision):
+    sizes = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536, "vocab_size": 30000}
+    made = make_bert(tmp_path / "wide", num_hidden_layers=6, max_position_embeddings=512, **sizes)
+    model, random = a_model(made), np.random.default_rng(0)
     kernel, first = kernel_for(model.encoder.config, precision, CUDA), torch.device("cuda", 0)
     failed = []
 
