@@ -556,7 +556,7 @@ def test_what_a_gpu_replays_is_what_it_computes(tmp_path, precision):
         lengths = sorted(random.integers(1, 129, random.integers(1, 9)).tolist(), reverse=True)
         one = a_pack(lengths, vocabulary=30000, seed=number)
         eager, replayed = (engine.logits(one) for engine in engines)
-        np.testing.assert_allclose(replayed, eager, atol=1e-4 if precision == "fp32" else 5e-2)
+        np.testing.assert_allclose(replayed, eager, atol=1e-4 if precision == "fp32" else 0.1)  # logits of up to 5
     assert not failed
 
 

@@ -92,3 +92,11 @@ def test_the_callers_random_numbers_on_a_gpu_are_left_as_they_were(bert):
     torch.cuda.manual_seed(7)
     berthead.fit(toy_rows(2), encoder=bert, device="cuda", **QUICK)
     assert torch.equal(torch.rand(3, device="cuda"), wanted)
+
+
+@needs_gpus()
+@pytest.mark.parametrize("adapt", ["frozen", "top:1"])
+def test_what_a_gpu_computed_once_is_not_taken_for_the_cpus(bert, tmp_path, adapt):
+    for device in ("cpu", "cuda", "cuda"):
+        berthead.fit(toy_rows(2), encoder=bert, adapt=adapt, cache=str(tmp_path / "kept"), device=device, **QUICK)
+    assert len(list((tmp_path / "kept").iterdir())) == 2
