@@ -102,7 +102,9 @@ class Machine:
         """Of the processes: the project's sources first, no model hub, and lines of pytest that are not cut."""
         paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
         offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "COLUMNS": "400"}
-        return {**os.environ, **offline, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+        # Where no bytecode is kept, each process compiles all that it imports.
+        usual = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return {**usual, **offline, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
 
     def build_kernels(self) -> None:
         """Begin to build the kernels of this processor, beside what follows."""
@@ -177,6 +179,7 @@ def prepare_machine(
 
     def install(*words: str) -> bool:
         pip = [machine.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+        pip += ["--retries", "1", "--timeout", "15"]  # where there is no index, that is known soon
         done = machine.run([*pip, *words], budget.share(share, keep=1 - share), "pip")
         if done.code:
             record.notes.append(f"failed: pip install {' '.join(words[-3:])}: {done.why}")
