@@ -396,6 +396,9 @@ bool has_tiles() {
 
 std::vector<const Kernels *> usable() {
   std::vector<const Kernels *> found;
+  const auto offer = [&](bool runs, const Kernels *kernels) {
+    if (runs && kernels) found.push_back(kernels);
+  };
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -403,14 +406,14 @@ std::vector<const Kernels *> usable() {
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
   const bool bf16 = vnni && __builtin_cpu_supports("avx512bf16");
-  if (avx2) found.push_back(&avx2_kernels);
-  if (avx512) found.push_back(&avx512_kernels);
-  if (vnni) found.push_back(&avx512_vnni_kernels);
-  if (bf16) found.push_back(&avx512_bf16_kernels);
+  offer(avx2, &avx2_kernels);
+  offer(avx512, &avx512_kernels);
+  offer(vnni, &avx512_vnni_kernels);
+  offer(bf16, &avx512_bf16_kernels);
 #endif
 #if defined(BERTHEAD_AMX)
   static const bool tiles = has_tiles();
-  if (bf16 && tiles) found.push_back(&avx512_amx_kernels);
+  offer(bf16 && tiles, &avx512_amx_kernels);
 #endif
   return found;
 }

@@ -34,6 +34,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in LONG_FILES)
 
 
+def needs_gpus(count: int = 1):
+    """Marks a test that computes on so many NVIDIA GPUs, and skips it elsewhere; `pytest -m gpu` runs those alone."""
+    import torch
+
+    there = torch.cuda.device_count()
+    skip = pytest.mark.skipif(there < count, reason=f"torch sees {there} CUDA devices, and {count} are needed")
+    return lambda test: pytest.mark.gpu(skip(test))
+
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch, request):
     """Connecting anywhere but to this machine fails; so does every look-up of another host's name."""

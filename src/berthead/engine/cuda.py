@@ -19,6 +19,16 @@ from berthead.model.tensors import TensorPack, check_rows
 from berthead.records import FloatArray, Pack
 
 
+@contextmanager
+def memory_explained(pack: Pack) -> Iterator[None]:
+    """A pack that does not fit into a GPU's memory is an error that says what helps."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        saw = f"its memory does not hold what is computed of {len(pack.ids):,} tokens"
+        raise UsageError("--device cuda", saw, "fewer at once", "Give a smaller --token-budget.") from error
+
+
 class CudaEngine:
     """A model ready to be applied on one GPU; safe to call from many threads.
 
@@ -53,12 +63,8 @@ class CudaEngine:
     def _run(self, function: Callable[[Tensor, TensorPack], Tensor], pack: Pack) -> FloatArray:
         check_rows(pack, self.model.encoder.config)  # a GPU that reads beside a table is lost to the whole process
         here = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
-        try:
-            with self._lock, here, torch.inference_mode():
-                found: FloatArray = function(*self._encoded(pack)).float().cpu().numpy()
-        except torch.OutOfMemoryError as error:
-            saw = f"its memory does not hold what is computed of {len(pack.ids):,} tokens"
-            raise UsageError("--device cuda", saw, "fewer at once", "Give a smaller --token-budget.") from error
+        with memory_explained(pack), self._lock, here, torch.inference_mode():
+            found: FloatArray = function(*self._encoded(pack)).float().cpu().numpy()
         return found
 
     def _encoded(self, pack: Pack) -> tuple[Tensor, TensorPack]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from berthead.engine.cpu import CPU, computed_by, kernels_of, prepared
+from berthead.engine.cuda import memory_explained
 from berthead.function.artifact import Artifact
 from berthead.model.heads import over_arrays
 from berthead.model.model import Model, sha256_of
@@ -58,7 +59,7 @@ class JoinedEngine:
         """
         found: dict[int, FloatArray] = {}
         check_rows(pack, self.models[0].encoder.config)
-        with self._lock, torch.inference_mode():
+        with memory_explained(pack), self._lock, torch.inference_mode():
             tensors = TensorPack.from_pack(pack, self.device)
             for group in _grouped(members, lambda member: self.models[member].encoder.places):
                 hidden, places = self.models[group[0]].encoder.begin(tensors)

@@ -108,7 +108,7 @@ def learn(
         saved = checkpoints.read(identity) if checkpoints else None
         team.agree(f"{identity} {saved.state if saved else None}")
     # The caller's random state is left as it was.
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if options.device == "cuda" else []):
         torch.manual_seed(options.seed)
         model = Model(encoder.encoder(), _new_head(encoder, options, task, head_dropout(options)))
         task = task.bound(model.head)
