@@ -109,8 +109,8 @@ def make_encoders(args: argparse.Namespace) -> None:
         folder, said[encoder] = encoder_folder(encoder, args.work, args.rehearse)
         berthead.fit(
             tickets()[: 40 if args.rehearse else 200], text="text", label="queue", encoder=str(folder),
-            pooling="pooler", adapt="frozen", max_tokens=MAX_TOKENS, on_long="truncate", valid="0", quiet=True, overwrite=True,
-            out=args.work / f"{encoder}-model",
+            pooling="pooler", adapt="frozen", max_tokens=MAX_TOKENS, on_long="truncate", valid="0", quiet=True,
+            overwrite=True, out=args.work / f"{encoder}-model",
         )  # fmt: skip
     print(json.dumps(", ".join(f"{encoder}: {what}" for encoder, what in said.items())), flush=True)
 
