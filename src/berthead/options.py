@@ -6,6 +6,7 @@ import math
 import operator
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -213,6 +214,31 @@ class PredictOptions(Options):
     )
     part_rows: int = option(16384, "Rows of a part: what is lost at most when a job is killed.", low=1)
     skip_bad_rows: bool = option(False, "eval: leave out rows that cannot be used, and report them.")
+
+    def for_job(self, given: Mapping[str, Any]) -> PredictOptions:
+        """The options of a job of a function that was loaded with these.
+
+        Args:
+            given: some of `JOB_OPTIONS`; None means not given.
+
+        Returns:
+            The checked options.
+
+        Raises:
+            UsageError: an option that is none of a job, or a value that is not allowed.
+        """
+        for name in given:
+            if name not in JOB_OPTIONS:
+                at_load = f"Give it when the model is loaded: load(folder, {name}=...)."
+                fix = at_load if name in LOAD_OPTIONS else did_you_mean(name, JOB_OPTIONS)
+                raise UsageError(name, "is not an option of predict_file", f"expected {listed(JOB_OPTIONS)}", fix)
+        loaded = self.to_dict()
+        return self.from_sources({name: loaded[name] for name in LOAD_OPTIONS} | dict(given))
+
+
+# Of `PredictOptions` those that say how a function is loaded, and those of one job that it does.
+LOAD_OPTIONS = ("engine", "precision", "token_budget", "threads", "base", "device")
+JOB_OPTIONS = ("text", "pair", "choices", "probabilities", "resume", "shard", "ray", "part_rows")
 
 
 def flag(name: str) -> str:

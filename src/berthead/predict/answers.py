@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from berthead.function.function import Function
+from berthead.function.protocol import Function
 from berthead.records import Example, FloatArray, Prediction
 from berthead.tasks import Answer, Batch, Task
 from berthead.text.layout import Layout

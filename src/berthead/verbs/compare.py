@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from berthead.errors import UsageError, listed, shown
-from berthead.fitted import Fitted
+from berthead.fitted import Fitted, load
 from berthead.formats.writers import check_writable, open_writer
 from berthead.predict.answers import decoded
 from berthead.predict.rows import knows, labelled_rows
@@ -19,7 +19,6 @@ from berthead.records import Example, FloatArray, Label
 from berthead.tasks import Batch, Joint, Regress, Tag, Task
 from berthead.tasks.verdicts import identity, is_right, written, written_target
 from berthead.text.windows import Input
-from berthead.verbs.fit import load
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +275,7 @@ def _hashes(fitted: Fitted) -> dict[str, str]:
 
 def _side(fitted: Fitted, examples: list[Example], labelled: bool) -> _Side:
     task = fitted.artifact.task
-    values, inputs = fitted.predictor.computed(examples)
+    values, inputs = fitted.applier.computed(examples)
     identities, answers, right = list[Hashable](), [], list[bool | None]()
     for answer, example, one in zip(decoded(task, values, Batch(examples, inputs)), examples, inputs, strict=True):
         identities.append(identity(task, answer))
