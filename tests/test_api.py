@@ -168,7 +168,7 @@ def test_a_model_of_texts_refuses_pairs_and_the_other_way_round(model, pair_mode
             pair_model.predict(given)
 
 
-NO_TEXTS = [5, None, b"good cat", pa.table({"text": ["a"]}), pl.LazyFrame({"text": ["a"]})]
+NO_TEXTS = [5, None, b"good cat", pa.table({"text": ["a"]})]
 
 
 @pytest.mark.parametrize("given", NO_TEXTS, ids=lambda given: type(given).__module__ + type(given).__name__)
