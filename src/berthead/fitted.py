@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, cast, overload
 
-import numpy as np
-
-from berthead.errors import DataError, ModelError, UsageError, listed
-from berthead.function.protocol import Function
-from berthead.function.record import read_record
-from berthead.options import PredictOptions
+from berthead.errors import DataError, UsageError
+from berthead.function.protocol import AnyFunction, Function, one_function, with_parameters
+from berthead.options import JOB_OPTIONS, LOAD_OPTIONS, ROW_OPTIONS, PredictOptions
+from berthead.options.keywords import JobKeywords, LoadKeywords, RowKeywords
+from berthead.options.signatures import takes_options
+from berthead.predict.answers import probabilities_of
 from berthead.predict.engines import Engine
-from berthead.predict.graph_engine import read_onnx
 from berthead.predict.inputs import Text, examples_of, is_one
+from berthead.predict.loading import read_function
 from berthead.predict.predictor import Applier
 from berthead.predict.rows import labelled_rows
 from berthead.records import FloatArray, Label, Prediction
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from berthead.predict.joined import JoinedPredictor
     from berthead.predict.precision import Choice
 
-    AnyFunction: TypeAlias = Function | JoinedFunctions
     Answers = TypeVarWithDefault("Answers", default=Prediction)
 else:
     Answers = TypeVar("Answers")
@@ -145,21 +144,17 @@ class Fitted(Generic[Answers]):
             raise UsageError("predict_proba", saw, "", "Use predict.")
         if is_one(inputs, function):
             raise DataError("predict_proba", "is given one input", "expected a list of inputs", "Put it in a list.")
-        rows: list[list[float]] = []
-        for prediction in self.predict(inputs):
-            if prediction.probabilities is None:
-                raise DataError(prediction.where, str(prediction.error))
-            rows.append(list(prediction.probabilities.values()))
-        return np.array(rows, dtype=np.float32).reshape(len(rows), len(self.labels))
+        return probabilities_of(self.predict(inputs), len(self.labels))
 
+    @takes_options(PredictOptions, JOB_OPTIONS)
     def predict_file(
         self,
         source: str | Path | Sequence[str | Path],
         out: str | Path,
         *,
-        quiet: bool = True,
+        quiet: bool = False,
         again: str = "the same call with resume=True.",
-        **options: Any,
+        **options: Unpack[JobKeywords],
     ) -> Summary:
         """Answer every row of a file, or of several as one table, into a file: what `berthead predict` does.
 
@@ -169,8 +164,7 @@ class Fitted(Generic[Answers]):
             out: csv, tsv, jsonl (each also .gz or .zst) or parquet, or `-` for stdout; a file is whole or absent.
             quiet: show no progress.
             again: what the message of an interruption says that the user does to go on.
-            options: flags of `berthead predict` as keywords: text, pair and choices (columns, as fitted unless they
-                are named), probabilities, resume, shard, ray, part_rows.
+            {options}
 
         Returns:
             What was done: `rows`, `failed` and more. Rows without an answer are left out of the file, and stand in
@@ -197,39 +191,22 @@ class Fitted(Generic[Answers]):
             pool = RayPool(chosen, quiet)
         return predict_file(self.predictor, source, str(out), chosen, quiet, again, pool)
 
-    def evaluate(
-        self,
-        data: Any,
-        *,
-        text: str | None = None,
-        pair: str | None = None,
-        label: str | None = None,
-        choices: str | None = None,
-        intent: str | None = None,
-        skip_bad_rows: bool | None = None,
-    ) -> dict[str, Any]:
+    @takes_options(PredictOptions, ROW_OPTIONS)
+    def evaluate(self, data: Any, **options: Unpack[RowKeywords]) -> dict[str, Any]:
         """Metrics on labelled data.
 
         Args:
             data: a file, a data frame, or a list of dicts.
-            text: column of the text; None: as fitted.
-            pair: column of the second text; None: as fitted.
-            label: column of the target; None: as fitted.
-            choices: column of the choices, or one for each, as a,b,c; None: as fitted.
-            intent: column of the label beside tags; None: as fitted.
-            skip_bad_rows: leave out rows that cannot be used; they are counted as `skipped`.
+            {options}
 
         Returns:
-            The task's metrics, `rows`, and `warnings`.
+            The task's metrics, `rows`, and `warnings`; `skipped` counts the rows that were left out.
 
         Raises:
             DataError: rows that cannot be used, or labels that the function does not know.
             UsageError: there are several functions.
         """
-        read = labelled_rows(
-            data, [self._one("evaluate")],
-            text=text, pair=pair, label=label, choices=choices, intent=intent, skip_bad_rows=skip_bad_rows,
-        )  # fmt: skip
+        read = labelled_rows(data, [self._one("evaluate")], **options)
         scores = self.applier.evaluate(read.examples)
         notes = read.notes + scores["warnings"] + read.left_out
         return scores | {"skipped": len(read.bad), "warnings": notes}
@@ -437,46 +414,19 @@ class Fitted(Generic[Answers]):
         return cast("JoinedFunctions", self.function) if self.kind == "joined" else None
 
     def _one(self, verb: str) -> Function:
-        """The function, for a verb that is about one."""
-        if self._joined is not None:
-            names = list(self._joined.functions)
-            fix = f'Name one: ["{names[0]}"], or the folder {names[0]} in the joined folder.'
-            raise UsageError(
-                verb, f"the model holds {len(names)} functions, {listed(names)}", "expected one function", fix
-            )
-        return cast("Function", self.function)
+        return one_function(self.function, verb)
 
     def _artifact(self, verb: str) -> Artifact:
-        """The function, for a verb that needs its parameters."""
-        function = self._one(verb)
-        if self.kind == "onnx":
-            saw, allowed = "the model is an exported function", "expected a model folder made by berthead fit"
-            fix = "Use the one that was exported; exported functions are for predict, eval, verify and info."
-            raise UsageError(verb, saw, allowed, fix)
-        return cast("Artifact", function)
+        return cast("Artifact", with_parameters(self.function, verb))
 
 
-def load(
-    folder: str | Path,
-    *,
-    engine: str | None = None,
-    precision: str | None = None,
-    token_budget: int | None = None,
-    threads: int | None = None,
-    base: str | Path | None = None,
-    device: str | None = None,
-) -> Fitted[Any]:
+@takes_options(PredictOptions, LOAD_OPTIONS)
+def load(folder: str | Path, **options: Unpack[LoadKeywords]) -> Fitted[Any]:
     """A fitted function from its folder, several from a joined one, or an exported one.
 
     Args:
         folder: the model folder, or one that `join` or `export` wrote.
-        engine: `onnx` takes exported functions alone; `auto`, the default, any.
-        precision: `fp32` (exact, the default), `bf16`, `int8`, or `auto`: the fastest that was measured to answer
-            alike. Exported functions compute in float32.
-        token_budget: tokens computed at once; None: what suits the device.
-        threads: processor threads; None: what this process may use.
-        base: where the encoder of an adapter folder lies; None: where it was at the fit, or beside the folder.
-        device: `cpu` (the default), or `cuda`: all NVIDIA GPUs of this machine, for several functions the first.
+        {options}
 
     Returns:
         The function; of a joined folder all of them as one.
@@ -488,26 +438,7 @@ def load(
     Example:
         >>> model = load("tickets-model")  # doctest: +SKIP
     """
-    options, place = PredictOptions.from_sources({
-        "engine": engine, "precision": precision, "token_budget": token_budget, "threads": threads, "base": base,
-        "device": device,
-    }), Path(folder)  # fmt: skip
-    record = read_record(place)
-    if record["kind"] == "onnx":
-        return Fitted(*read_onnx(place, record, options))
-    if options.engine == "onnx":
-        fix = f"Write one: berthead export {folder} --onnx DIR"
-        raise UsageError(
-            "--engine onnx", f"{folder} is no exported function", "a folder that berthead export wrote", fix
-        )
-    try:
-        from berthead.predict.torch_engine import read_torch
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        fix = f"Install torch, or where it is installed: berthead export {folder} --onnx DIR"
-        raise ModelError(str(folder), "is no exported function, and torch is not installed", "", fix) from error
-    return Fitted(*read_torch(place, record, options))
+    return Fitted(*read_function(Path(folder), PredictOptions.from_sources(options, only=LOAD_OPTIONS)))
 
 
 def _by_torch(function: Any, options: PredictOptions | None = None) -> Engine:

@@ -15,7 +15,8 @@ def load(model: str, given: dict[str, Any]) -> Fitted[Any]:
     """One function, or of a joined folder all of them as one."""
     from berthead import fitted
 
-    return fitted.load(model, **{name: given.get(name) for name in LOAD_OPTIONS})
+    options: Any = {name: given.get(name) for name in LOAD_OPTIONS}
+    return fitted.load(model, **options)
 
 
 def load_one(model: str, given: dict[str, Any]) -> Fitted:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
+from berthead.errors import UsageError, listed
 from berthead.tasks import Task
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading
@@ -52,7 +53,62 @@ class Function(Protocol):
         ...
 
 
+class Functions(Protocol):
+    """What is known of several functions that read the same input."""
+
+    @property
+    def kind(self) -> str:
+        """`joined`."""
+        ...
+
+    @property
+    def functions(self) -> Mapping[str, Function]:
+        """Each by its name."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What each is."""
+        ...
+
+
+AnyFunction: TypeAlias = Function | Functions
 F = TypeVar("F", bound=Function)
+
+
+def one_function(function: AnyFunction, verb: str) -> Function:
+    """The function, for a verb that is about one.
+
+    Args:
+        function: one, or several.
+        verb: what is asked of it, for the error.
+
+    Raises:
+        UsageError: there are several.
+    """
+    if function.kind != "joined":
+        return cast("Function", function)
+    names = list(cast("Functions", function).functions)
+    saw = f"the model holds {len(names)} functions, {listed(names)}"
+    fix = f'Name one: ["{names[0]}"], or the folder {names[0]} in the joined folder.'
+    raise UsageError(verb, saw, "expected one function", fix)
+
+
+def with_parameters(function: AnyFunction, verb: str) -> Function:
+    """The function, for a verb that needs its parameters.
+
+    Args:
+        function: one, or several.
+        verb: what is asked of it, for the error.
+
+    Raises:
+        UsageError: there are several, or it is a graph.
+    """
+    one = one_function(function, verb)
+    if one.kind == "onnx":
+        saw, allowed = "the model is an exported function", "expected a model folder made by berthead fit"
+        fix = "Use the one that was exported; exported functions are for predict, eval, verify and info."
+        raise UsageError(verb, saw, allowed, fix)
+    return one
 
 
 def widest(functions: Mapping[str, F]) -> F:

@@ -11,7 +11,7 @@ from berthead.data.examples import rows_of, sound_examples, to_example
 from berthead.errors import DataError
 from berthead.formats.readers import RowReader, open_rows
 from berthead.function.protocol import Function
-from berthead.options import PredictOptions
+from berthead.options import ROW_OPTIONS, PredictOptions
 from berthead.predict.columns import input_columns
 from berthead.predict.reading import split_readable
 from berthead.records import Example, Row
@@ -98,7 +98,7 @@ def labelled_rows(
         UsageError: an option that cannot be used.
         DataError: rows that cannot be used, or labels that no function knows.
     """
-    options = PredictOptions.from_sources(flags)
+    options = PredictOptions.from_sources(flags, only=ROW_OPTIONS)
     names, rows, where = read_rows(data)
     labelled, task = True, functions[0].task
     try:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from berthead.data.examples import SYNONYMS, Columns, find_column, sound_examples, to_example
 from berthead.errors import Interrupted, MachineError, UsageError
 from berthead.fitted import Fitted, load
 from berthead.formats.readers import STDIO
 from berthead.options import FitOptions
+from berthead.options.keywords import FitKeywords
+from berthead.options.signatures import takes_options
 from berthead.predict.rows import mended, notes_on, read_rows
 from berthead.records import Example, Row
 from berthead.storage.folders import check_out, clear_leftovers
@@ -24,9 +26,11 @@ DEFAULT_HELD_OUT = 0.1
 GO_ON = "The same command with --resume goes on."
 
 
+@takes_options(FitOptions)
 def fit(
-    data: Any, *, out: str | Path | None = None, config: str | Path | None = None, quiet: bool = False, **options: Any
-) -> Fitted:
+    data: Any, *, out: str | Path | None = None, config: str | Path | None = None, quiet: bool = False,
+    **options: Unpack[FitKeywords],
+) -> Fitted:  # fmt: skip
     """Fit Predict(BERT(x)) on labelled data.
 
     Args:
@@ -34,7 +38,7 @@ def fit(
         out: the model folder to write; None: none is written.
         config: a YAML file with options.
         quiet: show no progress.
-        options: the flags of `berthead fit` as keywords, such as task, text, label, adapt, epochs.
+        {options}
 
     Returns:
         The fitted function; `warnings` says what to know about it.
@@ -50,7 +54,7 @@ def fit(
     Example:
         >>> model = fit("tickets.csv", text="text", label="queue", adapt="frozen")  # doctest: +SKIP
     """
-    chosen = FitOptions.from_sources(options, Path(config) if config else None)
+    chosen = FitOptions.from_sources(dict(options), Path(config) if config else None)
     if out:
         return _fit_into(Path(out), data, chosen, quiet)
     if chosen.resume:

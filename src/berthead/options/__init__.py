@@ -6,8 +6,8 @@ import math
 import operator
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Self, get_args, get_type_hints
@@ -60,12 +60,13 @@ class Options:
             object.__setattr__(self, spec.name, checked)
 
     @classmethod
-    def from_sources(cls, flags: dict[str, Any], config: Path | None = None) -> Self:
+    def from_sources(cls, flags: Mapping[str, Any], config: Path | None = None, only: Sequence[str] = ()) -> Self:
         """Options from flags, then environment, then a YAML file, then defaults.
 
         Args:
             flags: what was given explicitly; None means not given.
             config: a YAML file with the same names as keys, or None.
+            only: the options that flags may be; empty: all.
 
         Returns:
             The checked options.
@@ -83,9 +84,9 @@ class Options:
             if variable in os.environ:
                 values[name] = os.environ[variable], variable
         for name, value in flags.items():
-            if name not in names:
+            if name not in (known := only or names):
                 raise UsageError(
-                    name, "is not an option", f"options are {listed(names, 50)}", did_you_mean(name, names)
+                    name, "is not an option", f"options are {listed(known, 50)}", did_you_mean(name, known)
                 )
             if value is not None:
                 values[name] = value, flag(name)
@@ -227,18 +228,25 @@ class PredictOptions(Options):
         Raises:
             UsageError: an option that is none of a job, or a value that is not allowed.
         """
-        for name in given:
-            if name not in JOB_OPTIONS:
-                at_load = f"Give it when the model is loaded: load(folder, {name}=...)."
-                fix = at_load if name in LOAD_OPTIONS else did_you_mean(name, JOB_OPTIONS)
-                raise UsageError(name, "is not an option of predict_file", f"expected {listed(JOB_OPTIONS)}", fix)
-        loaded = self.to_dict()
-        return self.from_sources({name: loaded[name] for name in LOAD_OPTIONS} | dict(given))
+        for name in LOAD_OPTIONS:
+            if name in given:
+                fix = f"Give it there: load(folder, {name}=...)."
+                raise UsageError(name, "is decided when the model is loaded", f"expected {listed(JOB_OPTIONS)}", fix)
+        loaded, chosen = self.to_dict(), self.from_sources(given, only=JOB_OPTIONS)
+        return replace(chosen, **{name: loaded[name] for name in LOAD_OPTIONS})
 
 
-# Of `PredictOptions` those that say how a function is loaded, and those of one job that it does.
-LOAD_OPTIONS = ("engine", "precision", "token_budget", "threads", "base", "device")
+# Options by who takes them, in the order of the records.
+LOAD_OPTIONS = ("base", "precision", "engine", "device", "token_budget", "threads")
+ROW_OPTIONS = ("text", "pair", "label", "choices", "intent", "skip_bad_rows")
 JOB_OPTIONS = ("text", "pair", "choices", "probabilities", "resume", "shard", "ray", "part_rows")
+# What an estimator has under the same name. It gets rows instead of columns, `random_state` instead of `seed`, and is
+# fitted in one process without a folder.
+_NOT_OF_ESTIMATORS = (
+    "task", "text", "pair", "label", "choices", "intent", "valid", "class_weight", "device", "seed", "workers",
+    "skip_bad_rows", "overwrite", "resume", "checkpoint_minutes",
+)  # fmt: skip
+ESTIMATOR_OPTIONS = tuple(spec.name for spec in fields(FitOptions) if spec.name not in _NOT_OF_ESTIMATORS)
 
 
 def flag(name: str) -> str:
