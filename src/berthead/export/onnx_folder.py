@@ -20,7 +20,8 @@ from berthead.model.heads import JointHead, TokenHead
 from berthead.options import PredictOptions
 from berthead.predict.graph_engine import read_onnx
 from berthead.predict.predictor import Predictor
-from berthead.storage.folders import made_whole, on_disk, write_json
+from berthead.storage.files import write_json
+from berthead.storage.folders import made_whole
 from berthead.storage.hashes import file_sha256
 from berthead.storage.model_files import RECORD
 from berthead.tasks import Joint
@@ -48,7 +49,6 @@ def write_onnx(artifact: Artifact, folder: Path, overwrite: bool = False) -> flo
         _write_graph(artifact, aside / GRAPH)
         artifact.tokenizer.backend.save(str(aside / TOKENIZER))
         write_json(aside / RECORD, _record(artifact, aside))
-        on_disk(aside)
         options = PredictOptions(threads=torch.get_num_threads())
         return read_onnx(aside, read_record(aside), options)[1].verify()
 

@@ -15,7 +15,7 @@ from berthead.options.keywords import FitKeywords
 from berthead.options.signatures import takes_options
 from berthead.predict.rows import mended, notes_on, read_rows
 from berthead.records import Example, Row
-from berthead.storage.folders import check_out, clear_leftovers
+from berthead.storage.folders import check_out
 from berthead.tasks import Task, find_task
 from berthead.train.checkpoints import Checkpoints
 from berthead.train.fit import fit_examples
@@ -34,7 +34,7 @@ def fit(
     """Fit Predict(BERT(x)) on labelled data.
 
     Args:
-        data: a csv, tsv, jsonl or parquet file, a data frame, or a list of dicts.
+        data: a file of rows, a data frame, or a list of dicts.
         out: the model folder to write; None: none is written.
         config: a YAML file with options.
         quiet: show no progress.
@@ -94,8 +94,6 @@ def _fit_into(folder: Path, data: Any, options: FitOptions, quiet: bool) -> Fitt
             raise _interrupted(history, kept, GO_ON if checkpoints.exists() else "")
         checkpoints.finish()
         fitted.save(folder, overwrite=overwrite)
-        if options.resume:
-            clear_leftovers(folder)
         checkpoints.remove()
     return fitted
 
