@@ -26,8 +26,8 @@ def shared(models: Sequence[Model]) -> list[Model]:
 
     joined = []
     for model in models:
-        encoder = copy.copy(model.encoder)
-        encoder._modules = dict(model.encoder._modules)
+        # The encoder alone is copied; what lies in it is the same.
+        encoder = copy.deepcopy(model.encoder, {id(part): part for part in model.encoder.children()})
         # What attention reads of places belongs to the embeddings: both are the same, or neither.
         both = nn.ModuleList([encoder.embeddings, encoder.places])
         encoder.embeddings, encoder.places = first(both, "embeddings")  # type: ignore[misc]
