@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import pickle
 import shutil
@@ -19,7 +20,7 @@ from toy_tasks import choose_rows, fit_task, span_rows, tag_rows
 import berthead
 from berthead.errors import DataError, ModelError, UsageError
 from berthead.function.record import KINDS, kind_of
-from berthead.options import JOB_OPTIONS, LOAD_OPTIONS, PredictOptions
+from berthead.options import JOB_OPTIONS, LOAD_OPTIONS, ROW_OPTIONS, PredictOptions
 from berthead.predict.inputs import example_of
 
 OLD = ROOT / "tests" / "data" / "model-v1"
@@ -383,6 +384,25 @@ def test_options_that_a_job_cannot_have_are_refused(folders, tmp_path, options, 
     with pytest.raises((UsageError, DataError), match=said):
         berthead.load(folders["model"]).predict_file(source, tmp_path / "out.csv", **options)
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+@pytest.mark.parametrize(
+    ("function", "only"),
+    [
+        (berthead.load, LOAD_OPTIONS),
+        (berthead.Fitted.predict_file, JOB_OPTIONS),
+        (berthead.Fitted.evaluate, ROW_OPTIONS),
+    ],
+    ids=["load", "predict_file", "evaluate"],
+)
+def test_options_stand_in_signatures_and_docs_and_no_others_are_taken(function, only, folders):
+    shown = inspect.signature(function).parameters
+    assert all(name in shown and f"    {name}: " in function.__doc__ for name in only)
+    assert "{options}" not in function.__doc__
+    given = (folders["model"],) if function is berthead.load else (berthead.load(folders["model"]), toy_rows(1))
+    more = ("never.csv",) if "out" in shown else ()
+    with pytest.raises(UsageError, match="checkpoint_minutes: is not an option; options are "):
+        function(*given, *more, checkpoint_minutes=1)
 
 
 def test_a_job_computes_as_the_function_was_loaded(folders):
