@@ -16,10 +16,11 @@ from toy_tasks import fit_task
 
 import berthead
 from berthead.errors import ModelError, UsageError
-from berthead.function.joined_folder import is_joined
+from berthead.function.record import read_record
 from berthead.kernels import library, native
 from berthead.model.encoder import Block
-from berthead.predict.joined import JoinedEngine, shared, shared_layers
+from berthead.model.sharing import shared, shared_layers
+from berthead.predict.joined import JoinedEngine
 from berthead.records import Example
 
 ROWS = toy_rows(2)
@@ -146,7 +147,7 @@ def test_equal_parts_are_one_part_and_others_are_not(members):
 
 
 def test_the_folder_holds_the_encoder_once(members, joined_folder):
-    assert is_joined(joined_folder)
+    assert read_record(joined_folder)["kind"] == "joined"
     theta = transformers.AutoModel.from_pretrained(joined_folder / "theta")
     assert theta.config.num_hidden_layers == 2
     with safe_open(joined_folder / "mood" / "part.safetensors", "pt") as file:

@@ -131,7 +131,7 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
         if texts and pairs != isinstance(texts[0], tuple):
             raise DataError("X", "mixes texts and pairs", "what fit saw: " + ("pairs" if pairs else "single texts"))
         examples = [Example(text[0] if pairs else text, text[1] if pairs else None) for text in texts]
-        logits: FloatArray = self.fitted_.predictor.logits(examples)
+        logits: FloatArray = self.fitted_.applier.logits(examples)
         return logits
 
     def __sklearn_tags__(self) -> Any:

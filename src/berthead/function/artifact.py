@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from berthead import plugins
+from berthead.errors import UsageError
 from berthead.function.adapter import Adapter
 from berthead.function.checks import golden_input
-from berthead.function.function import GOLDEN_UNITS, by_example, has_units, identity_of
+from berthead.function.golden import GOLDEN_UNITS, by_example, has_units
 from berthead.function.head_record import StoredHead, head_record, omega_names, state_named, transformers_class
 from berthead.function.parameters import Parameters, find_pretrained
+from berthead.function.protocol import identity_of
 from berthead.model import families
 from berthead.model.checkpoint import build_encoder, our_weights
 from berthead.model.heads import over_arrays
@@ -75,9 +77,24 @@ class Artifact:
     adapter: Adapter | None = None
 
     @property
+    def kind(self) -> str:
+        """What its own folder says that it is: `adapter`, or `model`."""
+        return "adapter" if self.adapter else "model"
+
+    @property
     def max_tokens(self) -> int:
         """The longest row in tokens."""
         return self.reading.max_tokens
+
+    def merged(self) -> Artifact:
+        """The same function as one that needs no other folder: LoRA's change is part of the encoder.
+
+        Raises:
+            UsageError: it is one already.
+        """
+        if self.adapter is None:
+            raise UsageError("merge", "the model holds an encoder of its own", "a folder that a LoRA fit made")
+        return replace(self, adapter=None)
 
     def theta(self) -> dict[str, Tensor]:
         """The encoder's parameters under their checkpoint names."""
@@ -133,6 +150,7 @@ class Artifact:
             its_class["note"] = f"{note} {its_class['note']}"
         return {
             "format_version": self.format_version,
+            "kind": self.kind,
             "task": {"name": self.task.name, **_package(self.task.name), **self.task.to_json()},
             "head": head_record(head, self.own_head, self.task.outputs, self.dropout),
             "columns": self.columns,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def refuse_other_weights(folder: Path, file: str) -> None:
             raise ModelError(str(folder), f"holds {name}, and {RECORD} says that it is {kind}", "one of the two")
 
 
-def check_record(record: dict[str, Any], positions: int) -> None:
+def check_record(record: Mapping[str, Any], positions: int) -> None:
     """Whether berthead.json holds what is read of it; ValueError, TypeError or KeyError where it does not."""
     head, columns, parameters, run = (record[key] for key in ("head", "columns", "parameters", "run"))
     pretrained = parameters["pretrained"]

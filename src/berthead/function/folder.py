@@ -13,9 +13,10 @@ from torch import Tensor
 from berthead.errors import ModelError, UsageError
 from berthead.function.adapter import THETA, PeftNames, find_base, lora_shapes, read_adapter
 from berthead.function.artifact import FORMAT_VERSION, Artifact, plain_logits
-from berthead.function.checks import check_record, golden_example, refuse_other_weights, refuse_strange_files
-from berthead.function.function import has_units, replay
+from berthead.function.checks import check_record, golden_example, refuse_other_weights
+from berthead.function.golden import has_units, replay
 from berthead.function.head_record import StoredHead, make_head, omega_names, transformers_class, wrapped_before_4
+from berthead.function.record import read_record
 from berthead.model import families
 from berthead.model.adapt import Adapt
 from berthead.model.checkpoint import (
@@ -87,15 +88,29 @@ def load(folder: Path, base: str | None = None) -> Artifact:
         ModelError: what is wrong with the folder, or its encoder is not there.
         UsageError: `base` is given of a folder that needs none.
     """
-    refuse_strange_files(folder)
-    record = read_json(folder / RECORD)
+    record = read_record(folder)
+    if record["kind"] in ("onnx", "joined"):
+        saw = f"its kind is {record['kind']}"
+        raise ModelError(str(folder), saw, "expected the folder of one function with its parameters")
+    return read(folder, record, base)
+
+
+def read(folder: Path, record: Mapping[str, Any], base: str | None = None) -> Artifact:
+    """Read a model folder of which berthead.json was read.
+
+    Args:
+        folder: the model folder.
+        record: as `read_record` gives it, of the kind `model`, `adapter` or `part`.
+        base: where the encoder of an adapter folder lies; None: where it was, or beside the folder.
+
+    Returns:
+        The fitted function.
+
+    Raises:
+        ModelError: what is wrong with the folder, or its encoder is not there.
+        UsageError: `base` is given of a folder that needs none.
+    """
     where = str(folder / RECORD)
-    if isinstance(functions := record.get("functions"), list) and functions:
-        fix = f"Name one of them: {folder / str(functions[0])}"
-        raise ModelError(str(folder), f"holds {len(functions)} functions", "the folder of one", fix)
-    if "export" in record:
-        fix = "Commands that read exported functions: predict, eval, verify, info."
-        raise ModelError(str(folder), "is an exported function", "a model folder made by berthead fit", fix)
     version = record.get("format_version")
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         fix = "Install a newer berthead." if isinstance(version, int) and version > FORMAT_VERSION else ""
@@ -248,7 +263,7 @@ def write(
         tensors, file = peft.tensors(artifact.adapter.tensors, artifact.omega()), ADAPTER_WEIGHTS
         write_json(folder / ADAPTER_CONFIG, peft.config(artifact.adapter, Adapt.parse(artifact.adapt)))
     elif base:
-        file, record = PART, record | {"format_version": FORMAT_VERSION, "base": base}
+        file, record = PART, record | {"format_version": FORMAT_VERSION, "kind": "part", "base": base}
     write_tensors(tensors, folder / file)
     write_json(folder / "config.json", transformers_config(artifact))
     if base is None:
