@@ -314,7 +314,7 @@ def test_a_column_that_is_missing_is_named_with_the_nearest(asked, make):
     ("task", "value", "said"),
     [
         ("classify", ("a", "b"), "input: is tuple; expected a text: this model reads single texts. Fit it with --pair"),
-        ("pairs", "a", "input: is str; expected a tuple of two: this model reads pairs. Give (text, text)."),
+        ("pairs", "a", "input: is str; expected a tuple of two: this model reads pairs. Give (text, pair)."),
         ("pairs", ("a", "b", "c"), "input: is tuple of 3; expected a tuple of two: this model reads pairs."),
         ("span", "a", "this model reads a question and its context. Give (question, context)."),
         ("choose", ["a"], "is list of 1; expected a tuple of two: this model reads a question and its choices."),
