@@ -38,15 +38,6 @@ LENGTHS = [50, 50, 17, 3, 3, 1]
 needs_onednn = pytest.mark.skipif(not prepacked_module.has_onednn(), reason="this torch has no oneDNN")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny products gain nothing from threads, and lose much on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def by_torch(monkeypatch):
     monkeypatch.setenv(library.SWITCH, "torch")

@@ -52,14 +52,6 @@ def calm(tmp_path_factory):
     return make_bert(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 
 
-@pytest.fixture(autouse=True)
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def settings(**changes):
     plain = {
         "epochs": 3, "batch": 8, "lr": 2e-3, "weight_decay": 0.1, "warmup": 0.25, "clip": 1.0, "metric": "accuracy",
@@ -572,19 +564,19 @@ def test_ctrl_c_in_the_first_epoch_leaves_a_model_that_answers(calm, monkeypatch
 
 
 def fitted(folder, rows=None, **options):
-    plain = {"encoder": str(folder), "epochs": 2, "batch": 8, "lr": 2e-3, "valid": 0.25, "threads": 2, "quiet": True}
+    plain = {"encoder": str(folder), "epochs": 2, "batch": 8, "lr": 2e-3, "valid": 0.25, "threads": 1, "quiet": True}
     return berthead.fit(rows or toy_rows(2), **plain | options)
 
 
 @pytest.mark.parametrize("strategy", ["full", "frozen"])
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tiny_bert, strategy):
     torch.manual_seed(5)
-    one = fitted(tiny_bert, adapt=strategy)
+    one = fitted(tiny_bert, adapt=strategy, threads=2)
     torch.manual_seed(6)
     np.random.seed(6)
     random.seed(6)
-    two = fitted(tiny_bert, adapt=strategy)
-    other = fitted(tiny_bert, adapt=strategy, seed=1)
+    two = fitted(tiny_bert, adapt=strategy, threads=2)
+    other = fitted(tiny_bert, adapt=strategy, threads=2, seed=1)
     states = [state_of(each.artifact.model) for each in (one, two, other)]
     assert same(states[0], states[1])
     assert not torch.equal(states[0]["head.out.weight"], states[2]["head.out.weight"])
@@ -616,7 +608,7 @@ def test_a_fit_in_another_process_gives_the_same_bits(tiny_bert, tmp_path):
         "    quiet=True)\n"
         "print(json.dumps(model.info()['parameters']))"
     )
-    here = fitted(tiny_bert).info()["parameters"]
+    here = fitted(tiny_bert, threads=2).info()["parameters"]
     result = subprocess.run(
         [sys.executable, "-c", program, str(tiny_bert), str(Path(__file__).parent)],
         env=os.environ | {"PYTHONHASHSEED": "123"}, capture_output=True, text=True, check=False, timeout=200,

@@ -29,13 +29,13 @@ if os.environ.get("NO_HEAD_DROPOUT"):
     from berthead.train import settings
     settings.HEAD_DROPOUT = dict.fromkeys(settings.HEAD_DROPOUT, 0.0)
 if "MOST_TOKENS" in os.environ:
-    from berthead.train import parts
-    real = parts.Whole._hidden
+    from berthead.train import modes
+    real = modes.Whole._hidden
     def hidden(self, pack):
         if self.team.rank and len(pack.ids) > int(os.environ["MOST_TOKENS"]):
             raise MemoryError
         return real(self, pack)
-    parts.Whole._hidden = hidden
+    modes.Whole._hidden = hidden
 """
 
 
