@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from berthead.errors import DataError, UsageError
-from berthead.formats.readers import count_lines, format_of, open_rows
+from berthead.formats.readers import count_rows, format_of, open_rows
 
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -72,7 +72,7 @@ def test_columns_between_get_their_number(tmp_path):
 def test_columns_go_by_their_extensions(tmp_path, name):
     path = put(tmp_path, name, "Rome B-LOC\n\nfell O\n")
     assert values(path) == [{"tokens": ["Rome"], "tags": ["B-LOC"]}, {"tokens": ["fell"], "tags": ["O"]}]
-    assert count_lines(path) is None
+    assert count_rows(path) is None
     with pytest.raises(UsageError):  # it is read, and never written
         format_of(path)
 
@@ -82,7 +82,7 @@ def test_any_file_is_read_as_columns_when_asked(tmp_path):
     with pytest.raises(UsageError, match=r'extension "\.testa"; known: .*\.conll, \.bio'):
         open_rows(path)
     assert read(path, "conll")[1][0].values == {"tokens": ["Rome"], "tags": ["B-LOC"]}
-    assert count_lines(path, "conll") is None
+    assert count_rows(path, "conll") is None
     assert read(put(tmp_path, "a.dat.gz", "Rome B-LOC\n"), "conll")[1][0].values["tokens"] == ["Rome"]
     with pytest.raises(UsageError, match=r'^format: is "conl"; known: csv, .*conll.* Did you mean "conll"\?$'):
         open_rows(path, format="conl")
@@ -92,7 +92,7 @@ def test_another_format_can_be_asked_as_well(tmp_path):
     path = put(tmp_path, "reviews.txt", "text,label\nfine,good\n")
     reader, rows = read(path, "csv")
     assert (reader.format, rows[0].values) == ("csv", {"text": "fine", "label": "good"})
-    assert count_lines(path, "csv") == 2
+    assert count_rows(path, "csv") == 1
 
 
 def test_standard_input_is_read_as_columns_when_asked(monkeypatch):

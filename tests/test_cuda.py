@@ -105,7 +105,7 @@ def test_a_family_computes_what_transformers_computes(tmp_path, name):
         called.append(given[-1])
         return plain(*given)
 
-    kernel = Kernel("plain", attend) if agrees(PLAIN, ours.config, "fp32", CPU) else None
+    kernel = Kernel("plain", attend) if agrees(PLAIN, ours, "fp32", CPU) else None
     assert (kernel is None) == name.startswith(("mpnet", "deberta"))  # what is added to the scores is not read
     with torch.inference_mode():
         encoder = prepared(Model(ours, nn.Identity()), "fp32", CPU, kernel).encoder
@@ -120,7 +120,7 @@ def test_a_family_computes_what_transformers_computes(tmp_path, name):
 def test_bf16_stays_near(tmp_path, name):
     case = parity.CASES[name]
     ours, _ = parity.both(parity.make(tmp_path / "encoder", case), case)
-    kernel = PLAIN if agrees(PLAIN, ours.config, "bf16", CPU) else None
+    kernel = PLAIN if agrees(PLAIN, ours, "bf16", CPU) else None
     with torch.inference_mode():
         encoder = prepared(Model(ours, nn.Identity()), "bf16", CPU, kernel).encoder
         vectors, wanted = (one(parity.packed(parity.rows(), ours)) for one in (encoder, ours))
@@ -143,11 +143,11 @@ def test_a_kernel_is_taken_only_where_it_agrees(tmp_path):
         raise ImportError("no module named varlen")
 
     for precision in ("fp32", "bf16"):
-        assert agrees(PLAIN, local.config, precision, CPU)
+        assert agrees(PLAIN, local, precision, CPU)
         for wrong in (blind, unscaled, absent):
-            assert not agrees(Kernel("wrong", wrong), local.config, precision, CPU)
+            assert not agrees(Kernel("wrong", wrong), local, precision, CPU)
         # torch has these kernels for GPUs only.
-        assert kernel_for(local.config, precision, CPU) is None
+        assert kernel_for(local, precision, CPU) is None
 
 
 def test_torch_is_called_as_its_kernels_are_declared():
@@ -511,16 +511,14 @@ def test_a_gpu_computes_what_the_cpu_computes(tmp_path, name):
 @no_gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_torchs_kernels_are_taken_on_a_gpu(precision):
-    from berthead.model.checkpoint import read_checkpoint
-
-    assert kernel_for(read_checkpoint("minilm").config, precision, CUDA) is KERNELS[precision]
+    assert kernel_for(a_model("minilm").encoder, precision, CUDA) is KERNELS[precision]
 
 
 @no_gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_what_a_gpu_replays_is_what_it_computes(precision):
     model, random = a_model("minilm"), np.random.default_rng(0)
-    kernel, first = kernel_for(model.encoder.config, precision, CUDA), torch.device("cuda", 0)
+    kernel, first = kernel_for(model.encoder, precision, CUDA), torch.device("cuda", 0)
     failed = []
 
     def record(function):

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from berthead.errors import DataError, UsageError
+from berthead.formats.parquet import ParquetReader
 from berthead.formats.readers import format_of, open_rows
 from berthead.formats.table import Table
 from berthead.formats.writers import open_writer
@@ -119,10 +120,8 @@ def test_one_large_row_group_is_decoded_once_for_all_that_is_taken_of_it(tmp_pat
     pq.write_table(pa.table({"text": [str(number) for number in range(20_000)]}), tmp_path / "a.parquet")
     begun = []
     with Table([str(tmp_path / "a.parquet")]) as table:
-        from_group = type(table._reader._rows)._from_group
-        monkeypatch.setattr(
-            type(table._reader._rows), "_from_group", lambda *args: begun.append(1) or from_group(*args)
-        )
+        from_group = ParquetReader._from_group
+        monkeypatch.setattr(ParquetReader, "_from_group", lambda *args: begun.append(1) or from_group(*args))
         found = [
             (number, next(rows).values["text"], sum(1 for _ in rows))
             for number, rows in table.parts(1000, (4, 9, 19).__contains__)

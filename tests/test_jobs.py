@@ -104,10 +104,15 @@ KINDS = {
     "spooled.parquet": "in.jsonl",
     "typed.parquet": "in.csv",
     "out.jsonl": "in.csv",
+    "out.xlsx": "in.jsonl",
+    "sheet.xlsx": "in.xlsx",
 }
 
 
 def write_source(path: Path, rows: list[dict[str, str]]) -> Path:
+    if path.suffix == ".xlsx":
+        pd.DataFrame(rows, columns=["id", "text"]).to_excel(path, index=False)
+        return path
     if path.suffix == ".parquet":
         pd.DataFrame(rows).to_parquet(path, row_group_size=8, index=False)
         return path
@@ -136,7 +141,7 @@ def test_a_job_that_was_stopped_goes_on_to_the_same_bytes(name, model, tmp_path,
         == (summary.rows, summary.failed, summary.errors)
         == (64, 8, again.errors)
     )
-    assert again.errors[0].startswith(f"{source}:")
+    assert again.errors[0].startswith(str(source))
 
 
 @QUICK
@@ -151,7 +156,7 @@ def test_shards_and_lost_parts_give_the_bytes_of_one_process(
     if rows == 0 and "jsonl" in KINDS[name]:
         return  # a JSON Lines file without a line has no columns
     source = folder / KINDS[name]
-    if rows:
+    if rows or source.suffix == ".xlsx":
         write_source(source, some_rows(rows, bad=5))
     elif source.suffix == ".parquet":
         pd.DataFrame({"id": ["x"], "text": ["y"]})[:0].to_parquet(source, index=False)

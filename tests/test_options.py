@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import FrozenInstanceError, fields
+from typing import get_type_hints
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 import berthead
 from berthead.errors import UsageError
-from berthead.options import ADAPT_ALLOWED, FitOptions, PredictOptions, flag
+from berthead.options import ADAPT_ALLOWED, ESTIMATOR_OPTIONS, FitOptions, PredictOptions, flag
+from berthead.options.keywords import FitKeywords
 from berthead.tasks import TASKS, Classify, Multilabel
 from berthead.train import learn, settings
 from berthead.train.settings import settings_for
@@ -342,3 +349,45 @@ def test_an_unknown_metric_is_an_error_before_anything_is_computed(monkeypatch, 
         berthead.fit(toy_csv, task=task, label=column, metric="f2")
     own = ", ".join(TASKS[task].metrics)
     assert str(error.value).startswith(f'--metric: is "f2"; metrics of {task}: {own}')
+
+
+# Signatures made of the options
+
+
+def test_the_typed_keywords_are_up_to_date():
+    command = [sys.executable, ROOT / "tools" / "keywords.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_fit_shows_every_option_with_its_default_and_help():
+    shown = inspect.signature(berthead.fit).parameters
+    for spec in fields(FitOptions):
+        assert shown[spec.name].default == spec.default
+        assert f"        {spec.name}: " in berthead.fit.__doc__
+    assert "{options}" not in berthead.fit.__doc__
+    hints = get_type_hints(FitKeywords)
+    assert hints.keys() == {spec.name for spec in fields(FitOptions)}
+
+
+ESTIMATORS = [berthead.TextClassifier, berthead.TextRegressor, berthead.SequenceLabeler, berthead.SpanExtractor,
+              berthead.MultipleChoice]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_estimators_have_the_options_of_a_fit(kind):
+    shown = {name: one.default for name, one in inspect.signature(kind).parameters.items()}
+    options = {spec.name: spec.default for spec in fields(FitOptions)}
+    own = shown.keys() - set(ESTIMATOR_OPTIONS)
+    assert own == {"valid", "random_state", "verbose"} | (
+        {"class_weight"} if kind is berthead.TextClassifier else set()
+    )
+    assert {name: shown[name] for name in ESTIMATOR_OPTIONS} == {name: options[name] for name in ESTIMATOR_OPTIONS}
+    assert kind().get_params() == shown
+    assert all(f"        {name}: " in kind.__doc__ for name in shown)
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_an_estimator_says_which_parameter_it_does_not_have(kind):
+    with pytest.raises(TypeError, match=rf'{kind.__name__} has no parameter .epoch.\. Did you mean "epochs"'):
+        kind(epoch=3)

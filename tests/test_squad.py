@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from berthead.errors import DataError, UsageError
-from berthead.formats.readers import count_lines, format_of, open_rows
+from berthead.formats.readers import count_rows, format_of, open_rows
 
 CONTEXT = "Rome fell in 476. Nobody wept."
 SQUAD = {
@@ -91,7 +91,7 @@ def test_a_question_is_a_row(tmp_path, name, format):
         f"{path}:data[1].paragraphs[0].qas[0]",
         f"{path}:data[1].paragraphs[2].qas[0]",
     ]
-    assert count_lines(path) is None
+    assert count_rows(path) is None
     with pytest.raises(UsageError):  # it is read, and never written
         format_of(path)
 

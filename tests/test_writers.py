@@ -346,8 +346,8 @@ def test_a_folder_without_permission_is_refused(tmp_path):
 
 
 def test_an_unknown_extension_is_refused_early(tmp_path):
-    with pytest.raises(UsageError, match=r'has the extension "\.xlsx"'):
-        check_writable(tmp_path / "a.xlsx")
+    with pytest.raises(UsageError, match=r'has the extension "\.xls"'):
+        check_writable(tmp_path / "a.xls")
 
 
 def test_the_early_check_leaves_no_trace(tmp_path):

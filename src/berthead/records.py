@@ -21,7 +21,7 @@ class Row:
 
     Args:
         values: column name to value; text formats give `str`, JSON Lines and Parquet keep their types.
-        where: `file:line` (or `file:row N` for Parquet).
+        where: `file:line` (or `file:row N` where rows are not lines).
         error: why the row cannot be read, or None.
     """
 

@@ -17,7 +17,7 @@ from berthead.options import FitOptions
 @with_options(FitOptions)
 def fit(
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="csv, tsv, jsonl, conll, SQuAD json (also .gz) or parquet.")
+        str, typer.Argument(metavar="DATA", help="A file of rows: csv, jsonl, parquet, conll, SQuAD json, ...")
     ],
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="The model folder to write.")] = None,
     shared: Annotated[

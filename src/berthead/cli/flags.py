@@ -9,14 +9,11 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from berthead.options import Options, flag
+from berthead.options import ROW_OPTIONS, Options, flag
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 ModelFolder = Annotated[str, typer.Argument(metavar="MODEL", help="A model folder made by berthead fit.")]
-
-# The options that say how labelled rows are read.
-ROW_OPTIONS = ("text", "pair", "label", "choices", "intent", "skip_bad_rows")
 
 
 def of_rows(given: dict[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from berthead.cli import reports as report
-from berthead.cli.flags import ROW_OPTIONS, AsJson, ModelFolder, with_options
+from berthead.cli.flags import AsJson, ModelFolder, with_options
 from berthead.cli.loading import load, load_one
 from berthead.cli.printing import print_json, print_text, warn
 from berthead.errors import UsageError
-from berthead.options import PredictOptions
+from berthead.options import ROW_OPTIONS, PredictOptions
 
 
 def join(

@@ -41,10 +41,12 @@ def predict(
     given: dict[str, Any],
 ) -> None:
     """Apply a fitted model to every row of a file, or to one text."""
+    from berthead.formats.registry import looks_like_a_file, split_sheet
+
     # os.path: a text may be too long for a file name, at which pathlib raises.
-    is_file = out is not None or source == "-" or os.path.isfile(source) or _looks_like_a_file(source)  # noqa: PTH113
-    if is_file and more and not all(os.path.isfile(one) or has_magic(one) for one in more):  # noqa: PTH113
-        fix = f"To write a file: --out {more[0]}" if _looks_like_a_file(more[0]) else "Name its column: --pair COLUMN"
+    is_file = out is not None or source == "-" or os.path.isfile(source) or looks_like_a_file(source)  # noqa: PTH113
+    if is_file and more and not all(os.path.isfile(split_sheet(one)[0]) or has_magic(one) for one in more):  # noqa: PTH113
+        fix = f"To write a file: --out {more[0]}" if looks_like_a_file(more[0]) else "Name its column: --pair COLUMN"
         raise UsageError("predict", f'"{more[0]}" stands after a file of rows', "MORE goes with a text", fix)
     for name in ("resume", "shard", "ray") if not is_file else ():
         if given[name]:
@@ -155,9 +157,3 @@ def _say(summary: Any, out: str, as_json: bool, quiet: bool) -> None:
             print(f"when all shards are done: berthead gather {shlex.quote(out)}", file=sys.stderr)
     if summary.failed:
         raise typer.Exit(4)
-
-
-def _looks_like_a_file(source: str) -> bool:
-    from berthead.formats.readers import EXTENSIONS
-
-    return " " not in source and source.lower().endswith((*EXTENSIONS, ".gz", ".zst"))

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from berthead.cli import reports as report
-from berthead.cli.flags import ROW_OPTIONS, AsJson, ModelFolder, Quiet, of_rows, with_options
+from berthead.cli.flags import AsJson, ModelFolder, Quiet, of_rows, with_options
 from berthead.cli.loading import load_one, load_scored
 from berthead.cli.printing import print_json, print_text, say_choice, warn
-from berthead.options import PredictOptions
+from berthead.options import ROW_OPTIONS, PredictOptions
 
 
 @with_options(PredictOptions, only=(*ROW_OPTIONS, "base", "engine", "precision", "device", "token_budget", "threads"))

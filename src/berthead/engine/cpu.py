@@ -129,7 +129,7 @@ def prepared(model: Model, precision: str, memo: dict[Any, Any] | None = None, d
         UsageError: this machine does not compute this encoder in this precision.
     """
     if device.type == "cuda":
-        kernel = varlen.kernel_for(model.encoder.config, precision, device)
+        kernel = varlen.kernel_for(model.encoder, precision, device)
         return varlen.prepared(model, precision, device, kernel, memo)
     if native.computes(model.encoder, precision):
         return native.laid_out(model, precision, memo)

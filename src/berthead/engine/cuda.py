@@ -116,6 +116,6 @@ def all_gpus(model: Model, precision: str) -> Engines:
     """An engine on each GPU that torch sees, in `fp32` or `bf16`."""
 
     def make(device: torch.device) -> CudaEngine:
-        return CudaEngine(model, precision, device, kernel_for(model.encoder.config, precision, device), recorded)
+        return CudaEngine(model, precision, device, kernel_for(model.encoder, precision, device), recorded)
 
     return Engines(make, [torch.device("cuda", number) for number in range(torch.cuda.device_count())])

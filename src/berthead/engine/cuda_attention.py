@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from berthead.engine.prepacked import PRECISIONS, CastEmbeddings
+from berthead.engine.prepacked import PRECISIONS, CastEmbeddings, check_bf16
 from berthead.model.attention import attention
-from berthead.model.config import EncoderConfig
-from berthead.model.encoder import Attention
+from berthead.model.encoder import Attention, Block, Encoder
 from berthead.model.model import Model
-from berthead.model.positions import Places
+from berthead.model.positions import NoPositions, Places, Rotary
 from berthead.model.tensors import Run, TensorPack
 
 
@@ -80,25 +79,36 @@ KERNELS = {"fp32": Kernel("efficient", efficient), "bf16": Kernel("flash", flash
 TOLERANCES = {"fp32": 1e-4, "bf16": 3e-2}
 
 
-def kernel_for(config: EncoderConfig, precision: str, device: torch.device) -> Kernel | None:
+# What attention may read of positions: nothing, or what turns queries and keys. No kernel here adds to the scores.
+POSITIONS = frozenset({NoPositions, Rotary})
+
+
+def supports(encoder: Encoder) -> bool:
+    """Whether the attention of an encoder may be replaced: by exact type, for a subclass may compute something else."""
+    blocks = all(type(block) is Block and type(block.attention) is Attention for block in encoder.blocks)
+    return type(encoder.places) in POSITIONS and blocks
+
+
+def kernel_for(encoder: Encoder, precision: str, device: torch.device) -> Kernel | None:
     """The kernel that computes an encoder's attention; None: each length is computed for itself.
 
     Args:
-        config: of the encoder.
+        encoder: of any parts.
         precision: `fp32` or `bf16`.
         device: where it is computed.
     """
-    return KERNELS[precision] if agrees(KERNELS[precision], config, precision, device) else None
+    return KERNELS[precision] if agrees(KERNELS[precision], encoder, precision, device) else None
 
 
-def agrees(kernel: Kernel, config: EncoderConfig, precision: str, device: torch.device) -> bool:
+def agrees(kernel: Kernel, encoder: Encoder, precision: str, device: torch.device) -> bool:
     """Whether a kernel attends on a device as plain products do on a CPU: tried with the encoder's own sizes.
 
     Relative positions add to the scores, which no kernel here reads. What else keeps one from computing an encoder is
     the kernel's own matter (head size, window, the GPU's age), and shows where it is called.
     """
-    if config.relative is not None:
+    if not supports(encoder):
         return False
+    config = encoder.config
     size, dtype = config.width // config.heads, PRECISIONS[precision]
     for local in set(config.local or (0,)):
         lengths = (2 * local + 9, 5, 1, 0)
@@ -181,8 +191,13 @@ def prepared(
 
     Returns:
         The copy, in evaluation mode. In float32 a GPU's products are exact from now on: TF32 is off in this process.
+
+    Raises:
+        UsageError: bfloat16, and a part that is not known to compute in it.
     """
     known, dtype = {} if memo is None else memo, PRECISIONS[precision]
+    if dtype != torch.float32:
+        check_bf16(model.encoder)
     if device.type == "cuda" and dtype == torch.float32:
         torch.set_float32_matmul_precision("highest")
     copied = copy.deepcopy(model, known)
@@ -190,7 +205,7 @@ def prepared(
     if kernel is not None:
         encoder.places = known.setdefault(("rows of", id(encoder.places)), WithRows(encoder.places))
         for block in encoder.blocks:
-            if isinstance(block.attention, Attention):
+            if type(block.attention) is Attention:  # not yet replaced in a block that models share
                 block.attention = VarlenAttention(block.attention, kernel)
     if dtype != torch.float32:
         encoder.embeddings = CastEmbeddings(encoder.embeddings, dtype)

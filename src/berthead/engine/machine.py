@@ -23,6 +23,7 @@ from berthead.function.artifact import Artifact
 from berthead.kernels import library, native
 from berthead.model.model import Model
 from berthead.records import Pack
+from berthead.storage.files import write_json
 from berthead.text.packing import pack
 from berthead.text.tokenizer import Encoded
 
@@ -183,11 +184,9 @@ def keep(key: Mapping[str, Any], measurements: Mapping[str, Any]) -> bool:
         Whether they could be kept; they are measured again where not.
     """
     place = _place(key)
-    aside = place.with_name(f".{place.name}.part-{os.getpid()}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(measured(key) | {"of": key} | {**measurements}, indent=2), encoding="utf-8")
-        aside.replace(place)
+        write_json(place, measured(key) | {"of": key} | {**measurements}, compact=True)
     except OSError:
         return False
     return True

@@ -9,11 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from berthead.model.encoder import Block
+from berthead.errors import UsageError
+from berthead.model.capabilities import Supported
+from berthead.model.encoder import Block, Encoder
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# In float32 every part computes as it is. These also take bfloat16 and give it on.
+BF16_SUPPORTED = Supported()
 # The rows of activations that oneDNN lays the weights out for; other numbers work with the same layout.
 TYPICAL_TOKENS = 2048
 
@@ -70,6 +74,19 @@ class CastEmbeddings(nn.Module):
         return vectors
 
 
+def check_bf16(encoder: Encoder) -> None:
+    """Refuse an encoder with parts that are not known to compute in bfloat16.
+
+    Args:
+        encoder: of any parts.
+
+    Raises:
+        UsageError: which part it is.
+    """
+    if part := BF16_SUPPORTED.why_not(encoder):
+        raise UsageError("--precision bf16", f"{part}, which is not known in bfloat16", "expected fp32")
+
+
 def prepacked(model: Model, precision: str, memo: dict[Any, Any] | None = None) -> Model:
     """A copy of the model with its encoder's linear layers replaced; parameters that stay are shared.
 
@@ -80,14 +97,20 @@ def prepacked(model: Model, precision: str, memo: dict[Any, Any] | None = None) 
 
     Returns:
         The prepared model, in evaluation mode.
+
+    Raises:
+        UsageError: bfloat16, and a part that is not known to compute in it.
     """
     copied, dtype = {} if memo is None else memo, PRECISIONS[precision]
+    if dtype != torch.float32:
+        check_bf16(model.encoder)
     copied |= {id(tensor): tensor for tensor in model.parameters()}
     prepared = copy.deepcopy(model, copied)
     for block in prepared.encoder.blocks:
-        assert isinstance(block, Block)
+        if type(block) is not Block:
+            continue  # it computes as it is
         for name, layer in list(block.attention.named_children()):
-            if isinstance(layer, nn.Linear):
+            if type(layer) is nn.Linear:  # a subclass may compute something else
                 setattr(block.attention, name, linear(layer, dtype))
         _prepare_mlp(block.mlp, dtype)
     if dtype != torch.float32:
@@ -97,8 +120,8 @@ def prepacked(model: Model, precision: str, memo: dict[Any, Any] | None = None) 
 
 def _prepare_mlp(mlp: nn.Sequential, dtype: torch.dtype) -> None:
     up, function, down = mlp.get_submodule("up"), mlp.get_submodule("activation"), mlp.get_submodule("down")
-    if not (isinstance(up, nn.Linear) and isinstance(down, nn.Linear)):
-        return  # prepared already
+    if not (type(up) is nn.Linear and type(down) is nn.Linear):
+        return  # prepared already, or something that computes as it is
     fused = _fused(function) if has_onednn(dtype) else None
     if fused is not None:
         mlp.add_module("up", PackedLinear(up, dtype, fused))
@@ -109,9 +132,9 @@ def _prepare_mlp(mlp: nn.Sequential, dtype: torch.dtype) -> None:
 
 
 def _fused(function: nn.Module) -> tuple[str, str] | None:
-    if isinstance(function, nn.GELU):
+    if type(function) is nn.GELU:
         return "gelu", function.approximate
-    return ("relu", "none") if isinstance(function, nn.ReLU) else None
+    return ("relu", "none") if type(function) is nn.ReLU else None
 
 
 def linear(layer: nn.Linear, dtype: torch.dtype) -> nn.Module:

@@ -2,79 +2,80 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar, Unpack
 
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from berthead.errors import DataError, UsageError
+from berthead.errors import DataError, UsageError, did_you_mean
 from berthead.estimators.inputs import refuse_blank, refuse_empty, texts_of
 from berthead.fitted import Fitted
-from berthead.options import FitOptions
+from berthead.options import ESTIMATOR_OPTIONS, FitOptions
+from berthead.options.keywords import EstimatorKeywords
+from berthead.options.signatures import documented, help_of, parameters_of
 from berthead.records import Example, FloatArray
 from berthead.train.fit import fit_examples
+
+E = TypeVar("E", bound="TextEstimator")
+
+# What estimators have beside the options of a fit: name to default and help.
+OWN_PARAMETERS: dict[str, tuple[Any, str]] = {
+    "valid": (0.1, "Share of the rows held out: it chooses the best epoch, the temperature, the thresholds; 0: none."),
+    "random_state": (0, "A seed; None or a `numpy.random.RandomState`: another one each time."),
+    "verbose": (False, "Show progress on stderr."),
+    "class_weight": (None, "None, or `balanced`: a rare class counts as much as a common one."),
+}
+
+
+def with_parameters(*own: str) -> Callable[[type[E]], type[E]]:
+    """Give an estimator its parameters: the options of a fit, and some of its own.
+
+    scikit-learn reads them from the signature of `__init__`, and so do `help` and editors.
+
+    Args:
+        own: names in OWN_PARAMETERS.
+
+    Returns:
+        A class decorator; `{options}` in the class's docstring becomes a line for each.
+    """
+
+    def decorate(kind: type[E]) -> type[E]:
+        more = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=OWN_PARAMETERS[name][0])
+                for name in own]  # fmt: skip
+        parameters = [*parameters_of(FitOptions, ESTIMATOR_OPTIONS), *more]
+        kind._defaults = {one.name: one.default for one in parameters}
+
+        def __init__(self: TextEstimator, **parameters: Any) -> None:
+            TextEstimator.__init__(self, **parameters)
+
+        first = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        __init__.__signature__ = inspect.Signature([first, *parameters])  # type: ignore[attr-defined]
+        kind.__init__ = __init__  # type: ignore[method-assign]
+        texts = help_of(FitOptions, ESTIMATOR_OPTIONS) | {name: OWN_PARAMETERS[name][1] for name in own}
+        kind.__doc__ = documented(kind.__doc__, texts)
+        return kind
+
+    return decorate
 
 
 class TextEstimator(BaseEstimator):  # type: ignore[misc]
     """What all estimators share: the parameters, reading X, fitting."""
 
-    def __init__(
-        self,
-        *,
-        encoder: str = "minilm",
-        adapt: str = "full",
-        head: str = "auto",
-        pooling: str = "auto",
-        epochs: int | None = None,
-        batch: int = 32,
-        lr: float | None = None,
-        head_lr: float | None = None,
-        layer_decay: float = 1.0,
-        unfreeze: bool = False,
-        weight_decay: float = 0.01,
-        warmup: float = 0.1,
-        clip: float = 1.0,
-        metric: str | None = None,
-        valid: float = 0.1,
-        max_tokens: int | None = None,
-        on_long: str = "window",
-        stride: int | None = None,
-        windows: str = "mean",
-        precision: str = "auto",
-        cache: str | None = None,
-        threads: int | None = None,
-        random_state: Any = 0,
-        verbose: bool = False,
-    ) -> None:
-        self.encoder = encoder
-        self.adapt = adapt
-        self.head = head
-        self.pooling = pooling
-        self.epochs = epochs
-        self.batch = batch
-        self.lr = lr
-        self.head_lr = head_lr
-        self.layer_decay = layer_decay
-        self.unfreeze = unfreeze
-        self.weight_decay = weight_decay
-        self.warmup = warmup
-        self.clip = clip
-        self.metric = metric
-        self.valid = valid
-        self.max_tokens = max_tokens
-        self.on_long = on_long
-        self.stride = stride
-        self.windows = windows
-        self.precision = precision
-        self.cache = cache
-        self.threads = threads
-        self.random_state = random_state
-        self.verbose = verbose
+    _defaults: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, **parameters: Unpack[EstimatorKeywords]) -> None:
+        unknown = [name for name in parameters if name not in self._defaults]
+        if unknown:
+            fix = did_you_mean(unknown[0], self._defaults)
+            raise TypeError(f"{type(self).__name__} has no parameter {unknown[0]!r}. {fix}".rstrip())
+        for name, default in self._defaults.items():
+            setattr(self, name, parameters.get(name, default))
 
     def save(self, folder: str | Path, overwrite: bool = False) -> None:
         """Write the model folder, which `berthead.load`, the command line and transformers read.
@@ -108,14 +109,8 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
     ) -> Fitted:
         if not 0 <= self.valid < 1:
             raise UsageError("valid", f"is {self.valid!r}", "a share from 0 to below 1")
-        options = FitOptions(
-            task=task, encoder=self.encoder, adapt=self.adapt, head=self.head, pooling=self.pooling,
-            epochs=self.epochs, batch=self.batch, lr=self.lr, head_lr=self.head_lr, layer_decay=self.layer_decay,
-            unfreeze=self.unfreeze, weight_decay=self.weight_decay, warmup=self.warmup, clip=self.clip,
-            metric=self.metric, max_tokens=self.max_tokens, on_long=self.on_long, stride=self.stride,
-            windows=self.windows, precision=self.precision, cache=self.cache, threads=self.threads,
-            seed=_seed(self.random_state), class_weight=class_weight,
-        )  # fmt: skip
+        chosen = {name: getattr(self, name) for name in ESTIMATOR_OPTIONS}
+        options = FitOptions(task=task, seed=_seed(self.random_state), class_weight=class_weight, **chosen)
         result = fit_examples(examples, self.valid, options, columns, "y", with_baselines=False, quiet=not self.verbose)
         if result.history.interrupted:
             # scikit-learn's searches take any Exception for a bad candidate and go on.

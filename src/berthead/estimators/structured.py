@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from berthead.data.examples import Columns, sound_examples, to_example
 from berthead.errors import DataError
-from berthead.estimators.base import TextEstimator
+from berthead.estimators.base import TextEstimator, with_parameters
 from berthead.estimators.inputs import refuse_empty, rows_of, values_of
 from berthead.predict.rows import mended
 from berthead.records import Example, Prediction, Row, Span
@@ -80,11 +80,14 @@ class _StructuredEstimator(TextEstimator):
         return sound_examples(read, skip_bad_rows=False)[0]
 
 
+@with_parameters("valid", "random_state", "verbose")
 class SequenceLabeler(_StructuredEstimator):
     """Predict(BERT(x)) for a tag a word: X holds lists of tokens and y lists of tags, or X texts and y lists of spans.
 
-    The parameters are those of `TextClassifier` without `class_weight`; `head="crf"` decodes with a conditional random
-    field.
+    `head="crf"` decodes with a conditional random field.
+
+    Args:
+        {options}
 
     Attributes:
         fitted_: the `Fitted` function.
@@ -104,11 +107,15 @@ class SequenceLabeler(_StructuredEstimator):
         return [one.spans if one.tags is None else one.tags for one in self._predictions(X)]
 
 
+@with_parameters("valid", "random_state", "verbose")
 class SpanExtractor(_StructuredEstimator):
     """Predict(BERT(x)) for the answer in a context: X holds (question, context), y answers as texts or as in SQuAD.
 
-    The parameters are those of `TextClassifier` without `class_weight`. An answer in y is a text that stands once in
-    its context, the empty text where there is none, or [{"text": ..., "answer_start": ...}].
+    An answer in y is a text that stands once in its context, the empty text where there is none, or [{"text": ...,
+    "answer_start": ...}].
+
+    Args:
+        {options}
 
     Attributes:
         fitted_: the `Fitted` function.
@@ -139,10 +146,12 @@ class SpanExtractor(_StructuredEstimator):
         )
 
 
+@with_parameters("valid", "random_state", "verbose")
 class MultipleChoice(_StructuredEstimator):
     """Predict(BERT(x)) for one of a question's choices: X holds (question, [choice, ...]), y numbers, letters or texts.
 
-    The parameters are those of `TextClassifier` without `class_weight`.
+    Args:
+        {options}
 
     Attributes:
         fitted_: the `Fitted` function.

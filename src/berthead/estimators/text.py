@@ -11,40 +11,17 @@ from sklearn.utils.validation import column_or_1d
 
 from berthead.data.labels import plain
 from berthead.errors import DataError
-from berthead.estimators.base import TextEstimator
+from berthead.estimators.base import TextEstimator, with_parameters
 from berthead.estimators.inputs import refuse_missing
 from berthead.records import FloatArray
 
 
+@with_parameters("valid", "random_state", "verbose", "class_weight")
 class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
     """Predict(BERT(x)) for labels: one a text where y is a column, any number where y is a 0/1 matrix.
 
     Args:
-        encoder: `minilm`, a local folder, or a name that was pulled.
-        adapt: what learns: `full`, `frozen`, `top:K`, `lora:R[,alpha=A][,targets=a+b]` or `bitfit`.
-        head: `auto`, or the name of an installed package's head.
-        pooling: `auto`, `cls`, `mean` or `pooler`.
-        epochs: passes over the data; None: as `adapt` needs, from 3 (full) to 40 (frozen).
-        batch: rows of one step.
-        lr: peak learning rate; None: as `adapt` needs, as `berthead fit --help` says.
-        head_lr: peak learning rate of the head; None: `lr`, in full fits without `lr` 10 times the encoder's.
-        layer_decay: each block learns at so many times the rate of the one above, embeddings lowest.
-        unfreeze: first the head learns, then with each epoch more blocks.
-        weight_decay: decoupled weight decay.
-        warmup: share of the steps in which the rate rises.
-        clip: largest norm of the gradient.
-        metric: what chooses the best epoch; None: the task's own.
-        valid: share of the rows held out for that, and for the temperature or the thresholds; 0: none.
-        max_tokens: longest row or window in tokens; None: the encoder's.
-        on_long: `window`, `truncate` or `error`: what happens to longer texts.
-        stride: tokens that windows share; None: none, or a quarter of a window for tokens.
-        windows: `mean`, `max` or `attention`: how windows become one answer.
-        precision: `auto`, `fp32` or `bf16`, of training.
-        cache: folder that keeps what a frozen part says of the rows, for later fits; None: for this fit alone.
-        threads: processor threads; None: what this process may use.
-        random_state: a seed; None or a `numpy.random.RandomState`: another one each time.
-        verbose: show progress on stderr.
-        class_weight: None or `balanced`.
+        {options}
 
     Attributes:
         classes_: the labels, sorted.
@@ -55,44 +32,6 @@ class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
         >>> classifier.fit(["good", "fine", "bad", "poor"], ["+", "+", "-", "-"]).predict(["great"]).tolist()
         ['+']
     """
-
-    def __init__(
-        self,
-        *,
-        encoder: str = "minilm",
-        adapt: str = "full",
-        head: str = "auto",
-        pooling: str = "auto",
-        epochs: int | None = None,
-        batch: int = 32,
-        lr: float | None = None,
-        head_lr: float | None = None,
-        layer_decay: float = 1.0,
-        unfreeze: bool = False,
-        weight_decay: float = 0.01,
-        warmup: float = 0.1,
-        clip: float = 1.0,
-        metric: str | None = None,
-        valid: float = 0.1,
-        max_tokens: int | None = None,
-        on_long: str = "window",
-        stride: int | None = None,
-        windows: str = "mean",
-        precision: str = "auto",
-        cache: str | None = None,
-        threads: int | None = None,
-        random_state: Any = 0,
-        verbose: bool = False,
-        class_weight: str | None = None,
-    ) -> None:
-        super().__init__(
-            encoder=encoder, adapt=adapt, head=head, pooling=pooling, epochs=epochs, batch=batch, lr=lr,
-            head_lr=head_lr, layer_decay=layer_decay, unfreeze=unfreeze, weight_decay=weight_decay, warmup=warmup,
-            clip=clip, metric=metric, valid=valid, max_tokens=max_tokens, on_long=on_long, stride=stride,
-            windows=windows, precision=precision, cache=cache, threads=threads,
-            random_state=random_state, verbose=verbose,
-        )  # fmt: skip
-        self.class_weight = class_weight
 
     def fit(self, X: Any, y: Any) -> Self:
         """Fit on texts and labels.
@@ -153,8 +92,12 @@ class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
         return tags
 
 
+@with_parameters("valid", "random_state", "verbose")
 class TextRegressor(RegressorMixin, TextEstimator):  # type: ignore[misc]
-    """Predict(BERT(x)) for numbers; the parameters are those of `TextClassifier`.
+    """Predict(BERT(x)) for numbers.
+
+    Args:
+        {options}
 
     Attributes:
         fitted_: the `Fitted` function.

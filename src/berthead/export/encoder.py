@@ -6,9 +6,13 @@ from typing import Any
 
 from torch import nn
 
+from berthead.errors import ModelError
 from berthead.export.graph import Graph
 from berthead.export.positions import Places
+from berthead.model.capabilities import Supported
 from berthead.model.encoder import Attention, Block, Embeddings, Encoder, Gated
+
+SUPPORTED = Supported(embeddings=True)
 
 
 def vectors(graph: Graph, encoder: Encoder, ids: str, segments: str) -> str:
@@ -22,7 +26,14 @@ def vectors(graph: Graph, encoder: Encoder, ids: str, segments: str) -> str:
 
     Returns:
         float32 [rows, tokens, width].
+
+    Raises:
+        ModelError: it has a part that is not known here.
     """
+    if part := SUPPORTED.why_not(encoder):
+        raise ModelError(
+            "encoder", f"{part}, which ONNX export does not know", "expected the parts of a family of ours"
+        )
     places = Places(graph, encoder, ids)
     hidden = _embedded(graph, encoder.embeddings, ids, segments, places)
     for number in encoder.order:

@@ -10,7 +10,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from berthead import __version__
-from berthead.errors import UsageError
+from berthead.errors import ModelError, UsageError
+from berthead.model.capabilities import activation_name
 
 # What every runtime of the last years reads; LayerNormalization is the newest operator used.
 OPSET, IR_VERSION = 17, 8
@@ -80,20 +81,36 @@ class Graph:
         return product if layer.bias is None else self.add("Add", product, self.weight(f"{name}.bias", layer.bias))
 
     def norm(self, name: str, layer: nn.Module, values: str) -> str:
-        """A layer norm over the last axis, or the values as they are where there is none."""
-        if not isinstance(layer, nn.LayerNorm):
+        """A layer norm over the last axis, or the values as they are where there is none.
+
+        Raises:
+            ModelError: it is something else.
+        """
+        if type(layer) is nn.Identity:
             return values
+        if type(layer) is not nn.LayerNorm:
+            raise _unknown("norm", layer)
         bias = [] if layer.bias is None else [self.weight(f"{name}.bias", layer.bias)]
         weight = self.weight(f"{name}.weight", layer.weight)
         return self.add("LayerNormalization", values, weight, *bias, axis=-1, epsilon=layer.eps)
 
     def activation(self, layer: nn.Module, values: str) -> str:
-        """An element-wise function."""
-        if isinstance(layer, nn.GELU):
-            return self._gelu(values, exact=layer.approximate == "none")
-        if isinstance(layer, nn.SiLU):
-            return self.add("Mul", values, self.add("Sigmoid", values))
-        return self.add({nn.ReLU: "Relu", nn.Tanh: "Tanh"}[type(layer)], values)
+        """An element-wise function.
+
+        Raises:
+            ModelError: it is another than those of our encoders and heads.
+        """
+        match activation_name(layer):
+            case "gelu" | "gelu_pytorch_tanh" as name:
+                return self._gelu(values, exact=name == "gelu")
+            case "silu":
+                return self.add("Mul", values, self.add("Sigmoid", values))
+            case "relu":
+                return self.add("Relu", values)
+            case "tanh":
+                return self.add("Tanh", values)
+            case _:
+                raise _unknown("activation", layer)
 
     def save(self, inputs: dict[str, list[str]], output: str, axes: list[str | int], about: dict[str, str]) -> None:
         """Write the graph: the same bytes for the same function.
@@ -138,3 +155,7 @@ class Graph:
         for key, value in place.items():
             tensor.external_data.add(key=key, value=str(value))
         return tensor
+
+
+def _unknown(what: str, layer: nn.Module) -> ModelError:
+    return ModelError("ONNX export", f"the {what} {type(layer).__name__} is not known", "expected one of our encoders'")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 
 from berthead.errors import ModelError
@@ -9,6 +11,18 @@ from berthead.export.graph import Graph
 from berthead.model.heads import JointHead, RowHead, TokenHead
 
 _ACTIVATIONS: dict[str, nn.Module] = {"tanh": nn.Tanh(), "gelu": nn.GELU(), "relu": nn.ReLU()}
+
+
+def _mean(graph: Graph, hidden: str) -> str:
+    return graph.add("ReduceMean", hidden, axes=[1], keepdims=0)
+
+
+def _first(graph: Graph, hidden: str) -> str:
+    return graph.add("Gather", hidden, graph.add("Squeeze", graph.whole(0), graph.whole(0)), axis=1)
+
+
+# From vectors [rows, tokens, width] to [rows, width].
+_POOLINGS: dict[str, Callable[[Graph, str], str]] = {"cls": _first, "mean": _mean, "pooler": _first}
 
 
 def logits(graph: Graph, head: nn.Module, hidden: str) -> str:
@@ -39,11 +53,10 @@ def logits(graph: Graph, head: nn.Module, hidden: str) -> str:
 
 
 def _row(graph: Graph, name: str, head: RowHead, hidden: str) -> str:
-    if head.pooling == "mean":
-        pooled = graph.add("ReduceMean", hidden, axes=[1], keepdims=0)
-    else:
-        first = graph.add("Squeeze", graph.whole(0), graph.whole(0))
-        pooled = graph.add("Gather", hidden, first, axis=1)
+    if head.pooling not in _POOLINGS:
+        saw, known = f"has the pooling {head.pooling}, which ONNX export does not know", ", ".join(_POOLINGS)
+        raise ModelError("head", saw, f"expected one of {known}")
+    pooled = _POOLINGS[head.pooling](graph, hidden)
     if head.dense is not None:
         pooled = graph.activation(_ACTIVATIONS[head.pooled], graph.linear(f"{name}.dense", head.dense, pooled))
     found = graph.linear(f"{name}.out", head.out, pooled)

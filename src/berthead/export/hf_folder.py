@@ -15,7 +15,8 @@ from berthead.function.folder import transformers_config, write_tensors
 from berthead.function.head_record import omega_names, transformers_class
 from berthead.model import families
 from berthead.model.checkpoint import file_tensors
-from berthead.storage.folders import PAGE, PAGE_LINE, made_whole, on_disk, write_json
+from berthead.storage.files import write_json
+from berthead.storage.folders import PAGE, PAGE_LINE, made_whole
 from berthead.storage.model_files import WEIGHTS
 
 # Our layers and tensors that its classes have none for.
@@ -46,7 +47,6 @@ def write_hf(artifact: Artifact, folder: Path, overwrite: bool = False) -> list[
         write_json(aside / "config.json", transformers_config(artifact))
         artifact.tokenizer.save(aside, artifact.max_tokens)
         (aside / PAGE).write_text(_page(artifact, lines), encoding="utf-8")
-        on_disk(aside)
         written = {name: one.read() for name, one in file_tensors(aside / WEIGHTS).items()}
         if written.keys() != tensors.keys() or not all(
             torch.equal(written[name], one) for name, one in tensors.items()

@@ -17,7 +17,8 @@ from berthead.function.checks import golden_input
 from berthead.model.heads import JointHead, TokenHead
 from berthead.options import PredictOptions
 from berthead.predict.predictor import Predictor
-from berthead.storage.folders import made_whole, on_disk, write_json
+from berthead.storage.files import write_json
+from berthead.storage.folders import made_whole
 from berthead.storage.hashes import file_sha256
 from berthead.storage.model_files import RECORD
 from berthead.tasks import Joint
@@ -45,7 +46,6 @@ def write_onnx(artifact: Artifact, folder: Path, overwrite: bool = False) -> flo
         _write_graph(artifact, aside / GRAPH)
         artifact.tokenizer.backend.save(str(aside / TOKENIZER))
         write_json(aside / RECORD, _record(artifact, aside))
-        on_disk(aside)
         return Exported(aside, PredictOptions(threads=torch.get_num_threads())).verify()
 
 

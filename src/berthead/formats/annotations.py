@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
+from berthead.formats.documents import Document
 from berthead.records import Row
 
 Span = dict[str, Any]
@@ -302,3 +303,13 @@ def _quotes(region: dict[str, Any], text: str) -> bool:
 
 def _simple(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if isinstance(value, _SIMPLE)}
+
+
+LABEL_STUDIO = Document(
+    name="label-studio",
+    described='a Label Studio export, as [{"data": {"text": "..."}, "annotations": [...]}], or as JSON-MIN',
+    is_one=lambda document: isinstance(document, list) and is_label_studio(document),
+    rows=label_studio_rows,
+    needed=("text",),
+    target="spans",
+)

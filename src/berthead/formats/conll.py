@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from berthead.errors import DataError, shown
+from berthead.formats.format import Content, Format, Source
 from berthead.records import Row
 
 _DOCUMENT = re.compile(r"-DOCSTART-(\s|$)")
@@ -132,3 +133,11 @@ def _ends(line: str) -> bool:
 
 def _counted(number: int) -> str:
     return f"{number} column{'s' * (number != 1)}"
+
+
+def _read(source: Source) -> Content:
+    return Content(*conll_rows(source.name, source.lines))
+
+
+# There is no other text format of rows that .txt could be. Header lines are missing, so that no stream is taken for it.
+CONLL = Format("conll", _read, (".conll", ".bio", ".iob", ".iob2", ".bioes", ".annotated", ".txt"))

@@ -1,25 +1,40 @@
-"""Delimited text to rows: the delimiter, quotes left open, rows too short or too long."""
+"""Delimited text, csv and tsv: the delimiter, quotes left open, rows too short or too long; and minimal quoting."""
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
 
 from berthead.errors import DataError
-from berthead.formats.lines import check_unique
+from berthead.formats.format import Content, Format, Header, Source, Writing
+from berthead.formats.lines import check_unique, copy_files, count_line_ends
+from berthead.formats.values import ESCAPE, text_of
 from berthead.records import Row
 
 _DELIMITERS = ",;\t|"
 _FIELD_LIMIT = 2**31 - 1  # characters; csv's own limit of 131,072 is too low for documents
+_MANY = 20  # names kept for a note
 
 
-def delimiter_of(head: str, format: str) -> str:
-    """The commonest delimiter outside the quotes of the header."""
+def _read(source: Source, tabs: bool) -> Content:
+    columns, rows = csv_rows(source.name, source.lines, delimiter_of(source.head, tabs))
+    return Content(columns, rows)
+
+
+def delimiter_of(head: str, tabs: bool = False) -> str:
+    """The commonest delimiter outside the quotes of the header.
+
+    Args:
+        head: the header.
+        tabs: whether the file's name says that these are tabs, where there are some or nothing else is.
+    """
     bare = re.sub(r'(^|[,;\t|])"(?:[^"]|"")*(?:"|$)', r"\1", head)
     counts = {delimiter: bare.count(delimiter) for delimiter in _DELIMITERS}
-    if format == "tsv" and (counts["\t"] or not any(counts.values())):
+    if tabs and (counts["\t"] or not any(counts.values())):
         return "\t"
     return max(counts, key=lambda delimiter: counts[delimiter])  # the first, a comma, where there is none
 
@@ -79,3 +94,70 @@ def _quote_line(cell: str, last: int) -> int:
     """The line on which an unclosed cell began, from its text and the number of the last line."""
     breaks = len(re.findall(r"\r\n|\r|\n", cell))
     return last - breaks + cell.endswith(("\r", "\n"))
+
+
+class _Line:
+    """What the csv module writes to: one line at a time, ended by LF."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Add one row."""
+        self._stream.write((text.removesuffix("\r\n") + "\n").encode("utf-8", ESCAPE))
+
+
+class CsvRows:
+    """CSV or TSV with minimal quoting; what is not text becomes JSON. Without a header it goes on with a file."""
+
+    def __init__(self, stream: BinaryIO, header: Header, whole: bool, delimiter: str) -> None:
+        columns = header.columns
+        self.left_out: dict[str, None] = {}
+        self._columns, self._known = columns, frozenset(columns)
+        # CRLF, although lines end in LF: up to Python 3.12 csv quotes only those line ends that it writes itself.
+        self._csv = csv.writer(_Line(stream), delimiter=delimiter, lineterminator="\r\n")
+        if whole:
+            # Where a name holds some delimiter all are quoted, lest readers that sniff the header are misled.
+            misleading = any(mark in name for name in columns for mark in _DELIMITERS)
+            quoting: Literal[0, 1] = csv.QUOTE_ALL if misleading else csv.QUOTE_MINIMAL
+            csv.writer(_Line(stream), delimiter=delimiter, lineterminator="\r\n", quoting=quoting).writerow(columns)
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Add one row."""
+        if not values.keys() <= self._known and len(self.left_out) < _MANY:
+            self.left_out |= dict.fromkeys(name for name in values if name not in self._known)
+        cells = (values.get(name) for name in self._columns)
+        self._csv.writerow(["" if cell is None else text_of(cell) for cell in cells])
+
+    def finish(self) -> None:
+        """Write what is left; the stream stays open."""
+
+    def abandon(self) -> None:
+        """Let go of what is open: the bytes go away anyway."""
+
+
+def _join(stream: BinaryIO, header: Header, parts: Sequence[Path], delimiter: str) -> None:
+    CsvRows(stream, header, True, delimiter)
+    copy_files(stream, parts)
+
+
+def _count(path: str) -> int:
+    """Lines without the header; cells may hold line breaks."""
+    return count_line_ends(path) - 1
+
+
+def _format(name: str, delimiter: str) -> Format:
+    tabs = delimiter == "\t"
+    return Format(
+        name=name,
+        extensions=(f".{name}",),
+        read=partial(_read, tabs=tabs),
+        writing=Writing(partial(CsvRows, delimiter=delimiter), partial(_join, delimiter=delimiter)),
+        # What is nothing else begins with a header.
+        sniffed=lambda head: not tabs or delimiter_of(head) == "\t",
+        typed=True,
+        count=_count,
+    )
+
+
+CSV, TSV = _format("csv", ","), _format("tsv", "\t")

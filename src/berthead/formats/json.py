@@ -1,24 +1,23 @@
-"""JSON to rows: an object a line, or a document that holds SQuAD, a Label Studio export or a list of objects."""
+"""JSON: an object a line, or a document that holds rows."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
-from typing import Any
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, BinaryIO
 
 from berthead.errors import DataError, listed
-from berthead.formats.annotations import is_label_studio, kind_of, label_studio_rows, span_keys, with_spans
-from berthead.formats.squad import is_squad, squad_rows
+from berthead.formats.annotations import kind_of, span_keys, with_spans
+from berthead.formats.documents import Document
+from berthead.formats.format import Content, Format, Source, Writing
+from berthead.formats.lines import copy_files, count_line_ends
+from berthead.formats.values import ESCAPE, json_of
 from berthead.records import Row
 
-_SQUAD = 'SQuAD, as {"data": [{"paragraphs": [...]}]}'
-_STUDIO = 'a Label Studio export, as [{"data": {"text": "..."}, "annotations": [...]}]'
-_DOCUMENTS = {
-    "squad": _SQUAD,
-    "label-studio": f"{_STUDIO}, or as JSON-MIN",
-    "json": f"{_SQUAD}; {_STUDIO}; or a list of objects",
-}
 _SEARCH = 1000  # rows in which every key should show, and a first object
 
 
@@ -69,31 +68,30 @@ def _keys(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(key for row in rows if not row.error for key in row.values))
 
 
-def json_document(name: str, asked: str, lines: Iterator[str]) -> tuple[str, list[str], Iterator[Row]]:
-    """The format found, columns and rows of a document, which is held in memory whole."""
+def json_document(name: str, asked: Sequence[Document], lines: Iterator[str]) -> Content:
+    """The format found, columns and rows of a document, which is held in memory whole.
+
+    Args:
+        name: the file, for errors and places.
+        asked: what it may hold.
+        lines: its text.
+
+    Raises:
+        DataError: it is not JSON, or holds something else.
+    """
     document = _document(name, "".join(lines))
-    format = _document_format(document)
-    if not format or asked not in ("json", format):
-        raise DataError(name, _described(document), _DOCUMENTS[asked], "Check that this is the right file.")
-    # Needed columns are named although no row may have them: then the rows' own errors are told.
-    needed: tuple[str, ...] = ()
-    if format == "squad":
-        needed, rows = ("question", "context"), squad_rows(name, document)
-    elif format == "label-studio":
-        needed, rows = ("text",), label_studio_rows(name, document)
-    else:
-        rows = _plain_rows(name, document)
+    kind = next((one for one in asked if one.is_one(document)), None)
+    if kind is None:
+        allowed = "; or ".join(filter(None, ("; ".join(one.described for one in asked[:-1]), asked[-1].described)))
+        raise DataError(name, _described(document, asked), allowed, "Check that this is the right file.")
+    rows = kind.rows(name, document)
     seen = list(itertools.islice(rows, _SEARCH))
-    if not seen:
-        raise DataError(
-            name, "is SQuAD without a question", "questions under qas", "Check that this is the right file."
-        )
-    if all(row.error for row in seen):
-        needed += {"squad": ("answers",), "label-studio": ("spans",)}.get(format, ())
+    needed = kind.needed + ((kind.target,) if kind.target and all(row.error for row in seen) else ())
     columns = list(dict.fromkeys([*_keys(seen), *needed]))
     if not columns:
-        raise DataError(seen[0].where, seen[0].error or "is an object without keys", "objects with keys")
-    return format, columns, itertools.chain(seen, rows)
+        first = seen[0] if seen else Row({}, name, "holds no row")
+        raise DataError(first.where, first.error or "is an object without keys", "objects with keys")
+    return Content(columns, itertools.chain(seen, rows), kind.name)
 
 
 def _document(name: str, text: str) -> Any:
@@ -111,25 +109,15 @@ def _document(name: str, text: str) -> Any:
         raise DataError(name, f"is not JSON ({_reason(error)})", fix="Correct the file.") from error
 
 
-def _document_format(document: Any) -> str:
-    """One of `FORMATS`; empty for what has no rows."""
-    if is_squad(document):
-        return "squad"
-    if not isinstance(document, list) or not any(isinstance(row, dict) for row in document):
-        return ""
-    return "label-studio" if is_label_studio(document) else "json"
-
-
-def _described(document: Any) -> str:
+def _described(document: Any, asked: Sequence[Document]) -> str:
     """What was seen in place of rows."""
     if isinstance(document, list) and document:
         first = document[0]
         keys = f" with the keys {_quoted(first)}" if isinstance(first, dict) and first else ""
         return f"is a JSON list that begins with {kind_of(first)}{keys}"
     if isinstance(document, dict) and document:
-        nearly = isinstance(document.get("data"), list) and not is_squad(document)
-        articles = '; none of "data" has "paragraphs"' if nearly else ""
-        return f"is a JSON object with the keys {_quoted(document)}{articles}"
+        lacks = [f"; {said}" for one in asked if (said := one.lacks(document))]
+        return f"is a JSON object with the keys {_quoted(document)}{''.join(lacks)}"
     return "is an empty JSON document" if document in ({}, []) else f"holds nothing but {kind_of(document)}"
 
 
@@ -145,3 +133,75 @@ def _plain_rows(name: str, document: list[Any]) -> Iterator[Row]:
             yield Row(with_spans(value, marked), where)
         else:
             yield Row({}, where, f"is {kind_of(value)}; an object is needed")
+
+
+class JsonRows:
+    """JSON Lines; values keep their types.
+
+    Args:
+        stream: where to.
+        check: refuses rows that are to become something else later.
+    """
+
+    left_out = ()
+
+    def __init__(self, stream: BinaryIO, check: Callable[[dict[str, Any]], None] | None = None) -> None:
+        self._stream, self._check = stream, check
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Add one row."""
+        if self._check:
+            self._check(values)
+        self._stream.write((json_of(values) + "\n").encode("utf-8", ESCAPE))
+
+    def finish(self) -> None:
+        """Write what is left; the stream stays open."""
+
+    def abandon(self) -> None:
+        """Let go of what is open: the bytes go away anyway."""
+
+
+OBJECTS = Document(
+    name="json",
+    described="a list of objects",
+    is_one=lambda document: isinstance(document, list) and any(isinstance(row, dict) for row in document),
+    rows=_plain_rows,
+)
+
+JSON_LINES = Format(
+    name="jsonl",
+    extensions=(".jsonl", ".ndjson"),
+    read=lambda source: Content(*json_lines(source.name, source.lines)),
+    writing=Writing(
+        encode=lambda stream, header, whole: JsonRows(stream),
+        join=lambda stream, header, parts: copy_files(stream, parts),
+    ),
+    sniffed=lambda head: head.strip().startswith("{"),
+    count=count_line_ends,
+)
+
+
+def document_formats(*kinds: Document) -> tuple[Format, ...]:
+    """JSON documents of any kind, which are known by their content, and a format for each kind alone.
+
+    Args:
+        kinds: what a document may hold; a list of objects that is none of them is read too.
+    """
+    return (
+        Format("json", partial(_read_document, asked=(*kinds, OBJECTS)), (".json",), sniffed=partial(_begins, kinds)),
+        *(Format(kind.name, partial(_read_document, asked=(kind,))) for kind in kinds),
+    )
+
+
+def _read_document(source: Source, asked: Sequence[Document]) -> Content:
+    return json_document(source.name, asked, source.lines)
+
+
+def _begins(kinds: Sequence[Document], head: str) -> bool:
+    """Whether a first line is that of a document: it goes on behind that line, or is a list, or whole."""
+    head = head.strip()
+    if re.match(r"\[\s*([{\]]|$)", head) or (head.startswith("{") and head.endswith(("{", "["))):
+        return True
+    with suppress(ValueError, RecursionError):
+        return head.startswith("{") and any(kind.is_one(json.loads(head)) for kind in kinds)
+    return False

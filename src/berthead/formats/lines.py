@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import codecs
 import itertools
-from collections.abc import Iterable, Iterator
-from typing import NoReturn, Protocol
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, NoReturn, Protocol
 
 from berthead.errors import DataError
 
 CHUNK = 1 << 16  # bytes read at once
+_COPIED = 1 << 20  # bytes copied at once
 
 
 def unreadable(name: str, error: OSError) -> DataError:
@@ -88,6 +91,19 @@ def _split(chunks: Iterable[bytes]) -> Iterator[bytes]:
 def empty(name: str) -> NoReturn:
     """Refuse a file without rows."""
     raise DataError(name, "is empty", "a header or a first row", "Check that this is the right file.")
+
+
+def count_line_ends(path: str) -> int:
+    """How many lines a file has."""
+    with open(path, "rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+
+
+def copy_files(stream: BinaryIO, paths: Sequence[Path]) -> None:
+    """Write files one after the other."""
+    for path in paths:
+        with open(path, "rb") as file:
+            shutil.copyfileobj(file, stream, _COPIED)
 
 
 def check_unique(where: str, columns: list[str]) -> None:

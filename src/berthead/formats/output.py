@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import base64
 import builtins
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from berthead.formats.encoders import CsvRows, JsonRows, ParquetRows, RowFormat, SpooledParquet
-from berthead.formats.parquet_types import added_types, parquet_schema
-
-_TYPED = ("csv", "tsv", "parquet")  # sources whose columns have one type each, known beforehand
+from berthead.formats.format import Header, RowEncoder, Writing
+from berthead.formats.json import JsonRows
+from berthead.formats.registry import PLAIN, find_format
+from berthead.formats.waiting import WaitingRows, join_json_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,16 +20,12 @@ class Output:
     """A file of rows to be written, whole or in parts.
 
     Args:
-        format: "csv", "tsv", "jsonl" or "parquet".
-        columns: all of them, in their order.
-        added: those that are not the input's, with their types: str, float, int, bool or list (of str).
-        schema: the `pyarrow.Schema` of a Parquet file; None for other formats, and where it is learnt from the rows.
+        format: the name of its format.
+        header: its columns.
     """
 
     format: str
-    columns: list[str]
-    added: dict[str, type]
-    schema: Any = None
+    header: Header
 
     @classmethod
     def of(
@@ -45,40 +41,62 @@ class Output:
             added: new column to its type.
         """
         names = [*columns, *(name for name in added if name not in columns)]
-        typed = format == "parquet" and source_format in _TYPED
-        return cls(
-            format, names, dict(added), parquet_schema(names, schema, added_types(dict(added))) if typed else None
-        )
+        typed = _writing(format).schema if find_format(source_format).typed else None
+        return cls(format, Header(names, dict(added), typed(names, schema, added) if typed else None))
 
     @property
     def part_format(self) -> str:
-        """The format of parts: JSON Lines where the types are known when all of them are there."""
-        return "jsonl" if self.format == "parquet" and self.schema is None else self.format
+        """The format of parts: JSON Lines where it is not known how to write them before all of them are there."""
+        return PLAIN.name if self._waits else self.format
 
-    def rows(self, stream: BinaryIO, folder: Path) -> RowFormat:
+    @property
+    def _waits(self) -> bool:
+        return _writing(self.format).learn is not None and self.header.schema is None
+
+    @property
+    def most_rows(self) -> int | None:
+        """How many rows a file of the format has room for; None: any number."""
+        return _writing(self.format).most_rows
+
+    def rows(self, stream: BinaryIO, folder: Path) -> RowEncoder:
         """What writes the whole file.
 
         Args:
             stream: where to.
             folder: where rows may wait.
         """
-        if self.format == "parquet" and self.schema is None:
-            return SpooledParquet(stream, self.columns, added_types(self.added), folder)
-        return self.part_rows(stream, header=True)
+        writing = _writing(self.format)
+        return WaitingRows(stream, self.header, writing, folder) if self._waits else self.part_rows(stream, header=True)
 
-    def part_rows(self, stream: BinaryIO, *, header: bool = False) -> RowFormat:
+    def part_rows(self, stream: BinaryIO, *, header: bool = False) -> RowEncoder:
         """What writes one part; parts one after the other, behind a header, are the whole of a text file."""
-        if self.part_format == "jsonl":
-            return JsonRows(stream)
-        if self.part_format == "parquet":
-            return ParquetRows(stream, self.schema)
-        return CsvRows(stream, self.columns, "\t" if self.format == "tsv" else ",", header)
+        if self._waits:
+            return JsonRows(stream, _writing(self.format).check)
+        return _writing(self.format).encode(stream, self.header, header)
+
+    def join(self, parts: Sequence[Path], stream: BinaryIO) -> None:
+        """Write the whole file.
+
+        Args:
+            parts: files of parts, in their order.
+            stream: where to.
+
+        Raises:
+            OSError: it cannot be written.
+            OutputError: a value does not fit.
+        """
+        writing = _writing(self.format)
+        if writing.join is None or self._waits:
+            join_json_lines(stream, self.header, writing, parts)
+        else:
+            writing.join(stream, self.header, parts)
 
     def to_json(self) -> dict[str, Any]:
         """The record, for a manifest."""
-        schema = None if self.schema is None else base64.b64encode(self.schema.serialize()).decode()
-        added = {name: kind.__name__ for name, kind in self.added.items()}
-        return {"format": self.format, "columns": self.columns, "added": added, "schema": schema}
+        header = self.header
+        schema = None if header.schema is None else base64.b64encode(header.schema.serialize()).decode()
+        added = {name: kind.__name__ for name, kind in header.added.items()}
+        return {"format": self.format, "columns": header.columns, "added": added, "schema": schema}
 
     @classmethod
     def from_json(cls, written: Mapping[str, Any]) -> Self:
@@ -89,7 +107,15 @@ class Output:
 
             schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(schema)))
         added = {name: _KINDS[kind] for name, kind in written["added"].items()}
-        return cls(written["format"], list(written["columns"]), added, schema)
+        return cls(written["format"], Header(list(written["columns"]), added, schema))
+
+
+def _writing(format: str) -> Writing:
+    """How a format is written, which is one that was found for an output."""
+    writing = find_format(format).writing
+    if writing is None:
+        raise ValueError(f"{format} is only read")
+    return writing
 
 
 _KINDS: dict[str, builtins.type] = {kind.__name__: kind for kind in (str, float, int, bool, list)}

@@ -1,23 +1,34 @@
-"""Parquet to rows, one batch of a row group at a time."""
+"""Parquet, read a batch of a row group at a time and written a row group at a time."""
 
 from __future__ import annotations
 
 import io
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from itertools import accumulate, islice
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
-from berthead.errors import DataError
+from berthead.errors import DataError, OutputError
+from berthead.formats.format import Content, Format, Header, Source, Writing
 from berthead.formats.lines import CHUNK, check_unique, empty
+from berthead.formats.parquet_types import LearntTypes, added_types, parquet_schema
+from berthead.formats.values import ESCAPE, text_of
 from berthead.records import Row
 
 _BATCH = 1024  # rows decoded at once
+GROUP_ROWS = 4096  # of a row group that is written
 
 
-class ParquetRows:
+def _read(source: Source) -> Content:
+    rows = ParquetReader(source.name, source.binary, source.stack)
+    return Content(rows.schema.names, rows, schema=rows.schema, skip=rows.skip)
+
+
+class ParquetReader:
     """The rows of a Parquet file from the top on; what is skipped is not decoded, and whole row groups are not read.
 
     Args:
@@ -117,3 +128,115 @@ def _plain_value(scalar: Any) -> Any:
         if not hasattr(scalar, "value"):
             raise
         return str(scalar.cast("string")) if str(scalar.type).startswith("timestamp[ns") else scalar.value
+
+
+class ParquetRows:
+    """Parquet with a schema known beforehand, a row group at a time."""
+
+    left_out = ()
+
+    def __init__(self, stream: BinaryIO, schema: Any) -> None:
+        import pyarrow.parquet as pq
+
+        self._schema, self._batch = schema, list[dict[str, Any]]()
+        self._file = pq.ParquetWriter(stream, schema)
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Add one row."""
+        self._batch.append(values)
+        if len(self._batch) == GROUP_ROWS:
+            self._flush()
+
+    def add_group(self, table: Any) -> None:
+        """Add a row group as it is."""
+        self._file.write_table(table)
+
+    def finish(self) -> None:
+        """Write what is left; the stream stays open."""
+        self._flush()
+        self._file.close()
+
+    def abandon(self) -> None:
+        """Let go of what is open: the bytes go away anyway."""
+        with suppress(Exception):  # its footer may not fit either; the file goes away anyway
+            self._file.close()
+        self._file.is_open = False  # or its destructor tries again, on a closed stream
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        batch, self._batch = self._batch, []  # first: after an interruption no row may come twice
+        if batch:
+            columns = [_array([row.get(field.name) for row in batch], field) for field in self._schema]
+            self._file.write_table(pa.Table.from_arrays(columns, schema=self._schema))
+
+
+def _array(values: list[Any], field: Any) -> Any:
+    """Python values as an Arrow array of the field's type."""
+    import pyarrow as pa
+
+    text, kind = pa.string(), field.type
+    if kind == text:
+        values = [None if value is None else text_of(value) for value in values]
+    elif kind == pa.list_(text):
+        values = [value and [None if item is None else text_of(item) for item in value] for value in values]
+    try:
+        return pa.array(values, type=kind)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
+        # Half a surrogate pair, or a value that the reader gave as text because Python has no such value.
+        cells = [None if value is None else text_of(value).encode("utf-8", ESCAPE).decode() for value in values]
+    try:
+        return pa.array(cells, type=text).cast(kind)
+    except pa.ArrowException as error:
+        saw = f"a value does not fit the Parquet type {kind}"
+        raise OutputError(f'column "{field.name}"', saw, fix="Write a .jsonl file instead.") from error
+
+
+def _join(stream: BinaryIO, header: Header, parts: Sequence[Path]) -> None:
+    """The row groups of Parquet files, as they are."""
+    import pyarrow.parquet as pq
+
+    rows = ParquetRows(stream, header.schema)
+    try:
+        for part in parts:
+            with pq.ParquetFile(part) as file:
+                for group in range(file.num_row_groups):
+                    rows.add_group(file.read_row_group(group))
+        rows.finish()
+    except BaseException:
+        rows.abandon()
+        raise
+
+
+def _learn(header: Header, rows: Iterable[dict[str, Any]]) -> Header:
+    """The header with the schema that holds all rows."""
+    if header.schema is not None:
+        return header
+    types, left = LearntTypes(header.columns, added_types(header.added)), iter(rows)
+    while batch := list(islice(left, GROUP_ROWS)):
+        types.learn(batch)
+    return replace(header, schema=types.schema)
+
+
+def _count(path: str) -> int:
+    import pyarrow.parquet as pq
+
+    rows: int = pq.read_metadata(path).num_rows
+    return rows
+
+
+PARQUET = Format(
+    name="parquet",
+    extensions=(".parquet",),
+    read=_read,
+    writing=Writing(
+        encode=lambda stream, header, whole: ParquetRows(stream, header.schema),
+        join=_join,
+        schema=parquet_schema,
+        learn=_learn,
+    ),
+    text=False,
+    signature=("PAR1", "a Parquet file"),
+    typed=True,
+    count=_count,
+)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
-def parquet_schema(columns: list[str], schema: Any, added: dict[str, Any]) -> Any:
+def parquet_schema(columns: list[str], schema: Any, added: Mapping[str, type]) -> Any:
     """The source's fields and the added ones; what has no type is text."""
     import pyarrow as pa
 
     known = {field.name: field for field in schema} if schema is not None else {}
-    known |= {name: pa.field(name, kind) for name, kind in added.items()}
+    known |= {name: pa.field(name, kind) for name, kind in added_types(added).items()}
     fields = [known.get(name) or pa.field(name, pa.string()) for name in columns]
     return pa.schema(fields, metadata=schema.metadata if schema is not None else None)
 
 
-def added_types(added: dict[str, type]) -> dict[str, Any]:
+def added_types(added: Mapping[str, type]) -> dict[str, Any]:
     """The Parquet types of new columns, by name."""
     import pyarrow as pa
 

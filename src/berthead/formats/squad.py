@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
+from berthead.errors import DataError
 from berthead.formats.annotations import kind_of, wanted
+from berthead.formats.documents import Document
 from berthead.records import Row
 
 
@@ -104,3 +107,28 @@ def _object(value: Any) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
     raise ValueError(f"is {kind_of(value)}; an object is needed")
+
+
+def _rows(name: str, document: Any) -> Iterator[Row]:
+    rows = squad_rows(name, document)
+    first = next(rows, None)
+    if first is None:
+        saw, allowed = "is SQuAD without a question", "questions under qas"
+        raise DataError(name, saw, allowed, "Check that this is the right file.")
+    return itertools.chain([first], rows)
+
+
+def _lacks(document: Any) -> str:
+    nearly = isinstance(document, dict) and isinstance(document.get("data"), list) and not is_squad(document)
+    return 'none of "data" has "paragraphs"' if nearly else ""
+
+
+SQUAD = Document(
+    name="squad",
+    described='SQuAD, as {"data": [{"paragraphs": [...]}]}',
+    is_one=is_squad,
+    rows=_rows,
+    needed=("question", "context"),
+    target="answers",
+    lacks=_lacks,
+)

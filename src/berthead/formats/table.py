@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from berthead.errors import DataError, listed
-from berthead.formats.readers import RowReader, count_lines, open_rows
+from berthead.formats.readers import RowReader, count_rows, open_rows
 from berthead.records import Row
 
 
@@ -88,10 +88,9 @@ class Table:
                 return
 
     def count(self) -> int | None:
-        """About how many rows there are, as `count_lines` says; None where that is not known."""
-        counts = [count_lines(path) for path in self.paths]
-        known = [count - (self.format in ("csv", "tsv")) for count in counts if count is not None]
-        return sum(known) if len(known) == len(counts) else None
+        """About how many rows there are, as `count_rows` says; None where that is not known."""
+        known = [count for path in self.paths if (count := count_rows(path)) is not None]
+        return sum(known) if len(known) == len(self.paths) else None
 
     @property
     def notes(self) -> list[str]:

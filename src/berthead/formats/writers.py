@@ -12,9 +12,10 @@ from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
 from berthead.errors import OutputError
-from berthead.formats.encoders import CsvRows, RowFormat
+from berthead.formats.format import RowEncoder, UnfitRow
 from berthead.formats.output import Output
-from berthead.formats.readers import STDIO, format_of
+from berthead.formats.readers import STDIO
+from berthead.formats.registry import PLAIN, find_format, format_of
 from berthead.storage.files import Aside, hidden, output_error, target_of
 
 
@@ -32,19 +33,19 @@ class RowWriter:
 
     Args:
         name: the path as the user typed it, or `stdout`.
-        format: "csv", "tsv", "jsonl" or "parquet".
+        format: the name of its format.
         sink: the destination.
         rows: the encoder of this format.
     """
 
-    def __init__(self, name: str, format: str, sink: _Sink, rows: RowFormat) -> None:
+    def __init__(self, name: str, format: str, sink: _Sink, rows: RowEncoder) -> None:
         self.name, self.format = name, format
         self._sink, self._rows, self._open = sink, rows, True
 
     @property
     def notes(self) -> list[str]:
         """What the user should know about the rows written so far."""
-        return left_out_notes(self.name, self._rows.left_out if isinstance(self._rows, CsvRows) else ())
+        return left_out_notes(self.name, self._rows.left_out)
 
     def write(self, values: dict[str, Any]) -> None:
         """Write one row.
@@ -53,12 +54,15 @@ class RowWriter:
             values: column name to value; a missing column is left empty.
 
         Raises:
+            UnfitRow: the format has no room for this row; others may follow.
             OutputError: the disk is full, or the file cannot be written; nothing is left behind.
         """
         try:
             self._rows.write(values)
         except OSError as error:
             raise self._failed(error) from error
+        except UnfitRow:
+            raise
         except OutputError:
             self.abandon()
             raise
@@ -123,8 +127,8 @@ def open_writer(
     """Open an output for rows that have the input's columns and some more.
 
     Args:
-        path: .csv, .tsv, .jsonl, .ndjson (each also .gz or .zst) or .parquet; `-` is standard output in the source's
-            format where that is CSV or TSV, else JSON Lines.
+        path: its extension names the format, one of `FORMATS` that is written; `-` is standard output, in the source's
+            format where that is text that is written, else JSON Lines.
         source_format: what `open_rows` found.
         columns: the input's columns.
         schema: the `pyarrow.Schema` of a Parquet source, or None.
@@ -147,7 +151,8 @@ def open_writer(
     """
     path = str(path)
     if path == STDIO:
-        name, format, codec = "stdout", source_format if source_format in ("csv", "tsv") else "jsonl", ""
+        source = find_format(source_format)
+        name, format, codec = "stdout", (source if source.text and source.writing else PLAIN).name, ""
     else:
         name, (format, codec) = path, format_of(path)
     sink: _Sink | None = None

@@ -30,7 +30,9 @@ from berthead.model.config import EncoderConfig
 from berthead.model.encoder import Encoder
 from berthead.model.model import Model, sha256_of
 from berthead.model.tensors import shapes_only
-from berthead.storage.folders import made_whole, on_disk, write_json
+from berthead.storage import tensors as storage
+from berthead.storage.files import write_json
+from berthead.storage.folders import made_whole
 from berthead.storage.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RECORD, WEIGHTS, read_json
 from berthead.tasks import Joint, find_task
 from berthead.text.tokenizer import Tokenizer
@@ -241,18 +243,12 @@ def write(
     if base is None:
         artifact.tokenizer.save(folder, artifact.max_tokens)
     write_json(folder / RECORD, record | {"golden": list(artifact.golden)})
-    on_disk(folder)
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Tensors as a safetensors file, in float32."""
-    from safetensors.torch import save_file
-
-    path.touch()
-    mode = path.stat().st_mode
     whole = {name: tensor.detach().float().contiguous() for name, tensor in tensors.items()}
-    save_file(whole, path, metadata={"format": "pt"})
-    path.chmod(mode)  # safetensors lets the owner alone read
+    storage.write_tensors(whole, path, {"format": "pt"})
 
 
 def public_config(raw: Mapping[str, Any]) -> dict[str, Any]:

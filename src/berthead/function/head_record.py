@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from berthead import plugins
 from berthead.errors import ModelError, listed
 from berthead.model.families import FAMILIES
-from berthead.model.heads import POOLED, WINDOW_POOLINGS, JointHead, RowHead, TokenHead
+from berthead.model.heads import POOLED, POOLINGS, WINDOW_POOLINGS, JointHead, RowHead, TokenHead
 
-POOLINGS = ("cls", "mean", "pooler")
 _CRF = {one: f"crf.{one}" for one in ("first", "last", "step")}
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from berthead.function.checks import is_strange
 from berthead.model import families
 from berthead.model.checkpoint import Checkpoint, read_checkpoint
 from berthead.model.model import sha256_of
-from berthead.storage.folders import write_json
+from berthead.storage.files import clear_leftovers, write_json
 from berthead.storage.model_files import RECORD, WEIGHTS, read_json
 
 _NAME = r"[^\W_][\w.-]{0,99}"
@@ -61,12 +59,9 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def write_record(folder: Path, names: list[str], pretrained: Mapping[str, str]) -> None:
     """The record, written aside and renamed: it names whole folders only."""
-    aside = folder / f".{RECORD}.part-{os.getpid()}"
     record = {"format_version": FORMAT_VERSION, "functions": names, "pretrained": dict(pretrained)}
-    aside.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    with aside.open("rb+") as written:
-        os.fsync(written.fileno())
-    aside.rename(folder / RECORD)
+    write_json(folder / RECORD, record)
+    clear_leftovers(folder / RECORD)
 
 
 def is_name(name: str) -> bool:
@@ -97,15 +92,12 @@ class ThetaHat:
 
     def write(self, folder: Path) -> None:
         """Write a checkpoint that berthead and transformers read."""
-        from safetensors.torch import save_file
-
         folder.mkdir()
         family = families.FAMILIES[self.artifact.family]
         tensors = dict(self.tensors)
         if self.checkpoint and self.checkpoint.pooler and family.pooler:
             tensors |= {family.pooler[name]: tensor for name, tensor in self.checkpoint.pooler.items()}
-        whole = {f"{family.prefix}.{name}": tensor.detach().float().contiguous() for name, tensor in tensors.items()}
-        save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
+        folders.write_tensors({f"{family.prefix}.{name}": one for name, one in tensors.items()}, folder / WEIGHTS)
         raw = self.checkpoint.raw_config if self.checkpoint else self.artifact.raw_config
         config = {key: value for key, value in folders.public_config(raw).items() if key not in _OF_A_TASK}
         own = {"architectures": [f"{family.stem}Model"], "dtype": "float32"}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from berthead.errors import Interrupted, OutputError, UsageError
 from berthead.formats.readers import STDIO
+from berthead.formats.registry import split_sheet
 from berthead.formats.table import Table
 from berthead.formats.writers import RowWriter, check_writable, open_writer
 from berthead.jobs.counts import Summary
@@ -38,10 +39,10 @@ def predict_file(
 
     Args:
         predictor: the fitted function, or several; of these each column added begins with the function's name.
-        source: csv, tsv, jsonl (each also .gz or .zst), parquet, conll or json; a pattern such as `texts/*.csv`, or
-            several files of one format and with the same columns; or `-` for stdin.
-        target: csv, tsv, jsonl (each also .gz or .zst) or parquet, or `-` for stdout; a file takes its place when it
-            is whole.
+        source: a file of rows in any format that is read; a pattern such as `texts/*.csv`, or several files of one
+            format and with the same columns; or `-` for stdin.
+        target: a file in any format that is written, by its extension, or `-` for stdout; it takes its place when it is
+            whole.
         options: columns, what to add, and how the job is shared and resumed.
         quiet: show no progress.
         again: what the user does to go on after an interruption.
@@ -65,8 +66,10 @@ def predict_file(
     with Table(paths) as table:
         work = Work.plan(predictor, options, table.columns, table.name)
         if lasting:
+            job = Job(work, table, target, options, again, quiet, pool)
+            _refuse_many(job, paths)
             with pool or nullcontext():
-                return run(Job(work, table, target, options, again, quiet, pool))
+                return run(job)
         summary = _stream(work, table, target, options, quiet)
     summary.max_tokens = widest(predictor.functions).reading.max_tokens
     return summary
@@ -74,7 +77,7 @@ def predict_file(
 
 def _refuse(paths: Sequence[str], target: str, options: PredictOptions, lasting: bool) -> None:
     """Refuse an output that is an input, and a stream where a file is needed."""
-    for path in paths if lasting else ():
+    for path in (split_sheet(path)[0] for path in paths if lasting):
         if Path(target).exists() and Path(path).exists() and Path(target).samefile(path):
             raise OutputError(target, "is the input", "another file", "The output would replace it.")
     for flag, given in (("--resume", options.resume), ("--shard", options.shard), ("--ray", options.ray)):
@@ -83,6 +86,20 @@ def _refuse(paths: Sequence[str], target: str, options: PredictOptions, lasting:
         if given and not lasting:
             pipe = next("stdin" if path == STDIO else f"{path}, a pipe," for path in paths if not is_file(path))
             raise UsageError(flag, f"{pipe} cannot be read a second time", "a file as IN", "Write the rows to a file.")
+
+
+def _refuse_many(job: Job, paths: Sequence[str]) -> None:
+    """Refuse more rows than the output has room for, before any is computed."""
+    most = job.output.most_rows
+    if most is None or (len(paths) == 1 and job.table.format == job.output.format):
+        return
+    count = job.table.count()
+    if count is not None and count <= most:
+        return
+    with Table(paths) as again:  # the count was a guess
+        if again.skip(most + 1) > most:
+            fix = "Write another format, or several files."
+            raise OutputError(job.target, "has no room for all rows", f"at most {most:,} rows", fix)
 
 
 def _stream(work: Work, table: Table, target: str, options: PredictOptions, quiet: bool) -> Summary:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from berthead.errors import UsageError, listed
-from berthead.formats.readers import format_of
+from berthead.formats.registry import format_of
 from berthead.formats.writers import check_writable, left_out_notes
 from berthead.jobs.assembly import put_together
 from berthead.jobs.counts import Summary

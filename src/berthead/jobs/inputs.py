@@ -13,6 +13,7 @@ from typing import Any, Self
 from berthead.errors import DataError, UsageError
 from berthead.formats.lines import unreadable
 from berthead.formats.readers import STDIO
+from berthead.formats.registry import split_sheet
 
 
 def matching(given: str | Path | Sequence[str | Path]) -> list[str]:
@@ -35,14 +36,15 @@ def matching(given: str | Path | Sequence[str | Path]) -> list[str]:
     """
     paths: list[str] = []
     for one in map(str, [given] if isinstance(given, str | Path) else given):
-        if one == STDIO or not glob.has_magic(one) or os.path.exists(one):  # noqa: PTH110
+        pattern, sheet = split_sheet(one)
+        if one == STDIO or not glob.has_magic(pattern) or os.path.exists(pattern):  # noqa: PTH110
             paths.append(one)
             continue
-        found = sorted(path for path in glob.glob(one, recursive=True) if os.path.isfile(path))  # noqa: PTH113, PTH207
+        found = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))  # noqa: PTH113, PTH207
         if not found:
             saw = f"matches no file (looked from {Path.cwd()})"
             raise DataError(one, saw, "* for any letters of a name, ** for any folders", "Check the pattern.")
-        paths += found
+        paths += [path + sheet for path in found]
     if not paths:
         raise UsageError("predict", "there is no input", "files, or -")
     for one in paths if len(paths) > 1 else ():
@@ -54,6 +56,7 @@ def matching(given: str | Path | Sequence[str | Path]) -> list[str]:
 
 def is_file(path: str) -> bool:
     """Whether this can be read more than once, as far as it can be read: no stdin, and no pipe."""
+    path, _ = split_sheet(path)
     special = os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)  # noqa: PTH110, PTH112, PTH113
     return path != STDIO and not special
 
@@ -82,7 +85,7 @@ class Fingerprint:
             DataError: it cannot be read.
         """
         try:
-            with open(path, "rb") as file:
+            with open(split_sheet(path)[0], "rb") as file:
                 stat = os.fstat(file.fileno())
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
@@ -96,7 +99,7 @@ class Fingerprint:
             DataError: somebody did.
         """
         try:
-            now = Path(self.name).stat()
+            now = Path(split_sheet(self.name)[0]).stat()
         except OSError as error:
             raise unreadable(self.name, error) from error
         if (now.st_size, now.st_mtime_ns) != (self.size, self.mtime_ns):

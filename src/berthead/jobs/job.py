@@ -12,7 +12,7 @@ from typing import Any
 
 from berthead.errors import Interrupted
 from berthead.formats.output import Output
-from berthead.formats.readers import format_of
+from berthead.formats.registry import format_of
 from berthead.formats.table import Table
 from berthead.jobs.counts import Summary
 from berthead.jobs.gather import already_gathered, gather_parts

@@ -72,7 +72,7 @@ class OpenPart:
         answers, *errors = [aside.rename() for aside in asides]
         # The errors file of a killed process has the same rows: a part without a bad row never leaves one.
         written = {"answers": answers.name, "errors": errors[0].name if errors else None, "sha256": sha256}
-        write_json(record, written | {"shard": shard, "counts": asdict(self.counts)})
+        write_json(record, written | {"shard": shard, "counts": asdict(self.counts)}, compact=True)
         return Part(answers, errors[0] if errors else None, self.counts, sha256, shard)
 
     def discard(self) -> None:
@@ -126,11 +126,11 @@ class PartsFolder:
     def begin(self, manifest: dict[str, Any]) -> None:
         """Write the manifest, unless another shard was faster."""
         with suppress(FileExistsError):
-            write_json(self.path / MANIFEST, manifest, replace=False)
+            write_json(self.path / MANIFEST, manifest, replace=False, compact=True)
 
     def finish(self, output: dict[str, Any]) -> None:
         """Write down that the output is in its place, so that nothing is done again while parts are removed."""
-        write_json(self.path / MANIFEST, (self.manifest or {}) | {"finished": output})
+        write_json(self.path / MANIFEST, (self.manifest or {}) | {"finished": output}, compact=True)
 
     @property
     def end(self) -> dict[str, Any] | None:
@@ -139,7 +139,7 @@ class PartsFolder:
 
     def reached_end(self, end: dict[str, Any]) -> None:
         """Write down how many parts there are, as `end` gives it."""
-        write_json(self.path / END, end)
+        write_json(self.path / END, end, compact=True)
 
     @contextmanager
     def writing(self, number: int) -> Iterator[OpenPart]:

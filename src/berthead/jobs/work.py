@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, Self
 
 from berthead.data.examples import Columns, to_example
-from berthead.formats.encoders import CsvRows, JsonRows
+from berthead.formats.format import UnfitRow
+from berthead.formats.json import JsonRows
 from berthead.formats.output import Output
 from berthead.jobs.counts import Counts
 from berthead.options import PredictOptions
@@ -90,7 +91,7 @@ class Work:
 
         Args:
             chunks: as `read` gives them.
-            write: takes a sound row.
+            write: takes a sound row; UnfitRow: the output has no room for it, and it counts as a bad one.
             write_bad: takes `where`, `error` and `row` of a bad one.
             counts: what became of the rows is added to it.
         """
@@ -98,13 +99,17 @@ class Work:
             for row, predictions in zip(chunk.rows, self.predictor.answer(chunk.read), strict=True):
                 counts.rows += 1
                 values, error = self._values(row, predictions)
+                if error is None:
+                    try:
+                        write(row.values | values)
+                    except UnfitRow as unfit:
+                        error = str(unfit)
                 if error is not None:
                     counts.fail(f"{row.where}: {error}")
                     write_bad({"where": row.where, "error": error, "row": row.values})
                     continue
                 counts.truncated += any(one.truncated for one in predictions.values())
                 counts.windowed += any(one.n_windows > 1 for one in predictions.values())
-                write(row.values | values)
 
     def _values(self, row: Row, predictions: Mapping[str, Prediction]) -> tuple[dict[str, Any], str | None]:
         """What is added to a row, or why there is no answer."""
@@ -190,5 +195,5 @@ def compute_part(work: Work, output: Output, chunks: Iterable[Chunk], answers: B
     except BaseException:
         rows.abandon()
         raise
-    counts.left_out = list(rows.left_out) if isinstance(rows, CsvRows) else []
+    counts.left_out = list(rows.left_out)
     return counts

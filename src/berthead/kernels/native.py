@@ -23,6 +23,7 @@ from berthead.kernels.library import (  # fmt: skip
     loaded,
 )
 from berthead.kernels.quantization import Channels, apart_from, channels
+from berthead.model.capabilities import Supported, activation_name, is_layer_norm
 from berthead.model.config import EncoderConfig
 from berthead.model.encoder import Attention, Block, Embeddings, Encoder
 from berthead.model.model import Model
@@ -30,6 +31,7 @@ from berthead.model.positions import Disentangled, NoPositions, RelativeBias, Ro
 from berthead.model.tensors import TensorPack, check_rows
 
 Reads = Callable[[TensorPack], Tensor | None]
+SUPPORTED = Supported()
 
 
 def computes(encoder: Encoder, precision: str) -> bool:
@@ -43,8 +45,7 @@ def computes(encoder: Encoder, precision: str) -> bool:
     if name == "torch" or (precision == "bf16" and not has_bf16(name)):
         return False
     sizes = config.width % 4 == 0 and config.inner % 4 == 0 and (config.width // config.heads) % 2 == 0
-    blocks = len(encoder.blocks) > 0 and all(map(_is_plain, encoder.blocks))
-    return sizes and blocks and config.activation in ACTIVATIONS
+    return sizes and len(encoder.blocks) > 0 and SUPPORTED.why_not(encoder) is None
 
 
 def why_not(encoder: Encoder) -> str:
@@ -53,13 +54,10 @@ def why_not(encoder: Encoder) -> str:
         return "the kernels were not built when berthead was installed: there was no C++ compiler"
     if not kernels():
         return "this processor has not the instructions of any kernel"
-    return f"{SWITCH} says torch" if chosen() == "torch" else "its sizes are not those that the kernels compute"
-
-
-def _is_plain(block: nn.Module) -> bool:
-    """Whether a block's linear layers are just that: no changes of low rank beside them."""
-    layers = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
-    return all(isinstance(block.get_submodule(layer), nn.Linear) for layer in layers)
+    if chosen() == "torch":
+        return f"{SWITCH} says torch"
+    part = SUPPORTED.why_not(encoder)
+    return f"{part}, which the kernels do not know" if part else "its sizes are not those that the kernels compute"
 
 
 class NativeBlock:
@@ -100,6 +98,8 @@ class NativeBlocks:
             channels: how those before its layers are rounded.
         """
         attention, config, used = block.attention, self.config, list[Tensor]()
+        name_of_activation = activation_name(block.mlp.get_submodule("activation"))
+        assert name_of_activation is not None
         shrinks = channels.shrinks
 
         def pointer(tensor: Tensor | None, dtype: torch.dtype = torch.float32) -> int | None:
@@ -146,7 +146,7 @@ class NativeBlocks:
         }
         spec = BlockSpec(
             **fields, width=config.width, heads=config.heads, inner=config.inner,
-            activation=ACTIVATIONS[config.activation], gated=config.gated, norm_first=config.norm_first,
+            activation=ACTIVATIONS[name_of_activation], gated=config.gated, norm_first=config.norm_first,
             local=attention.local, reach=config.positions, eps=config.eps, scale=attention.scale,
             distances=len(tables.get("distance_keys", tables.get("distance_queries", ()))),
         )  # fmt: skip
@@ -245,7 +245,7 @@ class NativeEncoder(nn.Module):
 
 def _embedding_table(embeddings: nn.Module) -> EmbeddingSpec | None:
     """The tables of embeddings that are a sum and a norm; None: torch computes them."""
-    if type(embeddings) is not Embeddings or embeddings.project is not None:
+    if type(embeddings) is not Embeddings or embeddings.project is not None or not is_layer_norm(embeddings.norm):
         return None
     parts: dict[str, Any] = {"word": embeddings.word, "position": embeddings.position, "segment": embeddings.segment}
     tables = {name: layer.weight for name, layer in parts.items() if layer is not None}
@@ -272,8 +272,9 @@ def _tables(places: nn.Module, attention: Attention, config: EncoderConfig) -> d
         names = ("distance_queries", "distance_keys")
         found = {name: side for name, side in zip(names, sides, strict=True) if side is not None}
         return found | {"distance_rows": places.rows(_apart(config))}
-    assert isinstance(places, NoPositions)
-    return {}
+    if isinstance(places, NoPositions):
+        return {}
+    raise TypeError(f"the kernels do not know the positions {type(places).__name__}")
 
 
 def _apart(config: EncoderConfig) -> Tensor:

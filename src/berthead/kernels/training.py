@@ -10,8 +10,14 @@ from torch import Tensor, nn
 
 from berthead.kernels import library, native
 from berthead.kernels.training_passes import Pass
+from berthead.model.capabilities import Supported, activation_name
 from berthead.model.encoder import Block, Encoder
+from berthead.model.positions import NoPositions
 from berthead.model.tensors import TensorPack
+
+SUPPORTED = Supported(
+    positions=frozenset({NoPositions}), activations=frozenset({"gelu", "gelu_pytorch_tanh", "relu"}), gates=False
+)
 
 
 def teaches(encoder: Encoder, precision: str, device: torch.device) -> bool:
@@ -23,9 +29,9 @@ def teaches(encoder: Encoder, precision: str, device: torch.device) -> bool:
         device: where it learns.
     """
     config = encoder.config
-    usual = not (config.norm_first or config.gated or config.rotary or any(config.local) or config.relative)
+    usual = not (config.norm_first or any(config.local))
     biased = config.attention_bias and config.mlp_bias and config.norm_bias and config.inner_dropout == 0
-    known = library.ACTIVATIONS.get(config.activation, 9) <= library.ACTIVATIONS["relu"]
+    known = SUPPORTED.why_not(encoder) is None
     return device.type == "cpu" and usual and biased and known and native.computes(encoder, precision)
 
 
@@ -68,6 +74,8 @@ def _weights(block: Block) -> list[Tensor]:
 
 def _spec(block: Block, encoder: Encoder, weights: list[Tensor]) -> library.TrainingSpec:
     config, attention = encoder.config, block.attention
+    function = activation_name(block.mlp.get_submodule("activation"))
+    assert function is not None
 
     def dropped(part: nn.Module, share: float) -> float:
         return share if part.training else 0.0
@@ -79,7 +87,7 @@ def _spec(block: Block, encoder: Encoder, weights: list[Tensor]) -> library.Trai
     }
     return library.TrainingSpec(
         **{name: weight.data_ptr() for name, weight in zip(library.WEIGHTS, weights, strict=True)}, **shares,
-        width=config.width, heads=config.heads, inner=config.inner, activation=library.ACTIVATIONS[config.activation],
+        width=config.width, heads=config.heads, inner=config.inner, activation=library.ACTIVATIONS[function],
         eps=config.eps, scale=1 / math.sqrt(config.width // config.heads),
         # Nothing is drawn where nothing is dropped: other parts draw what they would draw beside the plain model.
         seed=int(torch.randint(2**31, ())) if any(shares.values()) else 0,

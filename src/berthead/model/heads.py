@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -13,6 +14,48 @@ from berthead.model.tensors import TensorPack
 from berthead.model.units import Combine
 from berthead.records import FloatArray, IntArray
 
+
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """How the tokens of a row become one vector.
+
+    Args:
+        pool: the encoder's vectors [tokens, width] and their rows -> float32 [rows, width].
+        reads: the tokens whose vectors are read, int64, ascending; None: all. The encoder may leave out the others.
+        dense: whether a dense layer and an activation come after, which learn.
+    """
+
+    pool: Callable[[Tensor, TensorPack], Tensor]
+    reads: Callable[[TensorPack], Tensor | None] = lambda pack: None
+    dense: bool = False
+
+
+def first_vectors(hidden: Tensor, pack: TensorPack) -> Tensor:
+    """The vector of each row's first token: [tokens, width] -> float32 [rows, width]."""
+    return hidden[pack.starts].float()
+
+
+def row_means(hidden: Tensor, pack: TensorPack) -> Tensor:
+    """The mean of each row's vectors: [tokens, width] -> float32 [rows, width]."""
+    if hidden.is_cuda and not hidden.requires_grad:
+        return segment_means(hidden, pack.lengths)
+    means = [
+        hidden[run.first : run.first + run.rows * run.length].view(run.rows, run.length, -1).float().mean(1)
+        for run in pack.runs
+    ]
+    return means[0] if len(means) == 1 else torch.cat(means)
+
+
+def segment_means(hidden: Tensor, lengths: Tensor) -> Tensor:
+    """The same in one launch, however many lengths there are: a GPU takes longer to be told than to add."""
+    return torch.segment_reduce(hidden.float(), "mean", lengths=lengths, unsafe=True)  # unsafe: it waits for no check
+
+
+POOLINGS = {
+    "cls": Pooling(first_vectors, lambda pack: pack.starts),
+    "mean": Pooling(row_means),
+    "pooler": Pooling(first_vectors, lambda pack: pack.starts, dense=True),
+}
 WINDOW_POOLINGS = ("mean", "max", "attention")
 POOLED: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "gelu": functional.gelu, "relu": functional.relu}
 
@@ -38,8 +81,8 @@ class RowHead(nn.Module):
     Args:
         width: size of a token's vector.
         outputs: numbers wanted a row.
-        pooling: `cls` (the first token), `mean` (of all tokens), or `pooler` (the first token through BERT's own
-            dense layer and activation, which starts from the checkpoint's weights and belongs to omega).
+        pooling: one of POOLINGS: `cls` (the first token), `mean` (of all tokens), or `pooler` (the first token through
+            BERT's own dense layer and activation, which starts from the checkpoint's weights and belongs to omega).
         dropout: share of the pooled vector dropped in training.
         windows: how the windows of a long text become one answer: `mean` or `max` of their logits, or `attention`
             (their mean, weighted by what a linear layer finds in each).
@@ -57,7 +100,7 @@ class RowHead(nn.Module):
     ) -> None:
         super().__init__()
         self.pooling, self.windows, self.pooled = pooling, windows, pooled
-        self.dense = nn.Linear(width, width) if pooling == "pooler" else None
+        self.dense = nn.Linear(width, width) if POOLINGS[pooling].dense else None
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(width, outputs)
         self.attend = nn.Linear(width, 1) if windows == "attention" else None
@@ -81,13 +124,11 @@ class RowHead(nn.Module):
 
     def reads(self, pack: TensorPack) -> Tensor | None:
         """The tokens whose vectors the head reads, int64, ascending; None: all. The encoder may leave out others."""
-        return None if self.pooling == "mean" else pack.starts
+        return POOLINGS[self.pooling].reads(pack)
 
     def pool(self, hidden: Tensor, pack: TensorPack) -> Tensor:
         """One vector a row, before anything that learns: [tokens, width] -> float32 [rows, width]."""
-        if self.pooling == "mean":
-            return row_means(hidden, pack)
-        return hidden[pack.starts].float()
+        return POOLINGS[self.pooling].pool(hidden, pack)
 
     def classify(self, pooled: Tensor) -> Tensor:
         """The part that learns: [rows, width] -> [rows, outputs]."""
@@ -258,6 +299,8 @@ def pool_windows(values: Tensor, unit_of_row: Tensor, units: int, how: str, weig
         >>> pool_windows(torch.tensor([[1.0], [3.0]]), one_text, 1, "mean", torch.empty(2, 0))
         tensor([[2.]])
     """
+    if how not in WINDOW_POOLINGS:
+        raise ValueError(f"windows is {how!r}; expected one of {', '.join(WINDOW_POOLINGS)}")
     place = unit_of_row[:, None].expand_as(values)
     empty = values.new_zeros(units, values.shape[1])
     if how == "max":
@@ -289,22 +332,6 @@ def over_arrays(head: Any) -> Combine | None:
         return values
 
     return combine
-
-
-def row_means(hidden: Tensor, pack: TensorPack) -> Tensor:
-    """The mean of each row's vectors: [tokens, width] -> float32 [rows, width]."""
-    if hidden.is_cuda and not hidden.requires_grad:
-        return segment_means(hidden, pack.lengths)
-    means = [
-        hidden[run.first : run.first + run.rows * run.length].view(run.rows, run.length, -1).float().mean(1)
-        for run in pack.runs
-    ]
-    return means[0] if len(means) == 1 else torch.cat(means)
-
-
-def segment_means(hidden: Tensor, lengths: Tensor) -> Tensor:
-    """The same in one launch, however many lengths there are: a GPU takes longer to be told than to add."""
-    return torch.segment_reduce(hidden.float(), "mean", lengths=lengths, unsafe=True)  # unsafe: it waits for no check
 
 
 @torch.no_grad()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from berthead.errors import ModelError, UsageError
 from berthead.model.checkpoint import models_home, read_checkpoint
+from berthead.storage.files import hidden
+from berthead.storage.folders import folder_aside
 from berthead.text.tokenizer import Tokenizer
 
 # Data only: no pickles, no code.
@@ -36,15 +38,13 @@ def pull(name: str, revision: str | None = None) -> Path:
         fix = "Install it: pip install 'berthead[hub]'"
         raise UsageError("berthead pull", "huggingface_hub is not installed", "", fix) from error
     folder = models_home() / name.replace("/", "--")
-    aside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
+    aside = hidden(folder)
     try:
-        snapshot_download(name, revision=revision, local_dir=aside, allow_patterns=FILES)
-        shutil.rmtree(aside / ".cache", ignore_errors=True)
-        read_checkpoint(str(aside))
-        Tokenizer.from_folder(aside)
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
+        with folder_aside(folder):
+            snapshot_download(name, revision=revision, local_dir=aside, allow_patterns=FILES)
+            shutil.rmtree(aside / ".cache", ignore_errors=True)
+            read_checkpoint(str(aside))
+            Tokenizer.from_folder(aside)
     except ModelError as error:
         # The folder aside is gone when the user reads this.
         where = f"berthead pull {error.where.replace(str(aside), name)}"
@@ -54,6 +54,4 @@ def pull(name: str, revision: str | None = None) -> Path:
         raise ModelError(
             f"berthead pull {name}", f"could not be downloaded ({reason})", "owner/name on the hub"
         ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return folder

@@ -196,6 +196,10 @@ def positions(config: EncoderConfig) -> nn.Module:
         return Rotary(config.width // config.heads, config.rotary)
     if config.relative is None:
         return NoPositions()
-    if config.relative.kind == "bias":
-        return RelativeBias(config.heads, config.relative)
-    return Disentangled(config, config.relative)
+    match config.relative.kind:
+        case "bias":
+            return RelativeBias(config.heads, config.relative)
+        case "disentangled":
+            return Disentangled(config, config.relative)
+        case kind:
+            raise ValueError(f"relative positions are of the kind {kind!r}; expected bias or disentangled")

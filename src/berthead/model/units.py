@@ -128,6 +128,8 @@ def pooled(rows: FloatArray, unit_of_row: IntArray, units: int, how: str, output
         >>> pooled(np.array([[1.0], [3.0]], dtype=np.float32), np.array([0, 0]), 1, "mean", 1).tolist()
         [[2.0]]
     """
+    if how not in ("mean", "max", "attention"):
+        raise ValueError(f"windows is {how!r}; expected mean, max or attention")
     values = rows[:, :outputs]
     if len(values) == units:
         return values

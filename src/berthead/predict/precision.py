@@ -11,6 +11,7 @@ import torch
 
 from berthead.engine import machine
 from berthead.engine.cpu import CPU, has_fast_bf16
+from berthead.engine.prepacked import BF16_SUPPORTED
 from berthead.errors import GateError
 from berthead.function.artifact import Artifact
 from berthead.function.checks import golden_input
@@ -40,10 +41,11 @@ ON_GPU = HOW_TO.replace("DATA", "DATA --device cuda")
 
 def candidates(model: Model, device: torch.device = CPU) -> list[str]:
     """The precisions below float32 that this machine computes a model in, and not by emulation."""
+    known = BF16_SUPPORTED.why_not(model.encoder) is None
     if device.type == "cuda":
-        return ["bf16"] if has_fast_bf16(device) else []
+        return ["bf16"] if known and has_fast_bf16(device) else []
     fast = {
-        "bf16": native.computes(model.encoder, "bf16") or has_fast_bf16(),
+        "bf16": native.computes(model.encoder, "bf16") or (known and has_fast_bf16()),
         "int8": native.computes(model.encoder, "int8"),
     }
     return [precision for precision, computed in fast.items() if computed]
@@ -258,6 +260,8 @@ def _drifted(receipt: Receipt | None, golden: Receipt, precision: str) -> str:
 
 
 def _nothing_lower(model: Model, device: torch.device) -> str:
+    if part := BF16_SUPPORTED.why_not(model.encoder):
+        return f"{part}, which is not known in lower precisions"
     if device.type == "cuda":
         return "this GPU has no bfloat16 in hardware"
     return f"no bfloat16 in hardware, and {native.why_not(model.encoder)}"

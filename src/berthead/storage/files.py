@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import json
 import os
+import re
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from berthead.errors import OutputError
 from berthead.storage.compression import packed
+
+_OURS = re.compile("(?:part|old)-([0-9]{1,9})")  # what hidden names end in, with the number of the process
 
 
 class Aside:
@@ -31,6 +37,7 @@ class Aside:
         self.part = hidden(target, mark)
         self.part.unlink(missing_ok=True)  # from a process that was killed and had this name
         self.file = self.part.open("xb")
+        hold(self.file.fileno())
         self.stream: BinaryIO = packed(self.file, codec) if codec else self.file
 
     def seal(self) -> None:
@@ -48,10 +55,11 @@ class Aside:
         return final
 
     def publish(self, suffix: str = "") -> Path:
-        """Seal and rename, for good: the new name is on the disk too."""
+        """Seal and rename, for good: the new name is on the disk too, and nothing that killed processes left."""
         self.seal()
         final = self.rename(suffix)
         sync_folder(final.parent)
+        clear_leftovers(self.target)
         return final
 
     def discard(self) -> None:
@@ -68,21 +76,41 @@ def hidden(target: Path, mark: str | None = None) -> Path:
     return target.with_name(f".{target.name}.{mark or f'part-{os.getpid()}'}")
 
 
-def write_json(path: Path, record: Any, *, replace: bool = True) -> None:
+def put_in_place(written: Path, target: Path) -> None:
+    """Give a file that others wrote its name: it is on the disk, and so is the name.
+
+    Args:
+        written: the file, on the target's disk.
+        target: the file to be replaced.
+
+    Raises:
+        OSError: it cannot be; the target is as it was.
+    """
+    sync_file(written)
+    written.replace(target)
+    sync_folder(target.parent)
+
+
+def write_json(path: Path, value: Any, *, replace: bool = True, compact: bool = False) -> None:
     """Write a small record; whoever reads the path sees the old one or the new one, whole.
 
     Args:
         path: the file.
-        record: what JSON can hold.
+        value: what JSON can hold.
         replace: put it in the place of one that is there.
+        compact: in ASCII, as programs read it; else as people read it best.
 
     Raises:
         FileExistsError: there is one, and it is not to be replaced.
         OSError: it cannot be written.
     """
+    if compact:
+        data = json.dumps(value, indent=1).encode()
+    else:
+        data = (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
     aside = Aside(path)
     try:
-        aside.stream.write(json.dumps(record, indent=1).encode())
+        aside.stream.write(data)
         aside.seal()
         if replace or not _linked(aside.part, path):
             aside.rename()
@@ -104,6 +132,16 @@ def _linked(part: Path, path: Path) -> bool:
     return True
 
 
+def sync_file(path: Path) -> None:
+    """Have what a file holds on the disk.
+
+    Raises:
+        OSError: it cannot be written there.
+    """
+    with path.open("rb+") as written:
+        os.fsync(written.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Have the names in a folder on the disk, where the system can do that."""
     with suppress(OSError):
@@ -112,6 +150,44 @@ def sync_folder(folder: Path) -> None:
             os.fsync(opened)
         finally:
             os.close(opened)
+
+
+def hold(descriptor: int) -> None:
+    """Say that what is open is being written, until it is closed or this process ends; some disks have no locks."""
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def clear_leftovers(target: Path) -> None:
+    """Remove what processes that were killed while they wrote a file or a folder left beside it.
+
+    Args:
+        target: the file or folder, which is whole now. What another process may be writing is left alone.
+    """
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*-*"):
+        number = _OURS.fullmatch(left.name.removeprefix(f".{target.name}."))
+        if number is None or left.is_symlink() or not _is_abandoned(left, int(number[1])):
+            continue
+        with suppress(OSError):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _is_abandoned(left: Path, process: int) -> bool:
+    """Whether nobody writes this: no process of its number here, and nobody holds it from another machine."""
+    with suppress(OSError):
+        os.kill(process, 0)
+        return False
+    try:
+        opened = os.open(left, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(opened)
+    return True
 
 
 def target_of(path: str) -> Path:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import glob
-import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 
 from berthead.errors import OutputError
+from berthead.storage.files import clear_leftovers, hidden, hold, sync_file, sync_folder
 from berthead.storage.model_files import RECORD
 
 # A folder for transformers holds no record; this line of its page says whose it is.
@@ -32,7 +30,7 @@ def check_out(folder: Path, overwrite: bool) -> None:
     """
     try:
         _refuse_taken(folder, overwrite)
-        aside = _aside(folder)
+        aside = hidden(folder)
         shutil.rmtree(aside, ignore_errors=True)  # from a process that was killed and had this number
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside.mkdir()
@@ -62,7 +60,7 @@ def _is_for_transformers(folder: Path) -> bool:
 
 @contextmanager
 def made_whole(folder: Path, overwrite: bool = False) -> Iterator[Path]:
-    """A folder that is written aside, and renamed into place when all went well: it is whole or absent.
+    """A model folder that is written aside, and renamed into place when all went well: it is whole or absent.
 
     Args:
         folder: where to.
@@ -75,56 +73,55 @@ def made_whole(folder: Path, overwrite: bool = False) -> Iterator[Path]:
         OutputError: the place cannot be written, or the disk is full; nothing is left there.
     """
     check_out(folder, overwrite)
-    aside = _aside(folder)
     try:
-        aside.mkdir()
-        yield aside
-        _put_in_place(aside, folder)
+        with folder_aside(folder) as aside:
+            yield aside
     except (OSError, SafetensorError) as error:
         fix = "Free some space or give another place."
         reason = getattr(error, "strerror", None) or error
         raise OutputError(str(folder), f"could not be written ({reason})", "", fix) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
-def clear_leftovers(folder: Path) -> None:
-    """Remove what processes that were killed while they wrote a folder left beside it.
+@contextmanager
+def folder_aside(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside another that takes its place at the end, when all that is in it is on the disk.
 
     Args:
-        folder: a model folder that nobody is writing now.
+        folder: the folder to be made or replaced.
+
+    Yields:
+        The hidden folder, empty; it is gone after an exception.
+
+    Raises:
+        OSError: it cannot be written; what was there is there.
     """
-    for kind in ("part", "old"):
-        for left in folder.parent.glob(f".{glob.escape(folder.name)}.{kind}-*"):
-            shutil.rmtree(left, ignore_errors=True)
+    aside = hidden(folder)
+    shutil.rmtree(aside, ignore_errors=True)  # from a process that was killed and had this number
+    aside.mkdir(parents=True)
+    held = os.open(aside, os.O_RDONLY)
+    try:
+        hold(held)
+        yield aside
+        for path in sorted(aside.rglob("*")):
+            sync_folder(path) if path.is_dir() else sync_file(path)
+        sync_folder(aside)
+        _put_in_place(aside, folder)
+    finally:
+        os.close(held)
+        shutil.rmtree(aside, ignore_errors=True)
+    clear_leftovers(folder)
 
 
 def _put_in_place(aside: Path, folder: Path) -> None:
-    if not folder.is_dir():
-        aside.rename(folder)
-        return
     old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    shutil.rmtree(old, ignore_errors=True)
-    folder.rename(old)
+    if folder.is_dir():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
     try:
         aside.rename(folder)
     except BaseException:
-        old.rename(folder)
+        if old.is_dir():
+            old.rename(folder)
         raise
+    sync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _aside(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.part-{os.getpid()}")
-
-
-def on_disk(folder: Path) -> None:
-    """Wait until a folder's files are on the disk."""
-    for path in folder.iterdir():
-        with path.open("rb+") as written:
-            os.fsync(written.fileno())
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """A JSON object as a file."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace")

@@ -26,6 +26,7 @@ from berthead.model.units import Compute, packs
 from berthead.predict.predictor import TOKEN_BUDGET
 from berthead.progress import Progress
 from berthead.records import FloatArray, Pack
+from berthead.storage.files import Aside
 from berthead.text.layout import ranges
 from berthead.text.tokenizer import Encoded
 from berthead.text.windows import Input
@@ -236,24 +237,33 @@ def _parts(
 
 
 def _written(place: Path, name: str, parts: Iterable[bytes], *, stays: bool) -> Path:
-    """A file with these bytes, written aside and renamed where it stays."""
+    """A file with these bytes: written aside and renamed where it stays, for its user alone where it does not."""
+    # Written, not mapped: on a full disk a mapped write would end the process.
     try:
-        number, aside_name = tempfile.mkstemp(prefix=".berthead-", suffix=".part", dir=place)
+        if not stays:
+            return _temporary(place, parts)
+        aside = Aside(place / name)
+        try:
+            for part in parts:
+                aside.stream.write(part)
+            return aside.publish()
+        except BaseException:
+            aside.discard()
+            raise
     except OSError as error:
         raise _not_kept(place, error) from error
-    aside = Path(aside_name)
+
+
+def _temporary(place: Path, parts: Iterable[bytes]) -> Path:
+    number, name = tempfile.mkstemp(prefix=".berthead-", suffix=".part", dir=place)
     try:
-        # Written, not mapped: on a full disk a mapped write would end the process.
         with os.fdopen(number, "wb") as file:
             for part in parts:
                 file.write(part)
-        return aside.rename(place / name) if stays else aside
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise _not_kept(place, error) from error
     except BaseException:
-        aside.unlink(missing_ok=True)
+        Path(name).unlink(missing_ok=True)
         raise
+    return Path(name)
 
 
 def _not_kept(place: Path, error: OSError) -> OutputError:

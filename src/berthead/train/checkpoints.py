@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from berthead.errors import OutputError, UsageError
-from berthead.storage.files import sync_folder
+from berthead.storage.files import put_in_place
+from berthead.storage.tensors import write_tensors
 
 FORMAT_VERSION = 1
 # At the end of an epoch there is a checkpoint, but for epochs that are over sooner than this after the last one, or in
@@ -160,19 +160,14 @@ class Checkpoints:
             saved: where the fit stands.
             say: hears that the place cannot be written: the fit goes on, and the last checkpoint stays.
         """
-        from safetensors.torch import save_file
-
         started = time.monotonic()
         about = json.dumps({"identity": self.identity, "state": saved.state})
         aside = self.folder / _ASIDE / _FILE
         try:
             self._clear()
             aside.parent.mkdir()
-            save_file(_apart(saved.tensors), aside, metadata={"fit": about})
-            with aside.open("rb+") as written:
-                os.fsync(written.fileno())
-            aside.replace(self.folder / _FILE)
-            sync_folder(self.folder)
+            write_tensors(_apart(saved.tensors), aside, {"fit": about})
+            put_in_place(aside, self.folder / _FILE)
         except (OSError, SafetensorError) as error:
             if not self._has_failed:
                 say(f"{self.folder}: the checkpoint could not be written ({error}); the fit goes on")

@@ -12,6 +12,8 @@ import numpy as np
 
 from berthead.errors import UsageError, listed, shown
 from berthead.fitted import Fitted
+from berthead.formats.readers import STDIO
+from berthead.formats.registry import find_format, format_of
 from berthead.formats.writers import check_writable, open_writer
 from berthead.predict.answers import decoded
 from berthead.predict.rows import knows, labelled_rows
@@ -255,7 +257,7 @@ def check_flips_file(path: str) -> None:
         UsageError: it is no file of text, or its extension is not known.
         OutputError: the place cannot be written.
     """
-    if path == "-" or path.endswith(".parquet"):
+    if path == STDIO or not find_format(format_of(path)[0]).text:
         raise UsageError(f"--out {path}", "cannot hold the rows", "a .csv, .tsv or .jsonl file")
     check_writable(path)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from berthead.data.examples import SYNONYMS, Columns, find_column, sound_examples, to_example
 from berthead.engine.cpu import find_device, use_threads
@@ -13,9 +13,11 @@ from berthead.fitted import Fitted
 from berthead.formats.readers import STDIO
 from berthead.function import folder as folders
 from berthead.options import FitOptions, PredictOptions
+from berthead.options.keywords import FitKeywords
+from berthead.options.signatures import takes_options
 from berthead.predict.rows import mended, notes_on, read_rows
 from berthead.records import Example, Row
-from berthead.storage.folders import check_out, clear_leftovers
+from berthead.storage.folders import check_out
 from berthead.tasks import Task, find_task
 from berthead.train.checkpoints import Checkpoints
 from berthead.train.fit import fit_examples
@@ -26,17 +28,19 @@ DEFAULT_HELD_OUT = 0.1
 GO_ON = "The same command with --resume goes on."
 
 
+@takes_options(FitOptions)
 def fit(
-    data: Any, *, out: str | Path | None = None, config: str | Path | None = None, quiet: bool = False, **options: Any
-) -> Fitted:
+    data: Any, *, out: str | Path | None = None, config: str | Path | None = None, quiet: bool = False,
+    **options: Unpack[FitKeywords],
+) -> Fitted:  # fmt: skip
     """Fit Predict(BERT(x)) on labelled data.
 
     Args:
-        data: a csv, tsv, jsonl or parquet file, a data frame, or a list of dicts.
+        data: a file of rows, a data frame, or a list of dicts.
         out: the model folder to write; None: none is written.
         config: a YAML file with options.
         quiet: show no progress.
-        options: the flags of `berthead fit` as keywords, such as task, text, label, adapt, epochs.
+        {options}
 
     Returns:
         The fitted function; `warnings` says what to know about it.
@@ -52,7 +56,7 @@ def fit(
     Example:
         >>> model = fit("tickets.csv", text="text", label="queue", adapt="frozen")  # doctest: +SKIP
     """
-    chosen = FitOptions.from_sources(options, Path(config) if config else None)
+    chosen = FitOptions.from_sources(dict(options), Path(config) if config else None)
     if out:
         return _fit_into(Path(out), data, chosen, quiet)
     if chosen.resume:
@@ -121,8 +125,6 @@ def _fit_into(folder: Path, data: Any, options: FitOptions, quiet: bool) -> Fitt
             raise _interrupted(history, kept, GO_ON if checkpoints.exists() else "")
         checkpoints.finish()
         fitted.save(folder, overwrite=overwrite)
-        if options.resume:
-            clear_leftovers(folder)
         checkpoints.remove()
     return fitted
 

@@ -215,6 +215,18 @@ class PredictOptions(Options):
     skip_bad_rows: bool = option(False, "eval: leave out rows that cannot be used, and report them.")
 
 
+# Options by who takes them, in the order of the records.
+LOAD_OPTIONS = ("base", "precision", "engine", "device", "token_budget", "threads")
+ROW_OPTIONS = ("text", "pair", "label", "choices", "intent", "skip_bad_rows")
+# What an estimator has under the same name. It gets rows instead of columns, `random_state` instead of `seed`, and is
+# fitted in one process without a folder.
+_NOT_OF_ESTIMATORS = (
+    "task", "text", "pair", "label", "choices", "intent", "valid", "class_weight", "device", "seed", "workers",
+    "skip_bad_rows", "overwrite", "resume", "checkpoint_minutes",
+)  # fmt: skip
+ESTIMATOR_OPTIONS = tuple(spec.name for spec in fields(FitOptions) if spec.name not in _NOT_OF_ESTIMATORS)
+
+
 def flag(name: str) -> str:
     """The command-line flag of an option: `max_tokens` -> `--max-tokens`."""
     return "--" + name.replace("_", "-")

@@ -1,0 +1,116 @@
+"""All file formats, and which of them a file is."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from berthead.errors import UsageError, did_you_mean, listed
+from berthead.formats.annotations import LABEL_STUDIO
+from berthead.formats.conll import CONLL
+from berthead.formats.csv import CSV, TSV
+from berthead.formats.format import Format
+from berthead.formats.json import JSON_LINES, document_formats
+from berthead.formats.parquet import PARQUET
+from berthead.formats.squad import SQUAD
+from berthead.formats.xlsx import XLSX
+from berthead.storage.compression import CODECS, split_codec
+
+# The first line of a stream is shown to the last one first: what is more particular stands behind.
+FORMATS = (CSV, TSV, JSON_LINES, PARQUET, XLSX, CONLL, *document_formats(SQUAD, LABEL_STUDIO))
+PLAIN = JSON_LINES
+"""What holds any row: bad rows, parts of what has to be known whole, and what stdout is given."""
+
+_BY_NAME = {one.name: one for one in FORMATS}
+
+
+def find_format(name: str) -> Format:
+    """A format by its name.
+
+    Raises:
+        UsageError: there is no such one.
+
+    Example:
+        >>> find_format("tsv").extensions
+        ('.tsv',)
+    """
+    if name not in _BY_NAME:
+        raise UsageError("format", f'is "{name}"', f"known: {listed(_BY_NAME)}", did_you_mean(name, _BY_NAME))
+    return _BY_NAME[name]
+
+
+def format_of(path: str, reading: bool = False) -> tuple[str, str]:
+    """The format that a path's extension names, and how the file is packed.
+
+    Args:
+        path: a file name or path.
+        reading: know the formats too that are read and never written.
+
+    Returns:
+        The name of the format; and "gzip" or "zstd" for a further `.gz` or `.zst`, else "".
+
+    Raises:
+        UsageError: another extension.
+
+    Example:
+        >>> format_of("reviews.csv.gz")
+        ('csv', 'gzip')
+    """
+    known = {extension: one for one in FORMATS if reading or one.writing for extension in one.extensions}
+    path = split_sheet(path)[0] if reading else path
+    name, codec = split_codec(path.lower())
+    extension = Path(name).suffix
+    if extension not in known or (codec and not known[extension].text):
+        shown = extension + path.lower().removeprefix(name)
+        saw = f'has the extension "{shown}"' if shown else "has no extension"
+        texts = listed((one for one in known if known[one].text), len(known))
+        others = listed((one for one in known if not known[one].text), len(known))
+        allowed = f"{texts} (each also with {' or '.join(CODECS)}) and {others}"
+        raise UsageError(path, saw, f"known: {allowed}", "Convert or rename the file, or use `-`.")
+    return known[extension].name, codec
+
+
+def split_sheet(path: str) -> tuple[str, str]:
+    """A file, and the sheet of it that a path names.
+
+    Args:
+        path: a file, or `FILE#SHEET` where the file's format has sheets.
+
+    Returns:
+        The file's path, and "#" with the name of the sheet; "" where none is named.
+
+    Example:
+        >>> split_sheet("issue#7.csv")
+        ('issue#7.csv', '')
+    """
+    extensions = "|".join(re.escape(extension) for one in FORMATS if one.sheets for extension in one.extensions)
+    found = re.match(f"(.*?({extensions}))#", path, re.IGNORECASE | re.DOTALL) if extensions else None
+    if found is None or os.path.isfile(path):  # noqa: PTH113 - any text may be asked about, which pathlib does not take
+        return path, ""
+    return found[1], path[found.end(1) :]
+
+
+def looks_like_a_file(name: str) -> bool:
+    """Whether a text may be the name of a file of rows.
+
+    Example:
+        >>> looks_like_a_file("reviews.csv"), looks_like_a_file("Where is my card?")
+        (True, False)
+    """
+    extensions = (extension for one in FORMATS for extension in one.extensions)
+    name, _ = split_sheet(name)
+    return " " not in name and name.lower().endswith((*extensions, *CODECS))
+
+
+def sniff(head: str) -> Format:
+    """The format of a stream.
+
+    Args:
+        head: its first line that is not blank.
+
+    Example:
+        >>> sniff('{"text": "fine"}').name, sniff("text,label").name
+        ('jsonl', 'csv')
+    """
+    return next(one for one in reversed(FORMATS) if one.sniffed and one.sniffed(head))

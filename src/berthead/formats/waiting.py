@@ -1,0 +1,82 @@
+"""Rows that wait as JSON Lines until all of them are known: only then it is known how to write them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from berthead.formats.format import Header, Writing
+from berthead.formats.json import JsonRows
+
+_Rows = Callable[[], Iterable[dict[str, Any]]]
+
+
+class WaitingRows:
+    """Rows that wait in a nameless file, and are written at the end.
+
+    Args:
+        stream: where they are written then.
+        header: what is known of them beforehand.
+        writing: how they are written.
+        folder: where they wait.
+    """
+
+    left_out = ()
+
+    def __init__(self, stream: BinaryIO, header: Header, writing: Writing, folder: Path) -> None:
+        self._stream, self._header, self._writing = stream, header, writing
+        self._spool: Any = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self._lines = JsonRows(self._spool, writing.check)
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Add one row."""
+        self._lines.write(values)
+
+    def finish(self) -> None:
+        """Write what is left; the stream stays open."""
+        _write_all(self._stream, self._header, self._writing, self._again)
+        self._spool.close()
+
+    def abandon(self) -> None:
+        """Let go of what is open: the bytes go away anyway."""
+        with suppress(OSError):
+            self._spool.close()
+
+    def _again(self) -> Iterator[dict[str, Any]]:
+        self._spool.seek(0)
+        return map(json.loads, self._spool)
+
+
+def join_json_lines(stream: BinaryIO, header: Header, writing: Writing, parts: Sequence[Path]) -> None:
+    """Write rows that stand in files of JSON Lines.
+
+    Args:
+        stream: where to.
+        header: what is known of them beforehand.
+        writing: how they are written.
+        parts: the files, in their order.
+    """
+    _write_all(stream, header, writing, lambda: _rows_of(parts))
+
+
+def _write_all(stream: BinaryIO, header: Header, writing: Writing, rows: _Rows) -> None:
+    """Write rows that can be gone through twice."""
+    known = writing.learn(header, rows()) if writing.learn else header
+    encoder = writing.encode(stream, known, True)
+    try:
+        for values in rows():
+            encoder.write(values)
+        encoder.finish()
+    except BaseException:
+        encoder.abandon()
+        raise
+
+
+def _rows_of(parts: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    for part in parts:
+        with open(part, "rb") as file:
+            yield from map(json.loads, file)
