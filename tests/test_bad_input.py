@@ -65,7 +65,7 @@ CASES = {
     "no such file at predict": Case(
         "predict {model} dta.csv", 3, ("dta.csv: does not exist", 'Did you mean "data.csv"?'), {"data.csv": TOY}
     ),
-    "unknown extension": Case("fit data.xlsx --out out", 2, ('".xlsx"', ".csv", ".parquet"), {"data.xlsx": b"PK"}),
+    "unknown extension": Case("fit data.docx --out out", 2, ('".docx"', ".csv", ".parquet"), {"data.docx": b"PK"}),
     "empty file": Case(FIT, 3, ("data.csv: is empty",), {"data.csv": ""}),
     "empty file at predict": Case("predict {model} data.csv", 3, ("data.csv: is empty",), {"data.csv": ""}),
     "header only": Case(
@@ -524,13 +524,13 @@ def test_ctrl_c_in_predict_keeps_whole_parts_and_says_the_command_that_goes_on(s
     write_csv(tmp_path / "data.csv", rows)
     command = ["predict", places["model"], "data.csv", "--out", "out.csv", "--part-rows", "500"]
     process = started(command)
-    wait_until(lambda: (tmp_path / "out.csv.parts" / "000002.json").exists(), process)
+    wait_until(lambda: (tmp_path / "out.csv.parts" / "000003.json").exists(), process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, ""), err
     said = re.fullmatch(r"berthead: data.csv: stopped; ([\d,]+) rows are kept in out.csv.parts. To go on: (.*)\n", err)
     done = int(said[1].replace(",", ""))
-    assert 1500 <= done < len(rows)
+    assert 1500 <= done < len(rows)  # the fourth part may not be counted yet
     assert done % 500 == 0
     assert {path.name for path in tmp_path.iterdir()} == {"data.csv", "out.csv.parts"}
     again = shlex.split(said[2])
