@@ -250,10 +250,9 @@ def shell(tmp_path, forks):
     """The command line in a process of its own in an empty folder: shell("info", folder) -> Ran."""
 
     def run(*arguments: object, stdin: str = "", **options) -> Ran:
-        typed = tempfile.TemporaryFile()
-        typed.write(stdin.encode())
-        typed.seek(0)
-        with typed:
+        with tempfile.TemporaryFile() as typed:
+            typed.write(stdin.encode())
+            typed.seek(0)
             process = forks.start(*arguments, stdin=typed.fileno(), **{"cwd": tmp_path, "env": shell_env()} | options)
             out, err = process.communicate()
         return Ran(process.returncode, out, err)

@@ -1,7 +1,7 @@
 """The command line in processes of its own that start at once: forked from one that has imported all it needs.
 
-To import torch takes seconds, in each process anew. What is about starting itself - what is imported, environment
-variables that libraries read when they are loaded, the interpreter's last flush - takes a fresh process: conftest.fresh.
+To import torch takes seconds, in each process anew. What is about the start itself (what is imported, the variables
+that libraries read when they are loaded) takes a process of the other kind, conftest.fresh.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def records(text: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_a_users_day_from_fit_to_verify(fresh, frozen, toy_csv, tmp_path):
+def test_a_users_day_from_fit_to_verify(fresh, shell, frozen, toy_csv, tmp_path):
     fit = fresh("fit", toy_csv, "--out", "model", *frozen)
     assert fit.code == 0, fit.err
     assert fit.out.startswith("fitted ")
@@ -63,7 +63,7 @@ def test_a_users_day_from_fit_to_verify(fresh, frozen, toy_csv, tmp_path):
     assert "epoch 10/10" not in fit.out
     assert not re.search("[\r\x1b━█]", fit.err), "a progress bar where there is no terminal"
 
-    evaluation = fresh("eval", "model", toy_csv)
+    evaluation = shell("eval", "model", toy_csv)
     assert evaluation.code == 0, evaluation.err
     assert re.search(r"^accuracy +\d\.\d{4}$", evaluation.out, re.MULTILINE)
 
@@ -76,7 +76,7 @@ def test_a_users_day_from_fit_to_verify(fresh, frozen, toy_csv, tmp_path):
     told = float(re.search(r"^accuracy +(\S+)$", evaluation.out, re.MULTILINE)[1])
     assert told == pytest.approx(accuracy_score(answers["label"], answers["prediction"]), abs=1e-4)
 
-    verify = fresh("verify", "model")
+    verify = shell("verify", "model")
     assert verify.code == 0, verify.err
     assert "golden examples give the same logits" in verify.out
     assert verify.err == ""

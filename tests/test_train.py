@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
 import random
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -598,24 +594,6 @@ def test_the_encoders_dropout_is_at_work_in_a_fit(tiny_bert, calm):
         losses.append(fit_model(model, made, train, None, settings(), quiet=True).epochs[0]["train_loss"])
     assert losses[0] != losses[1]
     assert losses[2] == losses[3]
-
-
-@pytest.mark.slow
-def test_a_fit_in_another_process_gives_the_same_bits(tiny_bert, tmp_path):
-    program = (
-        "import sys, json, berthead; sys.path.insert(0, sys.argv[2]); from conftest import toy_rows\n"
-        "model = berthead.fit(toy_rows(2), encoder=sys.argv[1], epochs=2, batch=8, lr=2e-3, valid=0.25, threads=2,\n"
-        "    quiet=True)\n"
-        "print(json.dumps(model.info()['parameters']))"
-    )
-    here = fitted(tiny_bert, threads=2).info()["parameters"]
-    result = subprocess.run(
-        [sys.executable, "-c", program, str(tiny_bert), str(Path(__file__).parent)],
-        env=os.environ | {"PYTHONHASHSEED": "123"}, capture_output=True, text=True, check=False, timeout=200,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert f'"theta_sha256": "{here["theta_sha256"]}"' in result.stdout
-    assert f'"omega_sha256": "{here["omega_sha256"]}"' in result.stdout
 
 
 def test_a_fit_leaves_the_callers_random_state(tiny_bert):
