@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import all_bytes, make_bert, toy_rows
+from conftest import all_bytes, make_bert, shell_env, toy_rows
 from safetensors.torch import load_file, save_file
 
 import berthead
@@ -82,7 +82,7 @@ def edit_weights(folder: Path, change, *, with_hashes: bool) -> None:
 
 
 @pytest.mark.slow
-def test_a_fresh_process_gives_the_same_logits(tiny_bert, tmp_path):
+def test_another_process_gives_the_same_logits(shell, tiny_bert, tmp_path):
     fitted, jobs = [], []
     for kind, options in KINDS.items():
         for pair in (None, "pair"):
@@ -94,11 +94,9 @@ def test_a_fresh_process_gives_the_same_logits(tiny_bert, tmp_path):
             inputs = [(text, "the dog sat" if pair else None) for text in TEXTS]
             fitted.append((kind, model, [Example(*one) for one in inputs]))
             jobs.append((str(folder), inputs))
-    run = subprocess.run(
-        [sys.executable, "-c", IN_ANOTHER_PROCESS], input=json.dumps(jobs), capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
-    for (kind, model, examples), line in zip(fitted, run.stdout.splitlines(), strict=True):
+    run = shell(program=IN_ANOTHER_PROCESS, stdin=json.dumps(jobs))
+    assert run.code == 0, run.err
+    for (kind, model, examples), line in zip(fitted, run.out.splitlines(), strict=True):
         there = json.loads(line)
         np.testing.assert_allclose(there["logits"], model.predictor.logits(examples), rtol=0, atol=1e-6)
         np.testing.assert_allclose(there["logits"], plain_logits(model.artifact, examples), rtol=0, atol=1e-5)
@@ -177,15 +175,27 @@ def test_fitting_twice_gives_the_same_bytes(kind, adapt, fit_toy):
     assert all_bytes(one) == all_bytes(two)
 
 
+FITS = """
+import sys
+import berthead
+data, encoder, *folders = sys.argv[1:]
+for folder, adapt in zip(folders, ("full", "frozen")):
+    berthead.fit(data, out=folder, encoder=encoder, adapt=adapt, epochs=1, threads=2, quiet=True)
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("adapt", ["full", "frozen"])
-def test_fitting_twice_in_fresh_processes_gives_the_same_bytes(adapt, tiny_bert, toy_csv, tmp_path):
-    for name, seed in (("one", "1"), ("two", "2")):
-        command = [sys.executable, "-m", "berthead", "fit", toy_csv, "--out", tmp_path / name, "--encoder", tiny_bert,
-                   "--epochs", "1", "--threads", "2", "--quiet", "--adapt", adapt]  # fmt: skip
-        # Python's hash of strings differs from process to process.
-        subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": seed})
-    assert all_bytes(tmp_path / "one") == all_bytes(tmp_path / "two")
+def test_a_fit_in_a_fresh_process_gives_the_same_bytes(tiny_bert, toy_csv, tmp_path, monkeypatch):
+    words = [toy_csv, tiny_bert, tmp_path / "full", tmp_path / "frozen"]
+    # Python's hash of strings differs from process to process.
+    environment = shell_env(PYTHONHASHSEED="1")
+    subprocess.run([sys.executable, "-c", FITS, *words], check=True, env=environment)
+    there = [all_bytes(folder) for folder in words[2:]]
+    for folder in words[2:]:
+        shutil.rmtree(folder)
+    monkeypatch.setattr(sys, "argv", ["-c", *map(str, words)])
+    exec(FITS, {})
+    assert [all_bytes(folder) for folder in words[2:]] == there
 
 
 @pytest.mark.parametrize("adapt", ["full", "frozen"])

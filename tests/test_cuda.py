@@ -93,11 +93,6 @@ def engine_of(model, precision="fp32", kernel=PLAIN, record=None) -> CudaEngine:
     return CudaEngine(model, precision, CPU, kernel, record)
 
 
-@pytest.fixture(autouse=True)
-def one_thread(threads):
-    """Tiny products gain nothing from threads."""
-
-
 # --- attention ---
 
 
