@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from berthead.answering import Answering
 from berthead.engine.cpu import find_device
+from berthead.engine.forks import fork_lock
 from berthead.errors import UsageError
 from berthead.function import artifact as artifacts
 from berthead.function import folder as folders
@@ -40,25 +40,33 @@ class Fitted(Answering):
         self.artifact = artifact
         self.options = options or PredictOptions()
         self.warnings: list[str] = []
+        self._choice: Choice | None = None
+        self._predictor: Predictor | None = None
+        self._lock = fork_lock()
 
     @property
     def function(self) -> Artifact:
         """Its parts."""
         return self.artifact
 
-    @cached_property
+    @property
     def choice(self) -> Choice | None:
         """The precision that `auto` took, and why; None: the options name one."""
         if self.options.precision != "auto":
             return None
-        return choose({"": self.artifact}, find_device(self.options.device))
+        with self._lock:
+            self._choice = self._choice or choose({"": self.artifact}, find_device(self.options.device))
+            return self._choice
 
-    @cached_property
+    @property
     def predictor(self) -> Predictor:
         """The function with its weights laid out for this processor, or on the GPUs."""
-        precision = self.choice.precision if self.choice else self.options.precision
-        device = find_device(self.options.device, precision)
-        return Predictor(self.artifact, precision, self.options.token_budget, device)
+        with self._lock:
+            if self._predictor is None:
+                precision = self.choice.precision if self.choice else self.options.precision
+                device = find_device(self.options.device, precision)
+                self._predictor = Predictor(self.artifact, precision, self.options.token_budget, device)
+            return self._predictor
 
     def __getstate__(self) -> dict[str, Any]:
         # The prepared weights lie as this processor wants them: they are made again where it is unpickled.
