@@ -214,7 +214,7 @@ class Fitted(Generic[Answers]):
     @property
     def labels(self) -> list[Label]:
         """The labels it can answer, in the order of `predict_proba`; none for regress, span and choose."""
-        return list(self._one("labels").task.to_json()["labels"])
+        return list(self._one("labels").task.answer_labels)
 
     # What it is
 

@@ -6,7 +6,7 @@ parameters are one layer here, so the functions make a tree: they part where the
 
 from __future__ import annotations
 
-import threading
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from berthead.engine.cpu import CPU, computed_by, kernels_of, prepared
-from berthead.engine.cuda import memory_explained
+from berthead.engine.cuda import NO_GPU, memory_explained
+from berthead.engine.forks import fork_lock, refuse_child
 from berthead.function.artifact import Artifact
 from berthead.model.heads import over_arrays
 from berthead.model.model import Model
@@ -45,7 +46,7 @@ class JoinedEngine:
         self.precision, self.device = precision, device
         memo: dict[int, Any] = {}
         self.models = [prepared(model, precision, memo, device) for model in shared(models)]
-        self._lock = threading.Lock()
+        self._lock, self._process = fork_lock(), os.getpid()
 
     def logits(self, pack: Pack, members: Sequence[int]) -> list[FloatArray]:
         """Logits of a pack by some of the models.
@@ -58,6 +59,8 @@ class JoinedEngine:
             float32 [rows or tokens, ...] of each, in their order.
         """
         found: dict[int, FloatArray] = {}
+        if self.device.type == "cuda":
+            refuse_child(self._process, *NO_GPU)
         check_rows(pack, self.models[0].encoder.config)
         with memory_explained(pack), self._lock, torch.inference_mode():
             tensors = TensorPack.from_pack(pack, self.device)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from berthead.engine.cpu import find_device, use_threads
+from berthead.engine.forks import fork_lock
 from berthead.errors import UsageError
 from berthead.function import folder as model_folder
 from berthead.function import joined_folder
@@ -29,19 +29,32 @@ class TorchEngine:
 
     def __init__(self, function: Artifact | JoinedFunctions, options: PredictOptions | None = None) -> None:
         self.function, self.options = function, options or PredictOptions()
+        # Python 3.11's cached_property holds a lock, which a child of a fork may find taken for ever.
+        self._lock = fork_lock()
+        self._choice: Choice | None = None
+        self._predictor: Predictor | JoinedPredictor | None = None
 
-    @cached_property
+    @property
     def choice(self) -> Choice | None:
         """The precision that `auto` took, and why; None: the options name one."""
         if self.options.precision != "auto":
             return None
-        function = self.function
-        functions = function.functions if isinstance(function, JoinedFunctions) else {"": function}
-        return choose(functions, find_device(self.options.device))
+        with self._lock:
+            if self._choice is None:
+                function = self.function
+                functions = function.functions if isinstance(function, JoinedFunctions) else {"": function}
+                self._choice = choose(functions, find_device(self.options.device))
+            return self._choice
 
-    @cached_property
+    @property
     def predictor(self) -> Predictor | JoinedPredictor:
         """The function with its weights laid out for this processor, or on the GPUs."""
+        with self._lock:
+            if self._predictor is None:
+                self._predictor = self._prepared()
+            return self._predictor
+
+    def _prepared(self) -> Predictor | JoinedPredictor:
         precision = self.choice.precision if self.choice else self.options.precision
         device = find_device(self.options.device, precision)
         if isinstance(self.function, JoinedFunctions):
@@ -65,6 +78,9 @@ class TorchEngine:
     def __getstate__(self) -> dict[str, Any]:
         # The prepared weights lie as this processor wants them: they are made again where it is unpickled.
         return {"function": self.function, "options": self.options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
 
 def read_torch(
