@@ -553,7 +553,8 @@ def test_an_adapter_config_that_says_something_else_is_refused(change, words, co
         (lambda r: r["adapter"].update(base="\0"), "is not here"),
         (lambda r: r["adapter"].update(base="x" * 9999), "is not here"),
         (lambda r: r["adapter"].update(base=""), "is not here"),
-        (lambda r: r.pop("adapter"), "adapter_model.safetensors"),
+        (lambda r: r.pop("adapter"), 'its kind is "adapter", and it holds what "model" does'),
+        (lambda r: [r.pop("adapter"), r.pop("kind")], "adapter_model.safetensors"),
         (lambda r: r["parameters"]["pretrained"].update(theta_sha256="0" * 64), "has sha256"),
     ],
 )
