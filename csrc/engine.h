@@ -173,11 +173,14 @@ void *allocate(size_t bytes);
 bool grow(Buffer &buffer, size_t bytes);
 void release(Block &block);
 
+// Weak: the address of those that were not built (see setup.py) is null.
+#define WEAK __attribute__((weak))
 #if defined(__x86_64__)
-extern const Kernels avx2_kernels, avx512_kernels, avx512_vnni_kernels, avx512_bf16_kernels;
+extern const Kernels avx2_kernels WEAK, avx512_kernels WEAK, avx512_vnni_kernels WEAK, avx512_bf16_kernels WEAK;
 #endif
 #if defined(BERTHEAD_AMX)
-extern const Kernels avx512_amx_kernels;
+extern const Kernels avx512_amx_kernels WEAK;
 #endif
+#undef WEAK
 
 }  // namespace berthead

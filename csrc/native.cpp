@@ -13,6 +13,7 @@
 #include <vector>
 
 #if defined(__unix__)
+#include <pthread.h>
 #include <sched.h>
 #include <unistd.h>
 #endif
@@ -121,7 +122,7 @@ struct Own {
 // Threads that stay; the caller is one of them.
 class Pool {
  public:
-  explicit Pool(int size) : owns_(size), process_(getpid()) {
+  explicit Pool(int size) : owns_(size) {
     for (int rank = 1; rank < size; rank++) threads_.emplace_back([this, rank] { serve(rank); });
   }
 
@@ -136,8 +137,6 @@ class Pool {
   }
 
   int size() const { return (int)owns_.size(); }
-  // A fork has the memory of its parent, but none of its threads.
-  bool is_here() const { return process_ == getpid(); }
 
   // task(rank, what the thread owns) on every thread.
   void all(const std::function<void(int, Own &)> &task) {
@@ -174,7 +173,6 @@ class Pool {
   }
 
   std::vector<Own> owns_;
-  pid_t process_;
   std::vector<std::thread> threads_;
   std::mutex mutex_;
   std::condition_variable ready_;
@@ -186,6 +184,17 @@ class Pool {
 
 std::mutex pool_mutex;
 std::unique_ptr<Pool> pool;
+
+#if defined(__unix__)
+// A fork waits for what another thread computes. Its child has the memory of the pool, but none of its threads: it leaves
+// the pool where it is, and makes one of its own.
+[[maybe_unused]] const int at_fork = pthread_atfork(
+    [] { pool_mutex.lock(); }, [] { pool_mutex.unlock(); },
+    [] {
+      (void)pool.release();
+      pool_mutex.unlock();
+    });
+#endif
 
 struct Encoder {
   const Kernels *kernels;
@@ -294,7 +303,6 @@ double unevenness(const int64_t *starts, const std::vector<int> &edges, int thre
 
 // The threads; whoever asks holds `pool_mutex`.
 void wake(int threads) {
-  if (pool && !pool->is_here()) (void)pool.release();
   if (!pool || pool->size() != threads) pool.reset(new Pool(threads));
 }
 
@@ -396,6 +404,9 @@ bool has_tiles() {
 
 std::vector<const Kernels *> usable() {
   std::vector<const Kernels *> found;
+  const auto offer = [&](bool runs, const Kernels *kernels) {
+    if (runs && kernels) found.push_back(kernels);
+  };
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -403,14 +414,14 @@ std::vector<const Kernels *> usable() {
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
   const bool bf16 = vnni && __builtin_cpu_supports("avx512bf16");
-  if (avx2) found.push_back(&avx2_kernels);
-  if (avx512) found.push_back(&avx512_kernels);
-  if (vnni) found.push_back(&avx512_vnni_kernels);
-  if (bf16) found.push_back(&avx512_bf16_kernels);
+  offer(avx2, &avx2_kernels);
+  offer(avx512, &avx512_kernels);
+  offer(vnni, &avx512_vnni_kernels);
+  offer(bf16, &avx512_bf16_kernels);
 #endif
 #if defined(BERTHEAD_AMX)
   static const bool tiles = has_tiles();
-  if (bf16 && tiles) found.push_back(&avx512_amx_kernels);
+  offer(bf16 && tiles, &avx512_amx_kernels);
 #endif
   return found;
 }

@@ -42,6 +42,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in LONG_FILES)
 
 
+def needs_gpus(count: int = 1):
+    """Marks a test that computes on so many NVIDIA GPUs, and skips it elsewhere; `pytest -m gpu` runs those alone."""
+    import torch
+
+    there = torch.cuda.device_count()
+    skip = pytest.mark.skipif(there < count, reason=f"torch sees {there} CUDA devices, and {count} are needed")
+    return lambda test: pytest.mark.gpu(skip(test))
+
+
 @pytest.fixture(scope="session")
 def once(tmp_path_factory) -> Callable[[str, object, Callable[[Path], object]], Path]:
     """Folders that are made once for all processes of a test run: once(name, key, make) -> folder.

@@ -25,6 +25,7 @@ from berthead.function import folder as folder_format
 from berthead.function.artifact import plain_logits
 from berthead.model.model import sha256_of
 from berthead.records import Example
+from berthead.verbs.join import add
 
 FILES = ["berthead.json", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 TEXTS = ["good cat", "the awful dog sat, red.", "b a d " * 40, "😀", "Zoë ran!"]
@@ -504,7 +505,7 @@ def test_a_folder_that_lacks_a_file_is_refused(name, copied):
 
 
 @pytest.mark.parametrize(
-    ("version", "reason"), [(4, "newer berthead"), (0, "reads 1"), ("1", "reads 1"), (None, "reads 1"), (True, "reads")]
+    ("version", "reason"), [(5, "newer berthead"), (0, "reads 1"), ("1", "reads 1"), (None, "reads 1"), (True, "reads")]
 )
 def test_another_format_version_is_refused(version, reason, copied):
     edit_json(copied / "berthead.json", lambda record: record.update(format_version=version))
@@ -540,6 +541,58 @@ def test_a_folder_of_the_first_version_gives_the_answers_of_its_time(first_versi
     assert (model.artifact.max_tokens, model.artifact.reading.on_long) == (24, "truncate")
     assert max(one["text"].count(" ") for one in model.artifact.golden) > 24  # so that cutting is replayed too
     assert_answers_of_the_first_version(model)
+
+
+def test_a_folder_of_the_second_version_gives_the_answers_of_its_time(tmp_path):
+    """Its head lies where classes of transformers look for theirs; saved again it does no more."""
+    folder = Path(__file__).parent / "data" / "model-v2"
+    assert json.loads((folder / "berthead.json").read_text(encoding="utf-8"))["format_version"] == 2
+    assert "classifier.weight" in load_file(folder / "model.safetensors")
+    model = berthead.load(folder)
+    assert (len(model.artifact.golden), model.verify() < 1e-5) == (8, True)
+    model.save(tmp_path / "again")
+    again = berthead.load(tmp_path / "again")
+    assert (again.info()["format_version"], again.verify() < 1e-5) == (4, True)
+    assert again.info()["parameters"] == model.info()["parameters"]
+    stored = load_file(tmp_path / "again" / "model.safetensors")
+    assert stored["classifier.weight"].shape == stored["qa_outputs.weight"].shape == (0,)
+    assert torch.equal(stored["berthead.classifier.weight"], model.omega["classifier.weight"])
+
+
+def test_a_joined_folder_of_the_third_version_gives_the_answers_of_its_time(tmp_path):
+    folder = Path(__file__).parent / "data" / "joined-v3"
+    for name, file in (("top", "model.safetensors"), ("lora", "adapter_model.safetensors")):
+        assert json.loads((folder / name / "berthead.json").read_text(encoding="utf-8"))["format_version"] == 3
+        assert (folder / name / file).is_file()
+        assert berthead.load(folder / name).verify() < 1e-5
+    both = berthead.load(folder)
+    assert all(one < 1e-5 for one in both.verify().values())
+    both.save(tmp_path / "again")
+    assert not (tmp_path / "again" / "top" / "model.safetensors").exists()
+    again = berthead.load(tmp_path / "again")
+    assert all(one < 1e-5 for one in again.verify().values())
+    assert [again[name].info()["format_version"] for name in again] == [4, 4]
+    # One more beside those of the third version.
+    copied = Path(shutil.copytree(folder, tmp_path / "copied"))
+    add(copied, "more", both["top"])
+    assert {name: one < 1e-5 for name, one in berthead.load(copied).verify().items()} == dict.fromkeys(
+        ("top", "lora", "more"), True
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.pop("qa_outputs.weight"), "lacks 1 weights: qa_outputs.weight"),
+        (lambda t: t.update({"qa_outputs.weight": torch.zeros(2, 32)}), r"qa_outputs.weight has shape \[2, 32\]"),
+        (lambda t: t.update({"classifier.bias": torch.zeros(2)}), "holds 1 unknown weights: classifier.bias"),
+        (lambda t: t.pop("berthead.classifier.bias"), "lacks 1 weights: berthead.classifier.bias"),
+    ],
+)
+def test_a_folder_that_classes_of_transformers_would_load_is_refused(change, words, fit_toy, tmp_path):
+    copied = Path(shutil.copytree(fit_toy(pooling="mean"), tmp_path / "model"))
+    edit_weights(copied, change, with_hashes=False)
+    refused(copied, words)
 
 
 def test_a_folder_of_the_first_version_is_saved_as_one_of_today(first_version, tmp_path):

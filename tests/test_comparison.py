@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from math import comb
 
 import numpy as np
@@ -16,8 +17,7 @@ from toy_tasks import ROWS, choose_rows, fit_task, span_rows, tag_rows
 import berthead
 from berthead.errors import DataError, ModelError, OutputError, UsageError
 from berthead.records import Span
-from berthead.tasks import Answer
-from berthead.tasks.verdicts import written
+from berthead.tasks import Answer, Task
 
 KINDS = {"classify": ("label", {}), "multilabel": ("tags", {"task": "multilabel"}), "regress": ("stars", {"task": "regress"})}  # fmt: skip # noqa: E501
 
@@ -236,6 +236,8 @@ def test_choices_are_compared_by_their_place(weak, tiny_bert):
 
 
 def test_answers_are_written_as_json():
+    # Of a task that says nothing of it.
+    written = partial(Task.written, object())
     span = Span(0, 3, "cat", "PET", 0.5)
     assert written(Answer([span], spans=[span])) == [{"start": 0, "end": 3, "label": "PET", "text": "cat"}]
     assert written(Answer(["NOUN"], spans=[], tags=["NOUN"])) == ["NOUN"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import make_bert, toy_rows
+from conftest import make_bert, needs_gpus, toy_rows
 
 import berthead
 from berthead.engine.cpu import DeviceEngine, Engine, find_device
@@ -18,8 +18,6 @@ from berthead.train import modes as parts
 
 CPU = torch.device("cpu")
 QUICK = {"epochs": 4, "batch": 8, "lr": 2e-3, "valid": "0.2", "threads": 1, "precision": "fp32", "quiet": True}
-
-no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +59,7 @@ def test_a_fit_scored_by_the_device_engine_is_the_same_fit(bert, monkeypatch, ad
         torch.testing.assert_close(other.artifact.model.state_dict()[name], tensor, atol=1e-5, rtol=1e-5)
 
 
-@no_gpu
+@needs_gpus()
 @pytest.mark.parametrize("adapt", ["full", "frozen"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_fit_on_a_gpu_learns_what_a_fit_on_the_cpu_learns(bert, tmp_path, adapt, precision):
@@ -73,3 +71,32 @@ def test_a_fit_on_a_gpu_learns_what_a_fit_on_the_cpu_learns(bert, tmp_path, adap
     texts = [row["text"] for row in toy_rows(4)]
     answers = [[one.answer for one in model.predict(texts)] for model in (usual, other)]
     assert np.mean(np.array(answers[0]) == np.array(answers[1])) > 0.9
+
+
+@needs_gpus()
+@pytest.mark.parametrize("adapt", ["full", "top:1", "lora:4"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_fit_on_a_gpu_learns_with_dropout(tiny_bert, adapt, precision):
+    """Other numbers are drawn than on the CPU, so what is compared is what was learnt."""
+    options = QUICK | {"epochs": 20, "precision": precision, "encoder": str(tiny_bert), "adapt": adapt}
+    rows = toy_rows(4)
+    fitted = berthead.fit(rows, device="cuda", **options)
+    answers = [one.answer for one in fitted.predict([row["text"] for row in rows])]
+    assert np.mean([answer == row["label"] for answer, row in zip(answers, rows, strict=True)]) > 0.9
+
+
+@needs_gpus()
+def test_the_callers_random_numbers_on_a_gpu_are_left_as_they_were(bert):
+    torch.cuda.manual_seed(7)
+    wanted = torch.rand(3, device="cuda")
+    torch.cuda.manual_seed(7)
+    berthead.fit(toy_rows(2), encoder=bert, device="cuda", **QUICK)
+    assert torch.equal(torch.rand(3, device="cuda"), wanted)
+
+
+@needs_gpus()
+@pytest.mark.parametrize("adapt", ["frozen", "top:1"])
+def test_what_a_gpu_computed_once_is_not_taken_for_the_cpus(bert, tmp_path, adapt):
+    for device in ("cpu", "cuda", "cuda"):
+        berthead.fit(toy_rows(2), encoder=bert, adapt=adapt, cache=str(tmp_path / "kept"), device=device, **QUICK)
+    assert len(list((tmp_path / "kept").iterdir())) == 2

@@ -394,6 +394,26 @@ def test_the_kernel_is_chosen_by_device_length_and_dropout():
     assert kernel_for(cuda, 512, 0.1) == "chunked"
 
 
+def test_dropout_learns_where_autocast_takes_softmax_in_float32(monkeypatch):
+    """As on GPUs: https://docs.pytorch.org/docs/stable/amp.html, "CUDA Ops that can autocast to float32"."""
+    usual = torch.Tensor.softmax
+
+    def softmax(self, *given):
+        return usual(self.float() if torch.is_autocast_enabled("cpu") else self, *given)
+
+    monkeypatch.setattr(torch.Tensor, "softmax", softmax)
+    qkv = torch.randn(280, 24, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    grads = []
+    for enabled in (False, True):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            mixed = attention(qkv.bfloat16() if enabled else qkv, (Run(0, 4, 70),), heads=2, dropout=0.2)
+        mixed.float().square().sum().backward()
+        grads.append(qkv.grad)
+        qkv.grad = None
+    torch.testing.assert_close(grads[1], grads[0], atol=0.1, rtol=0.05)
+
+
 @pytest.fixture
 def fused_calls(monkeypatch) -> list[int]:
     """The row lengths that torch's fused kernel was called with."""

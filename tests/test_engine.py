@@ -21,6 +21,7 @@ from berthead.engine.cpu import Engine, has_fast_bf16, use_threads
 from berthead.engine.prepacked import CastLinear, PackedLinear
 from berthead.engine.threads import available_threads
 from berthead.errors import UsageError
+from berthead.fitted import load
 from berthead.kernels import library
 from berthead.model.checkpoint import read_checkpoint
 from berthead.model.heads import RowHead
@@ -30,7 +31,6 @@ from berthead.options import PredictOptions
 from berthead.records import Pack
 from berthead.text.packing import pack
 from berthead.text.tokenizer import Encoded
-from berthead.verbs.fit import load
 
 TOLERANCE = 1e-5
 LENGTHS = [50, 50, 17, 3, 3, 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -22,17 +23,22 @@ import berthead
 from berthead import plugins
 from berthead.errors import ModelError
 from berthead.options import FitOptions, flag
-from berthead.tasks import OPTIONAL, TASKS, Task, _wrong_with, find_task
+from berthead.tasks import OPTIONAL, REQUIRED, TASKS, Task, find_task, wrong_with
 
 EXAMPLE = ROOT / "examples" / "ordinal"
 PAGE = (ROOT / "docs" / "own-heads.md").read_text(encoding="utf-8")
 FIDDLY = "fit {csv} --encoder {bert} --out {out} --valid 0.25 --threads 1 --epochs 1 -q"
 
 
+def with_path(folder: object) -> str:
+    """PYTHONPATH with a folder before what stands there."""
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))
+
+
 def run(*arguments: object, path: object = "", cwd: Path | None = None) -> Ran:
     """The command line in a process of its own, where these folders' packages are installed."""
     command = [sys.executable, "-m", "berthead", *map(str, arguments)]
-    env = shell_env(PYTHONPATH=str(path), BERTHEAD_THREADS="1")
+    env = shell_env(PYTHONPATH=with_path(path), BERTHEAD_THREADS="1")
     done = subprocess.run(command, capture_output=True, encoding="utf-8", env=env, cwd=cwd, timeout=240)
     return Ran(done.returncode, done.stdout, done.stderr)
 
@@ -174,7 +180,7 @@ def test_an_own_model_is_saved_and_loaded_again_in_python(frozen, site, tmp_path
     )
     again = tmp_path / "again"
     command = [sys.executable, "-c", code, str(frozen), str(again)]
-    done = subprocess.run(command, capture_output=True, text=True, env=shell_env(PYTHONPATH=str(site)))
+    done = subprocess.run(command, capture_output=True, text=True, env=shell_env(PYTHONPATH=with_path(site)))
     assert done.returncode == 0, done.stderr
     assert (again / "model.safetensors").read_bytes() == (frozen / "model.safetensors").read_bytes()
 
@@ -369,12 +375,12 @@ BROKEN_TASKS = {
         "1 / 0",
         "own_package:Own of own_package 1.0 cannot be imported (ZeroDivisionError: division by zero)",
     ),
-    "is no class": ("Own = 3", 'is 3; a class like berthead.tasks.Task with name = "own"'),
-    "has another name": (TASK.replace('"own"', '"other"'), "is <class 'own_package.Own'>; a class like"),
-    "is a bare class": ("class Own:\n    name = 'own'", "lacks affine, bound, check, decode, evaluate, form, "),
+    "is no class": ("Own = 3", 'is 3; a class that inherits from berthead.tasks.Task, with name = "own"'),
+    "has another name": (TASK.replace('"own"', '"other"'), "is <class 'own_package.Own'>; a class that inherits"),
+    "is a bare class": ("class Own:\n    name = 'own'", "which does not inherit from it"),
     "says nothing": (
         "from berthead.tasks import Task\nclass Own(Task):\n    name = 'own'",
-        "lacks affine, check, decode, evaluate, from_json, ",
+        "lacks check, decode, evaluate, from_json, ",
     ),
     "has a strange form": (TASK + "    form = 'picture'\n", "has form 'picture' (allowed: text, words, "),
     "has a strange level": (TASK + "    level = 'window'\n", "has level 'window' (allowed: row, token)"),
@@ -393,8 +399,12 @@ def test_a_broken_task_is_told_in_words(case, install, toy_csv, tmp_path, cli):
 
 
 def test_the_built_in_tasks_are_whole_by_the_same_measure(install):
-    assert {name: _wrong_with(task) for name, task in TASKS.items()} == dict.fromkeys(TASKS, "")
-    assert set(OPTIONAL) <= {*vars(Task), *Task.__annotations__}
+    assert {name: wrong_with(task) for name, task in TASKS.items()} == dict.fromkeys(TASKS, "")
+    assert {name: task.name for name, task in TASKS.items()} == {name: name for name in TASKS}
+    assert not set(OPTIONAL) & set(REQUIRED)
+    assert set(OPTIONAL) | set(REQUIRED) == {
+        name for name in {*vars(Task), *Task.__annotations__} if not name.startswith("_")
+    }
     install(TASK, tasks="own = {}:Own")
     assert find_task("own").__name__ == "Own"
 
@@ -504,9 +514,13 @@ def test_the_commands_of_the_guide_exist():
     assert {word for words in lines for word in words if word.startswith("--")} <= known
 
 
-def test_the_guide_names_what_a_task_need_not_write():
-    (names,) = re.findall(r"need not write (.*?)\. What is missing", " ".join(PAGE.split()))
-    assert set(re.findall(r"`(\w+)`", names)) == set(OPTIONAL)
+def test_the_guide_names_what_a_task_has_to_write_and_what_it_need_not():
+    (section,) = re.findall(r"## What a task is\n(.*?)\n## ", PAGE, re.DOTALL)
+    cells = re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE)
+    said = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+    assert sorted(said) == sorted(OPTIONAL)
+    (needed,) = re.findall(r"It has to say (.*?)\. What is missing", " ".join(section.split()))
+    assert set(re.findall(r"`(\w+)`", needed)) == set(REQUIRED)
 
 
 # The example's arithmetic

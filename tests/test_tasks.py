@@ -20,7 +20,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from berthead.data.labels import Labels
 from berthead.errors import DataError, UsageError
 from berthead.tasks import TASKS, Classify, Multilabel, Regress, choose_metric
-from berthead.tasks.classify import calibration_error, nll
+from berthead.tasks.label_scores import calibration_error, nll
 from berthead.tasks.multilabel import best_threshold
 
 QUICK = settings(max_examples=60, deadline=None)

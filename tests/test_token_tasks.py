@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from conftest import make_bert
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_tasks import QUICK, choose_rows, fit_task, span_rows, tag_rows
+from toy_tasks import QUICK, choose_rows, fit_task, span_rows, tag_rows, without_head_dropout
 
 import berthead
 from berthead.data.labels import Labels
@@ -38,7 +38,7 @@ from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading, read_texts
 from berthead.train import modes as parts
 from berthead.train.modes import Fold
-from berthead.train.settings import HEAD_DROPOUT, Settings
+from berthead.train.settings import Settings
 
 BIO = ("O", "B-X", "I-X", "B-Y", "I-Y")
 KINDS = ("tag", "span", "choose", "joint")
@@ -352,7 +352,7 @@ def test_the_threshold_is_tuned_on_held_out_rows(threshold, tiny_bert):
 def test_the_head_alone_learns_what_it_would_learn_in_the_whole_model(task, tiny_bert, monkeypatch):
     """The vectors of a frozen encoder may be kept or computed anew: same steps, same logits."""
     options = {"adapt": "frozen", "epochs": 3, "lr": 1e-2, "seed": 5}
-    monkeypatch.setattr("berthead.train.settings.HEAD_DROPOUT", dict.fromkeys(HEAD_DROPOUT, 0.0))
+    without_head_dropout(monkeypatch)
     # Without its scale, which is a matter of the optimiser, both learn from the same numbers.
     monkeypatch.setattr("berthead.train.modes.HeadOnly._scaled", lambda self, vectors: vectors)
     monkeypatch.setattr("berthead.train.modes.HeadOnly.finish", lambda self: None)
@@ -419,7 +419,7 @@ def test_the_style_of_a_choice_is_the_one_that_all_rows_can_be_read_in():
 def test_a_batch_computed_in_parts_has_the_loss_of_the_whole(task, tmp_path, monkeypatch):
     """Short and long texts in one batch: however it is divided, the same step is taken."""
     calm = make_bert(tmp_path / "calm", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    monkeypatch.setattr("berthead.train.settings.HEAD_DROPOUT", dict.fromkeys(HEAD_DROPOUT, 0.0))
+    without_head_dropout(monkeypatch)
     rows = {"tag": tag_rows, "joint": tag_rows, "span": span_rows, "choose": choose_rows}[task](12)
     longer = {"tag": "tokens", "joint": "tokens", "span": "context", "choose": "question"}[task]
     for row in rows[::3]:

@@ -16,10 +16,10 @@ from conftest import all_bytes, make_bert, shell_env, toy_rows, write_csv
 from hypothesis import given
 from hypothesis import strategies as st
 from processes import Forked
+from toy_tasks import without_head_dropout
 
 import berthead
 from berthead.errors import MachineError, UsageError
-from berthead.train import settings
 from berthead.train.team import Team
 from berthead.train.workers import is_writer
 
@@ -27,8 +27,9 @@ from berthead.train.workers import is_writer
 SITE = """
 import os
 if os.environ.get("NO_HEAD_DROPOUT"):
+    from berthead.tasks import Task
     from berthead.train import settings
-    settings.HEAD_DROPOUT = dict.fromkeys(settings.HEAD_DROPOUT, 0.0)
+    Task.head_dropout = settings.FROZEN_DROPOUT = 0.0
 if "MOST_TOKENS" in os.environ:
     from berthead.train import modes
     real = modes.Whole._hidden
@@ -120,7 +121,7 @@ KINDS = {
 )
 def test_two_processes_take_the_steps_of_one(kind, calm, data, changed, monkeypatch):
     monkeypatch.setenv("NO_HEAD_DROPOUT", "1")
-    monkeypatch.setattr(settings, "HEAD_DROPOUT", dict.fromkeys(settings.HEAD_DROPOUT, 0.0))
+    without_head_dropout(monkeypatch)
     options = options_of(calm, data=data, **KINDS[kind])
     one, alone = losses_of(monkeypatch, **options | {"threads": 1})
     two, together = losses_of(monkeypatch, workers=2, **options)
@@ -142,7 +143,7 @@ def test_two_processes_take_the_steps_of_one(kind, calm, data, changed, monkeypa
 @pytest.mark.parametrize("adapt", ["frozen", "top:1"])
 def test_what_is_computed_once_is_computed_together(adapt, cache, calm, data, changed, monkeypatch, tmp_path):
     monkeypatch.setenv("NO_HEAD_DROPOUT", "1")
-    monkeypatch.setattr(settings, "HEAD_DROPOUT", dict.fromkeys(settings.HEAD_DROPOUT, 0.0))
+    without_head_dropout(monkeypatch)
     options = options_of(calm, data=data, adapt=adapt)
     more = [{"cache": tmp_path / name} if cache else {} for name in ("one", "two")]
     one = berthead.fit(**options | more[0] | {"threads": 1})
@@ -268,7 +269,7 @@ def test_whoever_is_killed_the_others_end_and_the_fit_goes_on(tiny_bert, data, t
 @pytest.mark.parametrize("most", [4, 30])
 def test_a_worker_that_is_short_of_memory_computes_smaller_parts_or_says_so(most, calm, data, changed, monkeypatch):
     monkeypatch.setenv("NO_HEAD_DROPOUT", "1")
-    monkeypatch.setattr(settings, "HEAD_DROPOUT", dict.fromkeys(settings.HEAD_DROPOUT, 0.0))
+    without_head_dropout(monkeypatch)
     options = options_of(calm, data=data, epochs=1, valid=0)
     monkeypatch.setenv("MOST_TOKENS", str(most))
     if most == 4:

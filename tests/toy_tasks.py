@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import berthead
+from berthead.tasks import Task
 
 FILLERS = ["the", "cat", "dog", "sat", "on", "mat", "ran", "a", "b", "c", "d", "e", "f"]
 MARKS = (["good"], ["good", "great"], ["bad"])
@@ -58,6 +59,12 @@ def choose_rows(count: int, seed: int = 0) -> list[dict]:
 
 ROWS = {"tag": tag_rows, "joint": tag_rows, "span": span_rows, "choose": choose_rows}
 QUICK = {"epochs": 8, "batch": 8, "lr": 3e-3, "valid": 0, "threads": 1, "precision": "fp32", "seed": 1}
+
+
+def without_head_dropout(monkeypatch: Any) -> None:
+    """New heads drop nothing, of any task: what is computed in two ways is then the same."""
+    monkeypatch.setattr(Task, "head_dropout", 0.0)
+    monkeypatch.setattr("berthead.train.settings.FROZEN_DROPOUT", 0.0)
 
 
 def fit_task(bert: Path, task: str, rows: list[dict] | None = None, **options) -> Any:

@@ -24,7 +24,7 @@ from berthead.model.heads import row_means
 from berthead.model.tensors import TensorPack
 from berthead.records import FloatArray
 from berthead.tasks import Answer, Batch, Task
-from berthead.tasks.base import per_label
+from berthead.tasks.label_scores import per_label
 from berthead.text.windows import Input
 
 MOST_LABELS = 100

@@ -1,11 +1,11 @@
-"""Heads and tasks of other installed packages, found through their entry points.
+"""Tasks and heads by name: berthead's own tasks, and what other installed packages offer by entry points.
 
 A package names them in its pyproject.toml:
 
     [project.entry-points."berthead.tasks"]
     ordinal = "my_package:Ordinal"
 
-Nothing is imported before it is asked for by name, and nothing is ever imported from a model folder.
+None of it is imported before it is asked for by name, and nothing is ever imported from a model folder.
 """
 
 from __future__ import annotations
@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 HEADS, TASKS = "berthead.heads", "berthead.tasks"
+# A task of berthead's own is a file in `tasks/` and a line here; a place is written as in an entry point.
+BUILT_IN_TASKS = {
+    "classify": "berthead.tasks.classify:Classify",
+    "multilabel": "berthead.tasks.multilabel:Multilabel",
+    "regress": "berthead.tasks.regress:Regress",
+    "tag": "berthead.tasks.tag:Tag",
+    "span": "berthead.tasks.span:Extract",
+    "choose": "berthead.tasks.choose:Choose",
+    "joint": "berthead.tasks.joint:Joint",
+}
 _KINDS = {HEADS: "head", TASKS: "task"}
 # A name and a version, and nothing that a terminal would obey.
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9._-]{1,80} [A-Za-z0-9.!+_-]{1,40}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from berthead.errors import listed
 from berthead.function.precision_report import Receipt
+
+if TYPE_CHECKING:
+    from berthead.tasks import Task
 
 
 def fit_report(record: dict[str, Any], out: str) -> str:
@@ -100,12 +102,7 @@ def info_text(record: dict[str, Any], folder: str) -> str:
         adapter = record["adapter"]
         size = f"{adapter['parameters']:,} parameters, a change of {adapter['base']}"
         rows.append(("adapter", f"{size}, sha256 {adapter['sha256']}"))
-    if task["labels"]:
-        rows.append(
-            (f"{len(task['labels'])} labels", listed([json.dumps(x, ensure_ascii=False) for x in task["labels"]], 20))
-        )
-    elif "low" in task:
-        rows.append(("range", f"{task['low']:g} to {task['high']:g}"))
+    rows += _task_of(record).facts()
     long = {
         "window": "longer texts in windows",
         "truncate": "of longer texts the beginning",
@@ -142,12 +139,17 @@ def joined_text(record: dict[str, Any], folder: str) -> str:
     shared = "the embeddings" if layers == 0 else f"the embeddings and {layers} layers" if layers > 0 else "no layer"
     lines = [f"{folder}  {len(functions)} functions on {record['pretrained']['name']}; all share {shared}"]
     for name, one in functions.items():
-        labels = one["task"]["labels"]
-        answers = (
-            listed([json.dumps(label, ensure_ascii=False) for label in labels], 8) if labels else "numbers or places"
-        )
+        answers = _task_of(one).answers_in_words()
         lines.append(f"  {name:<{width}}  {one['task']['name']}, {one['parameters']['adapt']}: {answers}")
     return "\n".join(lines)
+
+
+def _task_of(record: dict[str, Any]) -> Task:
+    """The task of what `Fitted.info` says, which has its own words."""
+    from berthead.tasks import find_task
+
+    said = record["task"]
+    return find_task(said["name"], said.get("package")).from_json(said)
 
 
 def moved_text(moved: dict[str, float | None]) -> str:

@@ -21,6 +21,7 @@ SYNONYMS = {
     "pair": ("pair", "text_pair", "sentence2", "hypothesis", "question2"),
     "label": ("label", "labels", "target", "category", "class", "score"),
 }
+_WORDS = ("tokens", "words", "text", "sentence")
 _TAGS = ("tags", "ner_tags", "spans", "entities", "labels", "label")
 
 
@@ -35,6 +36,9 @@ class Form:
         needs_pair: whether there always is one.
         choices: one column with a list of choices; empty: there are none.
         intent: the label beside the tags; empty: there is none.
+        reads_words: whether the text may be a list of tokens.
+        two_texts: what a row of two texts is, in words for messages.
+        row: a row as Python has it, in words for messages.
     """
 
     text: tuple[str, ...] = SYNONYMS["text"]
@@ -43,16 +47,45 @@ class Form:
     needs_pair: bool = False
     choices: tuple[str, ...] = ()
     intent: tuple[str, ...] = ()
+    reads_words: bool = False
+    two_texts: str = "pairs"
+    row: str = "(text, pair)"
+
+    @property
+    def second(self) -> str | None:
+        """The role of what every row has beside its text: `pair`, `choices`, or None."""
+        return "choices" if self.choices else "pair" if self.needs_pair else None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a row is a text or a pair of texts, and nothing else."""
+        return not self.reads_words and self.second is None
+
+    def usual(self, pair: bool = False) -> dict[str, Any]:
+        """The usual names of the columns of rows that were no table, by role.
+
+        Args:
+            pair: whether rows have a second text, where the form leaves that open.
+        """
+        has_pair = self.needs_pair or pair
+        names = {"text": self.text[0], "pair": self.pair[0] if has_pair else None, "label": self.label[0]}
+        return names | ({"choices": [self.choices[0]]} if self.choices else {})
 
 
 FORMS = {
     "text": Form(),
-    "words": Form(("tokens", "words", "text", "sentence"), _TAGS, ()),
-    "words and label": Form(("tokens", "words", "text", "sentence"), _TAGS[:-1], (), intent=("intent", "label")),
-    "question": Form(("question", "query"), ("answers", "answer"), ("context", "passage", "paragraph"), True),
+    "words": Form(_WORDS, _TAGS, (), reads_words=True, row="[token, ...]"),
+    "words and label": Form(
+        _WORDS, _TAGS[:-1], (), intent=("intent", "label"), reads_words=True, row="[token, ...]",
+    ),
+    "question": Form(
+        ("question", "query"), ("answers", "answer"), ("context", "passage", "paragraph"), True,
+        two_texts="a question and its context", row="(question, context)",
+    ),
     "choices": Form(
         ("question", "stem", "premise", "text"), ("label", "answer", "answerKey", "correct"), (),
-        choices=("choices", "options", "endings"),
+        choices=("choices", "options", "endings"), two_texts="a question and its choices",
+        row="(question, [choice, ...])",
     ),
 }  # fmt: skip
 # A column for each choice, such as choice_1, option B, ending0, or A, B, C.
@@ -226,7 +259,7 @@ def to_example(
 
 def _untargeted(row: Row, columns: Columns) -> Example:
     """Texts, words and choices of a row; ValueError says what is wrong with them."""
-    words = _words(row, columns.text) if columns.form.startswith("words") else None
+    words = _words(row, columns.text) if FORMS[columns.form].reads_words else None
     text = " ".join(words) if words is not None else _cell_text(row, columns.text)
     pair = _cell_text(row, columns.pair) if columns.pair else None
     return Example(

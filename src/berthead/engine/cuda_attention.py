@@ -77,6 +77,8 @@ def efficient(query: Tensor, key: Tensor, value: Tensor, rows: Rows, scale: floa
 KERNELS = {"fp32": Kernel("efficient", efficient), "bf16": Kernel("flash", flash)}
 # How far a kernel may lie from plain products on values of size 1.
 TOLERANCES = {"fp32": 1e-4, "bf16": 3e-2}
+# How a torch says that it lacks a kernel, or has it with other arguments (2.10: `varlen_attn` without `scale`).
+REFUSALS = (RuntimeError, ImportError, AttributeError, TypeError, ValueError)
 
 
 # What attention may read of positions: nothing, or what turns queries and keys. No kernel here adds to the scores.
@@ -120,7 +122,7 @@ def agrees(kernel: Kernel, encoder: Encoder, precision: str, device: torch.devic
         query, key, value = qkv.to(device).view(tokens, 3, config.heads, size).unbind(1)
         try:
             mixed = kernel.attend(query, key, value, Rows(edges.int().to(device), tokens), size**-0.5, local)
-        except (RuntimeError, ImportError):  # as torch says that it lacks a kernel
+        except REFUSALS:
             return False
         if not torch.allclose(mixed.reshape(wanted.shape).float().cpu(), wanted, atol=TOLERANCES[precision], rtol=0):
             return False

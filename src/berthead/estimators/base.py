@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
+from berthead.data.examples import FORMS
 from berthead.errors import DataError, UsageError, did_you_mean
 from berthead.estimators.inputs import refuse_blank, refuse_empty, texts_of
 from berthead.fitted import Fitted
@@ -20,6 +21,7 @@ from berthead.options import ESTIMATOR_OPTIONS, FitOptions
 from berthead.options.keywords import EstimatorKeywords
 from berthead.options.signatures import documented, help_of, parameters_of
 from berthead.records import Example, FloatArray
+from berthead.tasks import find_task
 from berthead.train.fit import fit_examples
 
 E = TypeVar("E", bound="TextEstimator")
@@ -101,7 +103,7 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
             Example(text[0] if pairs else text, text[1] if pairs else None, target, f"X[{row}]")
             for row, (text, target) in enumerate(zip(texts, targets, strict=True))
         ]
-        columns = {"text": "text", "pair": "pair" if pairs else None, "label": "label"}
+        columns = FORMS[find_task(task).form].usual(pair=pairs)
         return self._fit_examples(task, examples, columns, class_weight)
 
     def _fit_examples(
@@ -129,7 +131,7 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
         if texts and pairs != isinstance(texts[0], tuple):
             raise DataError("X", "mixes texts and pairs", "what fit saw: " + ("pairs" if pairs else "single texts"))
         examples = [Example(text[0] if pairs else text, text[1] if pairs else None) for text in texts]
-        logits: FloatArray = self.fitted_.predictor.logits(examples)
+        logits: FloatArray = self.fitted_.applier.logits(examples)
         return logits
 
     def __sklearn_tags__(self) -> Any:

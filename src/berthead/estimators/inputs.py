@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from berthead.data.examples import Form
 from berthead.data.labels import is_blank
 from berthead.errors import DataError
 
@@ -62,14 +63,13 @@ def _plain(cell: Any) -> Any:
     return cell
 
 
-def values_of(row: Any, form: str) -> dict[str, Any]:
+def values_of(row: Any, form: Form) -> dict[str, Any]:
     """A row of X as the columns of its form."""
-    if form == "words":
+    if form.second is None:
         return {"text": row}
     if not isinstance(row, list | tuple) or len(row) != 2:
-        wanted = "(question, context)" if form == "question" else "(question, [choice, ...])"
-        raise DataError("X", f"holds {type(row).__name__}", wanted)
-    return {"text": row[0], "pair" if form == "question" else "choices": row[1]}
+        raise DataError("X", f"holds {type(row).__name__}", form.row)
+    return {"text": row[0], form.second: row[1]}
 
 
 def refuse_empty(rows: Sequence[Any]) -> None:

@@ -8,21 +8,19 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from berthead.data.examples import Columns, sound_examples, to_example
+from berthead.data.examples import FORMS, Columns, sound_examples, to_example
 from berthead.errors import DataError
 from berthead.estimators.base import TextEstimator, with_parameters
 from berthead.estimators.inputs import refuse_empty, rows_of, values_of
 from berthead.predict.rows import mended
 from berthead.records import Example, Prediction, Row, Span
-from berthead.tasks import find_task
+from berthead.tasks import choose_metric, find_task
 
 
 class _StructuredEstimator(TextEstimator):
     """What the estimators of tags, answers and choices share: rows that are no plain texts."""
 
     _task: ClassVar[str]
-    _columns: ClassVar[dict[str, Any]]
-    _metric: ClassVar[str]
 
     def fit(self, X: Any, y: Any) -> Self:
         """Fit on rows and targets.
@@ -42,12 +40,12 @@ class _StructuredEstimator(TextEstimator):
         examples = self._examples(X, y)
         for line in mended(examples):
             warnings.warn(line, UserWarning, stacklevel=2)
-        self.fitted_ = self._fit_examples(self._task, examples, self._columns)
+        self.fitted_ = self._fit_examples(self._task, examples, FORMS[find_task(self._task).form].usual())
         return self
 
     def _predictions(self, X: Any) -> list[Prediction]:
         check_is_fitted(self, "fitted_")
-        found = list(self.fitted_.predictor.predict(self._examples(X, None)))
+        found = list(self.fitted_.applier.predict(self._examples(X, None)))
         for one in found:
             if one.error:
                 raise DataError(one.where, one.error)
@@ -62,16 +60,17 @@ class _StructuredEstimator(TextEstimator):
                 self.fitted_.artifact.task.check(example.target)
             except ValueError as error:
                 raise DataError(example.where, f"the target {error}", fix="Fit on rows that have it.") from None
-        return float(self.fitted_.predictor.evaluate(examples)[self._metric])
+        return float(self.fitted_.applier.evaluate(examples)[choose_metric(find_task(self._task), None)])
 
     def _examples(self, X: Any, y: Any) -> list[Example]:
         rows = rows_of(X)
         refuse_empty(rows)
         if y is not None:
             check_consistent_length(rows, y)
-        task, form = find_task(self._task), find_task(self._task).form
-        columns = Columns("text", "pair" if form == "question" else None, "label" if y is not None else None,
-                          ("choices",) if form == "choices" else (), form=form)  # fmt: skip
+        task = find_task(self._task)
+        form = FORMS[task.form]
+        columns = Columns("text", "pair" if form.needs_pair else None, "label" if y is not None else None,
+                          ("choices",) if form.choices else (), form=task.form)  # fmt: skip
         targets = [None] * len(rows) if y is None else list(y)
         read = (
             to_example(Row(values_of(row, form) | {"label": target}, f"X[{number}]"), columns, task.read, task.settled)
@@ -99,8 +98,6 @@ class SequenceLabeler(_StructuredEstimator):
     """
 
     _task: ClassVar[str] = "tag"
-    _columns: ClassVar[dict[str, Any]] = {"text": "tokens", "pair": None, "label": "tags"}
-    _metric: ClassVar[str] = "f1"
 
     def predict(self, X: Any) -> list[Any]:
         """A list for each row: tags where it holds tokens, `Span` records where it is a text."""
@@ -128,8 +125,6 @@ class SpanExtractor(_StructuredEstimator):
     """
 
     _task: ClassVar[str] = "span"
-    _columns: ClassVar[dict[str, Any]] = {"text": "question", "pair": "context", "label": "answers"}
-    _metric: ClassVar[str] = "f1"
 
     def predict(self, X: Any) -> list[str]:
         """The answer to each question, a part of its context; empty: it holds none."""
@@ -164,8 +159,6 @@ class MultipleChoice(_StructuredEstimator):
     """
 
     _task: ClassVar[str] = "choose"
-    _columns: ClassVar[dict[str, Any]] = {"text": "question", "pair": None, "label": "label", "choices": ["choices"]}
-    _metric: ClassVar[str] = "accuracy"
 
     def predict(self, X: Any) -> list[Any]:
         """The choice for each question, named as in y: its number, its letter, or its text."""

@@ -80,7 +80,7 @@ class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
         """Labels [rows], or 0/1 [rows, labels] for multi-label."""
         logits = self._logits(X)
         answers = [answer.answer for answer in self.fitted_.artifact.task.decode(logits)]
-        if self.fitted_.artifact.task.name == "multilabel":
+        if self.fitted_.artifact.task.several_labels:
             labels = self.classes_.tolist()
             hot: np.ndarray = np.array([[label in given for label in labels] for given in answers], dtype=int)
             return hot.reshape(len(answers), len(labels))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from berthead.data.examples import FORMS
 from berthead.errors import ModelError
 from berthead.function.precision_report import Receipt
 from berthead.records import Example
-from berthead.storage.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, PICKLES, RECORD, WEIGHTS
+from berthead.storage.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, PART, PICKLES, RECORD, WEIGHTS
 
 
 def refuse_strange_files(folder: Path) -> None:
@@ -43,23 +45,31 @@ def is_strange(name: str) -> bool:
     return any(Path(name.lower()).match(pattern) for pattern in (*PICKLES, "*.py", "*.so", "*.pyc"))
 
 
-def refuse_other_weights(folder: Path, *, adapter: bool) -> None:
+_KINDS = {
+    WEIGHTS: ("a folder with an encoder of its own", (WEIGHTS, INDEX)),
+    ADAPTER_WEIGHTS: ("an adapter folder", (ADAPTER_WEIGHTS, ADAPTER_CONFIG)),
+    PART: ("a part of a joined folder", (PART,)),
+}
+
+
+def refuse_other_weights(folder: Path, file: str) -> None:
     """Whether a folder is one model: what is two at once is another one for each who reads it.
 
     Args:
         folder: the model folder.
-        adapter: whether berthead.json says that it holds a change of theta-hat.
+        file: where its weights lie, as berthead.json says: model.safetensors, adapter_model.safetensors or
+            part.safetensors.
 
     Raises:
-        ModelError: it holds what belongs to the other kind.
+        ModelError: it holds what belongs to another kind.
     """
-    for name in (WEIGHTS, INDEX) if adapter else (ADAPTER_WEIGHTS, ADAPTER_CONFIG):
+    kind = _KINDS[file][0]
+    for name in (one for other, (_, names) in _KINDS.items() if other != file for one in names):
         if (folder / name).exists():
-            kind = "an adapter folder" if adapter else "a folder with an encoder of its own"
             raise ModelError(str(folder), f"holds {name}, and {RECORD} says that it is {kind}", "one of the two")
 
 
-def check_record(record: dict[str, Any], positions: int) -> None:
+def check_record(record: Mapping[str, Any], positions: int) -> None:
     """Whether berthead.json holds what is read of it; ValueError, TypeError or KeyError where it does not."""
     head, columns, parameters, run = (record[key] for key in ("head", "columns", "parameters", "run"))
     pretrained = parameters["pretrained"]
@@ -111,7 +121,7 @@ def golden_example(example: Any, outputs: int, form: str = "text", *, many: bool
         raise ValueError("a golden example's words are not a list")
     if not all(isinstance(part, str) for part in parts) or not isinstance(pair, str | None):
         raise ValueError("a golden example is not a text")
-    if (len(lists.get("choices", ())) > 1) != (form == "choices") or (pair is None and form == "question"):
+    if (len(lists.get("choices", ())) > 1) != bool(FORMS[form].choices) or (pair is None and FORMS[form].needs_pair):
         raise ValueError(f"a golden example does not have the form {form!r}")
     rows = logits if many else [logits]
     for row in rows:

@@ -19,6 +19,8 @@ LONGEST_MATMUL = 128
 LONGEST_FLOAT32 = 64
 # Attention weights in one step of the chunked kernel; between 2**17 and 2**20 speed differs little.
 CHUNK_WEIGHTS = 2**18
+# The same on a GPU, which has no such cache and waits for launches.
+GPU_CHUNK_WEIGHTS = 2**25
 # Queries of a long row that are computed at once where each sees only its neighbours.
 LOCAL_QUERIES = 256
 # Scores of rows with relative positions that are held at once.
@@ -147,6 +149,9 @@ def _products(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tens
 class _Chunked(torch.autograd.Function):
     """Attention with dropout, a few [length, length] products at a time: they stay in the processor's cache.
 
+    All of it is computed in the inputs' own precision: autocast takes softmax in float32 on GPUs, and is off in
+    `backward`, where that would meet gradients of bfloat16.
+
     Source of the gradient: Dao et al. 2022, "FlashAttention", appendix B.
     """
 
@@ -156,11 +161,12 @@ class _Chunked(torch.autograd.Function):
         scaled = query * _scale(query)
         mixed = torch.empty_like(scaled)
         ctx.dropout, ctx.kept = dropout, []
-        for chunk in _chunks(query):
-            weights = (scaled[chunk] @ key[chunk].transpose(1, 2)).softmax(-1)
-            mask = keep_mask(weights.shape, dropout, weights.device)
-            mixed[chunk] = (weights * mask) @ value[chunk]
-            ctx.kept.append((weights, mask))
+        with torch.autocast(query.device.type, enabled=False):
+            for chunk in _chunks(query):
+                weights = (scaled[chunk] @ key[chunk].transpose(1, 2)).softmax(-1)
+                mask = keep_mask(weights.shape, dropout, weights.device)
+                mixed[chunk] = (weights * mask) @ value[chunk]
+                ctx.kept.append((weights, mask))
         mixed.mul_(1 / (1 - dropout))
         ctx.save_for_backward(scaled, key, value, mixed)
         return mixed
@@ -183,5 +189,5 @@ class _Chunked(torch.autograd.Function):
 
 def _chunks(query: Tensor) -> list[slice]:
     groups, length, _ = query.shape
-    step = max(1, CHUNK_WEIGHTS // length**2)
+    step = max(1, (CHUNK_WEIGHTS if query.device.type == "cpu" else GPU_CHUNK_WEIGHTS) // length**2)
     return [slice(first, min(first + step, groups)) for first in range(0, groups, step)]

@@ -6,7 +6,8 @@ import math
 import operator
 import os
 import re
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Self, get_args, get_type_hints
@@ -14,7 +15,6 @@ from typing import Any, Self, get_args, get_type_hints
 from berthead import plugins
 from berthead.errors import UsageError, did_you_mean, listed
 
-TASKS = ("classify", "multilabel", "regress", "tag", "span", "choose", "joint")
 HEADS = ("auto", "linear", "crf")
 POOLINGS = ("auto", "cls", "mean", "pooler")
 LORA_TARGETS = ("query", "key", "value", "attention-out", "up", "down")
@@ -59,12 +59,13 @@ class Options:
             object.__setattr__(self, spec.name, checked)
 
     @classmethod
-    def from_sources(cls, flags: dict[str, Any], config: Path | None = None) -> Self:
+    def from_sources(cls, flags: Mapping[str, Any], config: Path | None = None, only: Sequence[str] = ()) -> Self:
         """Options from flags, then environment, then a YAML file, then defaults.
 
         Args:
             flags: what was given explicitly; None means not given.
             config: a YAML file with the same names as keys, or None.
+            only: the options that flags may be; empty: all.
 
         Returns:
             The checked options.
@@ -82,9 +83,9 @@ class Options:
             if variable in os.environ:
                 values[name] = os.environ[variable], variable
         for name, value in flags.items():
-            if name not in names:
+            if name not in (known := only or names):
                 raise UsageError(
-                    name, "is not an option", f"options are {listed(names, 50)}", did_you_mean(name, names)
+                    name, "is not an option", f"options are {listed(known, 50)}", did_you_mean(name, known)
                 )
             if value is not None:
                 values[name] = value, flag(name)
@@ -99,7 +100,7 @@ class Options:
 class FitOptions(Options):
     """Options of `berthead fit`."""
 
-    task: str = option("classify", "What is predicted.", choices=TASKS, more=plugins.TASKS)
+    task: str = option("classify", "What is predicted.", choices=tuple(plugins.BUILT_IN_TASKS), more=plugins.TASKS)
     text: str | None = option(
         None, "Column of the text, the tokens or the question [default: text, or a usual synonym]."
     )
@@ -214,10 +215,30 @@ class PredictOptions(Options):
     part_rows: int = option(16384, "Rows of a part: what is lost at most when a job is killed.", low=1)
     skip_bad_rows: bool = option(False, "eval: leave out rows that cannot be used, and report them.")
 
+    def for_job(self, given: Mapping[str, Any]) -> PredictOptions:
+        """The options of a job of a function that was loaded with these.
+
+        Args:
+            given: some of `JOB_OPTIONS`; None means not given.
+
+        Returns:
+            The checked options.
+
+        Raises:
+            UsageError: an option that is none of a job, or a value that is not allowed.
+        """
+        for name in LOAD_OPTIONS:
+            if name in given:
+                fix = f"Give it there: load(folder, {name}=...)."
+                raise UsageError(name, "is decided when the model is loaded", f"expected {listed(JOB_OPTIONS)}", fix)
+        loaded, chosen = self.to_dict(), self.from_sources(given, only=JOB_OPTIONS)
+        return replace(chosen, **{name: loaded[name] for name in LOAD_OPTIONS})
+
 
 # Options by who takes them, in the order of the records.
 LOAD_OPTIONS = ("base", "precision", "engine", "device", "token_budget", "threads")
 ROW_OPTIONS = ("text", "pair", "label", "choices", "intent", "skip_bad_rows")
+JOB_OPTIONS = ("text", "pair", "choices", "probabilities", "resume", "shard", "ray", "part_rows")
 # What an estimator has under the same name. It gets rows instead of columns, `random_state` instead of `seed`, and is
 # fitted in one process without a folder.
 _NOT_OF_ESTIMATORS = (

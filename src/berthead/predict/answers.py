@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from berthead.function.function import Function
+from berthead.errors import DataError
+from berthead.function.protocol import Function
 from berthead.records import Example, FloatArray, Prediction
 from berthead.tasks import Answer, Batch, Task
 from berthead.text.layout import Layout
@@ -54,7 +55,28 @@ def answered(
             yield Prediction(None, window=None, error=error, where=example.where)
         else:
             number, answer = next(answers)
-            yield _prediction(example, one, answer, _deciding_window(computed, number))
+            yield _prediction(example, one, answer, _deciding_window(function.task, computed, number))
+
+
+def probabilities_of(predictions: Iterable[Prediction], labels: int) -> FloatArray:
+    """Probabilities of predictions.
+
+    Args:
+        predictions: each with a probability for every label.
+        labels: how many there are.
+
+    Returns:
+        float32 [predictions, labels].
+
+    Raises:
+        DataError: a prediction without an answer.
+    """
+    rows: list[list[float]] = []
+    for prediction in predictions:
+        if prediction.probabilities is None:
+            raise DataError(prediction.where, str(prediction.error))
+        rows.append(list(prediction.probabilities.values()))
+    return np.array(rows, dtype=np.float32).reshape(len(rows), labels)
 
 
 def decoded(task: Task, values: FloatArray, batch: Batch) -> Iterator[Answer]:
@@ -75,24 +97,22 @@ def decoded(task: Task, values: FloatArray, batch: Batch) -> Iterator[Answer]:
         yield from task.decode(values[edges[start] : edges[end]], some)
 
 
-def _deciding_window(computed: Computed, number: int) -> int | None:
-    """The window whose own logit is largest for the answer; of numbers, the one nearest to the answer."""
+def _deciding_window(task: Task, computed: Computed, number: int) -> int | None:
+    """The window that speaks most for the answer, as the task or the head's attention says."""
     layout = computed.layout
     if layout.by_token:
         return None
     if computed.rows is None:
         return 0
     values = computed.values[layout.unit_starts[number] : layout.unit_starts[number + 1]]
-    unit, column = np.unravel_index(int(values.argmax()), values.shape)
+    unit = int(values.argmax()) // values.shape[1]
     rows = np.arange(layout.row_starts[number], layout.row_starts[number + 1])
     rows = rows[layout.unit_of_row[rows] == layout.unit_starts[number] + unit]
     own = computed.rows[rows]
     outputs = values.shape[1]
     if own.shape[1] > outputs:  # windows attend: the last column is what each weighs
         return int(own[:, outputs].argmax())
-    if values.size == 1:
-        return int(np.abs(own[:, 0] - values[0, 0]).argmin())
-    return int(own[:, column].argmax())
+    return int(task.window_scores(values[unit], own).argmax())
 
 
 def _prediction(example: Example, read: Input, answer: Answer, window: int | None) -> Prediction:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,15 +15,14 @@ from berthead.engine.prepacked import BF16_SUPPORTED
 from berthead.errors import GateError
 from berthead.function.artifact import Artifact
 from berthead.function.checks import golden_input
-from berthead.function.function import replay
+from berthead.function.golden import replay
 from berthead.function.precision_report import LEAST_AGREEMENT, MOST_LOST_POINTS, Receipt, Verdict
 from berthead.kernels import native
 from berthead.model.model import Model
 from berthead.predict.answers import decoded
 from berthead.predict.predictor import Predictor
 from berthead.records import FloatArray
-from berthead.tasks import Answer, Batch, Task
-from berthead.tasks.verdicts import identity
+from berthead.tasks import Batch, Task
 from berthead.text.layout import Layout
 
 # Held-out rows that a fit measures.
@@ -109,31 +108,18 @@ def _points(better: int, exact: float, found: float) -> float:
 def _verdict(task: Task, batch: Batch, exact: FloatArray, values: FloatArray, points: float | None) -> Verdict:
     unit, same, drifts = task.affine()[0], 0, []
     for one, other in zip(decoded(task, exact, batch), decoded(task, values, batch), strict=True):
-        if _is_number(one):
-            drifts.append(abs(one.answer - other.answer) / unit)
+        distance = task.distance(one, other)
+        if distance is not None:
+            drifts.append(distance / unit)
             same += drifts[-1] <= NEAR
             continue
-        same += identity(task, one) == identity(task, other)
-        shares = _shares(task, one), _shares(task, other)
+        same += task.identity(one) == task.identity(other)
+        shares = task.shares(one), task.shares(other)
         drifts.append(max((abs(shares[0].get(key, 0.0) - shares[1].get(key, 0.0)) for key in shares[0] | shares[1]),
                           default=0.0))  # fmt: skip
     rows = max(len(drifts), 1)
     sizes = round(same / rows, 6), round(float(max(drifts, default=0.0)), 6), round(float(sum(drifts)) / rows, 6)
     return Verdict(*sizes, points)
-
-
-def _is_number(answer: Answer) -> bool:
-    return isinstance(answer.answer, float) and answer.probabilities is None
-
-
-def _shares(task: Task, answer: Answer) -> dict[Hashable, float]:
-    """What was answered with which probability; what one side alone answers drifts by all of it."""
-    shares: dict[Hashable, float] = {label: share for label, share in (answer.probabilities or {}).items()}
-    for one in answer.spans or ():
-        shares[one.start, one.end, one.label] = 1.0 if one.score is None else one.score
-    if not shares:
-        shares = {identity(task, answer): 1.0 if answer.score is None else answer.score}
-    return shares
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,27 @@
-"""What a task is: how its target is read, the loss, the decoding, the metrics."""
+"""What a task is: how its target is read, the loss, the decoding, the metrics, and all that is said of its answers."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 
-from berthead.errors import UsageError, did_you_mean, listed
-from berthead.records import Example, FloatArray, Label, Span
+from berthead.errors import listed
+from berthead.records import Example, FloatArray, IntArray, Label, Prediction, Span
+from berthead.tasks.cells import answer_json, common_type, quoted, short
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Input, Reading, read_texts
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Inputs = TypeVar("Inputs", bound=Callable[..., list[Input]])
+LinearModel = Callable[[Any, np.ndarray, Any, int], FloatArray]
+"""Features of fitted texts, their targets, features of other texts, outputs -> logits of the others: `linear.py`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +33,11 @@ class Answer:
     probabilities: dict[Label, float] | None = None
     spans: list[Span] | None = None
     tags: list[str] | None = None
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it is a measured number, and no label that happens to be one."""
+        return isinstance(self.answer, float) and self.probabilities is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,31 +58,35 @@ class Batch:
         return np.split(values, edges[:-1]) if len(edges) else []
 
 
+def stateless(inputs: Inputs) -> Inputs:
+    """Mark a task's `inputs` as reading nothing of its state: joined functions then read a row once for all of them."""
+    inputs.stateless = True  # type: ignore[attr-defined]
+    return inputs
+
+
 class Task(Protocol):
     """The meaning of the logits. A task is a small immutable record; its state is what `to_json` writes.
 
     What is read and answered is the example as a whole unless `inputs` says otherwise. Such a task may leave `batch`
-    out of account: its logits have one row an example.
+    out of account: its logits have one row an example. What is not abstract has a default that is sound for any task.
     """
+
+    # The rows, and the target.
 
     name: ClassVar[str]
     form: ClassVar[str] = "text"
     """What a row of data holds: a key of `data.examples.FORMS`."""
-    level: ClassVar[str] = "row"
-    """The head it needs: `row` or `token`."""
-    problem_type: ClassVar[str]
-    """transformers' word for it, in config.json."""
-    metrics: ClassVar[Mapping[str, int]]
-    """The metrics that can choose the best epoch; 1: higher is better, -1: lower. The first is the default."""
+    measures_targets: ClassVar[bool] = False
+    """Whether `from_targets` measures the targets, as their mean: then held-out rows have no part in it."""
 
     @classmethod
+    @abstractmethod
     def read(cls, value: Any) -> Any:
         """A cell as a target.
 
         Raises:
             ValueError: it is none; the message says what was seen and what is allowed.
         """
-        ...
 
     @classmethod
     def settled(cls, example: Example) -> Example:
@@ -83,157 +98,235 @@ class Task(Protocol):
         return example
 
     @classmethod
+    @abstractmethod
     def from_targets(cls, targets: Sequence[Any], where: str) -> Self:
         """The task that these targets call for.
 
         Raises:
             DataError: nothing can be learnt from them.
         """
-        ...
 
-    @classmethod
-    def from_json(cls, state: Mapping[str, Any]) -> Self:
-        """The task from its written state."""
-        ...
-
-    def to_json(self) -> dict[str, Any]:
-        """The state that decoding needs, as JSON."""
-        ...
-
-    @property
-    def outputs(self) -> int:
-        """Numbers wanted a row."""
-        ...
-
-    @property
-    def label_texts(self) -> list[str]:
-        """A text for each output."""
-        ...
-
+    @abstractmethod
     def check(self, target: Any) -> None:
         """Whether the function can know this target.
 
         Raises:
             ValueError: a label that was not there at fit.
         """
-        ...
 
-    def bound(self, head: Any) -> Self:
-        """The task with what it reads of the head when it decodes; most read nothing."""
-        return self
+    def group(self, target: Any) -> Label | None:
+        """The label whose share is the same among held-out rows; None: the target has none."""
+        return target if self.answer_labels and isinstance(target, str | int | float | bool) else None
 
+    @stateless
     def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], reading: Reading) -> list[Input]:
         """Examples as the encoder reads them."""
         pairs = [example.pair or "" for example in examples] if any(x.pair is not None for x in examples) else None
         return read_texts(tokenizer, [example.text for example in examples], pairs, reading)
 
+    @property
+    def inputs_key(self) -> Hashable:
+        """Equal for tasks that read every example alike."""
+        read = type(self).inputs
+        return read if getattr(read, "stateless", False) else id(self)
+
     def misfits(self, examples: Sequence[Example], inputs: Sequence[Input]) -> list[str]:
         """Targets that do not fit what was read, as lines with their rows."""
         return []
 
+    # What is written down.
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, state: Mapping[str, Any]) -> Self:
+        """The task from its written state."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """The state that decoding needs, as JSON; under `labels` what can be answered, empty where no fixed set is."""
+
+    decided: ClassVar[tuple[str, ...]] = ()
+    """What of that state is decided after the weights: functions whose weights are averaged may differ in it."""
+
+    def undecided(self) -> dict[str, Any]:
+        """The written state without what is decided after the weights."""
+        return {name: value for name, value in self.to_json().items() if name not in self.decided}
+
+    def in_unit_of(self, other: Self) -> Self:
+        """The task with its loss in the unit of another one's, so that their losses can be compared."""
+        return self
+
+    def merged(self, tasks: Sequence[Self]) -> Self:
+        """The task of a mean of functions: this one, with what has to hold for all of theirs."""
+        return self
+
+    # The head that it needs.
+
+    level: ClassVar[str] = "row"
+    """What gets an answer: `row` or `token`."""
+    problem_type: ClassVar[str]
+    """transformers' word for it, in config.json."""
+    is_sequence: ClassVar[bool] = False
+    """Whether the units make a sequence that a conditional random field can score: `--head crf`."""
+    head_dropout: ClassVar[float] = 0.1
+    """The share of a new head's input that it drops, where the encoder is fitted too."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """Numbers wanted a row."""
+
+    @property
+    @abstractmethod
+    def label_texts(self) -> list[str]:
+        """A text for each output that transformers reads."""
+
+    @property
+    def output_texts(self) -> list[str]:
+        """A text for each output."""
+        return self.label_texts
+
+    def needed_head(self) -> dict[str, Any]:
+        """berthead's head for it: `kind` (`row`, `token` or `joint`), `outputs`, and of `joint` how many are `tags`."""
+        return {"kind": self.level, "outputs": self.outputs}
+
+    def bound(self, head: Any) -> Self:
+        """The task with what it reads of the head when it decodes; most read nothing."""
+        return self
+
+    # Learning.
+
+    @abstractmethod
     def targets(self, values: Sequence[Any], inputs: Sequence[Input] = ()) -> np.ndarray:
         """Targets as the loss reads them: int64 [rows], float32 [rows, outputs], or an array [units, ...] for each."""
-        ...
+
+    def support(self, targets: np.ndarray) -> IntArray | None:
+        """Rows of each label, [outputs], so that rare ones are told; None: rows have no labels."""
+        return None
 
     def weights(self, targets: np.ndarray) -> FloatArray | None:
-        """Weights for `class_weight=balanced`, float32 [outputs]."""
-        ...
+        """Weights for `class_weight=balanced`, float32 [outputs]; None: there are no classes."""
+        return None
 
     def prior(self, targets: np.ndarray) -> FloatArray:
         """The logits of who knows the targets' shares and reads no text, float32 [outputs]."""
-        ...
+        return np.full(self.outputs, self.affine()[1], dtype=np.float32)
 
     def over(self, targets: Tensor, examples: int) -> Self:
         """The task for the parts of one batch, where its loss is a mean over something else than the examples."""
         return self
 
+    @abstractmethod
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None, sizes: Sequence[int] = ()) -> Tensor:
         """The loss of each example, [examples]; `sizes`: the units of each."""
-        ...
 
     def affine(self) -> tuple[float, float]:
         """The scale and shift that turn a head's raw outputs into the user's unit."""
-        ...
+        return 1.0, 0.0
 
     def tuned(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> Self:
         """The task with its decision fitted on held-out rows: temperature, thresholds."""
-        ...
+        return self
 
+    # Answers.
+
+    several_labels: ClassVar[bool] = False
+    """Whether an answer is a list of labels."""
+
+    @property
+    def answer_labels(self) -> list[Label]:
+        """The labels that an answer is chosen from, in the order of the probabilities; empty: it is no label."""
+        return list(self.to_json()["labels"])
+
+    @property
+    def all_labels(self) -> list[Label]:
+        """Those, and all others that stand in an answer."""
+        return self.answer_labels
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether an answer holds a probability of each of `answer_labels`."""
+        return bool(self.answer_labels)
+
+    @abstractmethod
     def decode(self, logits: FloatArray, batch: Batch | None = None) -> list[Answer]:
         """Logits [units, outputs] as one answer an example."""
-        ...
 
+    def window_scores(self, unit: FloatArray, windows: FloatArray) -> FloatArray:
+        """How much each window of a long text speaks for the answer, [windows].
+
+        Args:
+            unit: the logits that were answered, [outputs].
+            windows: those of each window, [windows, outputs].
+        """
+        return windows[:, int(unit.argmax())] if len(unit) > 1 else -np.abs(windows[:, 0] - unit[0])
+
+    def columns(self, probabilities: bool = False) -> dict[str, type]:
+        """What answers add to a table: column to type, which is str, float, int, bool or list (of str).
+
+        Args:
+            probabilities: whether they are wanted; those of `answer_labels` get their columns elsewhere.
+        """
+        return {"prediction": common_type(self.answer_labels), "score": float}
+
+    def cells(self, prediction: Prediction) -> dict[str, Any]:
+        """An answer's values under the names of `columns`; what was computed is float32."""
+        return {"prediction": prediction.answer, "score": short(prediction.score)}
+
+    # Scores and comparisons.
+
+    metrics: ClassVar[Mapping[str, int]]
+    """The metrics that can choose the best epoch; 1: higher is better, -1: lower. The first is the default."""
+    linear: ClassVar[LinearModel | None] = None
+    """The linear model on TF-IDF that a fit has to beat; None: no baselines."""
+
+    @abstractmethod
     def evaluate(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> dict[str, Any]:
         """The metrics of held-out rows; numbers under the names in `metrics`, and tables."""
-        ...
 
+    def identity(self, answer: Answer) -> Hashable:
+        """What two answers have in common where they are the same; numbers: six digits, as they are printed."""
+        if answer.is_number:
+            return f"{answer.answer:.6g}"
+        return json.dumps(self.written(answer), default=str, sort_keys=True)
 
-def number(state: Mapping[Any, Any], key: Any, above: float = -math.inf) -> float:
-    """A finite number of a written state.
+    def distance(self, one: Answer, other: Answer) -> float | None:
+        """How far two numbers are apart, in the user's unit; None: answers are the same, or they are not."""
+        return abs(one.answer - other.answer) if one.is_number and other.is_number else None
 
-    Args:
-        state: what `from_json` reads.
-        key: the number's name.
-        above: it has to be above this.
+    def shares(self, answer: Answer) -> dict[Hashable, float]:
+        """What was answered, each with its probability; what one of two answers alone holds differs by all of it."""
+        shares: dict[Hashable, float] = {label: share for label, share in (answer.probabilities or {}).items()}
+        for one in answer.spans or ():
+            shares[one.start, one.end, one.label] = 1.0 if one.score is None else one.score
+        return shares or {self.identity(answer): 1.0 if answer.score is None else answer.score}
 
-    Returns:
-        The number.
+    def is_right(self, answer: Answer, example: Example, read: Input) -> bool | None:
+        """Whether an answer is wholly right; None: this cannot be said, as of numbers.
 
-    Raises:
-        ValueError: it is something else.
-        KeyError: it is not there.
-    """
-    value = state[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not above < float(value) < math.inf:
-        raise ValueError(f"{key} is {value!r}")
-    return float(value)
+        Args:
+            answer: the example's.
+            example: with a target.
+            read: what was read of it.
+        """
+        is_label = self.answer_labels and isinstance(example.target, str | int | float | bool)
+        return bool(answer.answer == example.target) if is_label else None
 
+    # Words.
 
-def ragged(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Arrays of several lengths as one array of them, [rows]."""
-    one = np.empty(len(arrays), dtype=object)
-    for place, array in enumerate(arrays):
-        one[place] = array
-    return one
+    def written(self, answer: Answer) -> Any:
+        """An answer as JSON: spans as lists of start, end, label and text; beside a label as `label` and `spans`."""
+        return answer_json(answer.answer, answer.spans, answer.probabilities is not None)
 
+    def written_target(self, example: Example) -> Any:
+        """An example's target as JSON, in the user's own terms."""
+        return list(example.target) if isinstance(example.target, tuple | list) else example.target
 
-def choose_metric(task: type[Task], wanted: str | None) -> str:
-    """The metric that chooses the best epoch.
+    def facts(self) -> list[tuple[str, str]]:
+        """What `info` tells of it: a name and its words each."""
+        labels = self.answer_labels
+        return [(f"{len(labels)} labels", listed(map(quoted, labels), 20))] if labels else []
 
-    Args:
-        task: the task.
-        wanted: its name; None: the task's own.
-
-    Returns:
-        The name.
-
-    Raises:
-        UsageError: the task has no such metric.
-    """
-    if wanted is None:
-        return next(iter(task.metrics))
-    if wanted not in task.metrics:
-        known = f"metrics of {task.name}: {listed(task.metrics)}"
-        raise UsageError("--metric", f'is "{wanted}"', known, did_you_mean(wanted, task.metrics))
-    return wanted
-
-
-def per_label(labels: Sequence[Label], gold: np.ndarray, predicted: np.ndarray) -> list[dict[str, Any]]:
-    """Precision, recall, F1 and support of each label.
-
-    Args:
-        labels: the labels, in output order.
-        gold: label numbers [rows], or 0/1 [rows, labels].
-        predicted: the same shape.
-
-    Returns:
-        One dict a label.
-    """
-    from sklearn.metrics import precision_recall_fscore_support
-
-    numbers = list(range(len(labels)))
-    parts = precision_recall_fscore_support(gold, predicted, labels=numbers, zero_division=0)
-    return [
-        {"label": label, "precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
-        for label, p, r, f, n in zip(labels, *parts, strict=True)
-    ]
+    def answers_in_words(self) -> str:
+        """What it answers, on part of a line."""
+        return listed(map(quoted, self.answer_labels), 8) if self.answer_labels else "numbers or places"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -10,9 +10,11 @@ import numpy as np
 
 from berthead.data.labels import is_blank, plain
 from berthead.errors import DataError, shown
-from berthead.records import Example, FloatArray
-from berthead.tasks.base import Answer, Batch, Task, number, ragged
-from berthead.tasks.classify import ROWS_FOR_TEMPERATURE, softmax
+from berthead.records import Example, FloatArray, Prediction
+from berthead.tasks.arrays import number, ragged, softmax
+from berthead.tasks.base import Answer, Batch, Task, stateless
+from berthead.tasks.cells import short
+from berthead.tasks.label_scores import best_temperature
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Input, Reading, read_choices
 
@@ -57,6 +59,7 @@ class Choose(Task):
     problem_type: ClassVar[str] = "multiple_choice"
     form: ClassVar[str] = "choices"
     metrics: ClassVar[Mapping[str, int]] = {"accuracy": 1, "loss": -1}
+    decided: ClassVar[tuple[str, ...]] = ("temperature",)
 
     style: str = "number"
     temperature: float = 1.0
@@ -103,6 +106,7 @@ class Choose(Task):
         """The one output's name."""
         return ["score"]
 
+    @stateless
     def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], reading: Reading) -> list[Input]:
         """Each question with each of its choices."""
         return read_choices(tokenizer, examples, reading)
@@ -114,34 +118,16 @@ class Choose(Task):
         """1 for the right choice and 0 for the others, int64 [choices, 1]."""
         return ragged([(np.arange(value.of) == value.number(self.style)).astype(np.int64)[:, None] for value in values])
 
-    def weights(self, targets: np.ndarray) -> FloatArray | None:
-        """Choices have no classes."""
-        return None
-
-    def prior(self, targets: np.ndarray) -> FloatArray:
-        """No choice is likelier than another, float32 [1]."""
-        return np.zeros(1, dtype=np.float32)
-
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None, sizes: Sequence[int] = ()) -> Tensor:
         """Cross-entropy among the choices of each question, [examples]."""
         from berthead.tasks.losses import choice_losses
 
         return choice_losses(logits, targets, sizes)
 
-    def affine(self) -> tuple[float, float]:
-        """Scores have no unit."""
-        return 1.0, 0.0
-
     def tuned(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> Self:
         """The temperature that makes held-out rows likeliest."""
-        from scipy.optimize import minimize_scalar
-
-        if len(targets) < ROWS_FOR_TEMPERATURE:
-            return self
-        found = minimize_scalar(lambda t: _nll(logits, targets, float(np.exp(t))), bounds=(-3, 3), method="bounded")
-        temperature = float(np.exp(found.x))
-        better = _nll(logits, targets, temperature) < _nll(logits, targets, 1.0)
-        return replace(self, temperature=temperature if better else 1.0)
+        found = best_temperature(lambda temperature: _nll(logits, targets, temperature), len(targets))
+        return self if found is None else replace(self, temperature=found)
 
     def decode(self, logits: FloatArray, batch: Batch | None = None) -> list[Answer]:
         """The likeliest choice of each question, and the probability of every one."""
@@ -160,6 +146,37 @@ class Choose(Task):
         scores = np.split(logits[:, 0], edges)
         right = [int(row.argmax()) == int(target[:, 0].argmax()) for row, target in zip(scores, targets, strict=True)]
         return {"accuracy": float(np.mean(right)), "loss": _nll(logits, targets, self.temperature), "warnings": []}
+
+    def window_scores(self, unit: FloatArray, windows: FloatArray) -> FloatArray:
+        """The scores that each window gives the choice."""
+        return windows[:, 0]
+
+    def columns(self, probabilities: bool = False) -> dict[str, type]:
+        """The choice as the user names it; the probabilities of as many choices as each row has are one column."""
+        added: dict[str, type] = {"prediction": int if self.style == "number" else str, "score": float}
+        return added | ({"probabilities": str} if probabilities else {})
+
+    def cells(self, prediction: Prediction) -> dict[str, Any]:
+        """The choice, and the probability of every one."""
+        shares = [short(share) for share in (prediction.probabilities or {}).values()]
+        return {"prediction": prediction.answer, "score": short(prediction.score), "probabilities": shares}
+
+    def identity(self, answer: Answer) -> Hashable:
+        """The number of the choice."""
+        shares = answer.probabilities or {}
+        return max(shares, key=shares.__getitem__)
+
+    def is_right(self, answer: Answer, example: Example, read: Input) -> bool:
+        """Whether it is the right choice."""
+        return bool(self.identity(answer) == example.target.number(self.style))
+
+    def written_target(self, example: Example) -> Any:
+        """The right choice as the answers are named."""
+        return self.named(example.target.number(self.style), example.choices or (), self.style)
+
+    def answers_in_words(self) -> str:
+        """On part of a line."""
+        return f"one of each question's choices, by its {self.style}"
 
 
 def choice_of(label: Any, choices: Sequence[str]) -> Choice:

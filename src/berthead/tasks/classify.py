@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -10,15 +10,16 @@ import numpy as np
 
 from berthead.data.labels import MOST_LABELS, Labels, is_blank, plain
 from berthead.errors import DataError, listed, shown
-from berthead.records import FloatArray, Label
-from berthead.tasks.base import Answer, Batch, Task, number, per_label
+from berthead.records import Example, FloatArray, IntArray, Label
+from berthead.tasks.arrays import number, softmax
+from berthead.tasks.base import Answer, Batch, LinearModel, Task
+from berthead.tasks.cells import typed
+from berthead.tasks.label_scores import best_temperature, calibration_error, nll, per_label
+from berthead.tasks.linear import softmax_regression
 from berthead.text.windows import Input
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-# Below this many held-out rows a temperature is noise.
-ROWS_FOR_TEMPERATURE = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class Classify(Task):
     name: ClassVar[str] = "classify"
     problem_type: ClassVar[str] = "single_label_classification"
     metrics: ClassVar[Mapping[str, int]] = {"accuracy": 1, "macro_f1": 1, "micro_f1": 1, "loss": -1}
+    decided: ClassVar[tuple[str, ...]] = ("temperature",)
+    linear: ClassVar[LinearModel | None] = softmax_regression
 
     labels: Labels
     temperature: float = 1.0
@@ -95,14 +98,18 @@ class Classify(Task):
         """Label numbers, int64 [rows]."""
         return np.array([self.labels.number(value) for value in values], dtype=np.int64)
 
+    def support(self, targets: np.ndarray) -> IntArray:
+        """Rows of each label, int64 [labels]."""
+        return np.bincount(targets, minlength=self.outputs)
+
     def weights(self, targets: np.ndarray) -> FloatArray | None:
         """Rows / (labels * rows of the label), float32 [labels]."""
-        counts = np.bincount(targets, minlength=self.outputs)
+        counts = self.support(targets)
         return (len(targets) / (self.outputs * np.maximum(counts, 1))).astype(np.float32)
 
     def prior(self, targets: np.ndarray) -> FloatArray:
         """The log of each label's share, one row added to each, float32 [labels]."""
-        counts = np.bincount(targets, minlength=self.outputs) + 1
+        counts = self.support(targets) + 1
         shares: FloatArray = np.log(counts / counts.sum()).astype(np.float32)
         return shares
 
@@ -112,20 +119,10 @@ class Classify(Task):
 
         return cross_entropy(logits, targets, weights)
 
-    def affine(self) -> tuple[float, float]:
-        """Logits have no unit."""
-        return 1.0, 0.0
-
     def tuned(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> Self:
         """The temperature that makes held-out rows likeliest."""
-        from scipy.optimize import minimize_scalar
-
-        if len(targets) < ROWS_FOR_TEMPERATURE:
-            return self
-        found = minimize_scalar(lambda t: nll(logits, targets, float(np.exp(t))), bounds=(-3, 3), method="bounded")
-        temperature = float(np.exp(found.x))
-        better = nll(logits, targets, temperature) < nll(logits, targets, 1.0)
-        return replace(self, temperature=temperature if better else 1.0)
+        found = best_temperature(lambda temperature: nll(logits, targets, temperature), len(targets))
+        return self if found is None else replace(self, temperature=found)
 
     def decode(self, logits: FloatArray, batch: Batch | None = None) -> list[Answer]:
         """The likeliest label of each row, and every label's probability."""
@@ -155,35 +152,10 @@ class Classify(Task):
             "warnings": [f"never predicted: {listed(map(shown, never))}"] if never else [],
         }
 
+    def identity(self, answer: Answer) -> Hashable:
+        """The label, with its type."""
+        return typed(answer.answer)
 
-def softmax(logits: np.ndarray) -> FloatArray:
-    """Probabilities of each row, [rows, labels], without overflow."""
-    raised = np.exp(logits - logits.max(1, keepdims=True))
-    shares: FloatArray = raised / raised.sum(1, keepdims=True)
-    return shares
-
-
-def nll(logits: FloatArray, targets: np.ndarray, temperature: float) -> float:
-    """Mean negative log-likelihood in nats."""
-    scaled = logits.astype(np.float64) / temperature
-    scaled -= scaled.max(1, keepdims=True)
-    log_shares = scaled - np.log(np.exp(scaled).sum(1, keepdims=True))
-    return float(-log_shares[np.arange(len(targets)), targets].mean())
-
-
-def calibration_error(logits: FloatArray, targets: np.ndarray, bins: int = 10) -> float:
-    """Expected calibration error: mean gap between the answer's probability and its accuracy, over equal bins.
-
-    Args:
-        logits: scaled by the temperature, [rows, labels].
-        targets: label numbers [rows].
-        bins: bins of equal width.
-
-    Returns:
-        From 0 (calibrated) to 1.
-    """
-    shares = softmax(logits)
-    sure, right = shares.max(1), shares.argmax(1) == targets
-    bin_of = np.minimum((sure * bins).astype(int), bins - 1)
-    gaps = [abs(right[bin_of == b].mean() - sure[bin_of == b].mean()) * (bin_of == b).mean() for b in np.unique(bin_of)]
-    return float(np.sum(gaps))
+    def is_right(self, answer: Answer, example: Example, read: Input) -> bool:
+        """Whether the label is the row's, with its type."""
+        return self.identity(answer) == typed(example.target)

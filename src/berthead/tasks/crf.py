@@ -13,7 +13,7 @@ import numpy as np
 
 from berthead.data import tags as tagging
 from berthead.records import FloatArray, IntArray
-from berthead.tasks.classify import softmax
+from berthead.tasks.arrays import softmax
 
 # Added to the score of a step that no tag sequence may take.
 IMPOSSIBLE = -1e4

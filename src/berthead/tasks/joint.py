@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
 from berthead.data.examples import CellError
-from berthead.records import Example, FloatArray, IntArray, Label
-from berthead.tasks.base import Answer, Batch, Task, ragged
+from berthead.records import Example, FloatArray, IntArray, Label, Prediction
+from berthead.tasks.arrays import ragged
+from berthead.tasks.base import Answer, Batch, Task, stateless
+from berthead.tasks.cells import common_type, short, spans_json, typed
 from berthead.tasks.classify import Classify
 from berthead.tasks.tag import Tag
 from berthead.text.tokenizer import Tokenizer
@@ -47,6 +49,7 @@ class Joint(Task):
     problem_type: ClassVar[str] = "token_classification"
     form: ClassVar[str] = "words and label"
     level: ClassVar[str] = "token"
+    is_sequence: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, int]] = {
         "exact_match": 1, "f1": 1, "intent_accuracy": 1, "intent_macro_f1": 1, "loss": -1,
     }  # fmt: skip
@@ -86,6 +89,14 @@ class Joint(Task):
         classify = self.classify.to_json()
         return {"labels": classify["labels"], "tag": self.tag.to_json(), "classify": classify}
 
+    def undecided(self) -> dict[str, Any]:
+        """The states of both tasks without what is decided after the weights."""
+        return self.to_json() | {"tag": self.tag.undecided(), "classify": self.classify.undecided()}
+
+    def group(self, target: TagsAndLabel) -> Label | None:
+        """The label of the whole text."""
+        return self.classify.group(target.label)
+
     @property
     def outputs(self) -> int:
         """Tags and labels."""
@@ -96,10 +107,25 @@ class Joint(Task):
         """The tags; transformers reads those alone."""
         return self.tag.label_texts
 
+    @property
+    def output_texts(self) -> list[str]:
+        """The tags and the labels."""
+        return self.tag.label_texts + self.classify.label_texts
+
+    @property
+    def all_labels(self) -> list[Label]:
+        """The tags and the labels."""
+        return [*self.tag.tags, *self.answer_labels]
+
+    def needed_head(self) -> dict[str, Any]:
+        """A head of two parts: some of the outputs belong to the words."""
+        return {"kind": "joint", "outputs": self.outputs, "tags": self.tag.outputs}
+
     def bound(self, head: Any) -> Self:
         """The task with the tokens' head."""
         return replace(self, tag=self.tag.bound(getattr(head, "tokens", None)))
 
+    @stateless
     def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], reading: Reading) -> list[Input]:
         """Texts by their words, and one unit more for each window."""
         return read_words(tokenizer, examples, reading, whole=True)
@@ -152,10 +178,6 @@ class Joint(Task):
             tags = tags.index_add(0, tags.new_tensor([place]).long(), part.mean()[None])
         return tags
 
-    def affine(self) -> tuple[float, float]:
-        """Logits have no unit."""
-        return 1.0, 0.0
-
     def tuned(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> Self:
         """The label's temperature."""
         assert batch is not None
@@ -169,6 +191,30 @@ class Joint(Task):
         answers = zip(self.tag.decode(words, word_batch), self.classify.decode(labels), strict=True)
         return [Answer(whole.answer, whole.score, whole.probabilities, tags.spans, tags.tags)
                 for tags, whole in answers]  # fmt: skip
+
+    def columns(self, probabilities: bool = False) -> dict[str, type]:
+        """The label with its probability, the spans beside it as JSON, and the tags of given tokens."""
+        label = common_type(self.answer_labels)
+        return {"prediction": label, "score": float, "spans": str, "predicted_tags": list}
+
+    def cells(self, prediction: Prediction) -> dict[str, Any]:
+        """The label, the spans beside it, and the tags of given tokens."""
+        label = {"prediction": prediction.answer, "score": short(prediction.score)}
+        return label | {"spans": spans_json(prediction.spans or []), "predicted_tags": prediction.tags}
+
+    def identity(self, answer: Answer) -> Hashable:
+        """The label with its type, and the set of spans."""
+        return typed(answer.answer), self.tag.identity(answer)
+
+    def is_right(self, answer: Answer, example: Example, read: Input) -> bool:
+        """Whether both the label and all spans are the row's."""
+        target: TagsAndLabel = example.target
+        return self.identity(answer) == (typed(target.label), self.tag.wanted(target.tags, read))
+
+    def written_target(self, example: Example) -> Any:
+        """The label, and the spans or tags."""
+        spans = self.tag.written_target(replace(example, target=example.target.tags))
+        return {"label": example.target.label, "spans": spans}
 
     def evaluate(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> dict[str, Any]:
         """Entity metrics, the label's as `intent_...`, and how many rows are right in both."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -11,8 +11,12 @@ import numpy as np
 
 from berthead.data.labels import MOST_LABELS, Labels, is_blank, plain
 from berthead.errors import DataError, listed, shown
-from berthead.records import FloatArray, Label
-from berthead.tasks.base import Answer, Batch, Task, number, per_label
+from berthead.records import Example, FloatArray, IntArray, Label
+from berthead.tasks.arrays import number, sigmoid
+from berthead.tasks.base import Answer, Batch, LinearModel, Task
+from berthead.tasks.cells import typed
+from berthead.tasks.label_scores import per_label
+from berthead.tasks.linear import logistic_regressions
 from berthead.text.windows import Input
 
 if TYPE_CHECKING:
@@ -41,6 +45,9 @@ class Multilabel(Task):
     metrics: ClassVar[Mapping[str, int]] = {
         "average_precision": 1, "micro_f1": 1, "macro_f1": 1, "exact_match": 1, "loss": -1,
     }  # fmt: skip
+    decided: ClassVar[tuple[str, ...]] = ("thresholds",)
+    linear: ClassVar[LinearModel | None] = logistic_regressions
+    several_labels: ClassVar[bool] = True
 
     labels: Labels
     thresholds: tuple[float, ...]
@@ -106,6 +113,11 @@ class Multilabel(Task):
                 hot[row, self.labels.number(label)] = 1
         return hot
 
+    def support(self, targets: np.ndarray) -> IntArray:
+        """Rows of each label, int64 [labels]."""
+        having: IntArray = targets.sum(0).astype(np.int64)
+        return having
+
     def weights(self, targets: np.ndarray) -> FloatArray | None:
         """Rows without the label / rows with it, at most 100, float32 [labels]."""
         having = targets.sum(0)
@@ -123,10 +135,6 @@ class Multilabel(Task):
         from berthead.tasks.losses import binary_cross_entropy
 
         return binary_cross_entropy(logits, targets, weights)
-
-    def affine(self) -> tuple[float, float]:
-        """Logits have no unit."""
-        return 1.0, 0.0
 
     def tuned(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> Self:
         """The thresholds with the best F1 on held-out rows: a label's own, or the common one where rows are few."""
@@ -173,11 +181,17 @@ class Multilabel(Task):
             "warnings": [f"never predicted: {listed(map(shown, never))}"] if never else [],
         }
 
+    def columns(self, probabilities: bool = False) -> dict[str, type]:
+        """The labels, and the probability of the surest one."""
+        return {"prediction": list, "score": float}
 
-def sigmoid(logits: FloatArray) -> FloatArray:
-    """Probabilities, the shape of the logits, without overflow."""
-    shares: FloatArray = (0.5 * (1 + np.tanh(0.5 * logits))).astype(np.float32)
-    return shares
+    def identity(self, answer: Answer) -> Hashable:
+        """The set of labels, with their types."""
+        return frozenset(map(typed, answer.answer))
+
+    def is_right(self, answer: Answer, example: Example, read: Input) -> bool:
+        """Whether all labels are the row's."""
+        return self.identity(answer) == frozenset(map(typed, example.target))
 
 
 def best_threshold(shares: FloatArray, gold: np.ndarray) -> float:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from berthead.data.labels import is_blank, plain
 from berthead.errors import DataError, shown
-from berthead.records import FloatArray
-from berthead.tasks.base import Answer, Batch, Task, number
+from berthead.records import FloatArray, Prediction
+from berthead.tasks.arrays import number
+from berthead.tasks.base import Answer, Batch, LinearModel, Task
+from berthead.tasks.cells import short
+from berthead.tasks.linear import ridge
 from berthead.text.windows import Input
 
 if TYPE_CHECKING:
@@ -37,6 +40,9 @@ class Regress(Task):
     name: ClassVar[str] = "regress"
     problem_type: ClassVar[str] = "regression"
     metrics: ClassVar[Mapping[str, int]] = {"pearson": 1, "spearman": 1, "mae": -1, "rmse": -1, "loss": -1}
+    measures_targets: ClassVar[bool] = True
+    decided: ClassVar[tuple[str, ...]] = ("mean", "deviation", "low", "high")
+    linear: ClassVar[LinearModel | None] = ridge
 
     mean: float
     deviation: float
@@ -79,6 +85,14 @@ class Regress(Task):
         scale = {"mean": self.mean, "deviation": self.deviation, "low": self.low, "high": self.high}
         return {"labels": [], "activation": "none", **scale}
 
+    def in_unit_of(self, other: Self) -> Self:
+        """The task in the standard deviations of another one's targets."""
+        return replace(self, mean=other.mean, deviation=other.deviation)
+
+    def merged(self, tasks: Sequence[Self]) -> Self:
+        """The task with the range of all of these."""
+        return replace(self, low=min(one.low for one in tasks), high=max(one.high for one in tasks))
+
     @property
     def outputs(self) -> int:
         """One number."""
@@ -96,10 +110,6 @@ class Regress(Task):
         """The numbers, float32 [rows, 1]."""
         return np.array(values, dtype=np.float32)[:, None]
 
-    def weights(self, targets: np.ndarray) -> FloatArray | None:
-        """Numbers have no classes."""
-        return None
-
     def prior(self, targets: np.ndarray) -> FloatArray:
         """The mean, float32 [1]."""
         return np.array([self.mean], dtype=np.float32)
@@ -112,13 +122,25 @@ class Regress(Task):
         """The head learns standardised numbers; answers are in the user's unit."""
         return self.deviation, self.mean
 
-    def tuned(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> Self:
-        """Nothing is decided after the fit."""
-        return self
-
     def decode(self, logits: FloatArray, batch: Batch | None = None) -> list[Answer]:
         """The numbers, kept in the fitted range."""
         return [Answer(number) for number in self._numbers(logits).tolist()]
+
+    def columns(self, probabilities: bool = False) -> dict[str, type]:
+        """The number."""
+        return {"prediction": float}
+
+    def cells(self, prediction: Prediction) -> dict[str, Any]:
+        """The number, as float32."""
+        return {"prediction": short(prediction.answer)}
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The range of its answers."""
+        return [("range", f"{self.low:g} to {self.high:g}")]
+
+    def answers_in_words(self) -> str:
+        """The range, on part of a line."""
+        return f"numbers from {self.low:g} to {self.high:g}"
 
     def evaluate(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> dict[str, Any]:
         """Pearson's and Spearman's correlation, mean absolute and root mean squared error."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -11,9 +11,11 @@ import numpy as np
 
 from berthead.data.labels import is_blank
 from berthead.errors import DataError, shown
-from berthead.records import Example, FloatArray, Span
-from berthead.tasks.answer_scores import answer_scores, best_threshold, f1
-from berthead.tasks.base import Answer, Batch, Task, number, ragged
+from berthead.records import Example, FloatArray, Prediction, Span
+from berthead.tasks.answer_scores import answer_scores, best_threshold, exact, f1
+from berthead.tasks.arrays import number, ragged
+from berthead.tasks.base import Answer, Batch, Task, stateless
+from berthead.tasks.cells import short
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Input, Reading, read_questions
 
@@ -68,6 +70,9 @@ class Extract(Task):
     form: ClassVar[str] = "question"
     level: ClassVar[str] = "token"
     metrics: ClassVar[Mapping[str, int]] = {"f1": 1, "exact": 1, "loss": -1}
+    decided: ClassVar[tuple[str, ...]] = ("threshold", "longest")
+    # BERT's own head drops nothing: the two edges are single tokens, and more of them are met exactly.
+    head_dropout: ClassVar[float] = 0.0
 
     longest: int
     unanswerable: bool = False
@@ -136,6 +141,10 @@ class Extract(Task):
         kept = {"longest": self.longest, "unanswerable": self.unanswerable, "threshold": self.threshold}
         return {"labels": [], "activation": "softmax", **kept}
 
+    def merged(self, tasks: Sequence[Self]) -> Self:
+        """The task with the longest answer of any of these."""
+        return replace(self, longest=max(one.longest for one in tasks))
+
     @property
     def outputs(self) -> int:
         """Start and end."""
@@ -146,6 +155,7 @@ class Extract(Task):
         """The two outputs' names."""
         return ["start", "end"]
 
+    @stateless
     def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], reading: Reading) -> list[Input]:
         """Questions, each with windows of its context."""
         return read_questions(tokenizer, examples, reading)
@@ -177,23 +187,11 @@ class Extract(Task):
                 lines.append(f"{example.where}: the answer {shown(example.target[0].text[:60])} stands in no window")
         return lines
 
-    def weights(self, targets: np.ndarray) -> FloatArray | None:
-        """Spans have no classes."""
-        return None
-
-    def prior(self, targets: np.ndarray) -> FloatArray:
-        """No place is likelier than another, float32 [2]."""
-        return np.zeros(2, dtype=np.float32)
-
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None, sizes: Sequence[int] = ()) -> Tensor:
         """Cross-entropy of the start and of the end among the tokens of each window, mean over the windows."""
         from berthead.tasks.losses import window_losses
 
         return window_losses(logits, targets, sizes)
-
-    def affine(self) -> tuple[float, float]:
-        """Logits have no unit."""
-        return 1.0, 0.0
 
     def tuned(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> Self:
         """The threshold with the best F1 on held-out rows, where some have no answer."""
@@ -237,6 +235,32 @@ class Extract(Task):
         sizes = [len(row) for row in targets]
         losses = of_arrays(window_losses, logits, np.concatenate(targets), sizes)
         return scores | {"loss": float(losses.mean()), "warnings": []}
+
+    def columns(self, probabilities: bool = False) -> dict[str, type]:
+        """The answer, its probability, and where it stands."""
+        return {"prediction": str, "score": float, "start": int, "end": int}
+
+    def cells(self, prediction: Prediction) -> dict[str, Any]:
+        """The answer and its place; no place where there is no answer."""
+        best = prediction.spans[0] if prediction.answer and prediction.spans else None
+        place = {"start": best and best.start, "end": best.end if best else None}
+        return {"prediction": prediction.answer, "score": short(prediction.score), **place}
+
+    def identity(self, answer: Answer) -> Hashable:
+        """The text, wherever it stands."""
+        return str(answer.answer)
+
+    def is_right(self, answer: Answer, example: Example, read: Input) -> bool:
+        """Whether it is one of the right answers, as SQuAD's exact match counts it."""
+        return bool(exact(answer.answer, _texts(example)))
+
+    def written_target(self, example: Example) -> Any:
+        """The texts of the right answers."""
+        return _texts(example)
+
+    def answers_in_words(self) -> str:
+        """On part of a line."""
+        return f"an answer in the context{', or none' if self.unanswerable else ''}"
 
     def _answered(self, found: Found) -> bool:
         return not self.unanswerable or found.spans[0][2] - found.nothing >= self.threshold

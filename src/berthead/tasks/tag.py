@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,11 +15,13 @@ import numpy as np
 from berthead.data import tags as tagging
 from berthead.data.labels import MOST_LABELS, is_blank
 from berthead.errors import DataError, did_you_mean, listed, shown
-from berthead.records import Example, FloatArray, IntArray, Span
-from berthead.tasks.base import Answer, Batch, Task, ragged
-from berthead.tasks.classify import nll, softmax
+from berthead.records import Example, FloatArray, IntArray, Prediction, Span
+from berthead.tasks.arrays import ragged, softmax
+from berthead.tasks.base import Answer, Batch, Task, stateless
+from berthead.tasks.cells import spans_json
 from berthead.tasks.crf import Field, rules
 from berthead.tasks.entity_scores import entity_scores
+from berthead.tasks.label_scores import nll
 from berthead.tasks.marks import Mark, aligned, check_marks, mark_of
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Input, Reading, read_words
@@ -49,6 +51,7 @@ class Tag(Task):
     problem_type: ClassVar[str] = "token_classification"
     form: ClassVar[str] = "words"
     level: ClassVar[str] = "token"
+    is_sequence: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, int]] = {"f1": 1, "macro_f1": 1, "token_accuracy": 1, "loss": -1}
 
     tags: tuple[str, ...]
@@ -148,6 +151,7 @@ class Tag(Task):
         """The task with the head, if that holds a conditional random field."""
         return replace(self, head=head if getattr(head, "crf", None) is True else None)
 
+    @stateless
     def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], reading: Reading) -> list[Input]:
         """Texts by their words."""
         return read_words(tokenizer, examples, reading, whole=False)
@@ -222,14 +226,6 @@ class Tag(Task):
         """The task for the parts of a batch: the mean is over the words of the whole batch."""
         return replace(self, mean_words=max(1, len(targets)) / examples)
 
-    def affine(self) -> tuple[float, float]:
-        """Logits have no unit."""
-        return 1.0, 0.0
-
-    def tuned(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> Self:
-        """Nothing is decided after the fit."""
-        return self
-
     def decode(self, logits: FloatArray, batch: Batch | None = None) -> list[Answer]:
         """The likeliest sequence of tags that can be, and its spans in characters of the text."""
         assert batch is not None
@@ -255,6 +251,46 @@ class Tag(Task):
             answers.append(Answer(given if self.scheme == "plain" and given is not None else spans, None, None,
                                   spans, given))  # fmt: skip
         return answers
+
+    @property
+    def has_probabilities(self) -> bool:
+        """No: of its labels each word has probabilities of its own."""
+        return False
+
+    def columns(self, probabilities: bool = False) -> dict[str, type]:
+        """Spans as JSON, or plain tags; and the tags of given tokens."""
+        return {"prediction": str, "predicted_tags": list}
+
+    def cells(self, prediction: Prediction) -> dict[str, Any]:
+        """Spans, or plain tags of given tokens; and all tags of given tokens."""
+        plain = prediction.spans is None or prediction.tags == prediction.answer
+        answer = prediction.answer if plain else spans_json(prediction.spans or [])
+        return {"prediction": answer, "predicted_tags": prediction.tags}
+
+    def identity(self, answer: Answer) -> Hashable:
+        """The set of spans; plain tags of given tokens as they stand."""
+        if self.scheme == "plain" and answer.tags is not None:
+            return tuple(answer.tags)
+        return frozenset((one.start, one.end, one.label) for one in answer.spans or ())
+
+    def is_right(self, answer: Answer, example: Example, read: Input) -> bool:
+        """Whether all spans, or all plain tags, are the row's."""
+        return self.identity(answer) == self.wanted(example.target, read)
+
+    def wanted(self, target: Sequence[Any], read: Input) -> Hashable:
+        """The target as `identity` gives the answer: spans by characters, or plain tags."""
+        if self.scheme == "plain":
+            return tuple(target)
+        assert read.units is not None
+        words = read.units.start >= 0
+        starts, ends = read.units.start[words].tolist(), read.units.end[words].tolist()
+        marked = bool(target) and isinstance(target[0], Mark)
+        tags = aligned(target, read)[0] if marked else tagging.to_bio(target, self.scheme)
+        return frozenset((starts[one.first], ends[one.end - 1], one.label) for one in tagging.entities(tags))
+
+    def written_target(self, example: Example) -> Any:
+        """Spans as objects, or tags."""
+        return [one._asdict() if isinstance(one, Mark) else one for one in example.target]
 
     def evaluate(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> dict[str, Any]:
         """Precision, recall and F1 of whole entities, as seqeval and conlleval count them."""

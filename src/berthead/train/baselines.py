@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -16,8 +15,8 @@ MOST_ROWS = 20_000
 
 
 def can_be_based(task: Task) -> bool:
-    """Whether the two baselines know the task: one answer for each text."""
-    return task.name in ("classify", "multilabel", "regress")
+    """Whether the task says what a linear model makes of features of texts."""
+    return type(task).linear is not None
 
 
 def baselines(
@@ -26,7 +25,7 @@ def baselines(
     """The metric of two simple functions on the held-out rows.
 
     Args:
-        task: what is predicted.
+        task: what is predicted; it has a linear model.
         train: fitted rows; at most the first 20,000 are used.
         targets: their targets, [rows, ...].
         valid: held-out rows.
@@ -53,31 +52,13 @@ def baselines(
         return float(task.tuned(logits, gold).evaluate(logits, gold)[metric])
 
     found = {"majority": score(majority)}
-    if features is not None:
+    linear = type(task).linear
+    if features is not None and linear is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a baseline that has not converged is still a baseline
-            found["tfidf"] = score(_linear(task, features, targets, unseen))
+            found["tfidf"] = score(linear(features, targets, unseen, task.outputs))
     return found
 
 
 def _joined(example: Example) -> str:
     return f"{example.text}\n{example.pair}" if example.pair else example.text
-
-
-def _linear(task: Task, features: Any, targets: np.ndarray, unseen: Any) -> np.ndarray:
-    """Logits [rows, outputs] of a linear model on TF-IDF features."""
-    from sklearn.linear_model import LogisticRegression, Ridge
-
-    if task.name == "regress":
-        predicted: np.ndarray = Ridge().fit(features, targets[:, 0]).predict(unseen)
-        return predicted[:, None].astype(np.float32)
-    logits = np.full((unseen.shape[0], task.outputs), -20.0, dtype=np.float32)
-    if task.name == "classify":
-        model = LogisticRegression(C=10, max_iter=300).fit(features, targets)
-        logits[:, model.classes_] = model.predict_log_proba(unseen)
-        return logits
-    for number in range(task.outputs):
-        having = targets[:, number]
-        if 0 < having.sum() < len(having):
-            logits[:, number] = LogisticRegression(C=10, max_iter=300).fit(features, having).decision_function(unseen)
-    return logits

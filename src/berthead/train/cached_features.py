@@ -218,7 +218,9 @@ def _content(row: Encoded) -> bytes:
 def _key(part: Model, pooling: str, contents: Iterable[bytes], dtype: torch.dtype) -> str:
     """The sha256 of all that the vectors depend on: weights, sizes, arithmetic, and the rows."""
     threads = torch.get_num_threads()  # sums are split among them, and round differently
-    by = library.chosen(), torch.__version__, threads
+    device = next(part.encoder.parameters()).device
+    kernels = library.chosen() if device.type == "cpu" else torch.cuda.get_device_name(device)
+    by = kernels, torch.__version__, threads
     about = [pooling, part.encoder.config, part.encoder.order, part.encoder.blocks, dtype, *by]
     digest = hashlib.sha256(f"{about} {sha256_of(part.encoder.state_dict())}".encode())
     for content in contents:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from berthead import plugins
-from berthead.data.examples import hold_out
+from berthead.data.examples import FORMS, hold_out
 from berthead.engine.cpu import find_device, has_fast_bf16, use_threads
 from berthead.errors import DataError, ModelError, UsageError, listed
 from berthead.function.head_record import make_head, row_part
@@ -25,9 +25,8 @@ from berthead.model.model import Model
 from berthead.options import HEADS, FitOptions
 from berthead.predict.reading import length_notes, readable, split_readable
 from berthead.records import Example
-from berthead.tasks import Classify, Joint, Multilabel, Task, find_task
-from berthead.tasks.base import ragged
-from berthead.tasks.joint import TagsAndLabel
+from berthead.tasks import Task, find_task
+from berthead.tasks.arrays import ragged
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading, windows_in_parts
 from berthead.train.cached_features import check_folder
@@ -40,6 +39,8 @@ from berthead.train.steps import History
 from berthead.train.team import Team
 
 FEW_ROWS = 5
+# What each kind of head reads of the options.
+READ = {"row": ("pooling", "windows"), "token": (), "joint": ("pooling",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def learn(
         saved = checkpoints.read(identity) if checkpoints else None
         team.agree(f"{identity} {saved.state if saved else None}")
     # The caller's random state is left as it was.
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if options.device == "cuda" else []):
         torch.manual_seed(options.seed)
         model = Model(encoder.encoder(), _new_head(encoder, options, task, head_dropout(options)))
         task = task.bound(model.head)
@@ -134,15 +135,11 @@ def _folds(
     if held_out == 0:
         return task, list(examples), []
 
-    has_labels = bool(task.to_json()["labels"])
-
     def group(example: Example) -> Any:
-        label = example.target.label if isinstance(example.target, TagsAndLabel) else example.target
-        return label if has_labels and isinstance(label, str | int | float | bool) else None
+        return task.group(example.target)
 
-    train, valid = hold_out(examples, held_out, seed, group, by_pair=task.form == "question")
-    if task.name == "regress":
-        # Its mean and range are fitted too, so held-out rows have no part in them.
+    train, valid = hold_out(examples, held_out, seed, group, by_pair=FORMS[task.form].needs_pair)
+    if task.measures_targets:
         task = _task_of(kind, train, where)
     return task, train, valid
 
@@ -186,9 +183,8 @@ def _in_parts(task: Task, fold: Fold) -> Fold:
 def _notes(task: Task, folds: Sequence[Fold], reading: Reading, checkpoint: Checkpoint) -> list[str]:
     """What the user should know before the fit: rare labels, long texts, targets out of place, unused weights."""
     notes = length_notes([one for fold in folds for one in fold.inputs], reading)
-    targets = folds[0].targets
-    if isinstance(task, Classify | Multilabel):
-        counts = targets.sum(0) if isinstance(task, Multilabel) else np.bincount(targets, minlength=task.outputs)
+    counts = task.support(folds[0].targets)
+    if counts is not None:
         few = [f"{text} ({int(n)})" for text, n in zip(task.label_texts, counts, strict=True) if n < FEW_ROWS]
         notes += [f"labels with fewer than {FEW_ROWS} fitted rows: {listed(few)}"] if few else []
     notes += [f"out of place: {line}" for fold in folds for line in task.misfits(fold.examples, fold.inputs)]
@@ -222,9 +218,12 @@ def _reader(checkpoint: Checkpoint, options: FitOptions, pairs: bool) -> tuple[T
 
 def _new_head(checkpoint: Checkpoint, options: FitOptions, task: Task, dropout: float) -> nn.Module:
     """The head that the task needs, its pooler from the checkpoint."""
-    is_ours, by_row = options.head in HEADS, task.level == "row"
-    for name, usual, is_read in (("pooling", "auto", by_row or task.name == "joint"), ("windows", "mean", by_row)):
-        if not (is_ours and is_read) and getattr(options, name) != usual:
+    needs = task.needed_head()
+    read = READ.get(needs["kind"])
+    if read is None:
+        raise ModelError(f"task {task.name!r}", f"needs a head of kind {needs['kind']!r}", listed(READ))
+    for name, usual in (("pooling", "auto"), ("windows", "mean")):
+        if not (options.head in HEADS and name in read) and getattr(options, name) != usual:
             saw = "is for heads that read rows" if options.head in HEADS else f"is not read by --head {options.head}"
             raise UsageError(f"--{name} {getattr(options, name)}", f"{saw}; --task {task.name}", usual)
     record: dict[str, Any] = {"outputs": task.outputs, "dropout": dropout, "crf": options.head == "crf"}
@@ -235,15 +234,12 @@ def _new_head(checkpoint: Checkpoint, options: FitOptions, task: Task, dropout: 
             saw = f"answers each {level}, and --task {task.name} needs an answer for each {task.level}"
             raise UsageError(f"--head {options.head}", saw, f'a head with level = "{task.level}"')
         return head
-    if options.head == "crf" and task.name not in ("tag", "joint"):
+    if options.head == "crf" and not task.is_sequence:
         raise UsageError("--head crf", f"--task {task.name} has no sequence of tags", "auto, linear")
-    if task.level == "row" or task.name == "joint":
+    if "pooling" in read:
         record |= {"pooling": choose_pooling(options.pooling, checkpoint), "windows": options.windows}
-    if isinstance(task, Joint):
-        record |= {"tags": task.tag.outputs, "windows": "mean"}
     record["pooled"] = families.FAMILIES[checkpoint.config.family].pooled
-    kind = "joint" if task.name == "joint" else task.level
-    head = make_head(record | {"kind": kind}, checkpoint.config.width)
+    head = make_head(record | needs, checkpoint.config.width)
     part = row_part(head)
     if part is not None and part.dense is not None:
         if checkpoint.pooler is None:  # a layer of the head alone, as transformers begins it

@@ -11,17 +11,15 @@ from typing import Any
 import numpy as np
 
 from berthead.errors import UsageError, listed, shown
-from berthead.fitted import Fitted
+from berthead.fitted import Fitted, load
 from berthead.formats.readers import STDIO
 from berthead.formats.registry import find_format, format_of
 from berthead.formats.writers import check_writable, open_writer
 from berthead.predict.answers import decoded
 from berthead.predict.rows import knows, labelled_rows
 from berthead.records import Example, FloatArray, Label
-from berthead.tasks import Batch, Joint, Regress, Tag, Task
-from berthead.tasks.verdicts import identity, is_right, written, written_target
+from berthead.tasks import Answer, Batch, Task
 from berthead.text.windows import Input
-from berthead.verbs.fit import load
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +147,8 @@ class _Side:
     task: Task
     values: FloatArray
     inputs: list[Input]
+    answers: list[Answer]
     identities: list[Hashable]
-    answers: list[Any]
     right: list[bool | None]
 
 
@@ -278,23 +276,23 @@ def _hashes(fitted: Fitted) -> dict[str, str]:
 
 def _side(fitted: Fitted, examples: list[Example], labelled: bool) -> _Side:
     task = fitted.artifact.task
-    values, inputs = fitted.predictor.computed(examples)
-    identities, answers, right = list[Hashable](), [], list[bool | None]()
-    for answer, example, one in zip(decoded(task, values, Batch(examples, inputs)), examples, inputs, strict=True):
-        identities.append(identity(task, answer))
-        answers.append(written(answer))
-        right.append(is_right(task, answer, example, one) if labelled else None)
-    return _Side(task, values, inputs, identities, answers, right)
+    values, inputs = fitted.applier.computed(examples)
+    answers = list(decoded(task, values, Batch(examples, inputs)))
+    right: list[bool | None] = [None] * len(answers)
+    if labelled:
+        right = [task.is_right(*one) for one in zip(answers, examples, inputs, strict=True)]
+    return _Side(task, values, inputs, answers, [task.identity(answer) for answer in answers], right)
 
 
 def _flips(a: _Side, b: _Side, examples: list[Example], labelled: bool) -> list[Flip]:
     places = [place for place, both in enumerate(zip(a.identities, b.identities, strict=True)) if both[0] != both[1]]
-    if isinstance(a.task, Regress):
-        places.sort(key=lambda place: -abs(a.answers[place] - b.answers[place]))
+    # Numbers that are furthest apart come first; of other answers none is further apart than another.
+    places.sort(key=lambda place: -(a.task.distance(a.answers[place], b.answers[place]) or 0.0))
     return [
         Flip(
             one.where, one.text, list(one.choices) if one.choices is not None else one.pair,
-            a.answers[place], b.answers[place], written_target(a.task, one) if labelled else None,
+            a.task.written(a.answers[place]), b.task.written(b.answers[place]),
+            a.task.written_target(one) if labelled else None,
             a.right[place], b.right[place],
         )
         for place, one in ((place, examples[place]) for place in places)
@@ -343,10 +341,10 @@ def _right(a: _Side, b: _Side) -> Right | None:
 def _test(a: _Side, b: _Side, examples: list[Example]) -> PairedTest | None:
     from scipy.stats import binomtest, wilcoxon
 
-    if isinstance(a.task, Regress):
-        targets = np.array([example.target for example in examples], dtype=np.float64)
-        errors = [np.abs(np.array(side.answers, dtype=np.float64) - targets) for side in (a, b)]
-        apart = errors[0] - errors[1]
+    errors = [[side.task.distance(answer, Answer(example.target))
+               for answer, example in zip(side.answers, examples, strict=True)] for side in (a, b)]  # fmt: skip
+    if not any(error is None for error in errors[0] + errors[1]):
+        apart = np.array(errors[0], dtype=np.float64) - np.array(errors[1], dtype=np.float64)
         # Where no row differs scipy has no p.
         return PairedTest("Wilcoxon signed-rank", float(wilcoxon(apart).pvalue) if apart.any() else 1.0)
     right = _right(a, b)
@@ -357,14 +355,8 @@ def _test(a: _Side, b: _Side, examples: list[Example]) -> PairedTest | None:
     return PairedTest("McNemar, exact", p)
 
 
-def _labels(task: Task) -> list[Label]:
-    if isinstance(task, Joint):
-        return [*task.tag.tags, *task.to_json()["labels"]]
-    return list(task.tags) if isinstance(task, Tag) else list(task.to_json()["labels"])
-
-
 def _label_notes(a: Task, b: Task) -> list[str]:
-    keys = [{repr(label): label for label in _labels(task)} for task in (a, b)]
+    keys = [{repr(label): label for label in task.all_labels} for task in (a, b)]
     only = [[shown(label) for key, label in one.items() if key not in other]
             for one, other in (keys, reversed(keys))]  # fmt: skip
     known = [f"only {name} knows {listed(labels)}" for name, labels in zip("AB", only, strict=True) if labels]

@@ -8,19 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from berthead.errors import ModelError, UsageError, shown
-from berthead.fitted import Fitted
+from berthead.fitted import Fitted, load
 from berthead.function.artifact import Artifact, with_parameters
 from berthead.function.head_record import head_record
 from berthead.function.parameters import Parameters
 from berthead.predict.predictor import Predictor
 from berthead.predict.rows import labelled_rows
 from berthead.records import Example
-from berthead.tasks import Batch, Extract, Regress, Task, choose_metric
+from berthead.tasks import Batch, choose_metric
 from berthead.train.identity import data_sha256
-from berthead.verbs.fit import load
-
-# What a fit decides after its weights: tuned anew, or widened until it holds for every member.
-_DECIDED = ("temperature", "thresholds", "threshold", "mean", "deviation", "low", "high", "longest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,26 +163,13 @@ def _mean(members: Sequence[_Member]) -> Artifact:
     tasks = [one.artifact.task for one in members]
     adapts = {one.artifact.adapt for one in members}
     adapt = first.adapt if len(adapts) == 1 else "full"
-    return replace(artifact, task=_widened(artifact.task, tasks), adapt=adapt)
+    return replace(artifact, task=artifact.task.merged(tasks), adapt=adapt)
 
 
 def _in_unit_of(first: _Member, member: _Member) -> _Member:
     """The member with its loss in the first one's unit: of numbers each has one of its own, and losses are compared."""
-    unit, task = first.artifact.task, member.artifact.task
-    if not isinstance(unit, Regress) or not isinstance(task, Regress):
-        return member
-    same = replace(task, mean=unit.mean, deviation=unit.deviation)
+    same = member.artifact.task.in_unit_of(first.artifact.task)
     return replace(member, artifact=replace(member.artifact, task=same))
-
-
-def _widened(task: Task, tasks: Sequence[Task]) -> Task:
-    """The task with the range of numbers, or the longest answer, of any of these."""
-    if isinstance(task, Regress):
-        ranges = [(one.low, one.high) for one in tasks if isinstance(one, Regress)]
-        return replace(task, low=min(low for low, _ in ranges), high=max(high for _, high in ranges))
-    if isinstance(task, Extract):
-        return replace(task, longest=max(one.longest for one in tasks if isinstance(one, Extract)))
-    return task
 
 
 def _scored(artifact: Artifact, rows: list[Example], metric: str) -> _Scored:
@@ -244,20 +227,11 @@ def _traits(artifact: Artifact) -> dict[str, Any]:
     head = head_record(model.head, artifact.own_head, task.outputs, dropout=0)
     return {
         "the task": task.name,
-        **{f"the task's {name}": value for name, value in _undecided(task.to_json()).items()},
+        **{f"the task's {name}": value for name, value in task.undecided().items()},
         "what is read": "pairs" if artifact.columns["pair"] else "single texts",
         **{f"the encoder's {name}": value for name, value in asdict(model.encoder.config).items()},
         **{f"the head's {name}": value for name, value in head.items()},
         "the pre-trained encoder": f"{artifact.pretrained['name']}, sha256 {artifact.pretrained['theta_sha256']}",
         "the tokenizer": f"sha256 {artifact.tokenizer.sha256}",
         **{f"the reading's {name}": value for name, value in asdict(artifact.reading).items()},
-    }
-
-
-def _undecided(state: dict[str, Any]) -> dict[str, Any]:
-    """A task's written state without what is decided after the weights."""
-    return {
-        name: _undecided(value) if isinstance(value, dict) else value
-        for name, value in state.items()
-        if name not in _DECIDED
     }

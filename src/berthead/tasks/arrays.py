@@ -1,0 +1,53 @@
+"""Arrays and numbers as tasks share them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from berthead.records import FloatArray
+
+
+def number(state: Mapping[Any, Any], key: Any, above: float = -math.inf) -> float:
+    """A finite number of a written state.
+
+    Args:
+        state: what `from_json` reads.
+        key: the number's name.
+        above: it has to be above this.
+
+    Returns:
+        The number.
+
+    Raises:
+        ValueError: it is something else.
+        KeyError: it is not there.
+    """
+    value = state[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not above < float(value) < math.inf:
+        raise ValueError(f"{key} is {value!r}")
+    return float(value)
+
+
+def ragged(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays of several lengths as one array of them, [rows]."""
+    one = np.empty(len(arrays), dtype=object)
+    for place, array in enumerate(arrays):
+        one[place] = array
+    return one
+
+
+def softmax(logits: np.ndarray) -> FloatArray:
+    """Probabilities of each row, [rows, labels], without overflow."""
+    raised = np.exp(logits - logits.max(1, keepdims=True))
+    shares: FloatArray = raised / raised.sum(1, keepdims=True)
+    return shares
+
+
+def sigmoid(logits: FloatArray) -> FloatArray:
+    """Probabilities, the shape of the logits, without overflow."""
+    shares: FloatArray = (0.5 * (1 + np.tanh(0.5 * logits))).astype(np.float32)
+    return shares

@@ -1,0 +1,64 @@
+"""Answers as cells of a table and as JSON: what tasks share of writing them down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from berthead.records import Label, Span
+
+
+def short(value: Any) -> Any:
+    """A float32 in as few digits as it takes to read the same float32 again; anything else as it is.
+
+    Example:
+        >>> short(float(np.float32(0.1)))
+        0.1
+    """
+    return float(str(np.float32(value))) if isinstance(value, float) else value
+
+
+def spans_json(spans: Sequence[Span]) -> list[dict[str, Any]]:
+    """Spans as JSON objects: start, end, label, text and score."""
+    return [
+        {"start": one.start, "end": one.end, "label": one.label, "text": one.text, "score": short(one.score)}
+        for one in spans
+    ]
+
+
+def common_type(labels: Iterable[Label]) -> type:
+    """The type that all labels have; str where they have several, or there are none."""
+    kinds = {type(label) for label in labels}
+    return kinds.pop() if len(kinds) == 1 else str
+
+
+def typed(label: Label) -> tuple[str, Label]:
+    """A label that equals no label of another type: "0", 0 and False are three."""
+    return type(label).__name__, label
+
+
+def quoted(label: Label) -> str:
+    """A label as JSON, letters as they are."""
+    return json.dumps(label, ensure_ascii=False)
+
+
+def answer_json(answer: Any, spans: Sequence[Span] | None, has_label: bool) -> Any:
+    """An answer as JSON.
+
+    Args:
+        answer: of an Answer or a Prediction.
+        spans: that stand in it or beside it.
+        has_label: whether it is a label with probabilities.
+
+    Returns:
+        Spans as lists of start, end, label and text; beside a label as `label` and `spans`; else the answer.
+    """
+    if spans is None or (isinstance(answer, str) and not has_label):
+        return answer
+    plain = [{"start": one.start, "end": one.end, "label": one.label, "text": one.text} for one in spans]
+    if not isinstance(answer, list):
+        return {"label": answer, "spans": plain}
+    return answer if answer and isinstance(answer[0], str) else plain
