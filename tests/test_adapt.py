@@ -87,7 +87,7 @@ def test_another_text_is_refused_before_anything_is_read(text, tmp_path, monkeyp
         with pytest.raises(UsageError) as error:
             fit()
         assert (error.value.where.rstrip(":"), error.value.saw) == ("--adapt", f'is "{text}"')
-        assert "lora:R[,alpha=A][,targets=a+b]" in error.value.allowed
+        assert "lora:R[,alpha=A][,targets=a+b]" in error.value.expected
     monkeypatch.setenv("BERTHEAD_ADAPT", text)
     with pytest.raises(UsageError, match="BERTHEAD_ADAPT"):
         FitOptions.from_sources({})

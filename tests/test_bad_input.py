@@ -44,7 +44,7 @@ FIT = "fit data.csv --out out --encoder {encoder}"
 CASES = {
     # columns
     "missing column": Case(
-        FIT, 3, ("data.csv: has no column for the label", "its columns are text, mood", "Name one: --label COLUMN"),
+        FIT, 3, ("data.csv: has no column for the label", "expected one of its columns: text, mood", "Name one: --label COLUMN"),
         {"data.csv": "text,mood\na,b\n"},
     ),
     "mistyped column": Case(
@@ -53,11 +53,11 @@ CASES = {
     ),
     "mistyped column at predict": Case(
         "predict {model} data.csv", 3,
-        ('data.csv: has no column "text"', "its columns are texts, id", 'Did you mean "texts"?'),
+        ('data.csv: has no column "text"', "expected one of its columns: texts, id", 'Did you mean "texts"?'),
         {"data.csv": "texts,id\na,1\n"},
     ),
     "mistyped column of a valid file": Case(
-        FIT + " --valid valid.csv", 3, ('valid.csv: has no column "label"', "its columns are text, lable"),
+        FIT + " --valid valid.csv", 3, ('valid.csv: has no column "label"', "expected one of its columns: text, lable"),
         {"data.csv": TOY, "valid.csv": "text,lable\na,positive\n"},
     ),
     # files
@@ -130,7 +130,7 @@ CASES = {
     # texts
     "blank texts": Case(
         FIT, 3,
-        ('data.csv:58: column "text" is blank; a text is needed', "2 such rows: data.csv:58, data.csv:60",
+        ('data.csv:58: column "text" is blank; expected a text', "2 such rows: data.csv:58, data.csv:60",
          "--skip-bad-rows"),
         {"data.csv": TOY + ",positive\nfine,positive\n  ,negative\n"},
     ),
@@ -146,7 +146,7 @@ CASES = {
     ),
     "one blank text": Case("predict {model} ''", 3, ("is blank", "a text is needed")),
     "one text for pairs": Case("predict {pairs} 'good cat'", 2, ("this model reads pairs", 'predict MODEL "a" "b"')),
-    "two texts for single texts": Case("predict {model} good cat", 2, ("this model reads single texts", "quotes")),
+    "two texts for single texts": Case("predict {model} good cat", 2, ("a single text", "quotes")),
     "pair column for single texts": Case(
         "predict {model} data.csv --pair label", 2, ("--pair: this model was fitted on single texts", "no --pair"),
         {"data.csv": TOY},

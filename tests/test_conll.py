@@ -79,12 +79,12 @@ def test_columns_go_by_their_extensions(tmp_path, name):
 
 def test_any_file_is_read_as_columns_when_asked(tmp_path):
     path = put(tmp_path, "eng.testa", "Rome B-LOC\n")
-    with pytest.raises(UsageError, match=r'extension "\.testa"; known: .*\.conll, \.bio'):
+    with pytest.raises(UsageError, match=r'extension "\.testa"; expected one of .*\.conll, \.bio'):
         open_rows(path)
     assert read(path, "conll")[1][0].values == {"tokens": ["Rome"], "tags": ["B-LOC"]}
     assert count_rows(path, "conll") is None
     assert read(put(tmp_path, "a.dat.gz", "Rome B-LOC\n"), "conll")[1][0].values["tokens"] == ["Rome"]
-    with pytest.raises(UsageError, match=r'^format: is "conl"; known: csv, .*conll.* Did you mean "conll"\?$'):
+    with pytest.raises(UsageError, match=r'^format: is "conl"; expected one of csv, .*conll.* Did you mean "conll"\?$'):
         open_rows(path, format="conl")
 
 

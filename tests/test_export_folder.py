@@ -175,7 +175,7 @@ def test_commands_read_an_exported_folder(cli, made, toy_csv, tmp_path):
         (["export", "{made}", "--onnx", "{new}"], 2, "is an exported function; a model folder made by berthead fit"),
         (["bench", "{made}"], 2, "Commands that read exported functions: predict, eval, verify, info."),
         (["predict", "{model}", "good", "--engine", "onnx"], 2, "Write one: berthead export"),
-        (["predict", "{made}", "good", "--engine", "torch"], 2, '--engine: is "torch"; allowed: auto, onnx'),
+        (["predict", "{made}", "good", "--engine", "torch"], 2, '--engine: is "torch"; expected one of auto, onnx'),
         (["predict", "{made}", "good", "--precision", "int8"], 2, "--precision int8: "),
         (["predict", "{made}", "good", "--device", "cuda"], 2, "is computed by ONNX Runtime on CPUs; cpu"),
         (["predict", "{made}", "good", "--base", "minilm"], 2, "holds an encoder of its own"),

@@ -374,7 +374,7 @@ def test_a_file_of_zero_bytes_is_empty_rather_than_damaged(tmp_path, name):
     [("a.xlsx", 'has the extension ".xlsx"'), ("a", "has no extension"), ("a.parquet.gz", '".parquet.gz"')],
 )
 def test_an_unknown_extension_names_the_known_ones(tmp_path, name, saw):
-    with pytest.raises(UsageError, match=r"known: \.csv, \.tsv, .*\.conll, .* and \.parquet\.") as caught:
+    with pytest.raises(UsageError, match=r"expected one of \.csv, \.tsv, .*\.conll, .* and \.parquet\.") as caught:
         open_rows(put(tmp_path, name, b"x"))
     assert saw in str(caught.value)
 

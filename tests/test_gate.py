@@ -219,7 +219,7 @@ def test_minilm_passes_and_minilm_with_outliers_is_refused(tmp_path, cli, own_ca
     ran = cli("predict", folder, "where is my parcel", "--precision", "auto")
     assert ran.code == 0
     assert "int8 is refused: " in ran.err
-    assert "(allowed: 99.5 %, -0.3 points)" in ran.err
+    assert "(expected 99.5 %, -0.3 points)" in ran.err
     assert f"{100 * told['agreement']:.2f} % of" in ran.err
 
 
@@ -276,7 +276,7 @@ def test_auto_refuses_what_the_fit_refused_without_measuring_anything(toy_model,
     choice = berthead.load(copied(toy_model, tmp_path, change), precision="auto").choice
     assert choice.precision == "fp32"
     figures = "90.00 % of 14 held-out rows answered as in fp32, accuracy +0.00 points"
-    assert f"int8 is refused: {figures} (allowed: 99.5 %, -0.3 points)" in choice.reason
+    assert f"int8 is refused: {figures} (expected 99.5 %, -0.3 points)" in choice.reason
 
 
 @needs_int8

@@ -405,7 +405,7 @@ def test_theta_hat_is_found_beside_the_folder_and_where_the_user_says(fit_lora, 
         berthead.load(folder)
     assert error.value.where == str(folder)
     assert error.value.saw == f'its encoder "{tmp_path}/at-fit/enc" is not here'
-    assert "of sha256" in error.value.allowed
+    assert "of sha256" in error.value.expected
     assert "--base FOLDER" in error.value.fix
     assert "berthead merge" in error.value.fix
     model = berthead.load(folder, base=encoder)

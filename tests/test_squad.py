@@ -119,39 +119,39 @@ QUESTION, ANSWER = (*PARAGRAPH, "qas", 0), (*PARAGRAPH, "qas", 0, "answers", 0)
 @pytest.mark.parametrize(
     ("path", "changes", "where", "error"),
     [
-        (ARTICLE, {"paragraphs": None}, "data[0]", 'has no "paragraphs"; a list is needed'),
-        (ARTICLE, {"paragraphs": {}}, "data[0]", 'has an object as "paragraphs"; a list is needed'),
-        (ARTICLE, {"paragraphs": ["So"]}, "data[0].paragraphs[0]", "is a text; an object is needed"),
-        (PARAGRAPH, {"qas": None}, "data[0].paragraphs[0]", 'has no "qas"; a list is needed'),
+        (ARTICLE, {"paragraphs": None}, "data[0]", 'has no "paragraphs"; expected a list'),
+        (ARTICLE, {"paragraphs": {}}, "data[0]", 'has an object as "paragraphs"; expected a list'),
+        (ARTICLE, {"paragraphs": ["So"]}, "data[0].paragraphs[0]", "is a text; expected an object"),
+        (PARAGRAPH, {"qas": None}, "data[0].paragraphs[0]", 'has no "qas"; expected a list'),
         (
             PARAGRAPH,
             {"context": None},
             "data[0].paragraphs[0].qas[0]",
-            'its paragraph, data[0].paragraphs[0], has no "context"; a text is needed',
+            'its paragraph, data[0].paragraphs[0], has no "context"; expected a text',
         ),
         (
             PARAGRAPH,
             {"context": 7},
             "data[0].paragraphs[0].qas[0]",
-            'its paragraph, data[0].paragraphs[0], has a number as "context"; a text is needed',
+            'its paragraph, data[0].paragraphs[0], has a number as "context"; expected a text',
         ),
-        (PARAGRAPH, {"qas": [[]]}, "data[0].paragraphs[0].qas[0]", "is a list; an object is needed"),
-        (QUESTION, {"question": None}, "data[0].paragraphs[0].qas[0]", 'has no "question"; a text is needed'),
-        (QUESTION, {"question": ["?"]}, "data[0].paragraphs[0].qas[0]", 'has a list as "question"; a text is needed'),
-        (QUESTION, {"id": [1]}, "data[0].paragraphs[0].qas[0]", 'has a list as "id"; a text or a number is needed'),
-        (QUESTION, {"answers": "476"}, "data[0].paragraphs[0].qas[0]", 'has a text as "answers"; a list is needed'),
+        (PARAGRAPH, {"qas": [[]]}, "data[0].paragraphs[0].qas[0]", "is a list; expected an object"),
+        (QUESTION, {"question": None}, "data[0].paragraphs[0].qas[0]", 'has no "question"; expected a text'),
+        (QUESTION, {"question": ["?"]}, "data[0].paragraphs[0].qas[0]", 'has a list as "question"; expected a text'),
+        (QUESTION, {"id": [1]}, "data[0].paragraphs[0].qas[0]", 'has a list as "id"; expected a text or a number'),
+        (QUESTION, {"answers": "476"}, "data[0].paragraphs[0].qas[0]", 'has a text as "answers"; expected a list'),
         (
             QUESTION,
             {"answers": {"text": ["476"], "answer_start": [13]}},
             "data[0].paragraphs[0].qas[0]",
-            'has an object as "answers"; a list is needed',
+            'has an object as "answers"; expected a list',
         ),
-        (QUESTION, {"answers": ["476"]}, "data[0].paragraphs[0].qas[0]", "answers[0] is a text; an object is needed"),
+        (QUESTION, {"answers": ["476"]}, "data[0].paragraphs[0].qas[0]", "answers[0] is a text; expected an object"),
         (
             QUESTION,
             {"is_impossible": "no"},
             "data[0].paragraphs[0].qas[0]",
-            'has a text as "is_impossible"; true or false is needed',
+            'has a text as "is_impossible"; expected true or false',
         ),
         (
             QUESTION,
@@ -159,18 +159,18 @@ QUESTION, ANSWER = (*PARAGRAPH, "qas", 0), (*PARAGRAPH, "qas", 0, "answers", 0)
             "data[0].paragraphs[0].qas[0]",
             'has "answers" although "is_impossible" is true; one of them is wrong',
         ),
-        (ANSWER, {"text": None}, "data[0].paragraphs[0].qas[0]", 'answers[0] has no "text"; a text is needed'),
+        (ANSWER, {"text": None}, "data[0].paragraphs[0].qas[0]", 'answers[0] has no "text"; expected a text'),
         (
             ANSWER,
             {"answer_start": "13"},
             "data[0].paragraphs[0].qas[0]",
-            'answers[0] has a text as "answer_start"; a whole number is needed',
+            'answers[0] has a text as "answer_start"; expected a whole number',
         ),
         (
             ANSWER,
             {"answer_start": True},
             "data[0].paragraphs[0].qas[0]",
-            'answers[0] has true or false as "answer_start"; a whole number is needed',
+            'answers[0] has true or false as "answer_start"; expected a whole number',
         ),
     ],
 )
@@ -282,7 +282,7 @@ def test_a_list_of_objects_is_read_as_rows(tmp_path):
     assert (reader.format, reader.columns) == ("json", ["text", "label", "tags"])
     assert [row.values for row in rows] == [{"text": "a", "label": 1}, {}, {"text": "c", "tags": ["x"]}, {}]
     assert [row.where for row in rows] == [f"{path}:[{number}]" for number in range(4)]
-    assert [row.error for row in rows] == [None, "is a text; an object is needed", None, "is null; an object is needed"]
+    assert [row.error for row in rows] == [None, "is a text; expected an object", None, "is null; expected an object"]
 
 
 def test_a_list_of_empty_objects_is_refused(tmp_path):

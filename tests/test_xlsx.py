@@ -182,7 +182,9 @@ def test_a_file_may_have_the_mark_in_its_name(tmp_path):
         ("xlsx", ""), ("xlsx", ""), None
     )  # fmt: skip
     for path in ("a.xlsx#b", "a.xlsx.gz"):
-        with pytest.raises(UsageError, match=r"known: .*\.csv.*each also with \.gz or \.zst\) and \.parquet, \.xlsx\."):
+        with pytest.raises(
+            UsageError, match=r"expected one of .*\.csv.*each also with \.gz or \.zst\) and \.parquet, \.xlsx\."
+        ):
             format_of(path)
 
 

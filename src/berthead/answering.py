@@ -82,7 +82,7 @@ class Answering(ABC):
             saw = f"--task {self.function.task.name} has no probabilities of labels a row"
             raise UsageError("predict_proba", saw, "", "Use predict.")
         if self._is_one(texts):
-            raise DataError("predict_proba", "is given one input", "a list of texts or of pairs", "Put it in a list.")
+            raise DataError("predict_proba", "got one text", "a list of texts", "Pass [text].")
         rows: list[list[float]] = []
         for prediction in self.predictor.predict(self._examples(texts)):
             if prediction.probabilities is None:
@@ -165,9 +165,9 @@ class Answering(ABC):
             found = {"text": value[own.text], "pair": value.get(own.pair or "")}
             return found | {"choices": choices if len(own.choices) > 1 else choices[0] if choices else None}
         if second is None and isinstance(value, dict):
-            raise DataError(where, f"is {type(value).__name__}", "this model reads single texts")
+            raise DataError(where, f"is {type(value).__name__}", "a single text, as this model was fitted on")
         if second is None and isinstance(value, tuple | list) and not form.reads_words:
-            raise DataError(where, f"is {type(value).__name__}", "this model reads single texts")
+            raise DataError(where, f"is {type(value).__name__}", "a single text, as this model was fitted on")
         if second is None:
             return {"text": value}
         if not (isinstance(value, tuple | list) and len(value) == 2):

@@ -126,7 +126,7 @@ class Exported(Answering):
             for key in found:
                 if key not in wanted or not _alike(found[key], wanted[key]):
                     saw, said = (repr(side.get(key))[:100] for side in (found, wanted))
-                    raise GateError(f"golden example {number}", f"its {key} is {saw}", f"{RECORD} says {said}")
+                    raise GateError(f"golden example {number}", f"its {key} is {saw}", f"{said}, as in {RECORD}")
         return largest
 
 
@@ -176,7 +176,7 @@ def _hashes(record: dict[str, Any], folder: Path) -> dict[str, str]:
     version = said.get("version")
     if type(version) is not int or not 1 <= version <= EXPORT_VERSION:
         fix = "Install a newer berthead." if isinstance(version, int) and version > EXPORT_VERSION else ""
-        raise ModelError(where, f"has version {version!r}", f"this berthead reads 1 to {EXPORT_VERSION}", fix)
+        raise ModelError(where, f"has version {version!r}", f"1 to {EXPORT_VERSION}, which this berthead reads", fix)
     files, sha256 = {GRAPH, f"{GRAPH}.data", TOKENIZER}, said.get("sha256")
     if not isinstance(sha256, dict) or sha256.keys() != files or not all(isinstance(x, str) for x in sha256.values()):
         raise ModelError(where, "does not say the sha256 of each file", f"those of {', '.join(sorted(files))}")
@@ -203,7 +203,7 @@ def _read(folder: Path, record: dict[str, Any]) -> GraphFunction:
         reading = Reading(record["max_tokens"], record["on_long"], record.get("stride"))
         bound = task.bound(_bound_to(record.get("crf"), head))
     except ModelError as error:  # a task that is not installed
-        raise ModelError(f"{where}: {error.where}", error.saw, error.allowed, error.fix) from error
+        raise ModelError(f"{where}: {error.where}", error.saw, error.expected, error.fix) from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(where, f"is not a whole record ({type(error).__name__}: {error})") from error
     about = {key: value for key, value in record.items() if key not in ("golden", "crf")}

@@ -182,5 +182,5 @@ class Fitted(Answering):
             UsageError: it is one already.
         """
         if self.artifact.adapter is None:
-            raise UsageError("merge", "the model holds an encoder of its own", "a folder that a LoRA fit made")
+            raise UsageError("merge", "not an adapter folder", "one made by --adapt lora")
         return Fitted(replace(self.artifact, adapter=None), self.options)

@@ -75,7 +75,7 @@ def _predict_text(fitted: Any, text: str, more: list[str], probabilities: bool, 
             fix = 'Give both: berthead predict MODEL "a" "b"'
             raise UsageError("predict", f"this model reads {wanted}", "two texts", fix)
         fix = "Put a text of several words in quotes."
-        raise UsageError("predict", "there are two texts", "this model reads single texts", fix)
+        raise UsageError("predict", "there are two texts", "a single text, as this model was fitted on", fix)
     else:
         given = (text, more[0]) if pairs else text
     if joined is not None:

@@ -129,7 +129,7 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
         refuse_blank(texts)
         pairs = bool(self.fitted_.artifact.columns["pair"])
         if texts and pairs != isinstance(texts[0], tuple):
-            raise DataError("X", "mixes texts and pairs", "what fit saw: " + ("pairs" if pairs else "single texts"))
+            raise DataError("X", "mixes texts and pairs", "pairs, as in fit" if pairs else "single texts, as in fit")
         examples = [Example(text[0] if pairs else text, text[1] if pairs else None) for text in texts]
         logits: FloatArray = self.fitted_.predictor.logits(examples)
         return logits

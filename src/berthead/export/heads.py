@@ -55,7 +55,7 @@ def logits(graph: Graph, head: nn.Module, hidden: str) -> str:
 def _row(graph: Graph, name: str, head: RowHead, hidden: str) -> str:
     if head.pooling not in _POOLINGS:
         saw, known = f"has the pooling {head.pooling}, which ONNX export does not know", ", ".join(_POOLINGS)
-        raise ModelError("head", saw, f"expected one of {known}")
+        raise ModelError("head", saw, f"one of {known}")
     pooled = _POOLINGS[head.pooling](graph, hidden)
     if head.dense is not None:
         pooled = graph.activation(_ACTIVATIONS[head.pooled], graph.linear(f"{name}.dense", head.dense, pooled))

@@ -181,7 +181,7 @@ def label_studio_rows(name: str, rows: list[Any]) -> Iterator[Row]:
     for number, row in enumerate(rows):
         where = f"{name}:[{number}]"
         if not isinstance(row, dict):
-            yield Row({}, where, f"is {kind_of(row)}; an object is needed")
+            yield Row({}, where, f"is {kind_of(row)}; expected an object")
             continue
         try:
             yield Row(read(row), where)
@@ -214,13 +214,13 @@ def _results(task: dict[str, Any]) -> tuple[str, list[tuple[int, dict[str, Any]]
     for number, annotation in enumerate(annotations):
         place = f"{key}[{number}]"
         if not isinstance(annotation, dict):
-            raise ValueError(f"{place} is {kind_of(annotation)}; an object is needed")
+            raise ValueError(f"{place} is {kind_of(annotation)}; expected an object")
         if annotation.get("was_cancelled"):
             continue
         results = wanted(annotation, "result", list, place)
         for position, result in enumerate(results):
             if not isinstance(result, dict):
-                raise ValueError(f"{place}.result[{position}] is {kind_of(result)}; an object is needed")
+                raise ValueError(f"{place}.result[{position}] is {kind_of(result)}; expected an object")
         return f"{place}.result", list(enumerate(results))
     return key, None
 
@@ -263,7 +263,7 @@ def _spans(value: dict[str, Any], place: str, text: str) -> list[Span]:
     start, end = _where_quoted(value.get("text"), start, end, text, place)
     labels = wanted(value, "labels", list, place)
     if not all(isinstance(label, str) for label in labels):
-        raise ValueError(f'{place} has "labels" that are no texts; a list of texts is needed')
+        raise ValueError(f'{place} has "labels" that are no texts; expected a list of texts')
     return [{"start": start, "end": end, "label": label} for label in labels]
 
 
@@ -283,12 +283,12 @@ def _where_quoted(quote: Any, start: int, end: int, text: str, place: str) -> tu
 def _text_key(texts: dict[str, str], named: list[Any], regions: list[dict[str, Any]], place: str) -> str:
     """Which of these texts was annotated: the only one, the one that results name, or the one that regions quote."""
     if not texts:
-        raise ValueError(f"{place} holds no text; a text is needed")
+        raise ValueError(f"{place} holds no text; expected a text")
     if len(texts) == 1:
         return next(iter(texts))
     names = {name for name in named if name in texts}
     if len(names) > 1:
-        raise ValueError(f"has regions of {len(names)} texts ({', '.join(sorted(names))}); one text a task is needed")
+        raise ValueError(f"has regions of {len(names)} texts ({', '.join(sorted(names))}); expected one text a task")
     quoting = [key for key in texts if regions and all(_quotes(region, texts[key]) for region in regions)]
     for keys in (list(names), quoting, ["text"] if "text" in texts else []):
         if len(keys) == 1:

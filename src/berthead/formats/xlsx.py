@@ -67,7 +67,7 @@ def _sheet(source: Source, sheets: dict[str, Any]) -> Any:
     if source.sheet not in sheets:
         names = listed(f'"{name}"' for name in sheets)
         fix = did_you_mean(source.sheet, sheets) or "Name one of them behind the #."
-        raise DataError(source.name, f'has no sheet "{source.sheet}"', f"the sheets are {names}", fix)
+        raise DataError(source.name, f'has no sheet "{source.sheet}"', f"one of its sheets: {names}", fix)
     return sheets[source.sheet]
 
 

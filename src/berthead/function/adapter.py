@@ -197,7 +197,7 @@ def _check_config(said: Mapping[str, Any], wanted: Mapping[str, Any], path: Path
             raise ModelError(str(path), f'holds "{key[:80]}"', "what berthead writes")
         if key not in said or said[key] != wanted[key]:
             saw = f"{key} is {json.dumps(said.get(key))[:80]}"
-            raise ModelError(str(path), saw, f"berthead.json calls for {json.dumps(wanted[key])[:200]}")
+            raise ModelError(str(path), saw, f"{json.dumps(wanted[key])[:200]}, as berthead.json says")
 
 
 def find_base(folder: Path, base: str, theta_sha256: str, given: str | None) -> Checkpoint:

@@ -32,7 +32,7 @@ def refuse_strange_files(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if is_strange(name):
-            raise ModelError(str(folder), f"holds {name}", "safetensors and JSON only: pickles and code are refused")
+            raise ModelError(str(folder), f"holds {name}", "safetensors and JSON only; pickles and code are refused")
         if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder.resolve()):
             raise ModelError(str(folder), f"{name} is a link to outside the folder", "files of its own")
         if path.is_symlink() and not path.exists():

@@ -99,7 +99,9 @@ def load(folder: Path, base: str | None = None) -> Artifact:
     version = record.get("format_version")
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         fix = "Install a newer berthead." if isinstance(version, int) and version > FORMAT_VERSION else ""
-        raise ModelError(where, f"has format_version {version!r}", f"this berthead reads 1 to {FORMAT_VERSION}", fix)
+        raise ModelError(
+            where, f"has format_version {version!r}", f"1 to {FORMAT_VERSION}, which this berthead reads", fix
+        )
     raw_config = read_json(folder / "config.json")
     config = families.read_config(raw_config, str(folder / "config.json"))
     try:
@@ -133,7 +135,7 @@ def load(folder: Path, base: str | None = None) -> Artifact:
             "dropout": float(head_says["dropout"]),
         }
     except ModelError as error:  # a task or a head that is not installed
-        raise ModelError(f"{where}: {error.where}", error.saw, error.allowed, error.fix) from error
+        raise ModelError(f"{where}: {error.where}", error.saw, error.expected, error.fix) from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(where, f"is not a whole record ({type(error).__name__}: {error})") from error
     names = omega_names(head, task.problem_type, config.family)

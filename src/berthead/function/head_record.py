@@ -35,7 +35,7 @@ def make_head(record: Mapping[str, Any], width: int) -> nn.Module:
     """
     kind, outputs, dropout = record["kind"], record["outputs"], float(record["dropout"])
     if not 0 <= dropout <= 1 or type(record["dropout"]) not in (int, float):
-        raise ValueError(f"dropout is {record['dropout']!r}; allowed: 0 to 1")
+        raise ValueError(f"dropout is {record['dropout']!r}; expected 0 to 1")
     if type(outputs) is not int or outputs < 1:
         raise ValueError(f"outputs is {outputs!r}")
     if kind == "row":
@@ -49,7 +49,7 @@ def make_head(record: Mapping[str, Any], width: int) -> nn.Module:
         return JointHead(TokenHead(width, tags, dropout, _crf(record)), _row(record, width, outputs - tags, dropout))
     if kind == "own":
         return _own(record["name"], record.get("package"), width, outputs, dropout)
-    raise ValueError(f"kind is {kind!r}; allowed: row, token, joint, own")
+    raise ValueError(f"kind is {kind!r}; expected row, token, joint, own")
 
 
 def head_record(head: Any, name: str | None, outputs: int, dropout: float) -> dict[str, Any]:
@@ -165,12 +165,12 @@ def transformers_class(head: Any, problem_type: str, family: str) -> dict[str, s
 def _row(record: Mapping[str, Any], width: int, outputs: int, dropout: float) -> RowHead:
     pooling, windows = record["pooling"], record.get("windows", "mean")
     if pooling not in POOLINGS:
-        raise ValueError(f"pooling is {pooling!r}; allowed: {listed(POOLINGS)}")
+        raise ValueError(f"pooling is {pooling!r}; expected {listed(POOLINGS)}")
     if windows not in WINDOW_POOLINGS:
-        raise ValueError(f"windows is {windows!r}; allowed: {listed(WINDOW_POOLINGS)}")
+        raise ValueError(f"windows is {windows!r}; expected {listed(WINDOW_POOLINGS)}")
     pooled = record.get("pooled", "tanh")
     if pooled not in POOLED:
-        raise ValueError(f"pooled is {pooled!r}; allowed: {listed(POOLED)}")
+        raise ValueError(f"pooled is {pooled!r}; expected {listed(POOLED)}")
     return RowHead(width, outputs, pooling, dropout, windows, pooled)
 
 
@@ -181,7 +181,7 @@ def _pooled(head: RowHead) -> dict[str, str]:
 
 def _crf(record: Mapping[str, Any]) -> bool:
     if type(record["crf"]) is not bool:
-        raise ValueError(f"crf is {record['crf']!r}; allowed: true, false")
+        raise ValueError(f"crf is {record['crf']!r}; expected true, false")
     return bool(record["crf"])
 
 

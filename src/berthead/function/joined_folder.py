@@ -47,7 +47,9 @@ def read_record(folder: Path) -> dict[str, Any]:
     record = read_json(path)
     version = record.get("format_version")
     if type(version) is not int or not 3 <= version <= FORMAT_VERSION:
-        raise ModelError(str(path), f"has format_version {version!r}", f"this berthead reads 3 to {FORMAT_VERSION}")
+        raise ModelError(
+            str(path), f"has format_version {version!r}", f"3 to {FORMAT_VERSION}, which this berthead reads"
+        )
     names, pretrained = record["functions"], record.get("pretrained")
     if not isinstance(names, list) or not names or not isinstance(pretrained, dict):
         raise ModelError(str(path), "does not say which functions it holds")

@@ -101,7 +101,7 @@ class Parameters(Mapping[str, Tensor]):
             raise ModelError(where, f"holds {len(left_over)} tensors too many: {listed(left_over, 3)}", _ALIKE)
         for name, shape in other.shapes.items():
             if self.shapes[name] != shape:
-                saw, allowed = f"{name} has shape {list(self.shapes[name])}", f"this architecture has {list(shape)}"
+                saw, allowed = f"{name} has shape {list(self.shapes[name])}", f"{list(shape)}, as this architecture has"
                 raise ModelError(where, saw, allowed)
 
     def difference(self, other: Parameters) -> dict[str, float]:

@@ -108,7 +108,7 @@ def _gathered(target: str, folders: Mapping[str, PartsFolder], own: PartsFolder 
             raise UsageError(name, saw, fix="Gather what one command computed.")
     output = output_in(manifest, first[0])
     if format_of(target)[0] != output.format:
-        raise UsageError(target, f"is {format_of(target)[0]}", f"the parts are of a {output.format} file")
+        raise UsageError(target, f"is {format_of(target)[0]}", f"{output.format}, as the parts are")
     parts = _all_parts(folders)
     end = _end(folders)
     if missing := [number for number in range(end["parts"]) if number not in parts]:

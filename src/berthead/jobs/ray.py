@@ -131,7 +131,7 @@ def room(nodes: list[dict[str, float]], options: PredictOptions) -> tuple[int, i
     size = sum(int(min(node["CPU"] // threads, node["GPU"] if gpus else node["CPU"])) for node in useful)
     if not size:
         largest = max(int(node["CPU"]) for node in useful)
-        raise UsageError("--threads", f"is {threads}", f"the largest node of the cluster has {largest} processors")
+        raise UsageError("--threads", f"is {threads}", f"at most {largest}, the processors of the largest node")
     return threads, size
 
 
@@ -140,7 +140,7 @@ def _imported() -> Any:
     try:
         import ray
     except ImportError as error:
-        saw, allowed = f"Ray cannot be imported ({error})", "it is an extra of the package"
+        saw, allowed = f"Ray cannot be imported ({error})", "the extra `ray`"
         raise UsageError("--ray", saw, allowed, "Install it: pip install 'berthead[ray]'") from error
     return ray
 

@@ -53,7 +53,7 @@ def why_not(encoder: Encoder) -> str:
     if not built():
         return "the kernels were not built when berthead was installed: there was no C++ compiler"
     if not kernels():
-        return "this processor has not the instructions of any kernel"
+        return "none of the kernels runs on this processor"
     if chosen() == "torch":
         return f"{SWITCH} says torch"
     part = SUPPORTED.why_not(encoder)

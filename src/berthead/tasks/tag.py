@@ -87,7 +87,7 @@ class Tag(Task):
         if example.words is None and target:
             raise ValueError("holds tags, and the row holds a text; tags need a list of tokens")
         if example.words is not None and len(target) != len(example.words):
-            raise ValueError(f"holds {len(target)} tags for {len(example.words)} tokens; one for each is needed")
+            raise ValueError(f"holds {len(target)} tags for {len(example.words)} tokens; expected one for each")
         return example
 
     @classmethod

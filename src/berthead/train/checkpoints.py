@@ -73,10 +73,12 @@ class Checkpoints:
             OutputError: a fit that did not end is there, or something else is.
         """
         if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
-            raise OutputError(str(self.folder), "is not a folder", "the checkpoint's place", "Give another --out.")
+            raise OutputError(str(self.folder), "is not a folder", "the folder of a checkpoint", "Give another --out.")
         there = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
         if not there <= {_FILE, _ASIDE, _LOCK, _DONE}:
-            raise OutputError(str(self.folder), "holds other files", "the checkpoint's place", "Give another --out.")
+            raise OutputError(
+                str(self.folder), "holds other files", "the folder of a checkpoint", "Give another --out."
+            )
         if self.exists() and not self.resume and not overwrite:
             fix = "Add --resume to go on with it, or --overwrite to begin anew."
             raise OutputError(str(self.folder), "holds a fit that did not end", "", fix)

@@ -150,7 +150,7 @@ def _task_of(kind: type[Task], examples: Sequence[Example], where: str) -> Task:
     except DataError as error:
         if error.row is None:
             raise
-        raise DataError(examples[error.row].where, error.saw, error.allowed, error.fix) from None
+        raise DataError(examples[error.row].where, error.saw, error.expected, error.fix) from None
 
 
 def _refuse_unknown(task: Task, held_out: Sequence[Example]) -> None:
@@ -208,7 +208,9 @@ def _reader(checkpoint: Checkpoint, options: FitOptions, pairs: bool) -> tuple[T
         raise UsageError("--pair", saw, "an encoder with two token types")
     most = checkpoint.config.positions
     if options.max_tokens is not None and options.max_tokens > most:
-        raise UsageError("--max-tokens", f"is {options.max_tokens}", f"{options.encoder} reads at most {most} tokens")
+        raise UsageError(
+            "--max-tokens", f"is {options.max_tokens}", f"at most {most}, the tokens that {options.encoder} reads"
+        )
     room = tokenizer.room(options.max_tokens or most, pair=pairs)
     if options.stride is not None and options.stride >= room:
         saw = f"is {options.stride}, and a window holds {room} tokens of the text"

@@ -60,7 +60,7 @@ def fit(
     if out:
         return _fit_into(Path(out), data, chosen, quiet)
     if chosen.resume:
-        raise UsageError("--resume", "there is no --out", "the one that the fit was given")
+        raise UsageError("--resume", "needs --out", "the folder of the interrupted fit")
     fitted, history = _fitted(data, chosen, quiet)
     if history.interrupted:
         raise _interrupted(history)
@@ -114,7 +114,7 @@ def _fit_into(folder: Path, data: Any, options: FitOptions, quiet: bool) -> Fitt
         except MachineError as error:
             if not checkpoints.exists():
                 raise
-            raise MachineError(error.where, error.saw, error.allowed, f"{error.fix} {GO_ON}".lstrip()) from error
+            raise MachineError(error.where, error.saw, error.expected, f"{error.fix} {GO_ON}".lstrip()) from error
         if not checkpoints.writes:
             if history.interrupted:
                 raise _interrupted(history)

@@ -217,7 +217,7 @@ def move(own: Path, folder: Path, name: str, fitted: Fitted) -> None:
         add(folder, name, fitted)
     except BertheadError as error:
         fix = f"{error.fix} The function is kept in {own}.".strip()
-        raise type(error)(error.where, error.saw, error.allowed, fix) from error
+        raise type(error)(error.where, error.saw, error.expected, fix) from error
     shutil.rmtree(own)
 
 
