@@ -44,7 +44,7 @@ FIT = "fit data.csv --out out --encoder {encoder}"
 CASES = {
     # columns
     "missing column": Case(
-        FIT, 3, ("data.csv: has no column for the label", "expected one of its columns: text, mood", "Name one: --label COLUMN"),
+        FIT, 3, ("data.csv: has no column for the label", "one of its columns: text, mood", "Name one: --label COLUMN"),
         {"data.csv": "text,mood\na,b\n"},
     ),
     "mistyped column": Case(

@@ -134,7 +134,7 @@ BROKEN_FILES = {
                        ":2", ["holds spans, and rows before it tags", "one of the two"]),
     "no entity": ("tag", "a.jsonl", [{"tokens": ["a"], "tags": ["O"]}] * 2, "", ["2 to 1000 tags", "right column"]),
     "no tags column": ("tag", "a.jsonl", [{"tokens": ["a"], "text": "O"}], "", ["no column for the label", "--label"]),
-    "no text column": ("tag", "a.csv", "a,tags\nx,O\n", "", ["no column for the text", "expected one of its columns: a, tags"]),
+    "no text column": ("tag", "a.csv", "a,tags\nx,O\n", "", ["no column for the text", "one of its columns: a, tags"]),
     "broken JSON in a cell": ("tag", "a.csv", 'tokens,tags\n"[""a""]","[""O"""\n', ":2",
                               ["""column "tags" is "[""", "a list of tags"]),
     "another width": ("tag", "a.conll", "good B-X\ncat O extra\n\ndog O\n", ":2", ["has 3 columns", "line 1 has 2"]),

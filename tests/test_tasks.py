@@ -668,7 +668,8 @@ def test_an_unknown_metric_is_named_with_the_known_ones():
     with pytest.raises(UsageError) as error:
         choose_metric(Classify, "macro-f1")
     assert str(error.value) == (
-        '--metric: is "macro-f1"; expected a metric of classify: accuracy, macro_f1, micro_f1, loss. Did you mean "macro_f1"?'
+        '--metric: is "macro-f1"; expected a metric of classify: accuracy, macro_f1, micro_f1, loss. '
+        'Did you mean "macro_f1"?'
     )
 
 
