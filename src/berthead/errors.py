@@ -120,3 +120,20 @@ def listed(items: Iterable[object], most: int = 10) -> str:
 def shown(label: Any) -> str:
     """A label as messages show it: text in quotes, numbers without."""
     return json.dumps(label, ensure_ascii=False, default=str)
+
+
+def counted(number: int, unit: str) -> str:
+    """A number with its unit, in the singular for one.
+
+    Args:
+        number: how many.
+        unit: what is counted, in the singular; its plural ends in s.
+
+    Returns:
+        `1 row`, `2,000 rows`.
+
+    Example:
+        >>> counted(1, "row"), counted(2000, "row")
+        ('1 row', '2,000 rows')
+    """
+    return f"{number:,} {unit}{'' if number == 1 else 's'}"

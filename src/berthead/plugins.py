@@ -82,7 +82,7 @@ def load(group: str, name: str, fitted_with: Any = "") -> Any:
         raise ModelError(where, "is not installed", allowed, fix)
     if len({point.value for point in points}) > 1:
         offers = listed(f"{point.value} ({_distribution(point)})" for point in points)
-        raise ModelError(where, f"is offered by several packages: {offers}", "one", "Uninstall the others.")
+        raise ModelError(where, f"is offered by several packages: {offers}", "one package", "Uninstall the others.")
     try:
         return points[0].load()
     except (Exception, SystemExit) as error:  # whatever the package's own code raises

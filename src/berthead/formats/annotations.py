@@ -54,7 +54,7 @@ def wanted(values: dict[str, Any], key: str, kind: type, place: str = "") -> Any
         >>> wanted({"start": 3}, "start", int)
         3
     """
-    need, before = f"{_WANTED[kind]} is needed", f"{place} " if place else ""
+    need, before = f"expected {_WANTED[kind]}", f"{place} " if place else ""
     if key not in values:
         raise ValueError(f'{before}has no "{key}"; {need}')
     value = values[key]
@@ -263,7 +263,7 @@ def _spans(value: dict[str, Any], place: str, text: str) -> list[Span]:
     start, end = _where_quoted(value.get("text"), start, end, text, place)
     labels = wanted(value, "labels", list, place)
     if not all(isinstance(label, str) for label in labels):
-        raise ValueError(f'{place} has "labels" that are no texts; expected a list of texts')
+        raise ValueError(f'{place} has "labels" that are not texts; expected a list of texts')
     return [{"start": start, "end": end, "label": label} for label in labels]
 
 
@@ -276,8 +276,8 @@ def _where_quoted(quote: Any, start: int, end: int, text: str, place: str) -> tu
     through = units[: 2 * end].decode("utf-16-le", "replace")
     if text[len(before) : len(through)].strip() == quote.strip():
         return len(before), len(through)
-    seen = f"{quote[:40]!r}, and the text reads {text[start:end][:40]!r} at {start} to {end}"
-    raise ValueError(f"{place} quotes {seen}; both need to be the same")
+    seen = f"{quote[:40]!r}, but the text reads {text[start:end][:40]!r} at {start} to {end}"
+    raise ValueError(f"{place} quotes {seen}; expected the quoted text there")
 
 
 def _text_key(texts: dict[str, str], named: list[Any], regions: list[dict[str, Any]], place: str) -> str:
@@ -288,12 +288,14 @@ def _text_key(texts: dict[str, str], named: list[Any], regions: list[dict[str, A
         return next(iter(texts))
     names = {name for name in named if name in texts}
     if len(names) > 1:
-        raise ValueError(f"has regions of {len(names)} texts ({', '.join(sorted(names))}); expected one text a task")
+        raise ValueError(
+            f"has regions of {len(names)} texts ({', '.join(sorted(names))}); expected regions of one text in each task"
+        )
     quoting = [key for key in texts if regions and all(_quotes(region, texts[key]) for region in regions)]
     for keys in (list(names), quoting, ["text"] if "text" in texts else []):
         if len(keys) == 1:
             return keys[0]
-    raise ValueError(f'{place} holds several texts ({", ".join(texts)}); name the annotated one "text"')
+    raise ValueError(f'{place} holds several texts ({", ".join(texts)}); expected the annotated one as "text"')
 
 
 def _quotes(region: dict[str, Any], text: str) -> bool:

@@ -88,7 +88,7 @@ def _question(question: dict[str, Any], context: str) -> dict[str, Any]:
     if "answers" in question or impossible:
         values["answers"] = _answers(question) if "answers" in question else []
     if impossible and values["answers"]:
-        raise ValueError('has "answers" although "is_impossible" is true; one of them is wrong')
+        raise ValueError('has "answers" although "is_impossible" is true; expected [], or "is_impossible": false')
     return values if impossible is None else values | {"is_impossible": impossible}
 
 
@@ -113,7 +113,7 @@ def _rows(name: str, document: Any) -> Iterator[Row]:
     rows = squad_rows(name, document)
     first = next(rows, None)
     if first is None:
-        saw, allowed = "is SQuAD without a question", "questions under qas"
+        saw, allowed = "is a SQuAD document without a question", "questions under qas"
         raise DataError(name, saw, allowed, "Check that this is the right file.")
     return itertools.chain([first], rows)
 
@@ -125,7 +125,7 @@ def _lacks(document: Any) -> str:
 
 SQUAD = Document(
     name="squad",
-    described='SQuAD, as {"data": [{"paragraphs": [...]}]}',
+    described='a SQuAD document, such as {"data": [{"paragraphs": [...]}]}',
     is_one=is_squad,
     rows=_rows,
     needed=("question", "context"),

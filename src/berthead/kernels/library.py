@@ -153,7 +153,7 @@ def chosen() -> str:
     """
     usable, wanted = ["torch", *kernels()], os.environ.get(SWITCH, "")
     if wanted and wanted not in usable:
-        raise UsageError(SWITCH, f"says {wanted!r}", ", ".join(usable), "Unset it: the best kernels are used.")
+        raise UsageError(SWITCH, f"is {wanted!r}", f"one of {', '.join(usable)}", "Unset it to use the best kernels.")
     return wanted or usable[-1]
 
 

@@ -49,7 +49,7 @@ def computes(encoder: Encoder, precision: str) -> bool:
 
 
 def why_not(encoder: Encoder) -> str:
-    """What keeps our kernels from computing an encoder that they do not compute in int8."""
+    """Why our kernels do not compute an encoder in int8."""
     if not built():
         return "the kernels were not built when berthead was installed: there was no C++ compiler"
     if not kernels():
@@ -57,7 +57,7 @@ def why_not(encoder: Encoder) -> str:
     if chosen() == "torch":
         return f"{SWITCH} says torch"
     part = SUPPORTED.why_not(encoder)
-    return f"{part}, which the kernels do not know" if part else "its sizes are not those that the kernels compute"
+    return f"{part}, which the kernels do not support" if part else "the kernels do not support its sizes"
 
 
 class NativeBlock:
@@ -274,7 +274,7 @@ def _tables(places: nn.Module, attention: Attention, config: EncoderConfig) -> d
         return found | {"distance_rows": places.rows(_apart(config))}
     if isinstance(places, NoPositions):
         return {}
-    raise TypeError(f"the kernels do not know the positions {type(places).__name__}")
+    raise TypeError(f"the kernels do not support the positions {type(places).__name__}")
 
 
 def _apart(config: EncoderConfig) -> Tensor:

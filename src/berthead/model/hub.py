@@ -52,6 +52,6 @@ def pull(name: str, revision: str | None = None) -> Path:
     except Exception as error:  # the library lets the errors of its transport through, and those change
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"berthead pull {name}", f"could not be downloaded ({reason})", "owner/name on the hub"
+            f"berthead pull {name}", f"could not be downloaded ({reason})", "the owner/name of an encoder on the hub"
         ) from error
     return folder

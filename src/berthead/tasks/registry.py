@@ -68,9 +68,9 @@ def wrong_with(found: Any) -> str:
     if lacks:
         return f"lacks {listed(lacks, 20)}"
     if found.form not in FORMS:
-        return f"has form {found.form!r} (expected {listed(FORMS)})"
+        return f"has form {found.form!r} (expected one of {listed(FORMS)})"
     if found.level not in ("row", "token"):
-        return f"has level {found.level!r} (expected row, token)"
+        return f"has level {found.level!r} (expected row or token)"
     if not isinstance(found.metrics, Mapping) or "loss" not in found.metrics:
         return 'has no metric "loss"'
     return ""
