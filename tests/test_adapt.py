@@ -109,9 +109,9 @@ def test_every_lora_text_is_read_back(rank, alpha, targets):
     ("options", "words"),
     [
         ({"adapt": "top:5"}, "--adapt top:5: the encoder has 4 blocks; top:1 to top:4"),
-        ({"adapt": "lora:33"}, "--adapt lora:33: the encoder's vectors have 32 numbers"),
-        ({"adapt": "frozen", "unfreeze": True}, "--unfreeze: --adapt frozen fits the head alone"),
-        ({"adapt": "frozen", "layer_decay": 0.5}, "--layer-decay 0.5: --adapt frozen fits the head alone"),
+        ({"adapt": "lora:33"}, "--adapt lora:33: the rank is above the encoder's width, 32"),
+        ({"adapt": "frozen", "unfreeze": True}, "--unfreeze: --adapt frozen fits the head only"),
+        ({"adapt": "frozen", "layer_decay": 0.5}, "--layer-decay 0.5: --adapt frozen fits the head only"),
         ({"unfreeze": True, "epochs": 1}, "--unfreeze: there is 1 epoch; --epochs 2 or more"),
     ],
 )

@@ -186,11 +186,11 @@ def test_the_annotated_text_is_found_under_any_name(tmp_path, data, named):
         (task(region(0, 3, "PER"), data={"n": 1}), 'its "data" holds no text; expected a text'),
         (
             task(data={"a": "x", "b": "y"}),
-            'its "data" holds several texts (a, b); name the annotated one "text"',
+            'its "data" holds several texts (a, b); expected the annotated one as "text"',
         ),
         (
             task(region(0, 3, "A", to_name="a"), region(0, 3, "B", to_name="b"), data={"a": "x", "b": "y"}),
-            "has regions of 2 texts (a, b); expected one text a task",
+            "has regions of 2 texts (a, b); expected regions of one text in each task",
         ),
         (task(annotations={}), 'has an object as "annotations"; expected a list'),
         (task(annotations=[None]), "annotations[0] is null; expected an object"),
@@ -214,7 +214,7 @@ def test_the_annotated_text_is_found_under_any_name(tmp_path, data, named):
         ),
         (
             task(region(0, 3, 5)),
-            'annotations[0].result[0].value has "labels" that are no texts; expected a list of texts',
+            'annotations[0].result[0].value has "labels" that are not texts; expected a list of texts',
         ),
         (["x"], "is a list; expected an object"),
     ],
@@ -288,4 +288,4 @@ def test_a_region_that_quotes_another_text_is_an_error_of_its_row(tmp_path):
     path = tmp_path / "tasks.json"
     path.write_text(json.dumps([{"data": {"text": "Rome fell"}, "annotations": [{"result": [region]}]}]), "utf-8")
     (row,) = open_rows(path)
-    assert "quotes 'Oslo', and the text reads 'Rome' at 0 to 4" in row.error
+    assert "quotes 'Oslo', but the text reads 'Rome' at 0 to 4" in row.error

@@ -174,7 +174,7 @@ NO_TEXTS = [5, None, b"good cat", {"text": "a"}, pd.DataFrame({"text": ["a"]}), 
 def test_what_is_no_text_is_refused_and_not_read_as_something_else(given, model):
     """Iterating bytes, a dict or a data frame gives numbers and column names: answers about those would be nonsense."""
     for ask in (model.predict, model.predict_proba):
-        with pytest.raises(DataError, match=f"is given {type(given).__name__}; a list of texts"):
+        with pytest.raises(DataError, match=f"is given {type(given).__name__}; expected a list of texts"):
             ask(given)
 
 
@@ -195,7 +195,7 @@ def test_probabilities_are_rows_of_labels_in_order(model):
     assert shares.tolist() == numbers(model, texts)
     assert [model.labels[n] for n in shares.argmax(1)] == [one.answer for one in model.predict(texts)]
     assert model.predict_proba([]).shape == (0, 2)
-    with pytest.raises(DataError, match=r"input 2.*a text is needed"):
+    with pytest.raises(DataError, match=r"input 2.*expected a text"):
         model.predict_proba(["good", ""])
 
 
@@ -292,7 +292,7 @@ def test_a_label_that_was_not_fitted_is_named_with_its_row_and_the_known_ones(mo
     with pytest.raises(DataError) as caught:
         model.evaluate(path)
     message = str(caught.value)
-    assert message.startswith(f'{path}:3: column "label" is "negativ"; this model knows 2 labels: ')
+    assert message.startswith(f'{path}:3: column "label" is "negativ"; expected one of 2 known labels: ')
     assert '"negative", "positive"' in message
     assert 'Did you mean "negative"?' in message
     assert "2 such rows" in message
@@ -309,7 +309,7 @@ def test_a_label_that_was_not_fitted_is_named_with_its_row_and_the_known_ones(mo
 def test_a_label_of_another_type_is_not_the_same_label(quick):
     rows = [{"text": row["text"], "label": n % 2} for n, row in enumerate(toy_rows())]
     fitted = berthead.fit(rows, **quick)
-    with pytest.raises(DataError, match=r'is "0"; this model knows 2 labels: 0, 1'):
+    with pytest.raises(DataError, match=r'is "0"; expected one of 2 known labels: 0, 1'):
         fitted.evaluate([{"text": "good", "label": "0"}])
 
 

@@ -548,7 +548,7 @@ def test_a_folder_of_the_first_version_is_saved_as_one_of_today(first_version, t
 
 def test_the_command_line_reads_a_folder_of_the_first_version(first_version, cli):
     assert cli("verify", first_version).code == 0
-    assert "reads         at most 24 tokens at once, of longer texts the beginning" in cli("info", first_version).out
+    assert "reads         at most 24 tokens at once, longer texts are truncated" in cli("info", first_version).out
     assert cli("predict", first_version, "good cat").out.startswith("positive  0.8921")
 
 
@@ -591,7 +591,7 @@ def test_a_link_to_the_folder_itself_is_fine(copied, tmp_path):
     [
         (lambda t: t.pop("classifier.bias"), "lacks 1 weights: classifier.bias"),
         (lambda t: t.pop("bert.encoder.layer.0.attention.self.key.bias"), "lacks 1 weights: bert.encoder.layer.0"),
-        (lambda t: t.update(extra=torch.zeros(2)), "holds 1 unknown weights: extra"),
+        (lambda t: t.update(extra=torch.zeros(2)), "holds 1 unknown weight: extra"),
         (lambda t: t.update({"classifier.bias": torch.zeros(3)}), r"classifier.bias has shape \[3\].*calls for \[2\]"),
         (
             lambda t: t.update({"bert.embeddings.word_embeddings.weight": torch.zeros(5, 32)}),

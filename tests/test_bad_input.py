@@ -76,7 +76,7 @@ CASES = {
     "header only at eval": Case(
         "eval {model} data.csv", 3, ("data.csv: holds no rows", "a text and a label"), {"data.csv": "text,label\n"}
     ),
-    "ragged row": Case(FIT, 3, ("data.csv:58: has 3 fields, the header has 2",), {"data.csv": TOY + "a,b,c\n"}),
+    "ragged row": Case(FIT, 3, ("data.csv:58: has 3 fields; expected 2, as in the header",), {"data.csv": TOY + "a,b,c\n"}),
     "unclosed quote": Case(
         FIT, 3, ("data.csv:58: ", "the quote opened at line 58 is never closed"), {"data.csv": TOY + '"a,b\nc,d\n'}
     ),
@@ -86,7 +86,7 @@ CASES = {
     ),
     # labels
     "one class only": Case(
-        FIT, 3, ('data.csv: holds one class only: "a"', "2 to 1000 classes", "Add rows of another class"),
+        FIT, 3, ('data.csv: holds only the class "a"', "2 to 1000 classes", "Add rows of another class"),
         {"data.csv": "text,label\nx,a\ny,a\n"},
     ),
     "too many classes": Case(
@@ -102,7 +102,7 @@ CASES = {
     ),
     "label unseen at eval": Case(
         "eval {model} data.csv", 3,
-        ('data.csv:3: column "label" is "positiv"', "this model knows 2 labels", '"negative", "positive"',
+        ('data.csv:3: column "label" is "positiv"', "expected one of 2 known labels", '"negative", "positive"',
          'Did you mean "positive"?', "--skip-bad-rows"),
         {"data.csv": "text,label\ngood cat,positive\nbad cat,positiv\n"},
     ),
@@ -141,10 +141,10 @@ CASES = {
                        '{"label": "positive"}\n'},
     ),
     "a list as text": Case(
-        "fit data.jsonl --out out --encoder {encoder}", 3, ('data.jsonl:3: column "text" is ["a"]', "a text is needed"),
+        "fit data.jsonl --out out --encoder {encoder}", 3, ('data.jsonl:3: column "text" is ["a"]', "expected a text"),
         {"data.jsonl": JSON_LINE + '{"text": ["a"], "label": "positive"}\n'},
     ),
-    "one blank text": Case("predict {model} ''", 3, ("is blank", "a text is needed")),
+    "one blank text": Case("predict {model} ''", 3, ("is blank", "expected a text")),
     "one text for pairs": Case("predict {pairs} 'good cat'", 2, ("this model reads pairs", 'predict MODEL "a" "b"')),
     "two texts for single texts": Case("predict {model} good cat", 2, ("a single text", "quotes")),
     "pair column for single texts": Case(
@@ -417,7 +417,7 @@ def test_a_digit_is_a_text_from_csv_and_a_number_from_json(cli, tiny_bert, tmp_p
 
 @pytest.mark.parametrize(
     ("flags", "what", "truncated"),
-    [(["--on-long", "truncate"], "their ends were not read", 2), ([], "they were read in windows", 0)],
+    [(["--on-long", "truncate"], "were truncated", 2), ([], "were read in windows", 0)],
     ids=["truncate", "window"],
 )
 def test_texts_over_the_limit_are_counted_at_fit_eval_and_predict(cli, tmp_path, flags, what, truncated):
@@ -428,7 +428,7 @@ def test_texts_over_the_limit_are_counted_at_fit_eval_and_predict(cli, tmp_path,
         + [{"text": "a " * 510, "label": "negative"}]
     )
     data = write_csv(tmp_path / "data.csv", [{key: row[key] for key in ("text", "label")} for row in rows])
-    told = f"note: 2 of 33 rows (6.1 %) have over 512 tokens; {what}"
+    told = f"note: 2 of 33 rows (6.1 %) have over 512 tokens and {what}"
     for ran in (
         cli("fit", data, "--out", tmp_path / "m", *fit_flags(encoder), *flags),
         cli("eval", tmp_path / "m", data),
@@ -472,7 +472,7 @@ def test_a_full_disk_at_predict_is_told_and_leaves_nothing(shell, places, tmp_pa
     data = write_csv(tmp_path / "data.csv", rows)
     ran = shell("predict", places["model"], data, "--out", name, preexec_fn=small_files_only(3000))
     assert (ran.code, ran.out) == (1, "")
-    assert f"{name}: the file is larger than is allowed here" in ran.err
+    assert f"{name}: the file exceeds the allowed size" in ran.err
     assert "Traceback" not in ran.err
     assert snapshot(tmp_path) == {"data.csv"}
 

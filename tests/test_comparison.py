@@ -283,7 +283,7 @@ def test_functions_of_other_labels_are_compared_and_it_is_said(fit_toy, tiny_ber
     change = next(one for one in found.per_label if one.label == "neutral")
     assert (change.a, change.b["recall"], change.support) == (None, 0.0, 0)
     assert list(found.moved) == ["embeddings", "block 0", "block 1"]
-    with pytest.raises(DataError, match='is "odd"; this model knows 2 labels'):
+    with pytest.raises(DataError, match='is "odd"; expected one of 2 known labels'):
         berthead.compare(two_labels, three, [*rows, {"text": "good", "label": "odd"}])
 
 
@@ -410,7 +410,7 @@ def test_compare_says_that_labels_or_architectures_differ(cli, fit_toy, tmp_path
     ran = cli("compare", two(fit_toy)[0], tmp_path / "other", write_csv(tmp_path / "data.csv", toy_rows()))
     assert ran.code == 0
     assert "note: their labels differ: only A knows" in ran.err
-    assert "not to be said, the architectures differ" in ran.out
+    assert "not comparable: the architectures differ" in ran.out
 
 
 def test_compare_that_left_rows_out_ends_with_4(cli, fit_toy, tmp_path):

@@ -198,8 +198,8 @@ def test_another_number_of_columns_spoils_its_sentence_only(tmp_path):
     assert bad.where == f"{path}:5"
     assert bad.values == {"tokens": ["we", "fell", "."]}
     assert bad.error == (
-        'has 1 column ("fell"), line 2 has 2 separated by tabs; '
-        "every line needs as many, and a blank line ends a sentence"
+        'has 1 column ("fell"); expected 2 separated by tabs, as in line 2, '
+        "and a blank line behind each sentence"
     )
 
 
@@ -214,7 +214,7 @@ def test_prose_is_told_from_columns(tmp_path):
 def test_a_token_without_a_tag_in_a_file_of_tokens_is_one_column(tmp_path):
     path = put(tmp_path, "a.txt", "Rome\nfell\tO\n")
     assert read(path)[1][0].error == (
-        'has 2 columns ("fell", "O"), line 1 has 1; every line needs as many, and a blank line ends a sentence'
+        'has 2 columns ("fell", "O"); expected 1, as in line 1, and a blank line behind each sentence'
     )
 
 
@@ -222,12 +222,12 @@ def test_an_empty_tag_is_an_error_where_it_stands(tmp_path):
     path = put(tmp_path, "a.conll", "Rome\tO\nfell\t \n\nso\tO\n")
     bad, sound = read(path)[1]
     assert (bad.where, sound.error) == (f"{path}:2", None)
-    assert bad.error == 'its last column, the tag of "fell", is empty; write O for no tag'
+    assert bad.error == 'its last column, the tag of "fell", is empty; expected a tag, or O for none'
 
 
 @pytest.mark.parametrize(
     ("content", "saw"),
-    [("", "is empty"), ("\n \n", "is empty"), ("-DOCSTART- O\n\n", "holds no token; a line a token")],
+    [("", "is empty"), ("\n \n", "is empty"), ("-DOCSTART- O\n\n", "holds no token; expected one token on each line")],
 )
 def test_a_file_without_a_token_is_refused(tmp_path, content, saw):
     path = put(tmp_path, "a.conll", content)

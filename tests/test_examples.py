@@ -143,11 +143,11 @@ def test_a_number_becomes_its_text(value, text):
 def test_a_target_that_cannot_be_read_is_an_error_of_its_column():
     columns = Columns("text", label="queue")
     assert example({"text": "a", "queue": ""}, columns, Classify.read).error == (
-        'column "queue" is blank; every row needs a label'
+        'column "queue" is blank; expected a label'
     )
     assert example({"text": "a"}, columns, Classify.read).error.startswith('column "queue" is blank')
     assert example({"text": "a", "queue": ["b"]}, columns, Classify.read).error == (
-        'column "queue" is ["b"]; a label is a text or a number'
+        'column "queue" is ["b"]; expected a text or a number'
     )
 
 
@@ -308,25 +308,25 @@ def test_an_unknown_label_is_shown_with_the_known_ones_and_the_nearest():
     labels = Labels(["negative", "neutral", "positive"])
     assert labels.unknown("neutal") == (
         'is "neutal"',
-        'this model knows 3 labels: "negative", "neutral", "positive". Did you mean "neutral"?',
+        'expected one of 3 known labels: "negative", "neutral", "positive". Did you mean "neutral"?',
     )
-    assert labels.unknown("zzz")[1] == 'this model knows 3 labels: "negative", "neutral", "positive"'
+    assert labels.unknown("zzz")[1] == 'expected one of 3 known labels: "negative", "neutral", "positive"'
 
 
 def test_an_unknown_label_shows_its_type():
     labels = Labels(["0", "1"])
     assert labels.unknown(0)[0] == "is 0"
     assert labels.unknown("é")[0] == 'is "é"'
-    assert Labels([True, 0]).unknown(False)[1].startswith("this model knows 2 labels: true, 0")
+    assert Labels([True, 0]).unknown(False)[1].startswith("expected one of 2 known labels: true, 0")
 
 
 def test_a_thousand_known_labels_are_listed_short():
     seen, known = Labels([f"l{number}" for number in range(1000)]).unknown("l1000")
     assert seen == 'is "l1000"'
-    assert 'this model knows 1000 labels: "l0", ' in known
+    assert 'expected one of 1,000 known labels: "l0", ' in known
     assert "and 990 more" in known
 
 
 def test_a_label_stands_once():
-    with pytest.raises(DataError, match="one label stands twice"):
+    with pytest.raises(DataError, match="a label occurs twice"):
         Labels(["a", "b", "a"])

@@ -170,9 +170,9 @@ def test_commands_read_an_exported_folder(cli, made, toy_csv, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["export", "{model}"], 2, "export: does not say what to write; --onnx DIR, --hf DIR, or both"),
-        (["export", "{model}", "--onnx", "{model}", "--overwrite"], 2, "is the model; another folder"),
-        (["export", "{made}", "--onnx", "{new}"], 2, "is an exported function; a model folder made by berthead fit"),
+        (["export", "{model}"], 2, "export: got no output folder; expected --onnx DIR, --hf DIR, or both"),
+        (["export", "{model}", "--onnx", "{model}", "--overwrite"], 2, "is the folder of the model; expected another folder"),
+        (["export", "{made}", "--onnx", "{new}"], 2, "is an exported function; expected a model folder made by berthead fit"),
         (["bench", "{made}"], 2, "Commands that read exported functions: predict, eval, verify, info."),
         (["predict", "{model}", "good", "--engine", "onnx"], 2, "Write one: berthead export"),
         (["predict", "{made}", "good", "--engine", "torch"], 2, '--engine: is "torch"; expected one of auto, onnx'),
@@ -216,7 +216,7 @@ def test_heads_of_other_packages_are_refused(toy_model, tmp_path):
         level = "row"
 
     model.artifact.model.head = Own(32, 2)
-    with pytest.raises(ModelError, match="head: is Own, of another package; linear, crf"):
+    with pytest.raises(ModelError, match="head: is Own, of another package; expected linear or crf"):
         model.export_onnx(tmp_path / "onnx")
     assert list(tmp_path.iterdir()) == []
 
@@ -281,7 +281,7 @@ def test_a_graph_of_others_is_refused(copied):
         node.input[:] = ["input_ids" if name == "ids" else name for name in node.input]
     (copied / "model.onnx").write_bytes(graph.SerializeToString())
     change(copied, "export", "sha256", "model.onnx", to=file_sha256(copied / "model.onnx"))
-    with pytest.raises(ModelError, match=r"reads .*input_ids.*; a graph that berthead export wrote"):
+    with pytest.raises(ModelError, match=r"has the inputs .*input_ids.*; expected a graph that berthead export wrote"):
         berthead.load(copied)
 
 
@@ -308,5 +308,5 @@ def test_a_field_with_other_scores_is_refused(tiny_bert, tmp_path):
 
 def test_an_old_runtime_is_refused(made, monkeypatch):
     monkeypatch.setattr(onnxruntime, "__version__", "1.20.1")
-    with pytest.raises(UsageError, match=r"onnxruntime is of version 1\.20\.1; 1\.24 or newer"):
+    with pytest.raises(UsageError, match=r"onnxruntime has version 1\.20\.1; expected 1\.24 or newer"):
         berthead.load(made)

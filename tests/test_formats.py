@@ -150,8 +150,8 @@ def test_nul_bytes_and_huge_fields_survive(tmp_path):
 @pytest.mark.parametrize(
     ("line", "error", "kept"),
     [
-        ("a", "has 1 field, the header has 2", {"text": "a"}),
-        ("a,b,c", "has 3 fields, the header has 2", {"text": "a", "label": "b", "": ["c"]}),
+        ("a", "has 1 field; expected 2, as in the header", {"text": "a"}),
+        ("a,b,c", "has 3 fields; expected 2, as in the header", {"text": "a", "label": "b", "": ["c"]}),
     ],
 )
 def test_a_ragged_row_is_an_error_with_what_could_be_read(tmp_path, line, error, kept):
@@ -358,7 +358,7 @@ def test_parquet_damaged_inside_is_a_data_error(tmp_path):
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.csv.gz"])
 @pytest.mark.parametrize("content", [b"", codecs.BOM_UTF8, b"\n\r\n \n"])
 def test_an_empty_file_is_refused(tmp_path, name, content):
-    with pytest.raises(DataError, match=r"is empty; a header or a first row\. Check"):
+    with pytest.raises(DataError, match=r"is empty; expected a header or a first row\. Check"):
         open_rows(put(tmp_path, name, content))
 
 

@@ -154,7 +154,7 @@ def test_a_pattern_without_a_file_and_stdin_among_files_are_refused(tmp_path, mo
         matching("texts/*.csv")
     with pytest.raises(UsageError, match="-: stands among other inputs"):
         matching(["a.csv", "-"])
-    with pytest.raises(UsageError, match="there is no input"):
+    with pytest.raises(UsageError, match="got no input"):
         matching([])
     os.mkfifo(tmp_path / "pipe.csv")
     with pytest.raises(UsageError, match=r"pipe\.csv: is a pipe among other inputs"):

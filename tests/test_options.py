@@ -232,7 +232,7 @@ def test_what_is_neither_true_nor_false_is_refused(value):
 @pytest.mark.parametrize("name", ["batch", "task", "overwrite", "warmup"])
 def test_null_in_yaml_is_refused_where_a_value_is_needed(tmp_path, name):
     path = config(tmp_path, f"{name}: null\n")
-    assert refused(path=path).startswith(f"{path}: {name}: is empty; a value such as ")
+    assert refused(path=path).startswith(f"{path}: {name}: is empty; expected a value such as ")
 
 
 # Sound values

@@ -324,7 +324,7 @@ BROKEN_HEADS = {
     "is no class": ("def Plain(width, outputs, dropout): ...", "a torch.nn.Module with `level"),
     "is no module": ("class Plain:\n    level = 'row'", "a torch.nn.Module with `level"),
     "has no level": (HEAD.replace('level = "row"', ""), "a torch.nn.Module with `level"),
-    "has a wrong level": (HEAD.replace('"row"', '"window"'), "with level 'window'; a torch.nn.Module with `level"),
+    "has a wrong level": (HEAD.replace('"row"', '"window"'), "with level 'window'; expected a torch.nn.Module with `level"),
     "is made otherwise": (
         HEAD.replace("outputs, dropout)", "classes)").replace("outputs)", "classes)"),
         "Head(width, outputs, dropout)",
@@ -375,8 +375,8 @@ BROKEN_TASKS = {
         "1 / 0",
         "own_package:Own of own_package 1.0 cannot be imported (ZeroDivisionError: division by zero)",
     ),
-    "is no class": ("Own = 3", 'is 3; a class that inherits from berthead.tasks.Task, with name = "own"'),
-    "has another name": (TASK.replace('"own"', '"other"'), "is <class 'own_package.Own'>; a class that inherits"),
+    "is no class": ("Own = 3", 'is 3; expected a class that inherits from berthead.tasks.Task, with name = "own"'),
+    "has another name": (TASK.replace('"own"', '"other"'), "is <class 'own_package.Own'>; expected a class that inherits"),
     "is a bare class": ("class Own:\n    name = 'own'", "which does not inherit from it"),
     "says nothing": (
         "from berthead.tasks import Task\nclass Own(Task):\n    name = 'own'",

@@ -106,7 +106,7 @@ def test_an_address_without_a_cluster(tmp_path, shell, fit_toy, address):
     some_rows(tmp_path, 3)
     ran = shell("predict", fit_toy(), "in.csv", "--out", "out.csv", "--ray", address)
     assert ran.code == 2
-    assert ran.err.startswith(f"berthead: --ray {address}: there is no Ray cluster that answers (")
+    assert ran.err.startswith(f"berthead: --ray {address}: no Ray cluster answers (")
     assert ran.err.endswith("or HOST:PORT of its head. Start one: ray start --head\n")
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
@@ -276,7 +276,7 @@ def test_a_killed_job_leaves_no_actor_and_is_resumed(tmp_path, fit_toy, shell, m
     assert 3 <= done < 80
     refused = shell(*command, "out.csv")
     assert refused.code == 2
-    assert "whole parts of a job that was stopped" in refused.err
+    assert "finished parts of an interrupted job" in refused.err
     assert shell(*command, "out.csv", "--resume").code == 4
     for name in ("out.csv", "out.csv.errors.jsonl"):
         assert (tmp_path / name).read_bytes() == (tmp_path / name.replace("out", "local")).read_bytes()

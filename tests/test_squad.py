@@ -157,7 +157,7 @@ QUESTION, ANSWER = (*PARAGRAPH, "qas", 0), (*PARAGRAPH, "qas", 0, "answers", 0)
             QUESTION,
             {"is_impossible": True},
             "data[0].paragraphs[0].qas[0]",
-            'has "answers" although "is_impossible" is true; one of them is wrong',
+            'has "answers" although "is_impossible" is true; expected [], or "is_impossible": false',
         ),
         (ANSWER, {"text": None}, "data[0].paragraphs[0].qas[0]", 'answers[0] has no "text"; expected a text'),
         (
@@ -211,7 +211,7 @@ def test_a_file_of_nothing_but_bad_questions_tells_their_errors(tmp_path):
         ("SQuAD", "holds nothing but a text; SQuAD"),
         (None, "holds nothing but null; SQuAD"),
         (12, "holds nothing but a number; SQuAD"),
-        ({"data": [{"paragraphs": []}]}, "is SQuAD without a question; "),
+        ({"data": [{"paragraphs": []}]}, "is a SQuAD document without a question; "),
     ],
 )
 def test_other_documents_are_refused_with_what_was_seen_and_allowed(tmp_path, document, saw):
@@ -227,9 +227,9 @@ def test_a_document_of_another_kind_than_asked_is_refused(tmp_path):
     path = put(tmp_path, "a.json", [{"text": "a", "n": 1}])
     with pytest.raises(DataError, match=r'begins with an object with the keys "text", "n"; SQuAD, as .*\]\}\. Check'):
         open_rows(path, format="squad")
-    with pytest.raises(DataError, match=r"begins with an object .*; a Label Studio export, as .* JSON-MIN\. Check"):
+    with pytest.raises(DataError, match=r"begins with an object .*; expected a Label Studio export, as .* JSON-MIN\. Check"):
         open_rows(path, format="label-studio")
-    with pytest.raises(DataError, match='is a JSON object with the keys "version", "data"; a Label Studio export'):
+    with pytest.raises(DataError, match='is a JSON object with the keys "version", "data"; expected a Label Studio export'):
         open_rows(put(tmp_path, "b.json", SQUAD), format="label-studio")
 
 

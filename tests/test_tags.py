@@ -213,7 +213,7 @@ def test_plain_tags_stay():
 
 @pytest.mark.parametrize("call", [to_bio, from_bio, strict_entities])
 def test_an_unknown_scheme_is_refused(call):
-    with pytest.raises(ValueError, match=r'"IOB2"; schemes: BIO, IOB1, BIOES'):
+    with pytest.raises(ValueError, match=r'"IOB2"; expected one of BIO, IOB1, BIOES'):
         call(["O"], "IOB2")
 
 
@@ -279,7 +279,7 @@ def test_overlapping_spans_are_refused_by_name():
 
 @pytest.mark.parametrize("span", [(-1, 2), (2, 2), (3, 2), (4, 6)])
 def test_spans_that_are_none_are_refused(span):
-    with pytest.raises(ValueError, match="is no span of 5 words"):
+    with pytest.raises(ValueError, match="is not in the row; expected a span within its 5 words"):
         to_tags([Entity("PER", *span)], 5)
 
 

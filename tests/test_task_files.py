@@ -41,47 +41,47 @@ BROKEN = {
     "fewer tags than tokens": ("words", {"tokens": ["a", "b"], "tags": ["O"]}, "1 tags for 2 tokens; one for each"),
     "more tags than tokens": ("words", {"tokens": ["a"], "tags": ["O", "O"]}, "2 tags for 1 tokens; one for each"),
     "tags of a text": ("words", {"tokens": "a  b", "tags": ["O", "O"]}, "tags need a list of tokens"),
-    "no tags": ("words", {"tokens": ["a"]}, 'column "tags" is blank; a list of tags'),
-    "tags in words": ("words", {"tokens": ["a"], "tags": "O"}, 'column "tags" is "O"; a list of tags'),
-    "a number as tag": ("words", {"tokens": ["a"], "tags": [3]}, 'holds 3; a span is {"start": 0'),
-    "an empty token": ("words", {"tokens": ["a", ""], "tags": ["O", "O"]}, "as token 2; tokens are texts"),
-    "a number as token": ("words", {"tokens": ["a", 5], "tags": ["O", "O"]}, "holds 5 as token 2; tokens are texts"),
+    "no tags": ("words", {"tokens": ["a"]}, 'column "tags" is blank; expected a list of tags'),
+    "tags in words": ("words", {"tokens": ["a"], "tags": "O"}, 'column "tags" is "O"; expected a list of tags'),
+    "a number as tag": ("words", {"tokens": ["a"], "tags": [3]}, 'holds 3; expected a span such as {"start": 0'),
+    "an empty token": ("words", {"tokens": ["a", ""], "tags": ["O", "O"]}, "as token 2; expected a text"),
+    "a number as token": ("words", {"tokens": ["a", 5], "tags": ["O", "O"]}, "holds 5 as token 2; expected a text"),
     "no token": ("words", {"tokens": [], "tags": []}, "holds no token"),
     "spans and tokens": ("words", {"tokens": ["a"], "tags": [[0, 1, "X"]]}, "spans need the text, tokens need tags"),
-    "a span without end": ("tag", spans((0,)), 'a span is {"start": 0, "end": 5, "label": "PER"}'),
-    "a span without label": ("tag", spans((0, 4)), 'a span is {"start": 0, "end": 5, "label": "PER"}'),
+    "a span without end": ("tag", spans((0,)), 'expected a span such as {"start": 0, "end": 5, "label": "PER"}'),
+    "a span without label": ("tag", spans((0, 4)), 'expected a span such as {"start": 0, "end": 5, "label": "PER"}'),
     "a blank label": ("tag", spans((0, 4, "")), "label is a text"),
-    "a backward span": ("tag", spans((4, 0, "X")), "span 4-0; start is at least 0, and end is above start"),
-    "an empty span": ("tag", spans((4, 4, "X")), "span 4-4; start is at least 0, and end is above start"),
+    "a backward span": ("tag", spans((4, 0, "X")), "span 4-0; expected a start of at least 0, and an end above it"),
+    "an empty span": ("tag", spans((4, 4, "X")), "span 4-4; expected a start of at least 0, and an end above it"),
     "a negative start": ("tag", spans((-4, 4, "X")), "span -4-4; start is at least 0"),
     "half a character": ("tag", spans((0.5, 4, "X")), "start and end are whole numbers"),
     "beyond the end": ("tag", spans((9, 13, "X")), "span 9-13 (X); the text has 12 characters"),
-    "of white space": ("tag", spans((4, 5, "X")), "span 4-5 (X) of white space; spans hold text"),
+    "of white space": ("tag", spans((4, 5, "X")), "span 4-5 (X) of white space; expected text in it"),
     "overlapping": ("tag", spans((0, 8, "X"), (5, 8, "X")), "0-8 (X) and 5-8 (X), which overlap; each character"),
     "the same twice": ("tag", spans((0, 4, "X"), (0, 4, "X")), "0-4 (X) and 0-4 (X), which overlap"),
     "no text": ("tag", {"text": " ", "spans": []}, 'column "text" is blank; expected a text'),
     "no answers": ("span", {"question": "q", "context": "c"}, "or [] for no answer"),
-    "a blank answer": ("span", asked([{"text": " ", "answer_start": 0}]), 'an answer is {"text": "..."'),
+    "a blank answer": ("span", asked([{"text": " ", "answer_start": 0}]), 'expected an answer such as {"text": "..."'),
     "an answer elsewhere": ("span", asked([{"text": "dog", "answer_start": 4}]),
-                            'answer_start 4, and "dog" does not stand in the context; give its first character'),
+                            'answer_start 4, and "dog" is not in the context; expected the place of its first character'),
     "an answer twice": ("span", asked([{"text": "the", "answer_start": 4}]),
-                        'answer_start 4, and "the" stands 2 times in the context; give its first character'),
-    "an answer nowhere": ("span", asked("dog"), 'no answer_start, and "dog" does not stand in the context'),
+                        'answer_start 4, and "the" occurs 2 times in the context; expected the place of its first character'),
+    "an answer nowhere": ("span", asked("dog"), 'no answer_start, and "dog" is not in the context'),
     "a start in words": ("span", asked([{"text": "cat", "answer_start": "four"}]), "a whole number of characters"),
     "a negative answer": ("span", asked([{"text": "cat", "answer_start": -1}]), "a whole number of characters"),
     "starts that lack": ("span", asked({"text": ["cat", "mat"], "answer_start": [4]}), "2 texts and 1 values"),
     "no context": ("span", {"question": "q", "answers": []}, 'column "context" is missing; expected a text'),
     "no question": ("span", asked([]) | {"question": ""}, 'column "question" is blank; expected a text'),
-    "a choice too far": ("choose", choice(["a", "b"], 2), "is 2, and there are 2 choices; a number from 0 to 1"),
+    "a choice too far": ("choose", choice(["a", "b"], 2), "is 2, and there are 2 choices; expected a number from 0 to 1"),
     "a choice before all": ("choose", choice(["a", "b"], -1), "is -1, and there are 2 choices"),
-    "a letter too far": ("choose", choice(["a", "b"], "C"), 'is "C", and there are 2 choices; a number from 0 to 1'),
+    "a letter too far": ("choose", choice(["a", "b"], "C"), 'is "C", and there are 2 choices; expected a number from 0 to 1'),
     "no choice's text": ("choose", choice(["a", "b"], "cat"), "a letter from A to B, or the text of a choice"),
-    "two choices alike": ("choose", choice(["cat", "cat"], "cat"), "2 choices read so"),
+    "two choices alike": ("choose", choice(["cat", "cat"], "cat"), "the text of 2 choices"),
     "an empty choice": ("choose", choice(["cat", " "], 0), "choice 2 of 2 is empty; expected a text"),
     "a list as choice": ("choose", choice(["cat", ["a"]], 0), "choice 2 of 2 is"),
-    "one choice": ("choose", choice(["cat"], 0), "holds 1 choices; at least 2 are needed"),
-    "a text as choices": ("choose", choice("cat, dog", 0), "a list of choices is needed"),
-    "no label": ("choose", choice(["a", "b"], None), 'column "label" is blank; a number from 0 to 1'),
+    "one choice": ("choose", choice(["cat"], 0), "holds 1 choice; expected at least 2"),
+    "a text as choices": ("choose", choice("cat, dog", 0), "expected a list of choices"),
+    "no label": ("choose", choice(["a", "b"], None), 'column "label" is blank; expected a number from 0 to 1'),
     "no intent": ("joint", {"tokens": ["a"], "tags": ["O"]}, "is blank"),
     "joint tags that lack": ("joint", {"tokens": ["a", "b"], "tags": ["O"], "intent": "a"}, "1 tags for 2 tokens"),
 }  # fmt: skip
@@ -121,13 +121,13 @@ def test_a_broken_row_is_named_with_its_line(name, cli, tmp_path, tiny_bert):
 BROKEN_FILES = {
     "mixed schemes": ("tag", "a.jsonl", [{"tokens": ["a", "b"], "tags": ["B-X", "O"]},
                                          {"tokens": ["c"], "tags": ["X"]}],
-                      ":2", ["mixes tag schemes", '"B-X" and "X" stand side by side', "Write all tags in one scheme."]),
+                      ":2", ["mixes tag schemes", '"B-X" and "X" are mixed; expected a prefix', "Write all tags in one scheme."]),
     "IOB1 beside BIOES": ("tag", "a.conll", "Rome S-LOC\n\nAnn I-PER\nLee I-PER\nsat O\n", ":3",
                           ["mixes tag schemes", '"I-PER I-PER" stands for an entity', '"S-LOC"', "in one scheme."]),
     "BIOES beside IOB2": ("tag", "a.conll", "Ann B-PER\nsat O\n\nRome S-LOC\n", ":4", ['"B-PER" stands', '"S-LOC"']),
     "BILOU beside BIOES": ("tag", "a.jsonl", [{"tokens": ["a", "b"], "tags": ["B-X", "E-X"]},
                                               {"tokens": ["c"], "tags": ["U-X"]}, {"tokens": ["c"], "tags": ["S-X"]}],
-                           ":3", ['"U-X" and "S-X" stand side by side', "mean the same"]),
+                           ":3", ['"U-X" and "S-X" are mixed', "mean the same"]),
     "two separators": ("tag", "a.jsonl", [{"tokens": ["a"], "tags": ["B-X"]}, {"tokens": ["c"], "tags": ["B_X"]}],
                        ":2", ["mixes tag schemes", '"B-X" and "B_X"']),
     "tags and spans": ("tag", "a.jsonl", [{"text": ["a"], "tags": ["B-X"]}, {"text": "c", "tags": [[0, 1, "X"]]}],
@@ -138,14 +138,14 @@ BROKEN_FILES = {
     "broken JSON in a cell": ("tag", "a.csv", 'tokens,tags\n"[""a""]","[""O"""\n', ":2",
                               ["""column "tags" is "[""", "a list of tags"]),
     "another width": ("tag", "a.conll", "good B-X\ncat O extra\n\ndog O\n", ":2", ["has 3 columns", "line 1 has 2"]),
-    "an empty tag": ("tag", "a.conll", "good\tB-X\ncat\t\n\ndog\tO\n", ":2", ["is empty; write O for no tag"]),
+    "an empty tag": ("tag", "a.conll", "good\tB-X\ncat\t\n\ndog\tO\n", ":2", ["is empty; expected a tag, or O for none"]),
     "one column": ("tag", "a.conll", "good\ncat\n", "", ["no column for the label"]),
     "nothing answered": ("span", "a.jsonl", [asked([])] * 2, "", ["holds no answer", "Add rows that have one"]),
     "no context column": ("span", "a.csv", "question,answers\nx,y\n", "", ["no column for the pair", "--pair COLUMN"]),
     "squad": ("span", "a.json", {"data": [{"paragraphs": [{"context": "a cat", "qas": [
         {"id": "1", "question": "who ?", "answers": [{"text": "cat", "answer_start": 2}]},
         {"id": "2", "question": "who ?", "answers": [{"text": "dog", "answer_start": 2}]}]}]}]},
-              ":data[0].paragraphs[0].qas[1]", ["does not stand in the context"]),
+              ":data[0].paragraphs[0].qas[1]", ["is not in the context"]),
     "impossible and answered": ("span", "a.json", {"data": [{"paragraphs": [{"context": "a cat", "qas": [
         {"question": "who ?", "answers": []},
         {"question": "who ?", "answers": [{"text": "cat", "answer_start": 2}], "is_impossible": True}]}]}]},
@@ -163,7 +163,7 @@ BROKEN_FILES = {
         "tag", "a.jsonl",
         [{"text": "good cat", "entities": [{"start_offset": 0, "end_offset": 4, "label": "X"}]},
          {"text": "cat", "entities": [{"start_offset": 0, "label": "X"}]}],
-        ":2", ['holds {"start_offset": 0, "label": "X"}; a span is'],
+        ":2", ['holds {"start_offset": 0, "label": "X"}; expected a span such as'],
     ),
     "a label studio file of bad rows": ("tag", "a.json", [{"data": {"text": "cat"}, "annotations": [{"result": [
         {"type": "labels", "value": {"start": 1, "labels": ["X"]}}]}]}], ":[0]", ['value has no "end"']),
@@ -180,7 +180,7 @@ BROKEN_FILES = {
     "a label of a choice that lacks": ("choose", "a.csv", "question,A,B,C,label\nwho,cat,dog,,C\n", ":2",
                                        ['is "C", and there are 2 choices', "a letter from A to B"]),
     "too many fields": ("choose", "a.csv", "question,A,B,label\nwho,cat,dog,0,1\n", ":2",
-                        ["has 5 fields, the header has 4"]),
+                        ["has 5 fields; expected 4, as in the header"]),
 }  # fmt: skip
 
 
@@ -217,7 +217,7 @@ def test_an_answer_whose_place_is_wrong_is_mended_where_it_stands_once(cli, tmp_
     path = write_jsonl(tmp_path / "data.jsonl", rows * 4)
     ran = cli("fit", path, "--task", "span", "--encoder", tiny_bert, "--out", tmp_path / "m", *FAST, "--valid", 0)
     assert ran.code == 0, ran
-    assert f'{path}:1: answer_start 5 is wrong; "cat" stands at 4 only, and is read there' in ran.err
+    assert f'{path}:1: answer_start 5 is wrong; "cat" occurs at 4 only, which is used instead' in ran.err
     assert f"{path}:2:" not in ran.err
     assert f"{path}:3:" not in ran.err
     ran = cli("eval", tmp_path / "m", path, "--json")
@@ -501,4 +501,4 @@ def test_rows_that_cannot_be_answered_are_put_aside(cli, tmp_path, models):
     ran = cli("predict", models / "choose", path, "--out", tmp_path / "out.csv")
     assert ran.code == 4
     assert [row["prediction"] for row in read_back(tmp_path / "out.csv")] == ["0"]
-    assert "at least 2 are needed" in ran.err
+    assert "expected at least 2" in ran.err

@@ -291,14 +291,14 @@ def test_two_to_a_thousand_classes_are_accepted():
 @pytest.mark.parametrize(
     ("task", "targets", "message"),
     [
-        ("classify", ["a"] * 5, 'a.csv: holds one class only: "a"; 2 to 1000 classes. Add rows of another class.'),
-        ("classify", [0] * 5, "a.csv: holds one class only: 0; 2 to 1000 classes. Add rows of another class."),
+        ("classify", ["a"] * 5, 'a.csv: holds only the class "a"; 2 to 1000 classes. Add rows of another class.'),
+        ("classify", [0] * 5, "a.csv: holds only the class 0; 2 to 1000 classes. Add rows of another class."),
         ("classify", [], "a.csv: holds no labelled row; 2 to 1000 classes. Add rows of another class."),
         (
             "classify",
             list(range(1001)),
             "a.csv: holds 1001 classes; 2 to 1000 classes. "
-            "Is this the right column? Numbers to be predicted as such need --task regress.",
+            "Is this the right column? To predict numbers, use --task regress.",
         ),
         ("multilabel", [[], []], 'a.csv: holds 0 labels; 1 to 1000 labels. Write them as "a|b".'),
         ("multilabel", [[n] for n in range(1001)], 'a.csv: holds 1001 labels; 1 to 1000 labels. Write them as "a|b".'),
@@ -315,14 +315,14 @@ def test_targets_that_nothing_can_be_learnt_from_are_refused(task, targets, mess
 
 def test_a_label_that_was_not_there_at_fit_is_named_with_the_known_ones():
     task = Classify(Labels(["negative", "neutral", "positive"]))
-    wanted = 'is "neutal"; this model knows 3 labels: "negative", "neutral", "positive". Did you mean "neutral"?'
+    wanted = 'is "neutal"; expected one of 3 known labels: "negative", "neutral", "positive". Did you mean "neutral"?'
     with pytest.raises(ValueError, match="neutal") as error:
         task.check("neutal")
     assert str(error.value) == wanted
     with pytest.raises(ValueError, match="neutal") as error:
         Multilabel(task.labels, (0.5,) * 3).check(["positive", "neutal"])
     assert str(error.value) == wanted
-    with pytest.raises(ValueError, match="is 0; this model knows 2 labels"):
+    with pytest.raises(ValueError, match="is 0; expected one of 2 known labels"):
         Classify(Labels(["0", "1"])).check(0)
     task.check("neutral")
 
@@ -338,9 +338,9 @@ def test_words_for_nothing_are_labels(word):
 
 @pytest.mark.parametrize("value", NOTHINGS, ids=repr)
 def test_nothing_is_an_error_for_one_label_and_for_numbers_and_no_label_for_many(value):
-    with pytest.raises(ValueError, match=r"^is blank; every row needs a label$"):
+    with pytest.raises(ValueError, match=r"^is blank; expected a label$"):
         Classify.read(value)
-    with pytest.raises(ValueError, match=r"^is blank; every row needs a number$"):
+    with pytest.raises(ValueError, match=r"^is blank; expected a number$"):
         Regress.read(value)
     assert Multilabel.read(value) == []
 
@@ -357,7 +357,7 @@ def test_a_label_from_numpy_becomes_plain_python(value, wanted):
 
 @pytest.mark.parametrize("value", [["a"], {"a": 1}, b"a", {1}])
 def test_a_cell_that_is_no_single_label_is_refused(value):
-    with pytest.raises(ValueError, match="a label is a text or a number"):
+    with pytest.raises(ValueError, match="expected a text or a number"):
         Classify.read(value)
 
 

@@ -305,10 +305,10 @@ TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_
 def test_workers_within_torchrun_are_refused(calm, data, monkeypatch):
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError, match=r"--workers 2: torchrun has started the processes already\. Leave it out\."):
+    with pytest.raises(UsageError, match=r"--workers 2: torchrun has already started the processes\. Leave it out\."):
         berthead.fit(workers=2, **options_of(calm, data=data))
     monkeypatch.setenv("RANK", "first")
-    with pytest.raises(UsageError, match="RANK: is 'first'; a whole number, as torchrun sets it"):
+    with pytest.raises(UsageError, match="RANK: is 'first'; expected a whole number, as torchrun sets it"):
         berthead.fit(**options_of(calm, data=data))
 
 

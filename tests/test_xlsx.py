@@ -101,7 +101,7 @@ def test_places_are_the_rows_that_excel_shows(tmp_path):
 def test_a_row_that_is_too_long_is_a_bad_row(tmp_path):
     rows = read(book(tmp_path / "a.xlsx", ["text"], ["a", None, 3], ["b"]))[1]
     assert [(row.error, row.values) for row in rows] == [
-        ("has 3 cells, the header has 1", {"text": "a", "": [None, 3]}), (None, {"text": "b"})
+        ("has 3 cells; expected at most 1, as in the header", {"text": "a", "": [None, 3]}), (None, {"text": "b"})
     ]  # fmt: skip
 
 
@@ -165,7 +165,7 @@ def test_a_sheet_is_named_behind_the_file(tmp_path):
     match = r'a\.xlsx#second: has no sheet "second"; the sheets are "Sheet", "Second one", "a#1"\. Did you mean "Sec'
     with pytest.raises(DataError, match=match):
         open_rows(f"{path}#second")
-    with pytest.raises(DataError, match=r'has no sheet "zz"; .* Name one of them behind the #\.$'):
+    with pytest.raises(DataError, match=r'has no sheet "zz"; .* Name one of them after the #\.$'):
         open_rows(f"{path}#zz")
 
 
@@ -201,7 +201,7 @@ def test_what_is_no_workbook_is_an_error_that_says_so(tmp_path):
     for name, match in {"a": "is empty", "b": "is not a sound Excel", "c": "is not a sound", "d": "is not a s"}.items():
         with pytest.raises(DataError, match=rf"{name}\.xlsx: {match}"):
             open_rows(tmp_path / f"{name}.xlsx")
-    with pytest.raises(DataError, match=r"e\.xlsx#Sheet: is an empty sheet; a header and rows"):
+    with pytest.raises(DataError, match=r"e\.xlsx#Sheet: is an empty sheet; expected a header and rows"):
         open_rows(book(tmp_path / "e.xlsx"))
 
 
@@ -221,7 +221,7 @@ def test_a_workbook_from_stdin_is_refused(monkeypatch, tmp_path):
     data = book(tmp_path / "a.xlsx", ["text"], ["a"]).read_bytes()
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
     with pytest.raises(
-        DataError, match=r"^stdin: is an Excel workbook, .*; a text format from stdin\. Give the file's"
+        DataError, match=r"^stdin: is an Excel workbook, .*; expected a text format from stdin\. Give the file's"
     ):
         open_rows("-")
 
