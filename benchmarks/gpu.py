@@ -81,6 +81,9 @@ def measure(machine: Machine, budget: Budget, record: Record, rehearse: bool) ->
     record.machine["encoders"] = found[-1] if found else f"failed: {made.why}"
     record.write()
     for step in plan():
+        if step.verb == "predict" and not (machine.work / f"{step.encoder}-model").exists():
+            record.add(step, [], f"no function was fitted: {made.why or 'see encoders'}")
+            continue
         done = machine.run(
             [*script, step.verb, *common, "--encoder", step.encoder, "--engine", step.engine],
             budget.share(LIMITS[step.verb]), f"{step.verb}-{step.encoder}-{step.engine}",

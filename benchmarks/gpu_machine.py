@@ -216,8 +216,10 @@ def install_missing(machine: Machine, needed: Sequence[str], pins: Sequence[str]
     chosen = [pin for pin in pins if pin.split("==")[0] in missing]
     (machine.work / "pins.txt").write_text("\n".join(chosen), encoding="utf-8")
     together = [wanted[name] for name in missing if name not in ALONE]
-    if together:
-        install("--constraint", str(machine.work / "pins.txt"), *together)
+    pinned = ("--constraint", str(machine.work / "pins.txt"))
+    if together and not install(*pinned, *together) and len(together) > 1:
+        for one in together:  # some of them may be had
+            install(*pinned, one)
     for name in ALONE:
         if name in missing:
             install("--no-deps", wanted[name])

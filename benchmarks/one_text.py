@@ -73,12 +73,14 @@ def main() -> None:
     import berthead
     from berthead.fitted import Fitted
     from berthead.options import PredictOptions
+    from berthead.predict.torch_engine import TorchEngine
 
     parser, run = verbs(__doc__, "one_text.jsonl")
     run.add_argument("--rounds", type=int, default=5)
     args = parsed(parser, print_table)
-    fitted = berthead.fit(rows_of(args.data, SHORT, "train", 200), adapt="frozen", epochs=3, valid="0", quiet=True)
-    config = fitted.artifact.model.encoder.config
+    rows = rows_of(args.data, SHORT, "train", 200)
+    artifact = berthead.fit(rows, adapt="frozen", epochs=3, valid="0", quiet=True).artifact
+    config = artifact.model.encoder.config
     texts = {}
     for name, folder in (("short", SHORT), ("long", LONG)):
         some = sorted((row["text"] for row in rows_of(args.data, folder, "test", 101)), key=len)
@@ -86,7 +88,7 @@ def main() -> None:
     lines = []
     for _ in range(args.rounds):
         for precision in ("fp32", "bf16", "int8"):
-            model = Fitted(fitted.artifact, PredictOptions(precision=precision))
+            model = Fitted(artifact, TorchEngine(artifact, PredictOptions(precision=precision)))
             for name, text in texts.items():
                 tokens = model.predict(text).n_tokens
                 bare = products(config, tokens, precision)

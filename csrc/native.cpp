@@ -13,6 +13,7 @@
 #include <vector>
 
 #if defined(__unix__)
+#include <pthread.h>
 #include <sched.h>
 #include <unistd.h>
 #endif
@@ -121,7 +122,7 @@ struct Own {
 // Threads that stay; the caller is one of them.
 class Pool {
  public:
-  explicit Pool(int size) : owns_(size), process_(getpid()) {
+  explicit Pool(int size) : owns_(size) {
     for (int rank = 1; rank < size; rank++) threads_.emplace_back([this, rank] { serve(rank); });
   }
 
@@ -136,8 +137,6 @@ class Pool {
   }
 
   int size() const { return (int)owns_.size(); }
-  // A fork has the memory of its parent, but none of its threads.
-  bool is_here() const { return process_ == getpid(); }
 
   // task(rank, what the thread owns) on every thread.
   void all(const std::function<void(int, Own &)> &task) {
@@ -174,7 +173,6 @@ class Pool {
   }
 
   std::vector<Own> owns_;
-  pid_t process_;
   std::vector<std::thread> threads_;
   std::mutex mutex_;
   std::condition_variable ready_;
@@ -186,6 +184,17 @@ class Pool {
 
 std::mutex pool_mutex;
 std::unique_ptr<Pool> pool;
+
+#if defined(__unix__)
+// A fork waits for what another thread computes. Its child has the memory of the pool, but none of its threads: it leaves
+// the pool where it is, and makes one of its own.
+[[maybe_unused]] const int at_fork = pthread_atfork(
+    [] { pool_mutex.lock(); }, [] { pool_mutex.unlock(); },
+    [] {
+      (void)pool.release();
+      pool_mutex.unlock();
+    });
+#endif
 
 struct Encoder {
   const Kernels *kernels;
@@ -294,7 +303,6 @@ double unevenness(const int64_t *starts, const std::vector<int> &edges, int thre
 
 // The threads; whoever asks holds `pool_mutex`.
 void wake(int threads) {
-  if (pool && !pool->is_here()) (void)pool.release();
   if (!pool || pool->size() != threads) pool.reset(new Pool(threads));
 }
 

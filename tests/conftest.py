@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import csv
+import fcntl
+import hashlib
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +21,9 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+# Threads of tiny products wait for each other; beside other busy processes that takes twenty times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "sample" / "tickets"
@@ -41,6 +49,38 @@ def needs_gpus(count: int = 1):
     there = torch.cuda.device_count()
     skip = pytest.mark.skipif(there < count, reason=f"torch sees {there} CUDA devices, and {count} are needed")
     return lambda test: pytest.mark.gpu(skip(test))
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory) -> Callable[[str, object, Callable[[Path], object]], Path]:
+    """Folders that are made once for all processes of a test run: once(name, key, make) -> folder.
+
+    Whichever process comes first makes it, the others wait for it. Nobody may change it: copy it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    shared.mkdir(exist_ok=True)
+
+    def folder(name: str, key: object, make: Callable[[Path], object]) -> Path:
+        place = shared / hashlib.sha256(json.dumps([name, key], sort_keys=True).encode()).hexdigest()[:16]
+        with place.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (place / "whole").exists():
+                shutil.rmtree(place, ignore_errors=True)  # of a test that failed while it was made
+                place.mkdir()
+                make(place / "made" / name)
+                (place / "whole").touch()
+        return place / "made" / name
+
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Torch computes in one thread; what a test sets is undone."""
+    yield
+    if (torch := sys.modules.get("torch")) and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -97,9 +137,9 @@ def write_vocab(folder: Path, vocab: list[str]) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_bert(tmp_path_factory) -> Path:
+def tiny_bert(once) -> Path:
     """A tiny random BERT checkpoint: config.json, model.safetensors, vocab.txt, tokenizer.json."""
-    return make_bert(tmp_path_factory.mktemp("encoders") / "tiny-bert")
+    return once("tiny-bert", None, make_bert)
 
 
 GOOD = ["good cat", "great dog", "the cat sat, fine", "fine dog ran", "good good mat", "great red mat", "the fine cat"]
@@ -144,23 +184,9 @@ def toy_csv(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def toy_model(tmp_path_factory, tiny_bert, toy_csv) -> Path:
-    """A model folder: classify, fitted on the toy rows with the tiny encoder. Do not change it: copy it."""
-    import berthead
-
-    folder = tmp_path_factory.mktemp("models") / "toy"
-    berthead.fit(
-        toy_csv,
-        out=folder,
-        encoder=str(tiny_bert),
-        epochs=15,
-        batch=8,
-        lr=3e-3,
-        valid=0.25,
-        threads=2,
-        quiet=True,
-    )
-    return folder
+def toy_model(fit_toy) -> Path:
+    """A model folder: classify, fitted on the toy rows with the tiny encoder until it knows them."""
+    return fit_toy(epochs=15)
 
 
 @pytest.fixture(scope="session")
@@ -173,33 +199,21 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def fit_toy(tmp_path_factory, tiny_bert, toy_csv):
+def fit_toy(once, tiny_bert, toy_csv):
     """Fits on the toy rows with the tiny encoder, once for each set of options; copy a folder before changing it."""
-    folders: dict[str, Path] = {}
 
     def fitted(**options) -> Path:
         import berthead
 
-        key = json.dumps(options, sort_keys=True)
-        if key not in folders:
-            defaults = {"encoder": str(tiny_bert), "epochs": 2, "batch": 8, "lr": 3e-3, "threads": 1, "valid": 0.25}
-            folder = tmp_path_factory.mktemp("models") / "toy"
-            berthead.fit(toy_csv, out=folder, quiet=True, **(defaults | options))
-            folders[key] = folder
-        return folders[key]
+        defaults = {"encoder": str(tiny_bert), "epochs": 2, "batch": 8, "lr": 3e-3, "threads": 1, "valid": 0.25}
+        switches = {name: value for name, value in os.environ.items() if name.startswith("BERTHEAD_")}
+        return once(
+            "toy",
+            [options, switches],
+            lambda folder: berthead.fit(toy_csv, out=folder, quiet=True, **(defaults | options)),
+        )
 
     return fitted
-
-
-@pytest.fixture
-def threads():
-    """Torch computes in one thread; what a test sets is undone."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -230,9 +244,34 @@ def cli(monkeypatch, capsys):
     return run
 
 
+@pytest.fixture(scope="session")
+def forks():
+    """Starts processes of the command line: forks.start("info", folder, cwd=..., env=...)."""
+    from processes import Forks
+
+    started = Forks(shell_env())
+    yield started
+    started.close()
+
+
 @pytest.fixture
-def shell(tmp_path):
-    """The command line as users run it, a process of its own in an empty folder: shell("info", folder) -> Ran."""
+def shell(tmp_path, forks):
+    """The command line in a process of its own in an empty folder: shell("info", folder) -> Ran."""
+
+    def run(*arguments: object, stdin: str = "", **options) -> Ran:
+        with tempfile.TemporaryFile() as typed:
+            typed.write(stdin.encode())
+            typed.seek(0)
+            process = forks.start(*arguments, stdin=typed.fileno(), **{"cwd": tmp_path, "env": shell_env()} | options)
+            out, err = process.communicate()
+        return Ran(process.returncode, out, err)
+
+    return run
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    """The same as users run it, in an interpreter of its own, which takes seconds to begin."""
 
     def run(*arguments: object, **options) -> Ran:
         command = [sys.executable, "-m", "berthead", *map(str, arguments)]

@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from conftest import toy_rows
+from in_transformers import pooled
 from test_families import KINDS, encoder_of, their_batch  # noqa: F401 - encoder_of is a fixture
 from torch import nn
 
@@ -104,14 +105,10 @@ def test_peft_gives_the_logits_of_an_adapter_folder(encoder_of, tmp_path, name):
     assert len(changed) == len(model.artifact.adapter.tensors) / 2
     assert all(one.any() for one in changed.values())
     batch = their_batch(tmp_path / "m", TEXTS)
-    mask = batch["attention_mask"][:, :, None]
+    assert said["class"].endswith("Model")  # the head is ours alone
     with torch.no_grad():
-        said_of = theirs(**batch)
-        if said["class"].endswith("Model"):  # the head is ours alone
-            hidden = said_of.last_hidden_state
-            wanted = model.artifact.model.head.classify((hidden * mask).sum(1) / mask.sum(1))
-        else:
-            wanted = (said_of.logits * mask).sum(1) / mask.sum(1)
+        vectors = pooled(theirs(**batch).last_hidden_state, batch["attention_mask"], "mean")
+        wanted = model.artifact.model.head.classify(vectors)
     ours = model.predictor.logits([Example(text) for text in TEXTS])
     np.testing.assert_allclose(ours, wanted.numpy(), rtol=0, atol=1e-5)
 

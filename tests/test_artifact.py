@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import all_bytes, make_bert, toy_rows
+from conftest import all_bytes, make_bert, shell_env, toy_rows
 from safetensors.torch import load_file, save_file
 
 import berthead
@@ -25,6 +25,7 @@ from berthead.function import folder as folder_format
 from berthead.function.artifact import plain_logits
 from berthead.model.model import sha256_of
 from berthead.records import Example
+from berthead.verbs.join import add
 
 FILES = ["berthead.json", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 TEXTS = ["good cat", "the awful dog sat, red.", "b a d " * 40, "😀", "Zoë ran!"]
@@ -81,7 +82,7 @@ def edit_weights(folder: Path, change, *, with_hashes: bool) -> None:
 
 
 @pytest.mark.slow
-def test_a_fresh_process_gives_the_same_logits(tiny_bert, tmp_path):
+def test_another_process_gives_the_same_logits(shell, tiny_bert, tmp_path):
     fitted, jobs = [], []
     for kind, options in KINDS.items():
         for pair in (None, "pair"):
@@ -93,11 +94,9 @@ def test_a_fresh_process_gives_the_same_logits(tiny_bert, tmp_path):
             inputs = [(text, "the dog sat" if pair else None) for text in TEXTS]
             fitted.append((kind, model, [Example(*one) for one in inputs]))
             jobs.append((str(folder), inputs))
-    run = subprocess.run(
-        [sys.executable, "-c", IN_ANOTHER_PROCESS], input=json.dumps(jobs), capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
-    for (kind, model, examples), line in zip(fitted, run.stdout.splitlines(), strict=True):
+    run = shell(program=IN_ANOTHER_PROCESS, stdin=json.dumps(jobs))
+    assert run.code == 0, run.err
+    for (kind, model, examples), line in zip(fitted, run.out.splitlines(), strict=True):
         there = json.loads(line)
         np.testing.assert_allclose(there["logits"], model.predictor.logits(examples), rtol=0, atol=1e-6)
         np.testing.assert_allclose(there["logits"], plain_logits(model.artifact, examples), rtol=0, atol=1e-5)
@@ -176,15 +175,27 @@ def test_fitting_twice_gives_the_same_bytes(kind, adapt, fit_toy):
     assert all_bytes(one) == all_bytes(two)
 
 
+FITS = """
+import sys
+import berthead
+data, encoder, *folders = sys.argv[1:]
+for folder, adapt in zip(folders, ("full", "frozen")):
+    berthead.fit(data, out=folder, encoder=encoder, adapt=adapt, epochs=1, threads=2, quiet=True)
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("adapt", ["full", "frozen"])
-def test_fitting_twice_in_fresh_processes_gives_the_same_bytes(adapt, tiny_bert, toy_csv, tmp_path):
-    for name, seed in (("one", "1"), ("two", "2")):
-        command = [sys.executable, "-m", "berthead", "fit", toy_csv, "--out", tmp_path / name, "--encoder", tiny_bert,
-                   "--epochs", "1", "--threads", "2", "--quiet", "--adapt", adapt]  # fmt: skip
-        # Python's hash of strings differs from process to process.
-        subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": seed})
-    assert all_bytes(tmp_path / "one") == all_bytes(tmp_path / "two")
+def test_a_fit_in_a_fresh_process_gives_the_same_bytes(tiny_bert, toy_csv, tmp_path, monkeypatch):
+    words = [toy_csv, tiny_bert, tmp_path / "full", tmp_path / "frozen"]
+    # Python's hash of strings differs from process to process.
+    environment = shell_env(PYTHONHASHSEED="1")
+    subprocess.run([sys.executable, "-c", FITS, *words], check=True, env=environment)
+    there = [all_bytes(folder) for folder in words[2:]]
+    for folder in words[2:]:
+        shutil.rmtree(folder)
+    monkeypatch.setattr(sys, "argv", ["-c", *map(str, words)])
+    exec(FITS, {})
+    assert [all_bytes(folder) for folder in words[2:]] == there
 
 
 @pytest.mark.parametrize("adapt", ["full", "frozen"])
@@ -494,7 +505,7 @@ def test_a_folder_that_lacks_a_file_is_refused(name, copied):
 
 
 @pytest.mark.parametrize(
-    ("version", "reason"), [(4, "newer berthead"), (0, "reads 1"), ("1", "reads 1"), (None, "reads 1"), (True, "reads")]
+    ("version", "reason"), [(5, "newer berthead"), (0, "reads 1"), ("1", "reads 1"), (None, "reads 1"), (True, "reads")]
 )
 def test_another_format_version_is_refused(version, reason, copied):
     edit_json(copied / "berthead.json", lambda record: record.update(format_version=version))
@@ -530,6 +541,58 @@ def test_a_folder_of_the_first_version_gives_the_answers_of_its_time(first_versi
     assert (model.artifact.max_tokens, model.artifact.reading.on_long) == (24, "truncate")
     assert max(one["text"].count(" ") for one in model.artifact.golden) > 24  # so that cutting is replayed too
     assert_answers_of_the_first_version(model)
+
+
+def test_a_folder_of_the_second_version_gives_the_answers_of_its_time(tmp_path):
+    """Its head lies where classes of transformers look for theirs; saved again it does no more."""
+    folder = Path(__file__).parent / "data" / "model-v2"
+    assert json.loads((folder / "berthead.json").read_text(encoding="utf-8"))["format_version"] == 2
+    assert "classifier.weight" in load_file(folder / "model.safetensors")
+    model = berthead.load(folder)
+    assert (len(model.artifact.golden), model.verify() < 1e-5) == (8, True)
+    model.save(tmp_path / "again")
+    again = berthead.load(tmp_path / "again")
+    assert (again.info()["format_version"], again.verify() < 1e-5) == (4, True)
+    assert again.info()["parameters"] == model.info()["parameters"]
+    stored = load_file(tmp_path / "again" / "model.safetensors")
+    assert stored["classifier.weight"].shape == stored["qa_outputs.weight"].shape == (0,)
+    assert torch.equal(stored["berthead.classifier.weight"], model.omega["classifier.weight"])
+
+
+def test_a_joined_folder_of_the_third_version_gives_the_answers_of_its_time(tmp_path):
+    folder = Path(__file__).parent / "data" / "joined-v3"
+    for name, file in (("top", "model.safetensors"), ("lora", "adapter_model.safetensors")):
+        assert json.loads((folder / name / "berthead.json").read_text(encoding="utf-8"))["format_version"] == 3
+        assert (folder / name / file).is_file()
+        assert berthead.load(folder / name).verify() < 1e-5
+    both = berthead.load(folder)
+    assert all(one < 1e-5 for one in both.verify().values())
+    both.save(tmp_path / "again")
+    assert not (tmp_path / "again" / "top" / "model.safetensors").exists()
+    again = berthead.load(tmp_path / "again")
+    assert all(one < 1e-5 for one in again.verify().values())
+    assert [again[name].info()["format_version"] for name in again] == [4, 4]
+    # One more beside those of the third version.
+    copied = Path(shutil.copytree(folder, tmp_path / "copied"))
+    add(copied, "more", both["top"])
+    assert {name: one < 1e-5 for name, one in berthead.load(copied).verify().items()} == dict.fromkeys(
+        ("top", "lora", "more"), True
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.pop("qa_outputs.weight"), "lacks 1 weights: qa_outputs.weight"),
+        (lambda t: t.update({"qa_outputs.weight": torch.zeros(2, 32)}), r"qa_outputs.weight has shape \[2, 32\]"),
+        (lambda t: t.update({"classifier.bias": torch.zeros(2)}), "holds 1 unknown weights: classifier.bias"),
+        (lambda t: t.pop("berthead.classifier.bias"), "lacks 1 weights: berthead.classifier.bias"),
+    ],
+)
+def test_a_folder_that_classes_of_transformers_would_load_is_refused(change, words, fit_toy, tmp_path):
+    copied = Path(shutil.copytree(fit_toy(pooling="mean"), tmp_path / "model"))
+    edit_weights(copied, change, with_hashes=False)
+    refused(copied, words)
 
 
 def test_a_folder_of_the_first_version_is_saved_as_one_of_today(first_version, tmp_path):

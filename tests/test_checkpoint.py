@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, make_bert, toy_rows
+from conftest import ROOT, Ran, make_bert, toy_rows
 from safetensors.torch import load_file, save_file
 
 from berthead.errors import ModelError, UsageError
@@ -33,15 +33,6 @@ from berthead.text.packing import pack
 from berthead.text.tokenizer import Encoded, Tokenizer
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny products gain nothing from threads, and lose much on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def worst_gap(folder: Path, name: str | None = None) -> float:
@@ -677,11 +668,17 @@ def environment(address: str, home: Path, **changes: str) -> dict[str, str]:
     return inherited | own | changes
 
 
-def pull(address: str, home: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess:
-    """`berthead pull` in a process of its own."""
-    command = [sys.executable, "-m", "berthead", "pull", *arguments]
-    env = environment(address, home, **changes)
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120, check=False)
+@pytest.fixture
+def pull(forks):
+    """`berthead pull` in a process of its own: pull(address, home, name) -> Ran."""
+
+    def run(address: str, home: Path, *arguments: str, program: str = "", **changes: str) -> Ran:
+        words = arguments if program else ("pull", *arguments)
+        process = forks.start(*words, program=program, cwd=home, env=environment(address, home, **changes))
+        out, err = process.communicate()
+        return Ran(process.returncode, out, err)
+
+    return run
 
 
 def left_behind(home: Path) -> list[str]:
@@ -690,11 +687,11 @@ def left_behind(home: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
-def assert_refused(done: subprocess.CompletedProcess, home: Path, *words: str) -> None:
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
+def assert_refused(done: Ran, home: Path, *words: str) -> None:
+    assert done.code == 2, done.err
+    assert "Traceback" not in done.err
     for word in words:
-        assert word in done.stderr
+        assert word in done.err
     assert left_behind(home) == []
 
 
@@ -712,14 +709,14 @@ def repository(encoder) -> Path:
 
 
 @pytest.fixture
-def pulled(repository, tmp_path, monkeypatch) -> tuple[Path, Hub]:
+def pulled(pull, repository, tmp_path, monkeypatch) -> tuple[Path, Hub]:
     """Where `owner/tiny` lies after a pull, and the hub it came from."""
     hub = Hub({"owner/tiny": repository})
     with serving(hub) as address:
         done = pull(address, tmp_path, "owner/tiny")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     folder = tmp_path / "berthead" / "encoders" / "owner--tiny"
-    assert done.stdout.strip() == str(folder)
+    assert done.out.strip() == str(folder)
     monkeypatch.setenv("BERTHEAD_HOME", str(tmp_path / "berthead"))
     return folder, hub
 
@@ -747,38 +744,34 @@ def test_pickles_and_code_are_not_downloaded(pulled):
     assert [path.name for path in folder.parent.iterdir()] == ["owner--tiny"]
 
 
-@pytest.mark.slow
-def test_a_revision_is_asked_for_and_a_second_pull_replaces_the_first(repository, tmp_path):
+def test_a_revision_is_asked_for_and_a_second_pull_replaces_the_first(pull, repository, tmp_path):
     hub = Hub({"owner/tiny": repository})
     with serving(hub) as address:
-        assert pull(address, tmp_path, "owner/tiny").returncode == 0
+        assert pull(address, tmp_path, "owner/tiny").code == 0
         make_bert(repository, seed=7)
-        assert pull(address, tmp_path, "owner/tiny", "--revision", "v2").returncode == 0
+        assert pull(address, tmp_path, "owner/tiny", "--revision", "v2").code == 0
     assert hub.revisions == ["main", "v2"]
     kept = read_checkpoint(str(tmp_path / "berthead" / "encoders" / "owner--tiny")).weights
     assert all(torch.equal(t, kept[name]) for name, t in read_checkpoint(str(repository)).weights.items())
     assert left_behind(tmp_path) == ["owner--tiny"]
 
 
-@pytest.mark.slow
-def test_shards_are_pulled(encoder, tmp_path):
+def test_shards_are_pulled(pull, encoder, tmp_path):
     shard(encoder)
     with serving(Hub({"owner/shards": encoder})) as address:
         done = pull(address, tmp_path, "owner/shards")
-    assert done.returncode == 0, done.stderr
-    kept = read_checkpoint(done.stdout.strip()).weights
+    assert done.code == 0, done.err
+    kept = read_checkpoint(done.out.strip()).weights
     assert all(torch.equal(t, kept[name]) for name, t in read_checkpoint(str(encoder)).weights.items())
 
 
-@pytest.mark.slow
-def test_a_repository_that_is_not_there_leaves_nothing_behind(tmp_path):
+def test_a_repository_that_is_not_there_leaves_nothing_behind(pull, tmp_path):
     with serving(Hub({})) as address:
         done = pull(address, tmp_path, "owner/nothing")
     assert_refused(done, tmp_path, "berthead pull owner/nothing", "could not be downloaded", "owner/name on the hub")
 
 
-@pytest.mark.slow
-def test_names_that_no_hub_has_are_refused(tmp_path):
+def test_names_that_no_hub_has_are_refused(pull, tmp_path):
     names = ["owner/a b", "../../etc", "a/b/c", "", "..", "owner/../x"]
     code = """
 import sys
@@ -792,52 +785,46 @@ for name in sys.argv[1:]:
 """
     hub = Hub({})
     with serving(hub) as address:
-        env = environment(address, tmp_path)
-        done = subprocess.run(
-            [sys.executable, "-c", code, *names], capture_output=True, text=True, env=env, timeout=120, check=True
-        )
-    lines = done.stdout.splitlines()
+        done = pull(address, tmp_path, *names, program=code)
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
     assert [line.split(":")[0] for line in lines] == [f"refused berthead pull {name}" for name in names]
     assert left_behind(tmp_path) == []
 
 
-@pytest.mark.slow
-def test_an_encoder_of_an_unknown_family_leaves_nothing_behind(repository, tmp_path):
+def test_an_encoder_of_an_unknown_family_leaves_nothing_behind(pull, repository, tmp_path):
     reconfigure(repository, model_type="deberta")
     with serving(Hub({"owner/other": repository})) as address:
         assert_refused(pull(address, tmp_path, "owner/other"), tmp_path, "owner/other/config.json", "deberta")
 
 
-def test_a_repository_with_pickles_alone_leaves_nothing_behind(repository, tmp_path):
+def test_a_repository_with_pickles_alone_leaves_nothing_behind(pull, repository, tmp_path):
     (repository / WEIGHTS).unlink()
     with serving(Hub({"owner/pickles": repository})) as address:
         assert_refused(pull(address, tmp_path, "owner/pickles"), tmp_path, f"holds no {WEIGHTS}")
 
 
-@pytest.mark.slow
-def test_a_repository_without_a_tokenizer_leaves_nothing_behind(repository, tmp_path):
+def test_a_repository_without_a_tokenizer_leaves_nothing_behind(pull, repository, tmp_path):
     for name in ("tokenizer.json", "vocab.txt"):
         (repository / name).unlink()
     with serving(Hub({"owner/mute": repository})) as address:
         assert_refused(pull(address, tmp_path, "owner/mute"), tmp_path, "tokenizer")
 
 
-@pytest.mark.slow
-def test_a_failed_pull_keeps_the_encoder_of_the_last_one(repository, tmp_path):
+def test_a_failed_pull_keeps_the_encoder_of_the_last_one(pull, repository, tmp_path):
     hub = Hub({"owner/tiny": repository})
     with serving(hub) as address:
-        assert pull(address, tmp_path, "owner/tiny").returncode == 0
+        assert pull(address, tmp_path, "owner/tiny").code == 0
         hub.broken = "tokenizer.json"
         done = pull(address, tmp_path, "owner/tiny")
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "could not be downloaded" in done.stderr
+    assert done.code == 2, done.err
+    assert "Traceback" not in done.err
+    assert "could not be downloaded" in done.err
     assert left_behind(tmp_path) == ["owner--tiny"]
     read_checkpoint(str(tmp_path / "berthead" / "encoders" / "owner--tiny"))
 
 
-@pytest.mark.slow
-def test_a_download_that_ends_early_leaves_nothing_behind(repository, tmp_path):
+def test_a_download_that_ends_early_leaves_nothing_behind(pull, repository, tmp_path):
     hub = Hub({"owner/tiny": repository})
     hub.cut = WEIGHTS
     with serving(hub) as address:
@@ -845,14 +832,14 @@ def test_a_download_that_ends_early_leaves_nothing_behind(repository, tmp_path):
     assert_refused(done, tmp_path, "berthead pull owner/tiny", "could not be downloaded")
 
 
-def test_a_hub_that_cannot_be_reached_leaves_nothing_behind(tmp_path):
+def test_a_hub_that_cannot_be_reached_leaves_nothing_behind(pull, tmp_path):
     with serving(Hub({})) as address:
         pass
     done = pull(address, tmp_path, "owner/tiny")
     assert_refused(done, tmp_path, "berthead pull owner/tiny", "could not be downloaded")
 
 
-def test_pull_respects_the_hubs_offline_switch(repository, tmp_path):
+def test_pull_respects_the_hubs_offline_switch(pull, repository, tmp_path):
     hub = Hub({"owner/tiny": repository})
     with serving(hub) as address:
         done = pull(address, tmp_path, "owner/tiny", HF_HUB_OFFLINE="1")

@@ -54,8 +54,8 @@ def records(text: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_a_users_day_from_fit_to_verify(shell, frozen, toy_csv, tmp_path):
-    fit = shell("fit", toy_csv, "--out", "model", *frozen)
+def test_a_users_day_from_fit_to_verify(fresh, shell, frozen, toy_csv, tmp_path):
+    fit = fresh("fit", toy_csv, "--out", "model", *frozen)
     assert fit.code == 0, fit.err
     assert fit.out.startswith("fitted ")
     assert "model folder: model" in fit.out
@@ -67,7 +67,7 @@ def test_a_users_day_from_fit_to_verify(shell, frozen, toy_csv, tmp_path):
     assert evaluation.code == 0, evaluation.err
     assert re.search(r"^accuracy +\d\.\d{4}$", evaluation.out, re.MULTILINE)
 
-    predict = shell("predict", "model", toy_csv, "--out", "answers.csv")
+    predict = fresh("predict", "model", toy_csv, "--out", "answers.csv")
     assert predict.code == 0, predict.err
     assert predict.out == ""
     assert predict.err == "56 rows written to answers.csv\n"
@@ -83,19 +83,18 @@ def test_a_users_day_from_fit_to_verify(shell, frozen, toy_csv, tmp_path):
 
 
 def test_stdin_to_stdout_in_a_pipe(shell, model, toy_csv):
-    piped = shell("predict", model, "-", input=toy_csv.read_text(encoding="utf-8"))
+    piped = shell("predict", model, "-", stdin=toy_csv.read_text(encoding="utf-8"))
     assert piped.code == 0, piped.err
     assert piped.err == ""
     assert [row["text"] for row in records(piped.out)] == [row["text"] for row in toy_rows()]
 
 
-def test_a_reader_that_closes_early_is_no_error(model, tmp_path):
+def test_a_reader_that_closes_early_is_no_error(forks, model, tmp_path):
     rows = write_csv(tmp_path / "many.csv", [{"text": f"good cat {n % 4}", "note": "n" * 50} for n in range(6000)])
-    command = [sys.executable, "-m", "berthead", "predict", str(model), str(rows)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=shell_env())
-    assert process.stdout.readline() == b"text,note,prediction,score\n"
+    process = forks.start("predict", model, rows, cwd=tmp_path, env=shell_env())
+    assert process.stdout.readline() == "text,note,prediction,score\n"
     process.stdout.close()
-    assert process.stderr.read() == b""
+    assert process.stderr.read() == ""
     assert process.wait(60) == 0
 
 
@@ -105,38 +104,40 @@ def test_info_into_a_closed_pipe_is_no_error(model):
     assert (done.stdout, done.stderr) == ("0\n", "")
 
 
-def on_a_terminal(command: list[str]) -> tuple[int, str]:
-    """Run a command with a terminal as stderr; its exit code and what was shown there."""
-    ours, theirs = pty.openpty()
-    environment = shell_env(TERM="xterm-256color", COLUMNS="120", LINES="40")
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env=environment)
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            some = os.read(ours, 4096)
-        except OSError:  # Linux: the other side is closed
-            break
-        if not some:
-            break
-        shown += some
-    os.close(ours)
-    return process.wait(60), re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+@pytest.fixture
+def on_a_terminal(forks, tmp_path):
+    """Runs a command with a terminal as stderr: its exit code and what was shown there."""
+
+    def run(*words: object) -> tuple[int, str]:
+        ours, theirs = pty.openpty()
+        env = shell_env(TERM="xterm-256color", COLUMNS="120", LINES="40")
+        process = forks.start(*words, cwd=tmp_path, env=env, stderr=theirs)
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                some = os.read(ours, 4096)
+            except OSError:  # Linux: the other side is closed
+                break
+            if not some:
+                break
+            shown += some
+        os.close(ours)
+        return process.wait(60), re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+
+    return run
 
 
-def test_a_terminal_sees_progress_with_rate_and_time_left(tiny_bert, toy_csv, tmp_path):
-    command = [sys.executable, "-m", "berthead", "fit", toy_csv, "--out", tmp_path / "model", "--encoder", tiny_bert]
-    options = ["--epochs", "40", "--batch", "4", "--precision", "fp32", "--valid", "0"]
-    code, shown = on_a_terminal([str(word) for word in [*command, *options]])
+def test_a_terminal_sees_progress_with_rate_and_time_left(on_a_terminal, tiny_bert, toy_csv):
+    options = ["--epochs", 40, "--batch", 4, "--precision", "fp32", "--valid", 0]
+    code, shown = on_a_terminal("fit", toy_csv, "--out", "model", "--encoder", tiny_bert, *options)
     assert code == 0, shown
     assert re.search(r"fit [━╸╺ ]+ \d+/2240 rows [\d,]+/s \d:\d\d:\d\d", shown), shown
     assert "epoch 40/40" in shown
 
 
-@pytest.mark.slow
-def test_quiet_shows_no_progress_on_a_terminal(frozen, toy_csv, tmp_path):
-    command = [sys.executable, "-m", "berthead", "fit", toy_csv, "--out", tmp_path / "model", "--quiet", *frozen]
-    code, shown = on_a_terminal([str(word) for word in command])
+def test_quiet_shows_no_progress_on_a_terminal(on_a_terminal, frozen, toy_csv):
+    code, shown = on_a_terminal("fit", toy_csv, "--out", "model", "--quiet", *frozen)
     assert code == 0, shown
     assert "rows" not in re.sub("note: .*", "", shown)
 

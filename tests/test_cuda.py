@@ -40,12 +40,13 @@ from berthead.model.config import EncoderConfig
 from berthead.model.encoder import Encoder
 from berthead.model.heads import JointHead, RowHead, TokenHead
 from berthead.model.model import Model
+from berthead.model.sharing import shared
 from berthead.model.tensors import TensorPack
 from berthead.model.units import by_row
 from berthead.options import PredictOptions
 from berthead.predict import precision as gate
 from berthead.predict import predictor as predict_module
-from berthead.predict.joined import JoinedEngine, shared
+from berthead.predict.joined import JoinedEngine
 from berthead.predict.predictor import GPU_TOKEN_BUDGET, TOKEN_BUDGET, Predictor
 from berthead.records import Example
 from berthead.text.packing import pack
@@ -90,11 +91,6 @@ def recalled(function):
 def engine_of(model, precision="fp32", kernel=PLAIN, record=None) -> CudaEngine:
     """The GPU's engine, on this processor."""
     return CudaEngine(model, precision, CPU, kernel, record)
-
-
-@pytest.fixture(autouse=True)
-def one_thread(threads):
-    """Tiny products gain nothing from threads."""
 
 
 # --- attention ---

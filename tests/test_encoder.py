@@ -29,15 +29,6 @@ from berthead.text.tokenizer import Encoded
 TOLERANCE = 1e-5
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny products gain nothing from threads, and lose much on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Row(NamedTuple):
     ids: np.ndarray
     segments: np.ndarray

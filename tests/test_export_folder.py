@@ -19,7 +19,6 @@ from toy_tasks import fit_task
 
 import berthead
 from berthead.errors import BertheadError, ModelError, UsageError
-from berthead.exported import Exported
 from berthead.storage.hashes import file_sha256
 
 FILES = ["berthead.json", "model.onnx", "model.onnx.data", "tokenizer.json"]
@@ -111,7 +110,7 @@ def test_the_same_function_gives_the_same_bytes(made, toy_model, tmp_path):
 
 def test_what_comes_back_answers_and_checks_itself(made, toy_model):
     model = berthead.load(made)
-    assert isinstance(model, Exported)
+    assert (type(model), model.kind) == (berthead.Fitted, "onnx")
     assert model.verify() < 1e-5
     assert model.info()["task"]["name"] == "classify"
     assert model.function.identity() == berthead.load(toy_model).function.identity()
@@ -172,15 +171,19 @@ def test_commands_read_an_exported_folder(cli, made, toy_csv, tmp_path):
     [
         (["export", "{model}"], 2, "export: got no output folder; expected --onnx DIR, --hf DIR, or both"),
         (["export", "{model}", "--onnx", "{model}", "--overwrite"], 2, "is the folder of the model; expected another folder"),
-        (["export", "{made}", "--onnx", "{new}"], 2, "is an exported function; expected a model folder made by berthead fit"),
-        (["bench", "{made}"], 2, "Commands that read exported functions: predict, eval, verify, info."),
+        (
+            ["export", "{made}", "--onnx", "{new}"],
+            2,
+            "export: the model is an exported function; expected a model folder made by berthead fit",
+        ),
+        (["bench", "{made}"], 2, "exported functions are for predict, eval, verify and info"),
         (["predict", "{model}", "good", "--engine", "onnx"], 2, "Write one: berthead export"),
         (["predict", "{made}", "good", "--engine", "torch"], 2, '--engine: is "torch"; expected one of auto, onnx'),
         (["predict", "{made}", "good", "--precision", "int8"], 2, "--precision int8: "),
         (["predict", "{made}", "good", "--device", "cuda"], 2, "is computed by ONNX Runtime on CPUs; cpu"),
         (["predict", "{made}", "good", "--base", "minilm"], 2, "holds an encoder of its own"),
         (["predict", "{made}", "good", "--engine", "onnx", "--precision", "auto"], 0, ""),
-        (["predict", "{new}", "good", "--engine", "onnx"], 2, "is no exported function"),
+        (["predict", "{new}", "good", "--engine", "onnx"], 2, "does not exist"),
     ],
 )
 def test_what_cannot_be_is_said(cli, toy_model, made, tmp_path, words, code, said):

@@ -11,10 +11,10 @@ import torch
 from conftest import SAMPLE, toy_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_transformers import by_the_note
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
     AutoTokenizer,
     pipeline,
 )
@@ -35,10 +35,6 @@ PROBLEMS = {
     "classify": "single_label_classification",
     "multilabel": "multi_label_classification",
     "regress": "regression",
-}
-AUTO = {
-    "BertForSequenceClassification": AutoModelForSequenceClassification,
-    "BertForTokenClassification": AutoModelForTokenClassification,
 }
 TEXTS = [
     *(row["text"] for row in toy_rows(1)),
@@ -68,12 +64,15 @@ def tokens_of(folder: Path, examples, **options):
 
 
 def their_model(folder: Path):
-    """The model as berthead.json tells a transformers user to load it; nothing may be missing or left over."""
-    said = json.loads((folder / "berthead.json").read_text(encoding="utf-8"))["transformers"]
-    model, report = AUTO[said["class"]].from_pretrained(folder, output_loading_info=True)
+    """Logits as berthead.json tells a transformers user to compute them; nothing may be missing or left over."""
+    record = json.loads((folder / "berthead.json").read_text(encoding="utf-8"))
+    if record["head"]["pooling"] != "pooler":
+        assert record["transformers"]["class"] == "BertModel"
+        return by_the_note(folder, record["head"]["pooling"])
+    model, report = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
     assert {name: list(keys) for name, keys in report.items() if keys} == {}
-    assert type(model).__name__ == said["class"]
-    return model.eval()
+    assert type(model).__name__ == record["transformers"]["class"] == "BertForSequenceClassification"
+    return lambda **batch: model.eval()(**batch).logits
 
 
 def rows_read(model, examples):
@@ -84,17 +83,9 @@ def rows_read(model, examples):
     return layout.rows
 
 
+@torch.no_grad()
 def their_logits(folder: Path, model, examples) -> np.ndarray:
-    pooling = json.loads((folder / "berthead.json").read_text(encoding="utf-8"))["head"]["pooling"]
-    batch = tokens_of(folder, examples, padding=True, return_tensors="pt")
-    with torch.no_grad():
-        logits = model(**batch).logits
-    if pooling == "mean":
-        mask = batch["attention_mask"][:, :, None]
-        logits = (logits * mask).sum(1) / mask.sum(1)
-    elif pooling == "cls":
-        logits = logits[:, 0]
-    return logits.numpy()
+    return model(**tokens_of(folder, examples, padding=True, return_tensors="pt")).numpy()
 
 
 @pytest.mark.parametrize("pair", [None, "pair"])
@@ -201,11 +192,8 @@ def test_the_pipeline_gives_our_probabilities_and_numbers(fit_toy):
     ("pooling", "words"),
     [
         ("pooler", ["BertForSequenceClassification", "gives this folder's logits"]),
-        (
-            "mean",
-            ["BertForTokenClassification", "no class for this task with mean pooling", "the mean of its token logits"],
-        ),
-        ("cls", ["BertForTokenClassification", "no class for this task with cls pooling", "at the first token"]),
+        ("mean", ["BertModel", "and refuse it", "applied to the mean of a row's vectors"]),
+        ("cls", ["BertModel", "and refuse it", "applied to a row's first vector"]),
     ],
 )
 def test_info_says_which_class_loads_the_folder(pooling, words, fit_toy):
@@ -214,7 +202,7 @@ def test_info_says_which_class_loads_the_folder(pooling, words, fit_toy):
     text = info_text(record, str(folder))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert record["transformers"]["class"] == words[0]
-    assert config["architectures"] == words[:1]
+    assert config["architectures"] == (words[:1] if pooling == "pooler" else [])
     for word in words:
         assert word in text
         assert word in " ".join(record["transformers"].values())

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,71 +23,81 @@ TEXTS = [
 ]  # in windows
 pytestmark = pytest.mark.slow
 
+# Loads and computes once for each choice of kernels and each number of threads.
 CODE = """
-import json, sys
+import json, os, sys
 import berthead
 from berthead.engine.cpu import use_threads
+from berthead.kernels import library
 from berthead.records import Example
 
-folder, threads, texts = json.loads(sys.argv[1])
-use_threads(threads)
-fitted = berthead.load(folder)
+folder, choices, texts = json.loads(sys.argv[1])
 examples = [Example(text) for text in texts]
-together = fitted.predictor.logits(examples)
-alone = [fitted.predictor.logits([one])[0] for one in examples]
-labels = [one.answer for one in fitted.predict(texts)]
-print(json.dumps([together.tolist(), [row.tolist() for row in alone], labels, fitted.predictor.engine.kernels]))
+for kernels in choices:
+    os.environ.pop(library.SWITCH, None)
+    if kernels:
+        os.environ[library.SWITCH] = kernels
+    for threads in (1, 2):
+        use_threads(threads)
+        fitted = berthead.load(folder)
+        together = fitted.predictor.logits(examples).tolist()
+        alone = [fitted.predictor.logits([one])[0].tolist() for one in examples]
+        labels = [one.answer for one in fitted.predict(texts)]
+        print(json.dumps([kernels, threads, fitted.predictor.engine.kernels, together, alone, labels]))
 """
+# Torch and oneDNN read these when they are loaded: each takes a process of its own.
 CAPS = {
-    "nothing capped": {},
-    **{f"kernels {name}": {library.SWITCH: name} for name in library.kernels()},
-    "torch": {library.SWITCH: "torch"},
-    "torch, oneDNN to AVX2": {library.SWITCH: "torch", "ONEDNN_MAX_CPU_ISA": "AVX2"},
-    "torch, oneDNN to SSE4.1": {library.SWITCH: "torch", "ONEDNN_MAX_CPU_ISA": "SSE41"},
-    "torch, ATen to AVX2": {library.SWITCH: "torch", "ATEN_CPU_CAPABILITY": "avx2"},
-    "torch, ATen to its default": {library.SWITCH: "torch", "ATEN_CPU_CAPABILITY": "default"},
+    "nothing": {},
+    "oneDNN to AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "oneDNN to SSE4.1": {"ONEDNN_MAX_CPU_ISA": "SSE41"},
+    "ATen to AVX2": {"ATEN_CPU_CAPABILITY": "avx2"},
     "ATen to its default": {"ATEN_CPU_CAPABILITY": "default"},
 }
+DAILY = ("nothing", "oneDNN to SSE4.1", "ATen to its default")
 
 
 @pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
+def fitted(once) -> Path:
     """MiniLM, fitted: answers of real weights."""
-    folder = tmp_path_factory.mktemp("models") / "fitted"
-    made = berthead.fit(toy_rows(2), encoder="minilm", epochs=1, max_tokens=64, valid="0", quiet=True)
-    made.save(folder)
-    return folder
+
+    def fit(folder: Path) -> None:
+        berthead.fit(toy_rows(2), encoder="minilm", epochs=1, max_tokens=64, valid="0", quiet=True, out=folder)
+
+    return once("instructions", None, fit)
 
 
-def answers(folder, threads, caps):
-    clean = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", library.SWITCH)}
-    given = json.dumps([str(folder), threads, TEXTS])
-    done = subprocess.run([sys.executable, "-c", CODE, given], env=clean | caps, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    together, alone, labels, kernels = json.loads(done.stdout.splitlines()[-1])
-    return np.array(together), np.array(alone), labels, kernels
-
-
-@pytest.mark.parametrize("caps", CAPS)
-def test_capped_processors_give_the_plain_models_answers(fitted, caps):
+@pytest.fixture(scope="module")
+def wanted(fitted) -> np.ndarray:
+    """What transformers computes of the texts that are not in windows, and our head of it."""
     import torch
     from transformers import AutoTokenizer, BertModel
 
-    loaded = berthead.load(fitted)
-    tokenizer, head = AutoTokenizer.from_pretrained(fitted), loaded.artifact.model.head
+    tokenizer, head = AutoTokenizer.from_pretrained(fitted), berthead.load(fitted).artifact.model.head
     bert = BertModel.from_pretrained(fitted, add_pooling_layer=False).eval()
-    wanted = []
+    logits = []
     with torch.no_grad():
         for text in TEXTS[:-1]:
             hidden = bert(**tokenizer(text, return_tensors="pt", max_length=64, truncation=True)).last_hidden_state
-            wanted.append(head.out(hidden.mean(1))[0].numpy())
-    plain = loaded.predict(TEXTS)
-    for threads in (1, 2):
-        together, alone, labels, kernels = answers(fitted, threads, CAPS[caps])
-        np.testing.assert_allclose(together[:-1], wanted, atol=1e-5)
-        np.testing.assert_allclose(alone, together, atol=1e-5)
-        assert labels == [one.answer for one in plain]
-        if caps.startswith("kernels "):
-            assert kernels == caps.removeprefix("kernels ")
-        if caps.startswith("torch"):
-            assert kernels in ("torch", "oneDNN")
+            logits.append(head.out(hidden.mean(1))[0].numpy())
+    return np.array(logits)
+
+
+@pytest.mark.parametrize(
+    "caps", [pytest.param(caps, marks=() if caps in DAILY else pytest.mark.exhaustive) for caps in CAPS]
+)
+def test_capped_processors_give_the_plain_models_answers(fitted, wanted, caps):
+    choices = ["", "torch", *library.kernels()] if caps == "nothing" else ["", "torch"]
+    given = json.dumps([str(fitted), choices, TEXTS])
+    clean = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", library.SWITCH)}
+    done = subprocess.run([sys.executable, "-c", CODE, given], env=clean | CAPS[caps], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(kernels, threads) for kernels, threads, *_ in answers] == [(k, n) for k in choices for n in (1, 2)]
+    plain = [one.answer for one in berthead.load(fitted).predict(TEXTS)]
+    for kernels, threads, used, together, alone, labels in answers:
+        told = f"{kernels} on {threads} threads"
+        np.testing.assert_allclose(np.array(together)[:-1], wanted, atol=1e-5, err_msg=told)
+        np.testing.assert_allclose(alone, together, atol=1e-5, err_msg=told)
+        assert labels == plain, told
+        if kernels:
+            assert used in (("torch", "oneDNN") if kernels == "torch" else (kernels,)), told

@@ -16,10 +16,11 @@ from toy_tasks import fit_task
 
 import berthead
 from berthead.errors import ModelError, UsageError
-from berthead.function.joined_folder import is_joined
+from berthead.function.record import read_record
 from berthead.kernels import library, native
 from berthead.model.encoder import Block
-from berthead.predict.joined import JoinedEngine, shared, shared_layers
+from berthead.model.sharing import shared, shared_layers
+from berthead.predict.joined import JoinedEngine
 from berthead.records import Example
 
 ROWS = toy_rows(2)
@@ -146,12 +147,12 @@ def test_equal_parts_are_one_part_and_others_are_not(members):
 
 
 def test_the_folder_holds_the_encoder_once(members, joined_folder):
-    assert is_joined(joined_folder)
+    assert read_record(joined_folder)["kind"] == "joined"
     theta = transformers.AutoModel.from_pretrained(joined_folder / "theta")
     assert theta.config.num_hidden_layers == 2
-    with safe_open(joined_folder / "mood" / "model.safetensors", "pt") as file:
+    with safe_open(joined_folder / "mood" / "part.safetensors", "pt") as file:
         assert {name.split(".")[-2] for name in file.keys()} == {"dense", "classifier"}  # noqa: SIM118 - the head alone
-    with safe_open(joined_folder / "stars" / "model.safetensors", "pt") as file:
+    with safe_open(joined_folder / "stars" / "part.safetensors", "pt") as file:
         assert {name.split(".")[3] for name in file.keys() if name.startswith("bert.encoder.")} == {"1"}  # noqa: SIM118
     assert (joined_folder / "low-rank" / "adapter_model.safetensors").is_file()
     small = sum(path.stat().st_size for path in joined_folder.rglob("*.safetensors"))
@@ -251,7 +252,9 @@ def test_functions_that_do_not_go_together_are_refused(cli, members, tmp_path, t
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("damage", ["a name that leads elsewhere", "no theta", "another theta", "a tensor too many"])
+@pytest.mark.parametrize(
+    "damage", ["a name that leads elsewhere", "no theta", "another theta", "a tensor too many", "two models"]
+)
 def test_a_broken_joined_folder_is_refused(joined_folder, tmp_path, damage):
     folder = tmp_path / "all"
     shutil.copytree(joined_folder, folder)
@@ -264,7 +267,8 @@ def test_a_broken_joined_folder_is_refused(joined_folder, tmp_path, damage):
     elif damage == "another theta":
         make_bert(folder / "theta", seed=5)
     else:
-        shutil.copy(folder / "theta" / "model.safetensors", folder / "mood" / "model.safetensors")
+        name = "part.safetensors" if damage == "a tensor too many" else "model.safetensors"
+        shutil.copy(folder / "theta" / "model.safetensors", folder / "mood" / name)
     with pytest.raises(ModelError):
         berthead.load(folder)
 

@@ -20,10 +20,7 @@ from berthead.model.heads import RowHead
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
 
-pytestmark = [
-    pytest.mark.skipif(not library.kernels(), reason="this machine has no kernels of ours"),
-    pytest.mark.usefixtures("threads"),
-]
+pytestmark = pytest.mark.skipif(not library.kernels(), reason="this machine has no kernels of ours")
 CPU = torch.device("cpu")
 
 

@@ -47,9 +47,10 @@ def job(last, source, target, options):
 
 
 for line in sys.stdin:
-    killed_after, *arguments = json.loads(line)
+    folder, killed_after, *arguments = json.loads(line)
     pid = os.fork()
     if pid == 0:
+        os.chdir(folder)
         os.dup2(os.open("said", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), 1)
         os.dup2(1, 2)
         job(*arguments)
@@ -69,11 +70,11 @@ for line in sys.stdin:
 class Starter:
     """Starts processes in a folder, one at a time."""
 
-    def __init__(self, folder: Path, model: Path) -> None:
-        self.folder = folder
+    def __init__(self, model: Path) -> None:
+        self.folder = Path()
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", STARTER, model], cwd=folder, env=shell_env(BERTHEAD_THREADS="1"), **pipes
+            [sys.executable, "-c", STARTER, model], env=shell_env(BERTHEAD_THREADS="1"), **pipes
         )
         assert self.process.stdout.readline() == "ready\n"
 
@@ -81,17 +82,23 @@ class Starter:
         self, source: str, target: str, *, last: int | None = None, killed_after: float | None = None, **options
     ) -> tuple[int, str]:
         """How a job ended, and what it said; it kills itself at its last step, or is killed after so many seconds."""
-        self.process.stdin.write(json.dumps([killed_after, last, source, target, options]) + "\n")
+        self.process.stdin.write(json.dumps([str(self.folder), killed_after, last, source, target, options]) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline()), (self.folder / "said").read_text()
 
 
-@pytest.fixture
-def starter(tmp_path, fit_toy):
-    made = Starter(tmp_path, fit_toy(epochs=6))
+@pytest.fixture(scope="module")
+def started(fit_toy):
+    made = Starter(fit_toy(epochs=6))
     yield made
     made.process.stdin.close()
     made.process.wait()
+
+
+@pytest.fixture
+def starter(started, tmp_path):
+    started.folder = tmp_path
+    return started
 
 
 def some_rows(count: int) -> list[dict[str, str]]:
@@ -136,20 +143,28 @@ KINDS = {
 # At random moments
 
 
+# One of text and one of tables that are made of many parts; each has its own way of being put together.
+DAILY = ("out.csv.zst", "typed.parquet")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", KINDS)
-def test_a_job_killed_four_times_at_random_writes_the_same_bytes(name, starter, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [*((name, 2000) for name in DAILY), *(pytest.param(name, 8000, marks=pytest.mark.exhaustive) for name in KINDS)],
+)
+def test_a_job_killed_four_times_at_random_writes_the_same_bytes(name, count, starter, tmp_path):
     chance = random.Random(name)
-    write_source(KINDS[name], tmp_path, some_rows(8000))
+    write_source(KINDS[name], tmp_path, some_rows(count))
+    rows, all_done = count // 32, (0, f"{count}\n")
     begun = time.monotonic()
-    assert starter.run(KINDS[name], name, part_rows=256) == (0, "8000\n")
+    assert starter.run(KINDS[name], name, part_rows=rows) == all_done
     seconds = time.monotonic() - begun
     wanted = left(tmp_path, name)
     assert list(wanted) == [name, f"{name}.errors.jsonl"]
     killed, parts = 0, []
     while killed < 4:
         moment = chance.uniform(0, seconds)
-        code, said = starter.run(KINDS[name], name, part_rows=256, resume=True, killed_after=moment)
+        code, said = starter.run(KINDS[name], name, part_rows=rows, resume=True, killed_after=moment)
         if code == -signal.SIGKILL:
             killed += 1
             there = len(list((tmp_path / f"{name}.parts").glob("0*[0-9].json")))
@@ -159,61 +174,47 @@ def test_a_job_killed_four_times_at_random_writes_the_same_bytes(name, starter, 
             else:  # killed while the parts were removed
                 assert (tmp_path / name).read_bytes() == wanted[name]
         else:
-            assert (code, said) == (0, "8000\n")
+            assert (code, said) == all_done
             assert left(tmp_path, name) == wanted
             parts.clear()
     assert parts == sorted(parts)  # what was whole stayed
-    assert starter.run(KINDS[name], name, part_rows=256, resume=True) == (0, "8000\n")
+    assert starter.run(KINDS[name], name, part_rows=rows, resume=True) == all_done
     assert left(tmp_path, name) == wanted
 
 
 @pytest.mark.slow
-def test_the_command_as_users_run_it_is_killed_and_resumed(fit_toy, tmp_path):
-    write_source("in.csv", tmp_path, some_rows(6000))
-    command = [sys.executable, "-m", "berthead", "predict", fit_toy(epochs=6), "in.csv", "--out", "out.csv"]
-    command += ["--part-rows", "256", "--quiet"]
-    run = {"cwd": tmp_path, "env": shell_env(), "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    assert subprocess.run(command, check=False, **run).returncode == 4
+def test_the_command_as_users_run_it_is_killed_and_resumed(fit_toy, shell, forks, tmp_path):
+    write_source("in.csv", tmp_path, some_rows(3000))
+    command = ["predict", fit_toy(epochs=6), "in.csv", "--out", "out.csv", "--part-rows", "128", "--quiet"]
+    assert shell(*command).code == 4
     wanted = left(tmp_path, "out.csv")
     for parts in (2, 9):
-        process = subprocess.Popen([*command, *(["--resume"] if parts > 2 else [])], **run)
+        process = forks.start(*command, *(["--resume"] if parts > 2 else []), cwd=tmp_path, env=shell_env())
         while not (tmp_path / "out.csv.parts" / f"{parts:06}.json").exists():
             assert process.poll() is None
             time.sleep(0.01)
         process.kill()
         process.wait()
-    assert subprocess.run(command, check=False, **run).returncode == 2  # there are parts, and it is not said to go on
-    assert subprocess.run([*command, "--resume"], check=False, **run).returncode == 4
+    assert shell(*command).code == 2  # there are parts, and it is not said to go on
+    assert shell(*command, "--resume").code == 4
     assert left(tmp_path, "out.csv") == wanted
 
 
 @pytest.mark.slow
-def test_shards_at_work_at_once_share_a_folder_and_one_of_them_is_killed(fit_toy, tmp_path):
-    write_source("in.csv", tmp_path, some_rows(6000))
-    command = [
-        sys.executable,
-        "-m",
-        "berthead",
-        "predict",
-        fit_toy(epochs=6),
-        "in.csv",
-        "--part-rows",
-        "200",
-        "--quiet",
-    ]
-    run = {"cwd": tmp_path, "env": shell_env(), "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    assert subprocess.run([*command, "--out", "whole.csv"], check=False, **run).returncode == 4
-    command += ["--out", "out.csv"]
-    shards = [subprocess.Popen([*command, "--shard", f"{number}/3"], **run) for number in (1, 2, 3)]
+def test_shards_at_work_at_once_share_a_folder_and_one_of_them_is_killed(fit_toy, shell, forks, tmp_path):
+    write_source("in.csv", tmp_path, some_rows(3000))
+    command = ["predict", fit_toy(epochs=6), "in.csv", "--part-rows", "100", "--quiet", "--out"]
+    assert shell(*command, "whole.csv").code == 4
+    command.append("out.csv")
+    shards = [forks.start(*command, "--shard", f"{n}/3", cwd=tmp_path, env=shell_env()) for n in (1, 2, 3)]
     while not (tmp_path / "out.csv.parts" / "000004.json").exists():  # of the second
         assert shards[1].poll() is None
         time.sleep(0.01)
     shards[1].kill()
     assert [shard.wait() for shard in shards] == [4, -signal.SIGKILL, 4]
-    gathering = [sys.executable, "-m", "berthead", "gather", "out.csv"]
-    assert subprocess.run(gathering, check=False, **run).returncode == 2
-    assert subprocess.run([*command, "--shard", "2/3", "--resume"], check=False, **run).returncode == 4
-    assert subprocess.run(gathering, check=False, **run).returncode == 4
+    assert shell("gather", "out.csv").code == 2
+    assert shell(*command, "--shard", "2/3", "--resume").code == 4
+    assert shell("gather", "out.csv").code == 4
     wanted = left(tmp_path, "whole.csv")
     assert [content for _, content in sorted(left(tmp_path, "out.csv").items())] == list(wanted.values())
 

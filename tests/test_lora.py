@@ -17,6 +17,7 @@ from conftest import make_bert, toy_rows
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from in_transformers import pooled
 from safetensors.torch import load_file, save_file
 from test_train import Plain, fold_of, logits_of, problem, settings, spied, state_of, their_inputs
 from torch import nn
@@ -268,12 +269,12 @@ TAGGED = [{"tokens": ["the", who, "sat", word], "tags": ["O", "B-who", "O", "B-i
 CHOICES = [{"question": f"the {word}", "choices": ["good cat", "bad dog"], "label": number}
            for number, word in enumerate(("cat", "dog"))] * 8  # fmt: skip
 TASKS = {
-    "classify-mean": ({"pooling": "mean"}, None, "TokenClassification", ["classifier"]),
-    "classify-cls": ({"pooling": "cls", "pair": "pair"}, None, "TokenClassification", ["classifier"]),
+    "classify-mean": ({"pooling": "mean"}, None, "", []),
+    "classify-cls": ({"pooling": "cls", "pair": "pair"}, None, "", []),
     "classify-pooler": ({"pooling": "pooler"}, None, "SequenceClassification", ["bert.pooler.dense", "classifier"]),
     "regress": ({"task": "regress", "label": "stars", "pooling": "pooler", "pair": "pair"}, None,
                 "SequenceClassification", ["bert.pooler.dense", "classifier"]),
-    "attention": ({"pooling": "mean", "windows": "attention"}, None, "TokenClassification", ["classifier"]),
+    "attention": ({"pooling": "mean", "windows": "attention"}, None, "", []),
     "span": ({"task": "span"}, SPANS, "QuestionAnswering", ["qa_outputs"]),
     "tag": ({"task": "tag"}, TAGGED, "TokenClassification", ["classifier"]),
     "crf": ({"task": "tag", "head": "crf"}, TAGGED, "TokenClassification", ["classifier"]),
@@ -288,11 +289,12 @@ def test_peft_loads_the_folder_and_gives_our_logits(kind, fit_lora, calm):
     folder = fit_lora("lora:3,alpha=5", rows, **options)
     model = berthead.load(folder)
     record = model.info()
-    assert record["transformers"]["class"] == f"BertFor{auto}"
+    assert record["transformers"]["class"] == (f"BertFor{auto}" if auto else "BertModel")
+    assert record["format_version"] == (4 if auto == "" or kind == "joint" else 3)
     assert "PeftModel.from_pretrained" in record["transformers"]["note"]
     assert sorted(json.loads((folder / "adapter_config.json").read_text())["modules_to_save"]) == saved
     config = transformers.AutoConfig.from_pretrained(folder)
-    base = getattr(transformers, f"AutoModelFor{auto}").from_pretrained(calm, config=config)
+    base = getattr(transformers, f"AutoModelFor{auto}" if auto else "AutoModel").from_pretrained(calm, config=config)
     theirs = peft.PeftModel.from_pretrained(base, str(folder)).eval()
     assert {name for name, one in theirs.named_parameters() if "lora" in name and not one.any()} == set()
     inputs = model.artifact.task.inputs(
@@ -315,11 +317,13 @@ def test_peft_loads_the_folder_and_gives_our_logits(kind, fit_lora, calm):
         assert len(row.ids) == len(one.ids)
         if auto == "QuestionAnswering":
             logits = torch.stack([said.start_logits[0], said.end_logits[0]], 1)
-        else:
+        elif auto:
             logits = said.logits[0] if auto == "TokenClassification" else said.logits
-        pooling = record["head"].get("pooling") if record["head"]["kind"] == "row" else None
-        if pooling in ("mean", "cls"):
-            logits = logits.mean(0, keepdim=True) if pooling == "mean" else logits[:1]
+        else:
+            vector = pooled(said.last_hidden_state, batch["attention_mask"], record["head"]["pooling"])
+            stored = load_file(folder / "adapter_model.safetensors")
+            weight, bias = (stored[f"base_model.model.berthead.classifier.{part}"] for part in ("weight", "bias"))
+            logits = vector @ weight.T + bias
         torch.testing.assert_close(ours[:, : logits.shape[1]], logits, atol=1e-5, rtol=0)
 
 
@@ -449,14 +453,16 @@ def test_the_packaged_encoder(tmp_path):
     berthead.fit(rows, adapt="lora:8", out=tmp_path / "m", **options)
     model = berthead.load(tmp_path / "m")
     assert model.verify() < 1e-5
-    base = transformers.AutoModelForTokenClassification.from_pretrained(
+    base = transformers.AutoModel.from_pretrained(
         read_checkpoint("minilm").folder, config=transformers.AutoConfig.from_pretrained(tmp_path / "m")
     )
+    omega = model.artifact.omega()
     theirs = peft.PeftModel.from_pretrained(base, str(tmp_path / "m")).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "m")
     for row in rows[:4]:
         with torch.no_grad():
-            logits = theirs(**tokenizer(row["text"], return_tensors="pt")).logits[0].mean(0)
+            vector = theirs(**tokenizer(row["text"], return_tensors="pt")).last_hidden_state[0].mean(0)
+        logits = vector @ omega["classifier.weight"].T + omega["classifier.bias"]
         ours = model.predictor.logits([Example(row["text"])])[0]
         np.testing.assert_allclose(logits.numpy(), ours, atol=1e-5, rtol=0)
 
@@ -547,7 +553,8 @@ def test_an_adapter_config_that_says_something_else_is_refused(change, words, co
         (lambda r: r["adapter"].update(base="\0"), "is not here"),
         (lambda r: r["adapter"].update(base="x" * 9999), "is not here"),
         (lambda r: r["adapter"].update(base=""), "is not here"),
-        (lambda r: r.pop("adapter"), "adapter_model.safetensors"),
+        (lambda r: r.pop("adapter"), 'its kind is "adapter", and it holds what "model" does'),
+        (lambda r: [r.pop("adapter"), r.pop("kind")], "adapter_model.safetensors"),
         (lambda r: r["parameters"]["pretrained"].update(theta_sha256="0" * 64), "has sha256"),
     ],
 )

@@ -19,8 +19,6 @@ from berthead.train import modes as parts
 from berthead.train.memory import is_out_of_memory
 from berthead.train.optim import Optimiser
 
-pytestmark = pytest.mark.usefixtures("threads")
-
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory) -> str:

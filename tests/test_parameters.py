@@ -18,6 +18,7 @@ import berthead
 import berthead.function.artifact
 from berthead.errors import ModelError, UsageError
 from berthead.function.parameters import Parameters, layer_of
+from berthead.predict.inputs import examples_of
 
 TEXTS = ["good cat", "the awful dog sat, red.", "b a d " * 40, "poor mat"]
 
@@ -182,7 +183,7 @@ def test_a_function_with_other_parameters_is_another_function(one, other, which,
 
 
 def mixed_inputs(fitted):
-    return list(fitted._examples(TEXTS))
+    return list(examples_of(TEXTS, fitted.reader))
 
 
 def test_the_record_does_not_keep_scores_of_other_parameters(one, other):

@@ -536,7 +536,7 @@ def test_targets_that_cannot_be_are_refused_before_any_row_is_read(model, tmp_pa
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "device.csv").symlink_to("/dev/full")
     for target, error in [
-        ("folder.csv", OutputError), ("nowhere/out.csv", OutputError), ("out.xlsx", UsageError), ("out", UsageError)
+        ("folder.csv", OutputError), ("nowhere/out.csv", OutputError), ("out.docx", UsageError), ("out", UsageError)
     ]:  # fmt: skip
         with pytest.raises(error):
             predicted(model, tmp_path / "in.csv", tmp_path / target)

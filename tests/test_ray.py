@@ -20,12 +20,13 @@ from berthead.cli import _words
 from berthead.errors import DataError, UsageError
 from berthead.formats.output import Output
 from berthead.formats.table import Table
+from berthead.function.joined import JoinedFunctions
 from berthead.jobs.files import predict_file
 from berthead.jobs.job import computed_by
 from berthead.jobs.ray import room
 from berthead.jobs.work import Work, compute_part
 from berthead.options import PredictOptions
-from berthead.verbs import join as joining
+from berthead.predict.torch_engine import TorchEngine
 
 PLAIN = [word for word in WORDS if word.isalpha()]
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no Ray: pip install 'berthead[ray]'")
@@ -52,7 +53,8 @@ def test_an_error_is_the_same_in_another_process():
 def test_work_that_was_sent_gives_the_same_bytes(tmp_path, fit_toy, joined, precision):
     one = berthead.load(fit_toy(epochs=6), precision=precision, threads=1)
     options = PredictOptions(precision=precision)
-    both = joining.Joined({"a": one, "b": berthead.load(fit_toy(), precision=precision)}, options)
+    functions = JoinedFunctions({"a": one.artifact, "b": berthead.load(fit_toy()).artifact})
+    both = berthead.Fitted(functions, TorchEngine(functions, options))
     table = Table([str(some_rows(tmp_path, 120))])
     work = Work.plan((both if joined else one).predictor, PredictOptions(), table.columns, table.name)
     output = Output.of("csv", table.format, table.columns, table.schema, work.added)

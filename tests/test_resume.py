@@ -39,7 +39,7 @@ SERVER = """
 import json, os, signal, sys, time
 import sklearn.feature_extraction.text, sklearn.linear_model, sklearn.metrics, torch._dynamo
 import berthead
-from berthead import api, folder
+import berthead.function.folder, berthead.verbs.fit
 
 def dying(calls):
     def watched(real):

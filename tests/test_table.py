@@ -14,10 +14,7 @@ from torch import nn
 from berthead.kernels import library
 from berthead.train.embedding_table import Table, learns_by_row
 
-pytestmark = [
-    pytest.mark.skipif(not library.kernels(), reason="this machine has no kernels of ours"),
-    pytest.mark.usefixtures("threads"),
-]
+pytestmark = pytest.mark.skipif(not library.kernels(), reason="this machine has no kernels of ours")
 
 
 @pytest.fixture(params=library.kernels())

@@ -21,10 +21,7 @@ AMX = "avx512_amx"
 DEEP = {"hidden_size": 128, "intermediate_size": 256}
 HEADS = {"heads of 32": {"num_attention_heads": 4}, "heads of 64": {"num_attention_heads": 2}}
 
-pytestmark = [
-    pytest.mark.skipif(not library.kernels(), reason="this machine has no kernels of ours"),
-    pytest.mark.usefixtures("threads"),
-]
+pytestmark = pytest.mark.skipif(not library.kernels(), reason="this machine has no kernels of ours")
 needs_amx = pytest.mark.skipif(AMX not in library.kernels(), reason="this processor has no tile registers")
 
 

@@ -12,7 +12,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import get_type_hints
 
-from berthead.options import ESTIMATOR_OPTIONS, LOAD_OPTIONS, ROW_OPTIONS, FitOptions, Options, PredictOptions
+from berthead.options import (
+    ESTIMATOR_OPTIONS,
+    JOB_OPTIONS,
+    LOAD_OPTIONS,
+    ROW_OPTIONS,
+    FitOptions,
+    Options,
+    PredictOptions,
+)
 
 PATH = Path(__file__).resolve().parent.parent / "src" / "berthead" / "options" / "keywords.py"
 HEAD = '''"""The options as typed keywords, which editors complete. Made by tools/keywords.py."""
@@ -54,6 +62,7 @@ def content() -> str:
     parts = [
         typed_dict("FitKeywords", "Options of `berthead.fit`.", FitOptions),
         typed_dict("LoadKeywords", "Options of `berthead.load`.", PredictOptions, LOAD_OPTIONS),
+        typed_dict("JobKeywords", "Options of `Fitted.predict_file`.", PredictOptions, JOB_OPTIONS),
         typed_dict("RowKeywords", "How labelled rows are read.", PredictOptions, ROW_OPTIONS),
         typed_dict(
             "EstimatorKeywords", "Parameters of the estimators.", FitOptions, ESTIMATOR_OPTIONS, **ESTIMATOR_OWN

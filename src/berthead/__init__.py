@@ -10,24 +10,20 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from berthead.errors import BertheadError, DataError, GateError, ModelError, OutputError, UsageError
     from berthead.estimators import MultipleChoice, SequenceLabeler, SpanExtractor, TextClassifier, TextRegressor
-    from berthead.exported import Exported
-    from berthead.fitted import Fitted
+    from berthead.fitted import Fitted, load
     from berthead.function.parameters import Parameters
-    from berthead.loading import load
     from berthead.records import Prediction, Span
     from berthead.verbs.bench import Bench, bench
     from berthead.verbs.compare import Comparison, compare
     from berthead.verbs.fit import fit
-    from berthead.verbs.join import Joined, join
+    from berthead.verbs.join import join
     from berthead.verbs.soup import soup
 
 _HOME = {
-    "Exported": "exported",
     "Fitted": "fitted",
     "fit": "verbs.fit",
-    "Joined": "verbs.join",
     "join": "verbs.join",
-    "load": "loading",
+    "load": "fitted",
     "soup": "verbs.soup",
     "Bench": "verbs.bench",
     "bench": "verbs.bench",
@@ -54,10 +50,8 @@ __all__ = [
     "BertheadError",
     "Comparison",
     "DataError",
-    "Exported",
     "Fitted",
     "GateError",
-    "Joined",
     "ModelError",
     "MultipleChoice",
     "OutputError",

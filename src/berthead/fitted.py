@@ -1,34 +1,55 @@
-"""The fitted function: answers, metrics, parameters, and its folder."""
+"""Fitted: what a user holds, whatever computes it; and load(): whatever berthead wrote, from its folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, cast, overload
 
-from torch import Tensor
+from berthead.errors import DataError, UsageError
+from berthead.function.protocol import AnyFunction, Function, one_function, with_parameters
+from berthead.options import JOB_OPTIONS, LOAD_OPTIONS, ROW_OPTIONS, PredictOptions
+from berthead.options.keywords import JobKeywords, LoadKeywords, RowKeywords
+from berthead.options.signatures import takes_options
+from berthead.predict.answers import probabilities_of
+from berthead.predict.engines import Engine
+from berthead.predict.inputs import Text, examples_of, is_one
+from berthead.predict.loading import read_function
+from berthead.predict.predictor import Applier
+from berthead.predict.rows import labelled_rows
+from berthead.records import FloatArray, Label, Prediction
 
-from berthead.answering import Answering
-from berthead.engine.cpu import find_device
-from berthead.errors import UsageError
-from berthead.function import artifact as artifacts
-from berthead.function import folder as folders
-from berthead.function.artifact import Artifact
-from berthead.function.function import replay
-from berthead.function.parameters import Parameters
-from berthead.options import PredictOptions
-from berthead.predict.precision import Choice, choose
-from berthead.predict.predictor import Predictor
+# torch is imported where a function needs it: an ONNX function is loaded and applied without.
+if TYPE_CHECKING:
+    from torch import Tensor
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    from berthead.function.artifact import Artifact
+    from berthead.function.joined import JoinedFunctions
+    from berthead.function.parameters import Parameters
+    from berthead.jobs.counts import Summary
+    from berthead.predict.joined import JoinedPredictor
+    from berthead.predict.precision import Choice
+
+    Answers = TypeVarWithDefault("Answers", default=Prediction)
+else:
+    Answers = TypeVar("Answers")
 
 
-class Fitted(Answering):
+class Fitted(Generic[Answers]):
     """A fitted function Predict(BERT(x)), ready to be applied; safe to call from many threads.
 
+    Joined functions are one, too: it answers with a dict of predictions by name, iterates over the names, and gives
+    each function by its name, as `both["topic"]`. What a function cannot do is a `UsageError` that says why.
+
     Args:
-        artifact: the function's parts.
-        options: precision, device and token budget.
+        function: what was fitted: an `Artifact` with its parameters, a `GraphFunction` of an ONNX folder, or
+            `JoinedFunctions`.
+        engine: what computes it; None: torch or our own kernels, in float32 on CPUs.
+
+    Attributes:
+        warnings: what is to be known of the fit or the data that it came from.
 
     Example:
         >>> model = load("tickets-model")  # doctest: +SKIP
@@ -36,62 +57,251 @@ class Fitted(Answering):
         'delivery'
     """
 
-    def __init__(self, artifact: Artifact, options: PredictOptions | None = None) -> None:
-        self.artifact = artifact
-        self.options = options or PredictOptions()
+    def __init__(self, function: AnyFunction, engine: Engine | None = None) -> None:
+        self.function, self.engine = function, engine or _by_torch(function)
         self.warnings: list[str] = []
 
     @property
-    def function(self) -> Artifact:
-        """Its parts."""
-        return self.artifact
+    def kind(self) -> str:
+        """What its folder says that it is: `model`, `adapter`, `onnx` or `joined`."""
+        return self.function.kind
 
-    @cached_property
+    @property
+    def options(self) -> PredictOptions:
+        """How it is computed."""
+        return self.engine.options
+
+    @property
     def choice(self) -> Choice | None:
-        """The precision that `auto` took, and why; None: the options name one."""
-        if self.options.precision != "auto":
-            return None
-        return choose({"": self.artifact}, find_device(self.options.device))
+        """The precision that `auto` took, and why; None: the options name one, or there is nothing to choose from."""
+        return self.engine.choice
 
-    @cached_property
-    def predictor(self) -> Predictor:
-        """The function with its weights laid out for this processor, or on the GPUs."""
-        precision = self.choice.precision if self.choice else self.options.precision
-        device = find_device(self.options.device, precision)
-        return Predictor(self.artifact, precision, self.options.token_budget, device)
+    @property
+    def predictor(self) -> Applier | JoinedPredictor:
+        """The function and what computes it, prepared when it is first asked."""
+        return self.engine.predictor
 
-    def __getstate__(self) -> dict[str, Any]:
-        # The prepared weights lie as this processor wants them: they are made again where it is unpickled.
-        engine = {name: getattr(self.options, name) for name in ("precision", "device", "token_budget")}
-        return {"artifact": self.artifact, "warnings": self.warnings, "engine": engine}
+    @property
+    def applier(self) -> Applier:
+        """The `predictor` of one function: logits and scores of examples too.
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["artifact"], PredictOptions(**state["engine"]))  # type: ignore[misc]
-        self.warnings = state["warnings"]
+        Raises:
+            UsageError: there are several functions.
+        """
+        self._one("applier")
+        return cast("Applier", self.predictor)
 
-    def verify(self) -> float:
-        """Replay the golden examples, in float32 unless the options name another precision.
+    # Answers
+
+    @overload
+    def predict(self, inputs: Text) -> Answers: ...
+    @overload
+    def predict(self, inputs: Any) -> list[Answers]: ...
+
+    def predict(self, inputs: Any) -> Any:
+        """Answers for one input or for many.
+
+        Args:
+            inputs: an input, an iterable of them, or a data frame of pandas or polars with the columns that the
+                function was fitted on. An input is a text; for pairs a tuple of two texts; for span
+                (question, context); for choose (question, [choice, ...]); for tag and joint a text, or
+                {"tokens": [...]}. Each may also be a dict with the columns that the function was fitted on, or with
+                `text`, `pair` and `choices`.
 
         Returns:
-            The largest relative difference of a logit.
+            One prediction for one input, a list in the same order for many; of joined functions each is a dict of
+            predictions by name. An input without an answer gets a prediction with `error` set.
+
+        Raises:
+            DataError: something else, or a column is missing.
+
+        Example:
+            >>> model.predict(["My parcel never came", "I want my money back"])  # doctest: +SKIP
+            >>> model.predict(pandas.read_csv("tickets.csv"))  # doctest: +SKIP
+        """
+        one, predictor = is_one(inputs, self.reader), self.predictor
+        examples = examples_of([inputs] if one else inputs, self.reader)
+        read: Any = list(examples) if one else examples
+        found = list(predictor.predict(read) if isinstance(predictor, Applier) else predictor.answers(read))
+        return found[0] if one else found
+
+    def predict_proba(self, inputs: Any) -> FloatArray:
+        """Probabilities, float32 [rows, labels].
+
+        Args:
+            inputs: many, as for `predict`.
+
+        Returns:
+            One row an input, columns in the order of `labels`.
+
+        Raises:
+            DataError: an input without an answer.
+            UsageError: the function answers numbers, or there are several.
+        """
+        function = self._one("predict_proba")
+        if not function.task.has_probabilities:
+            saw = f"--task {function.task.name} has no probabilities of labels a row"
+            raise UsageError("predict_proba", saw, "", "Use predict.")
+        if is_one(inputs, function):
+            raise DataError("predict_proba", "is given one input", "expected a list of inputs", "Put it in a list.")
+        return probabilities_of(self.predict(inputs), len(self.labels))
+
+    @takes_options(PredictOptions, JOB_OPTIONS)
+    def predict_file(
+        self,
+        source: str | Path | Sequence[str | Path],
+        out: str | Path,
+        *,
+        quiet: bool = False,
+        again: str = "the same call with resume=True.",
+        **options: Unpack[JobKeywords],
+    ) -> Summary:
+        """Answer every row of a file, or of several as one table, into a file: what `berthead predict` does.
+
+        Args:
+            source: csv, tsv, jsonl (each also .gz or .zst), parquet, conll or json; a pattern such as `texts/*.csv`,
+                or several files of one format and with the same columns; or `-` for stdin.
+            out: csv, tsv, jsonl (each also .gz or .zst) or parquet, or `-` for stdout; a file is whole or absent.
+            quiet: show no progress.
+            again: what the message of an interruption says that the user does to go on.
+            {options}
+
+        Returns:
+            What was done: `rows`, `failed` and more. Rows without an answer are left out of the file, and stand in
+            `<out>.errors.jsonl`.
+
+        Raises:
+            UsageError: an option that is not known, or does not go with this input or output.
+            DataError: the input cannot be read.
+            OutputError: the output cannot be written; parts that are whole are kept in `<out>.parts`.
+            Interrupted: Ctrl-C; whole parts are kept, and `resume=True` goes on.
+
+        Example:
+            >>> model.predict_file("tickets.csv", "answers.csv", probabilities=True).rows  # doctest: +SKIP
+            5000
+        """
+        # A first answer does not wait for the imports of a job.
+        from berthead.jobs.files import predict_file
+
+        chosen = self.options.for_job(options)
+        pool = None
+        if chosen.ray:
+            from berthead.jobs.ray import RayPool
+
+            pool = RayPool(chosen, quiet)
+        return predict_file(self.predictor, source, str(out), chosen, quiet, again, pool)
+
+    @takes_options(PredictOptions, ROW_OPTIONS)
+    def evaluate(self, data: Any, **options: Unpack[RowKeywords]) -> dict[str, Any]:
+        """Metrics on labelled data.
+
+        Args:
+            data: a file, a data frame, or a list of dicts.
+            {options}
+
+        Returns:
+            The task's metrics, `rows`, and `warnings`; `skipped` counts the rows that were left out.
+
+        Raises:
+            DataError: rows that cannot be used, or labels that the function does not know.
+            UsageError: there are several functions.
+        """
+        read = labelled_rows(data, [self._one("evaluate")], **options)
+        scores = self.applier.evaluate(read.examples)
+        notes = read.notes + scores["warnings"] + read.left_out
+        return scores | {"skipped": len(read.bad), "warnings": notes}
+
+    @property
+    def labels(self) -> list[Label]:
+        """The labels it can answer, in the order of `predict_proba`; none for regress, span and choose."""
+        return list(self._one("labels").task.answer_labels)
+
+    # What it is
+
+    def info(self) -> dict[str, Any]:
+        """The formula as fitted: task, encoder, head, hashes of theta and omega, labels, metrics, versions.
+
+        Of joined functions: `functions` with this of each, `pretrained`, and `shared_layers`, how many all share.
+        """
+        return self.function.describe()
+
+    @overload
+    def verify(self: Fitted[Prediction]) -> float: ...
+    @overload
+    def verify(self: Fitted[dict[str, Prediction]]) -> dict[str, float]: ...
+
+    def verify(self) -> float | dict[str, float]:
+        """Replay the golden examples, in float32 unless another precision was named.
+
+        Returns:
+            The largest relative difference of a logit; of joined functions one by each name.
 
         Raises:
             GateError: the answers are not the ones that were saved.
         """
-        # What `auto` takes answers alike, but its logits are others.
-        exact = self.options.precision == "auto"
-        predictor = Predictor(self.artifact, device=find_device(self.options.device)) if exact else self.predictor
-        return replay(self.artifact, predictor.logits)
+        return self.engine.verify()
+
+    @property
+    def functions(self) -> dict[str, Fitted]:
+        """The joined functions by name, each in float32 on CPUs; of one function itself, which needs no name."""
+        return self._members or {"": cast("Fitted", self)}
+
+    @cached_property
+    def _members(self) -> dict[str, Fitted]:
+        joined = self._joined
+        return {} if joined is None else {name: Fitted(one) for name, one in joined.functions.items()}
+
+    def __getitem__(self, name: str) -> Fitted:
+        return self.functions[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.functions)
+
+    def __len__(self) -> int:
+        return len(self.functions)
+
+    @property
+    def reader(self) -> Function:
+        """The function that says how inputs are read; of joined ones the one that reads most of an input."""
+        return cast("Function", self.function) if self._joined is None else self._joined.reader
+
+    @property
+    def shared_layers(self) -> int:
+        """Layers that joined functions have in common, from the bottom up; 0: the embeddings alone.
+
+        Raises:
+            UsageError: there is one function.
+        """
+        if self._joined is None:
+            raise UsageError(
+                "shared_layers", "there is one function", "expected joined functions", "Use berthead.join."
+            )
+        return self._joined.shared_layers
+
+    # Parameters and folders
+
+    @property
+    def artifact(self) -> Artifact:
+        """The function with its parameters.
+
+        Raises:
+            UsageError: it has none in torch, or there are several functions.
+        """
+        return self._artifact("parameters")
 
     @property
     def theta(self) -> Parameters:
-        """The encoder's parameters, under the names of its checkpoint."""
-        return Parameters(self.artifact.theta())
+        """The encoder's parameters, under the names of its checkpoint; UsageError where there is no `artifact`."""
+        from berthead.function.parameters import Parameters
+
+        return Parameters(self._artifact("theta").theta())
 
     @property
     def omega(self) -> Parameters:
-        """The head's parameters, under the names of model.safetensors."""
-        return Parameters(self.artifact.omega())
+        """The head's parameters, under the names of model.safetensors; UsageError where there is no `artifact`."""
+        from berthead.function.parameters import Parameters
+
+        return Parameters(self._artifact("omega").omega())
 
     def with_parameters(
         self, theta: Mapping[str, Tensor] | None = None, omega: Mapping[str, Tensor] | None = None
@@ -110,30 +320,52 @@ class Fitted(Answering):
 
         Raises:
             ModelError: a tensor is missing, left over, misshapen or not finite.
+            UsageError: it has no parameters in torch, or there are several functions.
 
         Example:
             >>> mean = Parameters.mean([model.theta, other.theta])  # doctest: +SKIP
             >>> model.with_parameters(theta=mean).save("between")  # doctest: +SKIP
         """
+        from berthead.function import artifact as artifacts
+        from berthead.function.parameters import Parameters
+
         given = [None if one is None else one if isinstance(one, Parameters) else Parameters(one)
                  for one in (theta, omega)]  # fmt: skip
-        return Fitted(artifacts.with_parameters(self.artifact, *given), self.options)
+        changed = artifacts.with_parameters(self._artifact("with_parameters"), *given)
+        return Fitted(changed, _by_torch(changed, self.options))
 
-    def info(self) -> dict[str, Any]:
-        """The formula as fitted: task, encoder, head, hashes of theta and omega, labels, metrics, versions."""
-        return self.artifact.describe()
+    def merged(self) -> Fitted:
+        """The same function as one that needs no other folder: LoRA's change is part of the encoder.
+
+        Returns:
+            The function; `save` writes a model folder of its own.
+
+        Raises:
+            UsageError: it is one already, or has no parameters in torch.
+        """
+        whole = self._artifact("merge").merged()
+        return Fitted(whole, _by_torch(whole, self.options))
 
     def save(self, folder: str | Path, overwrite: bool = False) -> None:
-        """Write the model folder; it is whole or absent.
+        """Write the folder, which `load` reads; it is whole or absent.
 
         Args:
-            folder: where to.
-            overwrite: replace a model folder that exists.
+            folder: where to; joined functions have a folder of their own in it each, which loads by itself too.
+            overwrite: replace a folder that berthead wrote.
 
         Raises:
             OutputError: it cannot be written.
+            ModelError: the pre-trained encoder of joined functions is not at hand.
+            UsageError: the function is an ONNX graph.
         """
-        folders.save(self.artifact, Path(folder), overwrite)
+        if self._joined is not None:
+            from berthead.function import joined_folder
+
+            joined_folder.save(self._joined, Path(folder), overwrite)
+        else:
+            from berthead.function import folder as folders
+
+            folders.save(self._artifact("save"), Path(folder), overwrite)
 
     def export_onnx(self, folder: str | Path, overwrite: bool = False) -> float:
         """Write the function as an ONNX graph with all that its answers need; `load` reads it, without torch too.
@@ -147,13 +379,14 @@ class Fitted(Answering):
 
         Raises:
             ModelError: the head is of another package.
-            UsageError: `onnx` or `onnxruntime` is not installed.
+            UsageError: `onnx` or `onnxruntime` is not installed, or the function has no parameters in torch.
             OutputError: the folder cannot be written.
             GateError: the graph answers otherwise.
         """
+        artifact = self._artifact("export")
         from berthead.export.onnx_folder import write_onnx
 
-        return write_onnx(self.artifact, Path(folder), overwrite)
+        return write_onnx(artifact, Path(folder), overwrite)
 
     def export_hf(self, folder: str | Path, overwrite: bool = False) -> list[str]:
         """Write the function as a plain folder of transformers, without berthead.json and the golden examples.
@@ -167,20 +400,49 @@ class Fitted(Answering):
 
         Raises:
             OutputError: the folder cannot be written.
+            UsageError: the function has no parameters in torch, or there are several.
         """
+        artifact = self._artifact("export")
         from berthead.export.hf_folder import write_hf
 
-        return write_hf(self.artifact, Path(folder), overwrite)
+        return write_hf(artifact, Path(folder), overwrite)
 
-    def merged(self) -> Fitted:
-        """The same function as one that needs no other folder: LoRA's change is part of the encoder.
+    # Which function it is
 
-        Returns:
-            The function; `save` writes a model folder of its own.
+    @property
+    def _joined(self) -> JoinedFunctions | None:
+        return cast("JoinedFunctions", self.function) if self.kind == "joined" else None
 
-        Raises:
-            UsageError: it is one already.
-        """
-        if self.artifact.adapter is None:
-            raise UsageError("merge", "not an adapter folder", "one made by --adapt lora")
-        return Fitted(replace(self.artifact, adapter=None), self.options)
+    def _one(self, verb: str) -> Function:
+        return one_function(self.function, verb)
+
+    def _artifact(self, verb: str) -> Artifact:
+        return cast("Artifact", with_parameters(self.function, verb))
+
+
+@takes_options(PredictOptions, LOAD_OPTIONS)
+def load(folder: str | Path, **options: Unpack[LoadKeywords]) -> Fitted[Any]:
+    """A fitted function from its folder, several from a joined one, or an exported one.
+
+    Args:
+        folder: the model folder, or one that `join` or `export` wrote.
+        {options}
+
+    Returns:
+        The function; of a joined folder all of them as one.
+
+    Raises:
+        ModelError: the folder is missing, broken or not to be trusted, or it needs torch, and there is none.
+        UsageError: an option that this folder cannot have, or torch sees no such device.
+
+    Example:
+        >>> model = load("tickets-model")  # doctest: +SKIP
+    """
+    return Fitted(*read_function(Path(folder), PredictOptions.from_sources(options, only=LOAD_OPTIONS)))
+
+
+def _by_torch(function: Any, options: PredictOptions | None = None) -> Engine:
+    """torch, or our own kernels."""
+    from berthead.predict.torch_engine import TorchEngine
+
+    return TorchEngine(function, options)

@@ -31,10 +31,10 @@ def export(
         raise UsageError("export", "got no output folder", "--onnx DIR, --hf DIR, or both")
     for flag, place in (("--onnx", onnx), ("--hf", hf)):
         if place is not None and place.resolve() == Path(model).resolve():
-            raise UsageError(
-                f"{flag} {place}", "is the folder of the model", "another folder", "The export would replace it."
-            )
-    fitted, record = load_one(model, given), {}
+            saw, fix = "is the folder of the model", "The export would replace it."
+            raise UsageError(f"{flag} {place}", saw, "another folder", fix)
+    fitted = load_one(model, given)
+    record: dict[str, Any] = {}
     if onnx is not None:
         record["onnx"] = {"out": str(onnx), "largest_difference": fitted.export_onnx(onnx, overwrite)}
     if hf is not None:
@@ -43,7 +43,7 @@ def export(
         print_json(record)
         return
     if onnx is not None:
-        apart, count = record["onnx"]["largest_difference"], len(fitted.function.golden)
+        apart, count = record["onnx"]["largest_difference"], len(fitted.reader.golden)
         print_text(f"onnx folder: {onnx}")
         print_text(f"  {counted(count, 'golden example')}: the same answers; largest relative difference {apart:.1e}")
     if hf is not None:

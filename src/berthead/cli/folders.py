@@ -37,44 +37,30 @@ def join(
 @with_options(PredictOptions, only=("base",))
 def info(model: ModelFolder, as_json: AsJson = False, *, given: dict[str, Any]) -> None:
     """Print the formula as fitted: task, encoder, head, hashes of the parameters, labels, metrics."""
-    from berthead import exported
+    fitted = load(model, given)
+    record = fitted.info()
+    if fitted.kind in ("model", "adapter"):
+        from berthead.function.artifact import moved
 
-    if exported.is_exported(Path(model)):
-        shown = load(model, given).info()
-        if as_json:
-            print_json(shown)
-        else:
-            print_text(report.info_text(shown, model))
-        return
-    from berthead.function import artifact, folder, joined_folder
-
-    if joined_folder.is_joined(Path(model)):
-        joined = load(model, given).info()
-        if as_json:
-            print_json(joined)
-        else:
-            print_text(report.joined_text(joined, model))
-        return
-    fitted = folder.load(Path(model), given["base"])
-    record = fitted.describe() | {"moved": artifact.moved(fitted)}
+        record = record | {"moved": moved(fitted.artifact)}
     if as_json:
         print_json(record)
     else:
-        print_text(report.info_text(record, model))
+        print_text((report.joined_text if fitted.kind == "joined" else report.info_text)(record, model))
 
 
 @with_options(PredictOptions, only=("base", "threads"))
 def verify(model: ModelFolder, as_json: AsJson = False, *, given: dict[str, Any]) -> None:
     """Replay a model's golden examples on this machine."""
     fitted = load(model, given)
-    apart = fitted.verify()
-    if isinstance(apart, dict):
+    apart: Any = fitted.verify()
+    if fitted.kind == "joined":
         if as_json:
             print_json({"largest_difference": apart, "passed": True})
         for name, one in apart.items() if not as_json else ():
             print_text(f"{name}: the golden examples give the same logits; largest relative difference {one:.1e}")
         return
-    count = len(fitted.function.golden)
+    count = len(fitted.reader.golden)
     if as_json:
         print_json({"golden": count, "largest_difference": apart, "passed": True})
     else:

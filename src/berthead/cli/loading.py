@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_FLAGS = ("base", "precision", "device", "token_budget", "threads")
+from berthead.errors import ModelError
+from berthead.options import LOAD_OPTIONS
 
-
-def load(model: str, given: dict[str, Any]) -> Any:
-    """One function, or of a joined folder all of them."""
-    from berthead import loading
-
-    return loading.load(model, engine=given.get("engine"), **{name: given.get(name) for name in _FLAGS})
+if TYPE_CHECKING:
+    from berthead.fitted import Fitted
 
 
-def load_one(model: str, given: dict[str, Any]) -> Any:
+def load(model: str, given: dict[str, Any]) -> Fitted[Any]:
+    """One function, or of a joined folder all of them as one."""
+    from berthead import fitted
+
+    options: Any = {name: given.get(name) for name in LOAD_OPTIONS}
+    return fitted.load(model, **options)
+
+
+def load_one(model: str, given: dict[str, Any]) -> Fitted:
     """One function: of a joined folder the error says how to name one."""
-    from berthead.verbs import fit as api
-
-    return api.load(model, **{name: given.get(name) for name in _FLAGS})
-
-
-def load_scored(model: str, given: dict[str, Any]) -> Any:
-    """One function, fitted or exported."""
-    from berthead import exported
-
-    return (load if exported.is_exported(Path(model)) else load_one)(model, given)
+    loaded = load(model, given)
+    if loaded.kind == "joined":
+        fix = f"Name one of them: {model.rstrip('/')}/{next(iter(loaded))}"
+        raise ModelError(model, f"holds {len(loaded)} functions", "expected the folder of one", fix)
+    return loaded

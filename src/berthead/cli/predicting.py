@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from glob import has_magic
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,17 +14,14 @@ from berthead.cli.flags import AsJson, ModelFolder, Quiet, with_options
 from berthead.cli.loading import load
 from berthead.cli.printing import as_line, print_json, print_text, say_choice, warn
 from berthead.errors import DataError, UsageError
-from berthead.options import PredictOptions, flag
+from berthead.options import JOB_OPTIONS, LOAD_OPTIONS, PredictOptions, flag
+
+if TYPE_CHECKING:
+    from berthead.fitted import Fitted
+    from berthead.jobs.counts import Summary
 
 
-@with_options(
-    PredictOptions,
-    only=(
-        "text", "pair", "choices", "base", "engine", "precision", "device", "token_budget", "threads",
-        "probabilities",
-        "resume", "shard", "ray", "part_rows",
-    ),
-)  # fmt: skip
+@with_options(PredictOptions, only=(*LOAD_OPTIONS, *JOB_OPTIONS))
 def predict(
     model: ModelFolder,
     source: Annotated[
@@ -59,11 +56,11 @@ def predict(
         _predict_text(fitted, source, more or [], bool(given["probabilities"]), as_json)
 
 
-def _predict_text(fitted: Any, text: str, more: list[str], probabilities: bool, as_json: bool) -> None:
+def _predict_text(fitted: Fitted[Any], text: str, more: list[str], probabilities: bool, as_json: bool) -> None:
     from berthead.data.examples import FORMS
 
-    joined, fitted = (fitted, fitted.reader) if hasattr(fitted, "reader") else (None, fitted)
-    form, pairs = FORMS[fitted.function.task.form], bool(fitted.function.columns["pair"])
+    function = fitted.reader
+    form, pairs = FORMS[function.task.form], bool(function.columns["pair"])
     wanted = form.two_texts
     if form.choices:
         if len(more) < 2:
@@ -78,8 +75,8 @@ def _predict_text(fitted: Any, text: str, more: list[str], probabilities: bool, 
         raise UsageError("predict", "there are two texts", "a single text, as this model was fitted on", fix)
     else:
         given = (text, more[0]) if pairs else text
-    if joined is not None:
-        _print_joined(joined.predict(given), probabilities, as_json)
+    if fitted.kind == "joined":
+        _print_joined(fitted.predict(given), probabilities, as_json)
         return
     prediction = fitted.predict(given)
     if prediction.error:
@@ -89,8 +86,8 @@ def _predict_text(fitted: Any, text: str, more: list[str], probabilities: bool, 
         for label, share in (prediction.probabilities or {}).items():
             print_text(f"  p({label})  {share:.4f}")
     if prediction.truncated:
-        limit = fitted.function.reading.max_tokens
-        whole = fitted.function.reading.on_long == "truncate"
+        limit = function.reading.max_tokens
+        whole = function.reading.on_long == "truncate"
         read = f"only the first {limit} were read" if whole else f"some were not read: {limit} fit at once"
         warn([f"the text has {prediction.n_tokens} tokens; {read}"])
 
@@ -124,23 +121,18 @@ def gather(
     _say(gathering.gather(out, folders or []), out, as_json, quiet)
 
 
-def _predict_file(fitted: Any, sources: list[str], out: str, given: dict[str, Any], as_json: bool, quiet: bool) -> None:
-    from berthead.jobs.files import predict_file
-
+def _predict_file(
+    fitted: Fitted[Any], sources: list[str], out: str, given: dict[str, Any], as_json: bool, quiet: bool
+) -> None:
     if as_json and out == "-":
         raise UsageError("--json", "prints a summary, and stdout holds the rows", "a file as --out")
-    options = PredictOptions.from_sources(given)
     again = shlex.join(["berthead", *(word for word in sys.argv[1:] if word != "--resume"), "--resume"])
-    pool = None
-    if options.ray:
-        from berthead.jobs.ray import RayPool
-
-        pool = RayPool(options, quiet)
-    summary = predict_file(fitted.predictor, sources, out, options, quiet, again, pool)
+    job = {name: given[name] for name in JOB_OPTIONS}
+    summary = fitted.predict_file(sources, out, quiet=quiet, again=again, **job)
     _say(summary, out, as_json, quiet)
 
 
-def _say(summary: Any, out: str, as_json: bool, quiet: bool) -> None:
+def _say(summary: Summary, out: str, as_json: bool, quiet: bool) -> None:
     """What a job did, and by the exit code whether all rows have an answer."""
     from berthead.predict.reading import long_notes
 

@@ -8,7 +8,7 @@ import typer
 
 from berthead.cli import reports as report
 from berthead.cli.flags import AsJson, ModelFolder, Quiet, of_rows, with_options
-from berthead.cli.loading import load_one, load_scored
+from berthead.cli.loading import load_one
 from berthead.cli.printing import print_json, print_text, say_choice, warn
 from berthead.options import ROW_OPTIONS, PredictOptions
 
@@ -22,7 +22,7 @@ def evaluate(
     given: dict[str, Any],
 ) -> None:
     """Score a fitted model on labelled data."""
-    fitted = load_scored(model, given)
+    fitted = load_one(model, given)
     say_choice(fitted)
     scores = fitted.evaluate(data, **of_rows(given))
     notes = scores.pop("warnings")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import torch
 
-from berthead.engine import cuda
+from berthead.engine import cuda, forks
 from berthead.engine import cuda_attention as varlen
 from berthead.engine.prepacked import PRECISIONS, has_onednn, prepacked
 from berthead.engine.threads import available_threads
-from berthead.errors import UsageError
+from berthead.errors import MachineError, UsageError
 from berthead.kernels import library, native
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
@@ -41,7 +40,7 @@ class Engine:
         self.precision = precision
         self.kernels = kernels_of(model, precision)
         self.model = prepared(model, precision)
-        self._lock = threading.Lock()
+        self._lock = forks.fork_lock()
 
     def logits(self, pack: Pack) -> FloatArray:
         """Logits of the pack's rows, float32 [rows, outputs]."""
@@ -170,7 +169,11 @@ def find_device(name: str, precision: str = "fp32") -> torch.device:
 
     Raises:
         UsageError: torch sees no such device, or it does not compute in this precision.
+        MachineError: this process was forked from one that used the GPU.
     """
+    # A private name: without it torch raises an error of its own when it first computes there.
+    if name == "cuda" and getattr(torch.cuda, "_is_in_bad_fork", bool)():
+        raise MachineError(cuda.NO_GPU[0], cuda.NO_GPU[1], fix=cuda.NO_GPU[2])
     if name == "cuda" and precision == "int8":
         saw = "is not supported with --device cuda"
         raise UsageError("--precision int8", saw, "fp32 or bf16", "Leave --precision out.")
@@ -189,5 +192,5 @@ def use_threads(wanted: int | None) -> int:
     Returns:
         How many are used now.
     """
-    torch.set_num_threads(wanted or available_threads())
+    torch.set_num_threads(1 if forks.is_alone() else wanted or available_threads())
     return torch.get_num_threads()

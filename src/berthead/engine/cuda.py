@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -13,10 +14,17 @@ from torch import Tensor
 
 from berthead.engine.cuda_attention import Kernel, kernel_for, prepared
 from berthead.engine.cuda_graphs import Graphs, Record, recorded
+from berthead.engine.forks import refuse_child
 from berthead.errors import UsageError, counted
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack, check_rows
 from berthead.records import FloatArray, Pack
+
+# Where, what was seen, and what to do, in a child of a fork.
+NO_GPU = (
+    "--device cuda", "this process was forked from one that used the GPU, which does not survive a fork",
+    'Start the process with multiprocessing\'s method "spawn", and load the function there.',
+)  # fmt: skip
 
 
 @contextmanager
@@ -87,7 +95,7 @@ class Engines:
     """
 
     def __init__(self, make: Callable[[torch.device], Any], devices: Sequence[torch.device]) -> None:
-        self._make, self.workers = make, len(devices)
+        self._make, self.workers, self._process = make, len(devices), os.getpid()
         first = make(devices[0])
         self.precision, self.kernels, self.model = first.precision, first.kernels, first.model
         # The last one used comes first: who asks for one pack after another stays on one device.
@@ -110,6 +118,7 @@ class Engines:
 
     @contextmanager
     def _one(self) -> Iterator[Any]:
+        refuse_child(self._process, *NO_GPU)
         device, engine = self._free.get()
         try:
             engine = engine or self._make(device)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
+from berthead.engine.forks import fork_lock
 from berthead.engine.threads import available_threads
 from berthead.errors import ModelError, UsageError
 from berthead.records import FloatArray, Pack
 
 INSTALL = "pip install 'berthead[runtime]'"
+# ONNX Runtime sends data on its use to Microsoft unless this is set. Source: its Privacy.md.
+NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 # Older ones read weights from wherever the graph says that they lie.
 OLDEST = (1, 24)
 
@@ -32,7 +38,10 @@ class OnnxEngine:
     def __init__(self, graph: Path, threads: int | None = None) -> None:
         self.precision, self.workers = "fp32", 1
         self.threads = threads or available_threads()
+        self._graph, self._lock = graph.absolute(), fork_lock()
+        self._identity = _identity(self._graph)
         self._session, self.version = _session(graph, self.threads)
+        _ENGINES.add(self)
         self._names = [one.name for one in self._session.get_inputs()]
         if not {"ids"} <= set(self._names) <= {"ids", "segments"}:
             raise ModelError(str(graph), f"has the inputs {self._names}", "a graph that berthead export wrote")
@@ -42,13 +51,13 @@ class OnnxEngine:
 
         Rows of one length are computed together, so that the graph knows neither padding nor a mask.
         """
-        lengths, found = pack.lengths, []
+        lengths, found, session = pack.lengths, [], self._session or self._again()
         edges = np.flatnonzero(np.diff(lengths, prepend=-1, append=-1)).tolist()
         for first, end in pairwise(edges):
             tokens = slice(int(pack.starts[first]), int(pack.starts[end]))
             shape = end - first, int(lengths[first])
             known = {"ids": pack.ids[tokens].reshape(shape), "segments": pack.segments[tokens].reshape(shape)}
-            values = self._session.run(["logits"], {name: known[name] for name in self._names})[0]
+            values = session.run(["logits"], {name: known[name] for name in self._names})[0]
             found.append(values.reshape(-1, values.shape[-1]))
         return found[0] if len(found) == 1 else np.concatenate(found)
 
@@ -56,9 +65,55 @@ class OnnxEngine:
         """What decides the last bit of a number: the runtime's version, and its threads."""
         return {"onnxruntime": self.version, "threads": self.threads}
 
+    def leave_session(self) -> None:
+        """In a child of a fork: make another session when there is work for one.
+
+        The threads of this one are not here. It would wait for them even where it is deleted, so it never is.
+        """
+        if self._session is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
+            self._session = None
+
+    def _again(self) -> Any:
+        """A session of the same graph."""
+        with self._lock:
+            if self._session is None:
+                if _identity(self._graph) != self._identity:
+                    saw = "was changed or removed after it was loaded, and this process was forked since then"
+                    raise ModelError(str(self._graph), saw, "the file that was loaded", "Load the function anew.")
+                self._session, _ = _session(self._graph, self.threads)
+            return self._session
+
+
+_ENGINES: WeakSet[OnnxEngine] = WeakSet()
+
+
+def _leave_sessions() -> None:
+    for engine in list(_ENGINES):
+        engine.leave_session()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_sessions)
+
+
+def _identity(graph: Path) -> list[tuple[int, ...] | None]:
+    """Which files a graph and its weights are."""
+    found: list[tuple[int, ...] | None] = []
+    for path in (graph, graph.with_name(f"{graph.name}.data")):
+        try:
+            about = path.stat()
+        except OSError:
+            found.append(None)
+        else:
+            found.append((about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns))
+    return found
+
 
 def _session(graph: Path, threads: int) -> tuple[Any, str]:
     """A session, and the runtime's version."""
+    # Nothing of ours sends anything anywhere. It is read when the library is imported.
+    os.environ.setdefault(NO_TELEMETRY, "1")
     try:
         import onnxruntime
     except ImportError as error:

@@ -45,7 +45,7 @@ class _StructuredEstimator(TextEstimator):
 
     def _predictions(self, X: Any) -> list[Prediction]:
         check_is_fitted(self, "fitted_")
-        found = list(self.fitted_.predictor.predict(self._examples(X, None)))
+        found = list(self.fitted_.applier.predict(self._examples(X, None)))
         for one in found:
             if one.error:
                 raise DataError(one.where, one.error)
@@ -60,7 +60,7 @@ class _StructuredEstimator(TextEstimator):
                 self.fitted_.artifact.task.check(example.target)
             except ValueError as error:
                 raise DataError(example.where, f"the target {error}", fix="Fit on rows that have it.") from None
-        return float(self.fitted_.predictor.evaluate(examples)[choose_metric(find_task(self._task), None)])
+        return float(self.fitted_.applier.evaluate(examples)[choose_metric(find_task(self._task), None)])
 
     def _examples(self, X: Any, y: Any) -> list[Example]:
         rows = rows_of(X)

@@ -40,7 +40,7 @@ def write_hf(artifact: Artifact, folder: Path, overwrite: bool = False) -> list[
         GateError: what was written is not what was to be written.
     """
     said = transformers_class(artifact.model.head, artifact.task.problem_type, artifact.family)
-    tensors, left_out = _tensors(artifact, bare=said["class"].endswith("Model"))
+    tensors, left_out = _tensors(artifact, headless=said["class"].endswith("Model"))
     lines = [f"{said['class']}. {said['note']}", *_beyond(artifact, left_out)]
     with made_whole(folder, overwrite) as aside:
         write_tensors(tensors, aside / WEIGHTS)
@@ -55,13 +55,17 @@ def write_hf(artifact: Artifact, folder: Path, overwrite: bool = False) -> list[
     return lines
 
 
-def _tensors(artifact: Artifact, *, bare: bool) -> tuple[dict[str, Tensor], list[str]]:
-    """What the class of transformers reads, by its names; and the names of what it has no place for."""
-    prefix = "" if bare else f"{families.FAMILIES[artifact.family].prefix}."
-    omega, names = artifact.omega(), omega_names(artifact.model.head, artifact.task.problem_type, artifact.family)
-    left_out = [theirs for ours, theirs in names.items() if bare or _OWN.match(ours)]
+def _tensors(artifact: Artifact, *, headless: bool) -> tuple[dict[str, Tensor], list[str]]:
+    """What the class of transformers reads, by its names; and the names of what it has no place for.
+
+    A head that no class gives is kept whole, under names of our own: it is all that the encoder lacks.
+    """
+    head, names = artifact.stored_head, omega_names(artifact.model.head, artifact.task.problem_type, artifact.family)
+    left_out = [] if headless else [theirs for ours, theirs in names.items() if _OWN.match(ours)]
+    prefix = "" if headless else f"{families.FAMILIES[artifact.family].prefix}."
     theta = {f"{prefix}{name}": tensor for name, tensor in artifact.theta().items()}
-    return theta | {name: tensor for name, tensor in omega.items() if name not in left_out}, left_out
+    omega = {head.names[name]: tensor for name, tensor in artifact.omega().items() if name not in left_out}
+    return theta | omega | {name: torch.empty(0) for name in head.empty}, left_out
 
 
 def _beyond(artifact: Artifact, left_out: list[str]) -> list[str]:

@@ -11,11 +11,14 @@ import torch
 
 from berthead.export import encoder, heads
 from berthead.export.graph import OPSET, Graph
-from berthead.exported import EXPORT_VERSION, GRAPH, TOKENIZER, Exported, as_written
 from berthead.function.artifact import Artifact
 from berthead.function.checks import golden_input
+from berthead.function.golden import as_written
+from berthead.function.onnx_folder import EXPORT_VERSION, GRAPH, TOKENIZER
+from berthead.function.record import read_record
 from berthead.model.heads import JointHead, TokenHead
 from berthead.options import PredictOptions
+from berthead.predict.graph_engine import read_onnx
 from berthead.predict.predictor import Predictor
 from berthead.storage.files import write_json
 from berthead.storage.folders import made_whole
@@ -45,7 +48,8 @@ def write_onnx(artifact: Artifact, folder: Path, overwrite: bool = False) -> flo
         _write_graph(artifact, aside / GRAPH)
         artifact.tokenizer.backend.save(str(aside / TOKENIZER))
         write_json(aside / RECORD, _record(artifact, aside))
-        return Exported(aside, PredictOptions(threads=torch.get_num_threads())).verify()
+        options = PredictOptions(threads=torch.get_num_threads())
+        return read_onnx(aside, read_record(aside), options)[1].verify()
 
 
 @torch.no_grad()
@@ -80,7 +84,7 @@ def _about(artifact: Artifact, names: list[str]) -> dict[str, str]:
 
 def _record(artifact: Artifact, folder: Path) -> dict[str, Any]:
     """berthead.json: as of the model folder, and what is of the export alone."""
-    said = replace(artifact, adapter=None).describe()
+    said = replace(artifact, adapter=None).describe() | {"kind": "onnx"}
     del said["transformers"]
     said["run"] = {name: value for name, value in said["run"].items() if name != "gate"}  # of other arithmetic
     files = (GRAPH, f"{GRAPH}.data", TOKENIZER)

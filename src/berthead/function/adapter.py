@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from berthead.errors import ModelError
+from berthead.function.head_record import StoredHead
 from berthead.model import lora
 from berthead.model.adapt import Adapt
 from berthead.model.checkpoint import Checkpoint, check_shapes, file_tensors, read_checkpoint
@@ -93,11 +94,13 @@ class PeftNames:
         wrapped: the class of transformers that PEFT wraps.
         prefix: what that class calls its encoder.
         omega: our names of the head's weights, each with that of transformers.
+        stored: what the file calls them.
     """
 
     wrapped: str
     prefix: str
     omega: Mapping[str, str]
+    stored: StoredHead
 
     def of_theta(self, name: str) -> str:
         """PEFT's name of a tensor of the encoder, from its plain one."""
@@ -105,12 +108,18 @@ class PeftNames:
 
     def of_omega(self, name: str) -> str:
         """PEFT's name of a tensor of the head, from its full one."""
-        return f"{_PREFIX}{name}"
+        return f"{_PREFIX}{self.stored.names[name]}"
+
+    @property
+    def empty(self) -> tuple[str, ...]:
+        """The names of the empty tensors; PEFT takes no prefix off a name."""
+        return tuple(f"{_PREFIX}{layer}.weight" for layer in self.stored.blocked)
 
     def tensors(self, theta: Mapping[str, Tensor], omega: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What adapter_model.safetensors holds."""
         changes = {self.of_theta(name): tensor for name, tensor in theta.items()}
-        return changes | {self.of_omega(name): tensor for name, tensor in omega.items()}
+        head = {self.of_omega(name): tensor for name, tensor in omega.items()}
+        return changes | head | {name: torch.empty(0) for name in self.empty}
 
     def config(self, adapter: Adapter, what: Adapt) -> dict[str, Any]:
         """What adapter_config.json says: PEFT's LoraConfig.
@@ -177,7 +186,7 @@ def read_adapter(
     stored = file_tensors(path)
     theta = {name: (peft.of_theta(name), shape) for name, shape in lora_shapes(config, what).items()}
     omega = {name: (peft.of_omega(name), shape) for name, shape in omega_shapes.items()}
-    check_shapes(stored, dict([*theta.values(), *omega.values()]), str(path))
+    check_shapes(stored, dict([*theta.values(), *omega.values()]) | dict.fromkeys(peft.empty, (0,)), str(path))
     changes, head = (
         {name: stored[theirs].read().float() for name, (theirs, _) in part.items()} for part in (theta, omega)
     )

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from berthead import plugins
+from berthead.errors import UsageError
 from berthead.function.adapter import Adapter
 from berthead.function.checks import golden_input
-from berthead.function.function import GOLDEN_UNITS, by_example, has_units, identity_of
-from berthead.function.head_record import head_record, omega_names, state_named, transformers_class
+from berthead.function.golden import GOLDEN_UNITS, by_example, has_units
+from berthead.function.head_record import StoredHead, head_record, omega_names, state_named, transformers_class
 from berthead.function.parameters import Parameters, find_pretrained
+from berthead.function.protocol import identity_of
 from berthead.model import families
 from berthead.model.checkpoint import build_encoder, our_weights
 from berthead.model.heads import over_arrays
@@ -29,9 +31,11 @@ from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading
 
 # 1: one answer a row, long texts cut. 2: every task, and windows. 3: a change of theta-hat in place of theta-tilde.
-FORMAT_VERSION = 3
+# 4: a head that no class of transformers gives, in a file that its classes with a head refuse (`StoredHead`); a part of
+# a joined folder, in a file that transformers does not look for.
+FORMAT_VERSION = 4
 # What needs no newer berthead is written so that an older one reads it.
-PLAIN_VERSION = 2
+PLAIN_VERSION, ADAPTER_VERSION = 2, 3
 # Tokens that the plain model computes at once.
 PLAIN_TOKENS = 2048
 # What a run says of the parameters that it fitted, and of no others.
@@ -73,9 +77,24 @@ class Artifact:
     adapter: Adapter | None = None
 
     @property
+    def kind(self) -> str:
+        """What its own folder says that it is: `adapter`, or `model`."""
+        return "adapter" if self.adapter else "model"
+
+    @property
     def max_tokens(self) -> int:
         """The longest row in tokens."""
         return self.reading.max_tokens
+
+    def merged(self) -> Artifact:
+        """The same function as one that needs no other folder: LoRA's change is part of the encoder.
+
+        Raises:
+            UsageError: it is one already.
+        """
+        if self.adapter is None:
+            raise UsageError("merge", "the model holds an encoder of its own", "a folder that a LoRA fit made")
+        return replace(self, adapter=None)
 
     def theta(self) -> dict[str, Tensor]:
         """The encoder's parameters under their checkpoint names."""
@@ -110,6 +129,18 @@ class Artifact:
         head = head_record(self.model.head, self.own_head, self.task.outputs, self.dropout)
         return identity_of(self, self.parameters(), head)
 
+    @property
+    def stored_head(self) -> StoredHead:
+        """How its weights file holds its head."""
+        return StoredHead.of(self.model.head, self.task.problem_type, self.family)
+
+    @property
+    def format_version(self) -> int:
+        """The least version of a folder that holds it whole."""
+        if self.stored_head.blocked:
+            return FORMAT_VERSION
+        return ADAPTER_VERSION if self.adapter else PLAIN_VERSION
+
     def describe(self) -> dict[str, Any]:
         """What berthead.json says, golden examples left out."""
         head = self.model.head
@@ -118,7 +149,8 @@ class Artifact:
             note = _RENAMED_NOTE if families.FAMILIES[self.family].renamed else _PEFT_NOTE
             its_class["note"] = f"{note} {its_class['note']}"
         return {
-            "format_version": FORMAT_VERSION if self.adapter else PLAIN_VERSION,
+            "format_version": self.format_version,
+            "kind": self.kind,
             "task": {"name": self.task.name, **_package(self.task.name), **self.task.to_json()},
             "head": head_record(head, self.own_head, self.task.outputs, self.dropout),
             "columns": self.columns,

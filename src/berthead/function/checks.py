@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from berthead.data.examples import FORMS
 from berthead.errors import ModelError
 from berthead.function.precision_report import Receipt
 from berthead.records import Example
-from berthead.storage.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, PICKLES, RECORD, WEIGHTS
+from berthead.storage.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, PART, PICKLES, RECORD, WEIGHTS
 
 
 def refuse_strange_files(folder: Path) -> None:
@@ -44,24 +45,32 @@ def is_strange(name: str) -> bool:
     return any(Path(name.lower()).match(pattern) for pattern in (*PICKLES, "*.py", "*.so", "*.pyc"))
 
 
-def refuse_other_weights(folder: Path, *, adapter: bool) -> None:
+_KINDS = {
+    WEIGHTS: ("a folder with an encoder of its own", (WEIGHTS, INDEX)),
+    ADAPTER_WEIGHTS: ("an adapter folder", (ADAPTER_WEIGHTS, ADAPTER_CONFIG)),
+    PART: ("a part of a joined folder", (PART,)),
+}
+
+
+def refuse_other_weights(folder: Path, file: str) -> None:
     """Refuse a folder that could be read as two different models.
 
     Args:
         folder: the model folder.
-        adapter: whether berthead.json says that it holds a change of theta-hat.
+        file: where its weights lie, as berthead.json says: model.safetensors, adapter_model.safetensors or
+            part.safetensors.
 
     Raises:
-        ModelError: it holds what belongs to the other kind.
+        ModelError: it holds what belongs to another kind.
     """
-    for name in (WEIGHTS, INDEX) if adapter else (ADAPTER_WEIGHTS, ADAPTER_CONFIG):
+    kind = _KINDS[file][0]
+    for name in (one for other, (_, names) in _KINDS.items() if other != file for one in names):
         if (folder / name).exists():
-            kind = "an adapter folder" if adapter else "a folder with an encoder of its own"
             saw = f"holds {name}, but {RECORD} says that it is {kind}"
             raise ModelError(str(folder), saw, "one of the two", "Copy the folder again.")
 
 
-def check_record(record: dict[str, Any], positions: int) -> None:
+def check_record(record: Mapping[str, Any], positions: int) -> None:
     """Whether berthead.json holds what is read of it; ValueError, TypeError or KeyError where it does not."""
     head, columns, parameters, run = (record[key] for key in ("head", "columns", "parameters", "run"))
     pretrained = parameters["pretrained"]

@@ -13,9 +13,10 @@ from torch import Tensor
 from berthead.errors import ModelError, UsageError
 from berthead.function.adapter import THETA, PeftNames, find_base, lora_shapes, read_adapter
 from berthead.function.artifact import FORMAT_VERSION, Artifact, plain_logits
-from berthead.function.checks import check_record, golden_example, refuse_other_weights, refuse_strange_files
-from berthead.function.function import has_units, replay
-from berthead.function.head_record import make_head, omega_names, transformers_class
+from berthead.function.checks import check_record, golden_example, refuse_other_weights
+from berthead.function.golden import has_units, replay
+from berthead.function.head_record import StoredHead, make_head, omega_names, transformers_class, wrapped_before_4
+from berthead.function.record import read_record
 from berthead.model import families
 from berthead.model.adapt import Adapt
 from berthead.model.checkpoint import (
@@ -33,7 +34,7 @@ from berthead.model.tensors import shapes_only
 from berthead.storage import tensors as storage
 from berthead.storage.files import write_json
 from berthead.storage.folders import made_whole
-from berthead.storage.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RECORD, WEIGHTS, read_json
+from berthead.storage.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PART, RECORD, WEIGHTS, read_json
 from berthead.tasks import find_task
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading
@@ -87,15 +88,29 @@ def load(folder: Path, base: str | None = None) -> Artifact:
         ModelError: what is wrong with the folder, or its encoder is not there.
         UsageError: `base` is given of a folder that needs none.
     """
-    refuse_strange_files(folder)
-    record = read_json(folder / RECORD)
+    record = read_record(folder)
+    if record["kind"] in ("onnx", "joined"):
+        saw = f"its kind is {record['kind']}"
+        raise ModelError(str(folder), saw, "expected the folder of one function with its parameters")
+    return read(folder, record, base)
+
+
+def read(folder: Path, record: Mapping[str, Any], base: str | None = None) -> Artifact:
+    """Read a model folder of which berthead.json was read.
+
+    Args:
+        folder: the model folder.
+        record: as `read_record` gives it, of the kind `model`, `adapter` or `part`.
+        base: where the encoder of an adapter folder lies; None: where it was, or beside the folder.
+
+    Returns:
+        The fitted function.
+
+    Raises:
+        ModelError: what is wrong with the folder, or its encoder is not there.
+        UsageError: `base` is given of a folder that needs none.
+    """
     where = str(folder / RECORD)
-    if isinstance(functions := record.get("functions"), list) and functions:
-        fix = f"Name one of them: {folder / str(functions[0])}"
-        raise ModelError(str(folder), f"holds {len(functions)} functions", "the folder of one", fix)
-    if "export" in record:
-        fix = "Commands that read exported functions: predict, eval, verify, info."
-        raise ModelError(str(folder), "is an exported function", "a model folder made by berthead fit", fix)
     version = record.get("format_version")
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         fix = "Install a newer berthead." if isinstance(version, int) and version > FORMAT_VERSION else ""
@@ -138,28 +153,31 @@ def load(folder: Path, base: str | None = None) -> Artifact:
         raise ModelError(f"{where}: {error.where}", error.saw, error.expected, error.fix) from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(where, f"is not a whole record ({type(error).__name__}: {error})") from error
-    names = omega_names(head, task.problem_type, config.family)
+    about = head, task.problem_type, config.family
+    names = omega_names(*about)
     omega_shapes = {names[name]: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
-    refuse_other_weights(folder, adapter=changed is not None)
+    stored = StoredHead.of(*about) if version >= 4 else StoredHead({name: name for name in omega_shapes})
+    file = ADAPTER_WEIGHTS if changed else PART if "base" in record and version >= 4 else WEIGHTS
+    refuse_other_weights(folder, file)
     adapter, place = None, folder
     if changed:
-        its_class = transformers_class(head, task.problem_type, config.family)["class"]
-        peft = PeftNames(its_class, families.FAMILIES[config.family].prefix, names)
+        its_class = transformers_class(*about)["class"] if version >= 4 else wrapped_before_4(*about)
+        peft = PeftNames(its_class, families.FAMILIES[config.family].prefix, names, stored)
         adapter, bert, omega = read_adapter(folder, record, config, changed, peft, omega_shapes, base)
         is_part = adapter.base == THETA and not (folder / "tokenizer.json").exists()
         place = adapter.place if is_part else folder
     elif "base" in record:
-        bert, omega, place = _read_part(folder, record, config, omega_shapes, base)
+        bert, omega, place = _read_part(folder / file, record, config, omega_shapes, stored, base)
     elif base is not None:
         raise UsageError(f"--base {base}", f"{folder} holds an encoder of its own", "", "Leave it out.")
     else:
-        bert, omega = _read_whole(folder, config, omega_shapes)
+        bert, omega = _read_whole(folder, config, omega_shapes, stored)
     head.load_state_dict({ours: omega[theirs].clone() for ours, theirs in names.items()}, assign=True)
     artifact = Artifact(
         Model(bert, head).eval(), Tokenizer.from_folder(place), task.bound(head), raw_config=raw_config,
         adapter=adapter, **artifact_fields,
     )  # fmt: skip
-    theta, file = (adapter.tensors, ADAPTER_WEIGHTS) if adapter else (artifact.theta(), WEIGHTS)
+    theta = adapter.tensors if adapter else artifact.theta()
     if (sha256_of(theta), sha256_of(artifact.omega())) != hashes:
         raise ModelError(str(folder / file), f"does not match the sha256 in {RECORD}", "", "Copy the folder again.")
     if artifact.tokenizer.vocabulary > config.vocabulary:
@@ -179,38 +197,43 @@ def _change(record: Mapping[str, Any], config: EncoderConfig) -> Adapt | None:
 
 
 def _read_whole(
-    folder: Path, config: EncoderConfig, omega_shapes: dict[str, tuple[int, ...]]
+    folder: Path, config: EncoderConfig, omega_shapes: Mapping[str, tuple[int, ...]], head: StoredHead
 ) -> tuple[Encoder, dict[str, Tensor]]:
     """The encoder and the head's tensors of a folder that holds both."""
     prefix, plain = families.FAMILIES[config.family].prefix, plain_shapes(config)
     stored = read_tensors(folder)
-    shapes = {f"{prefix}.{name}": shape for name, shape in plain.items()} | omega_shapes
+    shapes = {f"{prefix}.{name}": shape for name, shape in plain.items()} | _shapes(omega_shapes, head)
     check_shapes(stored, shapes, str(folder / WEIGHTS))
-    tensors = {name: tensor.read().float() for name, tensor in stored.items()}
-    theta = {name: tensors[f"{prefix}.{name}"] for name in plain}
-    return build_encoder(config, our_weights(theta, config)), tensors
+    theta = {name: stored[f"{prefix}.{name}"].read().float() for name in plain}
+    omega = {name: stored[head.names[name]].read().float() for name in omega_shapes}
+    return build_encoder(config, our_weights(theta, config)), omega
+
+
+def _shapes(omega_shapes: Mapping[str, tuple[int, ...]], head: StoredHead) -> dict[str, tuple[int, ...]]:
+    """Shapes of a head's tensors by their names in the weights file, and of the empty ones beside them."""
+    return {head.names[name]: shape for name, shape in omega_shapes.items()} | dict.fromkeys(head.empty, (0,))
 
 
 def _read_part(
-    folder: Path, record: Mapping[str, Any], config: EncoderConfig, omega_shapes: dict[str, tuple[int, ...]],
-    given: str | None,
+    path: Path, record: Mapping[str, Any], config: EncoderConfig, omega_shapes: Mapping[str, tuple[int, ...]],
+    head: StoredHead, given: str | None,
 ) -> tuple[Encoder, dict[str, Tensor], Path]:  # fmt: skip
     """The encoder, the head's tensors, and where theta-hat lies, of a folder that holds only what differs from it."""
-    prefix, path = families.FAMILIES[config.family].prefix, folder / WEIGHTS
+    prefix, folder = families.FAMILIES[config.family].prefix, path.parent
     if not path.is_file():
-        raise ModelError(str(folder), f"holds no {WEIGHTS}", "the head, and what differs from its encoder")
+        raise ModelError(str(folder), f"holds no {path.name}", "the head, and what differs from its encoder")
     if record["base"] != THETA:
         raise ModelError(str(folder / RECORD), f"base is {record['base']!r}", f'"{THETA}", beside the folder')
     stored = file_tensors(path)
     own = {f"{prefix}.{name}": shape for name, shape in plain_shapes(config).items() if f"{prefix}.{name}" in stored}
-    check_shapes(stored, own | omega_shapes, str(path))
+    check_shapes(stored, own | _shapes(omega_shapes, head), str(path))
     checkpoint = find_base(folder, str(record["base"]), record["parameters"]["pretrained"]["theta_sha256"], given)
     if checkpoint.config != config:
         saw = f"describes another encoder than {checkpoint.folder / 'config.json'}"
         raise ModelError(str(folder / "config.json"), saw, "the same sizes and functions", "Copy the folder again.")
     theta = families.to_checkpoint(checkpoint.weights, config)
     theta |= {name.removeprefix(f"{prefix}."): stored[name].read().float() for name in own}
-    omega = {name: stored[name].read().float() for name in omega_shapes}
+    omega = {name: stored[head.names[name]].read().float() for name in omega_shapes}
     return build_encoder(config, our_weights(theta, config)), omega, checkpoint.folder
 
 
@@ -229,18 +252,20 @@ def write(
     prefix = families.FAMILIES[artifact.family].prefix
     theta = {f"{prefix}.{name}": one for name, one in artifact.theta().items()
              if theta_hat is None or not torch.equal(one, theta_hat[name])}  # fmt: skip
-    tensors, file, record = theta | artifact.omega(), WEIGHTS, artifact.describe()
+    head, file, record = artifact.stored_head, WEIGHTS, artifact.describe()
+    tensors = theta | {head.names[name]: one for name, one in artifact.omega().items()}
+    tensors |= {name: torch.empty(0) for name in head.empty}
     if artifact.adapter:
         if base:
             artifact = replace(artifact, adapter=replace(artifact.adapter, base=base))
             record = artifact.describe()
         assert artifact.adapter is not None
         about = artifact.model.head, artifact.task.problem_type, artifact.family
-        peft = PeftNames(transformers_class(*about)["class"], prefix, omega_names(*about))
+        peft = PeftNames(transformers_class(*about)["class"], prefix, omega_names(*about), head)
         tensors, file = peft.tensors(artifact.adapter.tensors, artifact.omega()), ADAPTER_WEIGHTS
         write_json(folder / ADAPTER_CONFIG, peft.config(artifact.adapter, Adapt.parse(artifact.adapt)))
     elif base:
-        record |= {"format_version": FORMAT_VERSION, "base": base}
+        file, record = PART, record | {"format_version": FORMAT_VERSION, "kind": "part", "base": base}
     write_tensors(tensors, folder / file)
     write_json(folder / "config.json", transformers_config(artifact))
     if base is None:
@@ -263,10 +288,10 @@ def public_config(raw: Mapping[str, Any]) -> dict[str, Any]:
 def transformers_config(artifact: Artifact) -> dict[str, Any]:
     """config.json as transformers reads it."""
     names = artifact.task.label_texts
+    its_class = transformers_class(artifact.model.head, artifact.task.problem_type, artifact.family)["class"]
     return public_config(artifact.raw_config) | {
-        "architectures": [
-            transformers_class(artifact.model.head, artifact.task.problem_type, artifact.family)["class"]
-        ],
+        # A pipeline whose own class refuses the folder takes the one that is named here, which would answer otherwise.
+        "architectures": [] if artifact.stored_head.blocked else [its_class],
         "model_type": artifact.family,
         # Of other tasks transformers knows no problem_type, and refuses it.
         "problem_type": artifact.task.problem_type if artifact.task.problem_type in PROBLEM_TYPES else None,

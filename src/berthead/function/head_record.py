@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -11,10 +12,18 @@ from torch import Tensor, nn
 
 from berthead import plugins
 from berthead.errors import ModelError, listed
-from berthead.model.families import FAMILIES
+from berthead.model.families import FAMILIES, Family
 from berthead.model.heads import POOLED, POOLINGS, WINDOW_POOLINGS, JointHead, RowHead, TokenHead
 
 _CRF = {one: f"crf.{one}" for one in ("first", "last", "step")}
+_AUTO = {
+    "question_answering": "QuestionAnswering",
+    "token_classification": "TokenClassification",
+    "multiple_choice": "MultipleChoice",
+}
+# Before the names of a head's weights that no class of transformers may take for its own.
+_OWN_PREFIX = "berthead."
+_REFUSED_NOTE = "Classes of transformers with a head do not give this folder's logits, and refuse it."
 
 
 def make_head(record: Mapping[str, Any], width: int) -> nn.Module:
@@ -130,36 +139,107 @@ def transformers_class(head: Any, problem_type: str, family: str) -> dict[str, s
         family: the encoder's.
 
     Returns:
-        `class` and `note`.
+        `class` and `note`. A class that ends with `Model` is the encoder's: no class with a head gives these logits.
     """
-    kind = FAMILIES[family]
-    auto = {
-        "question_answering": "QuestionAnswering",
-        "token_classification": "TokenClassification",
-        "multiple_choice": "MultipleChoice",
-    }.get(problem_type, "SequenceClassification")
-    encoder_only = {"class": f"{kind.stem}Model", "note": "AutoModel loads the encoder; the head is berthead's own."}
-    tokens = {"class": f"{kind.stem}ForTokenClassification"}
-    if not isinstance(head, RowHead | TokenHead | JointHead):
-        return encoder_only | {"note": "AutoModel loads the encoder; the head is of another package."}
-    pooled = isinstance(head, RowHead) and head.pooling == "pooler"
-    if (auto if pooled or isinstance(head, TokenHead) else "TokenClassification") not in kind.classes:
-        return encoder_only
-    if isinstance(head, RowHead) and not pooled:
-        place = {"mean": "the mean of its token logits over a row's tokens", "cls": "its logits at the first token"}
-        note = (
-            f"transformers has no class for this task with {head.pooling} pooling. AutoModelForTokenClassification "
-            f"loads this folder, and {place[head.pooling]} is this folder's logits. AutoModelFor{auto} would put a "
-            "random pooler in between."
-        )
-        return tokens | {"note": note}
+    kind, auto = FAMILIES[family], _class_with_head(head, problem_type, family)
+    if auto is None:
+        whose = "berthead's own" if isinstance(head, RowHead | TokenHead | JointHead) else "of another package"
+        notes = [f"AutoModel loads the encoder; the head is {whose}.", _REFUSED_NOTE, *_recipe(head)]
+        return {"class": f"{kind.stem}Model", "note": " ".join(notes)}
+    note = f"AutoModelFor{auto} gives this folder's logits."
     if isinstance(head, JointHead):
-        note = "AutoModelForTokenClassification gives the tags' logits; the label's part of the head is berthead's own."
-        return tokens | {"note": note}
-    if isinstance(head, TokenHead) and head.crf:
+        note = (
+            "AutoModelForTokenClassification gives the tags' logits; the label's part of the head is berthead's own. "
+            "Other classes with a head refuse the folder."
+        )
+    elif isinstance(head, TokenHead) and head.crf:
         note = "AutoModelForTokenClassification gives the logits; the conditional random field is berthead's own."
-        return tokens | {"note": note}
-    return {"class": f"{kind.stem}For{auto}", "note": f"AutoModelFor{auto} gives this folder's logits."}
+    return {"class": f"{kind.stem}For{auto}", "note": note}
+
+
+def wrapped_before_4(head: Any, problem_type: str, family: str) -> str:
+    """The class that PEFT wraps for an adapter folder of format_version 3: that for tokens, where no class pools so."""
+    its_class, kind = transformers_class(head, problem_type, family)["class"], FAMILIES[family]
+    pools = isinstance(head, RowHead) and head.pooling != "pooler"
+    return f"{kind.stem}ForTokenClassification" if pools and "TokenClassification" in kind.classes else its_class
+
+
+def _class_with_head(head: Any, problem_type: str, family: str) -> str | None:
+    """What comes after the stem in the class of transformers that gives this head's logits; None: there is none."""
+    auto = _AUTO.get(problem_type, "SequenceClassification")
+    if isinstance(head, JointHead):
+        auto = "TokenClassification"
+    elif not isinstance(head, TokenHead) and not (isinstance(head, RowHead) and head.pooling == "pooler"):
+        return None
+    return auto if auto in FAMILIES[family].classes else None
+
+
+def _recipe(head: Any) -> list[str]:
+    """How a row's logits come from the encoder's vectors, where one linear layer makes them."""
+    if not isinstance(head, RowHead) or head.dense is not None:
+        return []
+    vector = {"mean": "the mean of a row's vectors", "cls": "a row's first vector"}[head.pooling]
+    return [f"{_OWN_PREFIX}classifier.weight and .bias, applied to {vector}, give them."]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredHead:
+    """How a weights file holds a head.
+
+    transformers fills in what a class lacks with random weights, and only warns. Where none of its classes, or only one
+    that gives a part of the answers, is like the head, the weights that it has no place for have names of our own, and
+    an empty tensor lies where another class looks for a layer: a wrong shape is an error.
+
+    Args:
+        names: the head's names, as `omega_names` gives them, each with the one in the file.
+        blocked: layers of transformers' classes with a head that must not load the file.
+        prefix: what these classes call their encoder.
+    """
+
+    names: Mapping[str, str]
+    blocked: tuple[str, ...] = ()
+    prefix: str = ""
+
+    @classmethod
+    def of(cls, head: Any, problem_type: str, family: str) -> StoredHead:
+        """As folders are written today.
+
+        Args:
+            head: the head.
+            problem_type: the task's.
+            family: the encoder's.
+        """
+        kind, auto = FAMILIES[family], _class_with_head(head, problem_type, family)
+        names = omega_names(head, problem_type, family).values()
+        if auto is not None and not isinstance(head, JointHead):
+            return cls({name: name for name in names})  # a checkpoint of that class, as transformers writes it
+        layers = _head_layers(kind)
+        kept = layers[auto] if auto else ()
+        others = [[one for one in found if one not in kept][:1] for other, found in layers.items() if other != auto]
+        blocked = tuple(dict.fromkeys(one for found in others for one in found))
+        stored = {name: name if name.rpartition(".")[0] in kept else f"{_OWN_PREFIX}{name}" for name in names}
+        return cls(stored, blocked, kind.prefix)
+
+    @property
+    def empty(self) -> tuple[str, ...]:
+        """The names of the empty tensors in model.safetensors."""
+        # A pooler is a part of the encoder, which AutoModel is to load. transformers takes its prefix off a name once
+        # if what is left is a weight of the class: only a class that calls its encoder so has a weight of this name.
+        return tuple(
+            f"{self.prefix}.{layer}.weight" if layer.startswith(f"{self.prefix}.") else f"{layer}.weight"
+            for layer in self.blocked
+        )
+
+
+def _head_layers(kind: Family) -> dict[str, tuple[str, ...]]:
+    """What transformers' classes have beside the encoder, the last layer first."""
+    last = ("classifier",)
+    return {
+        "SequenceClassification": kind.row[::-1] if kind.row else last,
+        "TokenClassification": last,
+        "QuestionAnswering": ("qa_outputs",),
+        "MultipleChoice": kind.choice[::-1] if kind.choice else last,
+    }
 
 
 def _row(record: Mapping[str, Any], width: int, outputs: int, dropout: float) -> RowHead:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,37 +13,51 @@ from berthead.errors import BertheadError, ModelError
 from berthead.function import folder as folders
 from berthead.function.adapter import THETA
 from berthead.function.artifact import FORMAT_VERSION, Artifact
-from berthead.function.checks import is_strange
+from berthead.function.joined import JoinedFunctions, is_name
+from berthead.function.record import read_record
 from berthead.model import families
 from berthead.model.checkpoint import Checkpoint, read_checkpoint
 from berthead.model.model import sha256_of
 from berthead.storage.files import clear_leftovers, write_json
-from berthead.storage.model_files import RECORD, WEIGHTS, read_json
+from berthead.storage.folders import made_whole
+from berthead.storage.model_files import RECORD, WEIGHTS
 
-_NAME = r"[^\W_][\w.-]{0,99}"
 # What a function's own labels are, and no part of the encoder.
 _OF_A_TASK = ("id2label", "label2id", "problem_type", "classifier_dropout", "num_labels")
 
 
-def is_joined(folder: Path) -> bool:
-    """Whether a folder is one that `join` wrote."""
-    path = folder / RECORD
-    try:
-        return path.is_file() and "functions" in read_json(path)
-    except (ModelError, OSError):
-        return False
+def read(folder: Path, record: Mapping[str, Any]) -> JoinedFunctions:
+    """Read a joined folder of which berthead.json was read.
 
+    Args:
+        folder: the joined folder.
+        record: as `read_record` gives it.
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """What a joined folder says of itself.
+    Returns:
+        The functions.
 
     Raises:
-        ModelError: it is none, or a broken one.
+        ModelError: the folder, or that of a function, is broken or not to be trusted.
+    """
+    return JoinedFunctions({name: folders.load(folder / name) for name in names_in(folder, record)})
+
+
+def names_in(folder: Path, record: Mapping[str, Any]) -> list[str]:
+    """The names of the functions in a joined folder.
+
+    Args:
+        folder: the folder.
+        record: as `read_record` gives it.
+
+    Returns:
+        Their names, in order.
+
+    Raises:
+        ModelError: it is no joined folder, or a broken one.
     """
     path = folder / RECORD
-    if not is_joined(folder):
+    if record["kind"] != "joined":
         raise ModelError(str(folder), "is not a joined folder", "one that berthead join made")
-    record = read_json(path)
     version = record.get("format_version")
     if type(version) is not int or not 3 <= version <= FORMAT_VERSION:
         raise ModelError(
@@ -56,24 +69,60 @@ def read_record(folder: Path) -> dict[str, Any]:
     for name in names:
         if not isinstance(name, str) or not is_name(name) or not (folder / name).is_dir():
             raise ModelError(str(path), f"names the function {name!r}", "a folder in it")
-    return record
+    return names
+
+
+def save(joined: JoinedFunctions, folder: Path, overwrite: bool = False) -> None:
+    """Write a joined folder: the encoder once, and of each function what differs from it.
+
+    Args:
+        joined: the functions.
+        folder: where to; each function has a folder of its own in it, which loads by itself too.
+        overwrite: replace a folder that exists.
+
+    Raises:
+        OutputError: it cannot be written.
+        ModelError: the pre-trained encoder is not at hand.
+    """
+    theta_hat = find_theta_hat(list(joined.functions.values()))
+    with made_whole(folder, overwrite) as aside:
+        theta_hat.write(aside / THETA)
+        for name, one in joined.functions.items():
+            (aside / name).mkdir()
+            write_function(one, aside / name, theta_hat.tensors)
+        write_record(aside, list(joined.functions), joined.reader.pretrained)
+
+
+def add(folder: Path, name: str, artifact: Artifact) -> None:
+    """Add a function to a joined folder; the files of the others are not touched.
+
+    Args:
+        folder: the joined folder.
+        name: of the function; `berthead.verbs.join.check_name` says whether it is free.
+        artifact: the function, fitted on the folder's own encoder.
+
+    Raises:
+        ModelError: the folder holds no joined functions, or they do not go together.
+        OutputError: it cannot be written.
+    """
+    record = read_record(folder)
+    JoinedFunctions({**read(folder, record).functions, name: artifact})
+    theta_hat = families.to_checkpoint((base := read_checkpoint(str(folder / THETA))).weights, base.config)
+    with made_whole(folder / name) as aside:
+        write_function(artifact, aside, theta_hat)
+    # Another process may have added one meanwhile.
+    write_record(folder, [*names_in(folder, read_record(folder)), name], record["pretrained"])
 
 
 def write_record(folder: Path, names: list[str], pretrained: Mapping[str, str]) -> None:
     """The record, written aside and renamed: it names whole folders only."""
-    record = {"format_version": FORMAT_VERSION, "functions": names, "pretrained": dict(pretrained)}
+    record = {"format_version": FORMAT_VERSION, "kind": "joined", "functions": names, "pretrained": dict(pretrained)}
     write_json(folder / RECORD, record)
     clear_leftovers(folder / RECORD)
 
 
-def is_name(name: str) -> bool:
-    """Whether a function may have this name: it is that of a folder, too."""
-    return name not in (THETA, RECORD) and not is_strange(name) and re.fullmatch(_NAME, name) is not None
-
-
 def write_function(artifact: Artifact, folder: Path, theta_hat: Mapping[str, Tensor]) -> None:
-    """Write what of a function differs from the encoder beside it, into a new folder that loads by itself."""
-    folder.mkdir()
+    """Write what of a function differs from the encoder beside it, into an empty folder that loads by itself."""
     folders.write(artifact, folder, THETA, theta_hat)
     folders.check_written(folder)
 

@@ -6,7 +6,6 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -46,6 +45,7 @@ class Parameters(Mapping[str, Tensor]):
             if not torch.isfinite(tensor).all():
                 raise ModelError(name, "holds a value that is not finite", "finite numbers")
         self._tensors = copied
+        self._sha256 = ""
 
     def __getitem__(self, name: str) -> Tensor:
         # A copy: whoever writes into it leaves these parameters, and their hash, as they are.
@@ -69,17 +69,18 @@ class Parameters(Mapping[str, Tensor]):
     def __repr__(self) -> str:
         return f"Parameters({len(self)} tensors, {self.n_parameters:,} parameters, sha256 {self.sha256[:12]})"
 
-    @cached_property
+    @property
     def sha256(self) -> str:
         """The hash of names, shapes and float32 bytes, as the model folder records it."""
-        return sha256_of(self._tensors)
+        self._sha256 = self._sha256 or sha256_of(self._tensors)
+        return self._sha256
 
     @property
     def n_parameters(self) -> int:
         """Numbers in all tensors together."""
         return sum(tensor.numel() for tensor in self._tensors.values())
 
-    @cached_property
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each tensor by its name."""
         return {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
@@ -98,12 +99,12 @@ class Parameters(Mapping[str, Tensor]):
         if missing:
             raise ModelError(where, f"lacks {counted(len(missing), 'tensor')}: {listed(missing, 3)}", _ALIKE)
         if left_over:
-            raise ModelError(
-                where, f"holds {counted(len(left_over), 'unknown tensor')}: {listed(left_over, 3)}", _ALIKE
-            )
+            saw = f"holds {counted(len(left_over), 'unknown tensor')}: {listed(left_over, 3)}"
+            raise ModelError(where, saw, _ALIKE)
+        own = self.shapes
         for name, shape in other.shapes.items():
-            if self.shapes[name] != shape:
-                saw, allowed = f"{name} has shape {list(self.shapes[name])}", f"{list(shape)}, as this architecture has"
+            if own[name] != shape:
+                saw, allowed = f"{name} has shape {list(own[name])}", f"{list(shape)}, as this architecture has"
                 raise ModelError(where, saw, allowed)
 
     def difference(self, other: Parameters) -> dict[str, float]:

@@ -12,12 +12,12 @@ from berthead.formats.readers import STDIO
 from berthead.formats.registry import split_sheet
 from berthead.formats.table import Table
 from berthead.formats.writers import RowWriter, check_writable, open_writer
+from berthead.function.protocol import widest
 from berthead.jobs.counts import Summary
 from berthead.jobs.inputs import is_file, matching
 from berthead.jobs.job import Job, run
 from berthead.jobs.work import Chunk, Pool, Work
 from berthead.options import PredictOptions
-from berthead.predict.columns import widest
 from berthead.predict.predictor import Applier
 from berthead.predict.reading import prefetched
 from berthead.progress import Progress

@@ -98,7 +98,7 @@ class RayPool:
         """
         if not isinstance(work.predictor, Predictor | JoinedPredictor):
             raise UsageError("--ray", "this is an exported function", "a model folder that berthead fit made")
-        crew = _Crew(self, self._ray.put((work, output)), by)
+        crew = _Crew(self._ray, self, self._ray.put((work, output)), by)
         try:
             yield from crew.compute((number, list(rows)) for number, rows in parts)
         finally:
@@ -188,8 +188,8 @@ class _Task:
 class _Crew:
     """The actors of one job, and which parts they have."""
 
-    def __init__(self, pool: RayPool, work: Any, by: Mapping[str, Any]) -> None:
-        self._ray, self._pool, self._work, self._by = pool._ray, pool, work, by
+    def __init__(self, ray: Any, pool: RayPool, work: Any, by: Mapping[str, Any]) -> None:
+        self._ray, self._pool, self._work, self._by = ray, pool, work, by
         self._ready: list[_Member] = []
         self._starting: dict[Any, _Member] = {}
         self._running: dict[Any, tuple[_Member, _Task]] = {}

@@ -12,9 +12,10 @@ from berthead.data.examples import Columns, to_example
 from berthead.formats.format import UnfitRow
 from berthead.formats.json import JsonRows
 from berthead.formats.output import Output
+from berthead.function.protocol import widest
 from berthead.jobs.counts import Counts
 from berthead.options import PredictOptions
-from berthead.predict.columns import added_names, added_types, added_values, input_columns, widest
+from berthead.predict.columns import added_names, added_types, added_values, input_columns
 from berthead.predict.predictor import Applier
 from berthead.predict.reading import ReadChunk
 from berthead.records import Example, Prediction, Row

@@ -154,7 +154,8 @@ def read_checkpoint(name: str) -> Checkpoint:
     folder = find_encoder(name)
     raw_config = read_json(folder / "config.json")
     config = families.read_config(raw_config, str(folder / "config.json"))
-    stored = read_tensors(folder)
+    # Empty tensors keep transformers from reading another head into a fitted folder; they are no weights.
+    stored = {name: tensor for name, tensor in read_tensors(folder).items() if tensor.shape != (0,)}
     names = {families.plain_name(full, config.family): full for full in stored}
     if len(names) < len(stored):
         raise ModelError(str(folder), "holds the same weight under two names", "one name for each weight")

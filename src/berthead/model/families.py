@@ -40,7 +40,7 @@ _HEADS = ("SequenceClassification", "TokenClassification", "QuestionAnswering", 
 # Not parameters of the encoder: buffers, and the heads of the pre-training or of another task.
 _NOT_ENCODER = re.compile(
     r"embeddings\.position_ids$|rotary_emb\.|"
-    r"(cls|classifier|pre_classifier|qa_outputs|label_classifier|window_attention|crf|head|lm_head|decoder|"
+    r"(cls|classifier|pre_classifier|qa_outputs|label_classifier|window_attention|crf|head|berthead|lm_head|decoder|"
     r"vocab_transform|vocab_layer_norm|vocab_projector|discriminator_predictions|generator_predictions|"
     r"generator_lm_head|predictions|sop_classifier|lm_predictions|mask_predictions|sequence_summary)\."
 )

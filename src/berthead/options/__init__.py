@@ -6,7 +6,8 @@ import math
 import operator
 import os
 import re
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Self, get_args, get_type_hints
@@ -58,12 +59,13 @@ class Options:
             object.__setattr__(self, spec.name, checked)
 
     @classmethod
-    def from_sources(cls, flags: dict[str, Any], config: Path | None = None) -> Self:
+    def from_sources(cls, flags: Mapping[str, Any], config: Path | None = None, only: Sequence[str] = ()) -> Self:
         """Options from flags, then environment, then a YAML file, then defaults.
 
         Args:
             flags: what was given explicitly; None means not given.
             config: a YAML file with the same names as keys, or None.
+            only: the options that flags may be; empty: all.
 
         Returns:
             The checked options.
@@ -81,8 +83,8 @@ class Options:
             if variable in os.environ:
                 values[name] = os.environ[variable], variable
         for name, value in flags.items():
-            if name not in names:
-                raise UsageError(name, "is not an option", f"one of {listed(names, 50)}", did_you_mean(name, names))
+            if name not in (known := only or names):
+                raise UsageError(name, "is not an option", f"one of {listed(known, 50)}", did_you_mean(name, known))
             if value is not None:
                 values[name] = value, flag(name)
         return cls(**{name: _checked(cls, name, value, where) for name, (value, where) in values.items()})
@@ -217,10 +219,30 @@ class PredictOptions(Options):
     part_rows: int = option(16384, "Rows in a part: the most that is lost when a job is killed.", low=1)
     skip_bad_rows: bool = option(False, "eval: leave out rows that cannot be used, and report them.")
 
+    def for_job(self, given: Mapping[str, Any]) -> PredictOptions:
+        """The options of a job of a function that was loaded with these.
+
+        Args:
+            given: some of `JOB_OPTIONS`; None means not given.
+
+        Returns:
+            The checked options.
+
+        Raises:
+            UsageError: an option that is none of a job, or a value that is not allowed.
+        """
+        for name in LOAD_OPTIONS:
+            if name in given:
+                fix = f"Give it there: load(folder, {name}=...)."
+                raise UsageError(name, "is decided when the model is loaded", f"one of {listed(JOB_OPTIONS)}", fix)
+        loaded, chosen = self.to_dict(), self.from_sources(given, only=JOB_OPTIONS)
+        return replace(chosen, **{name: loaded[name] for name in LOAD_OPTIONS})
+
 
 # Options by who takes them, in the order of the records.
 LOAD_OPTIONS = ("base", "precision", "engine", "device", "token_budget", "threads")
 ROW_OPTIONS = ("text", "pair", "label", "choices", "intent", "skip_bad_rows")
+JOB_OPTIONS = ("text", "pair", "choices", "probabilities", "resume", "shard", "ray", "part_rows")
 # What an estimator has under the same name. It gets rows instead of columns, `random_state` instead of `seed`, and is
 # fitted in one process without a folder.
 _NOT_OF_ESTIMATORS = (

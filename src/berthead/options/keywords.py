@@ -58,6 +58,19 @@ class LoadKeywords(TypedDict, total=False):
     threads: int | None
 
 
+class JobKeywords(TypedDict, total=False):
+    """Options of `Fitted.predict_file`."""
+
+    text: str | None
+    pair: str | None
+    choices: str | None
+    probabilities: bool
+    resume: bool
+    shard: str | None
+    ray: str | None
+    part_rows: int
+
+
 class RowKeywords(TypedDict, total=False):
     """How labelled rows are read."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from berthead.function.function import Function
+from berthead.errors import DataError
+from berthead.function.protocol import Function
 from berthead.records import Example, FloatArray, Prediction
 from berthead.tasks import Answer, Batch, Task
 from berthead.text.layout import Layout
@@ -55,6 +56,27 @@ def answered(
         else:
             number, answer = next(answers)
             yield _prediction(example, one, answer, _deciding_window(function.task, computed, number))
+
+
+def probabilities_of(predictions: Iterable[Prediction], labels: int) -> FloatArray:
+    """Probabilities of predictions.
+
+    Args:
+        predictions: each with a probability for every label.
+        labels: how many there are.
+
+    Returns:
+        float32 [predictions, labels].
+
+    Raises:
+        DataError: a prediction without an answer.
+    """
+    rows: list[list[float]] = []
+    for prediction in predictions:
+        if prediction.probabilities is None:
+            raise DataError(prediction.where, str(prediction.error))
+        rows.append(list(prediction.probabilities.values()))
+    return np.array(rows, dtype=np.float32).reshape(len(rows), labels)
 
 
 def decoded(task: Task, values: FloatArray, batch: Batch) -> Iterator[Answer]:

@@ -8,7 +8,7 @@ from typing import Any
 from berthead.data.examples import FORMS, Columns
 from berthead.data.labels import Labels
 from berthead.errors import UsageError
-from berthead.function.function import Function
+from berthead.function.protocol import Function
 from berthead.options import PredictOptions
 from berthead.records import Prediction
 from berthead.tasks import Task
@@ -50,11 +50,6 @@ def input_columns(function: Function, options: PredictOptions, names: list[str],
 
 def _there(wanted: Any, names: list[str]) -> bool:
     return bool(wanted) and all(name in names for name in ([wanted] if isinstance(wanted, str) else wanted))
-
-
-def widest(functions: Mapping[str, Function]) -> Function:
-    """Of functions that read one input the one that reads most of it: tokens too, where one of them does."""
-    return max(functions.values(), key=lambda one: FORMS[one.task.form].reads_words)
 
 
 def added_names(function: Function, columns: Sequence[str], probabilities: bool, prefix: str = "") -> dict[str, str]:

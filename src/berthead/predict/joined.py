@@ -6,25 +6,26 @@ parameters are one layer here, so the functions make a tree: they part where the
 
 from __future__ import annotations
 
-import copy
-import threading
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from berthead.engine.cpu import CPU, computed_by, kernels_of, prepared
-from berthead.engine.cuda import memory_explained
+from berthead.engine.cuda import NO_GPU, memory_explained
+from berthead.engine.forks import fork_lock, refuse_child
 from berthead.function.artifact import Artifact
 from berthead.model.heads import over_arrays
-from berthead.model.model import Model, sha256_of
+from berthead.model.model import Model
+from berthead.model.sharing import shared
 from berthead.model.tensors import TensorPack, check_rows
 from berthead.model.units import of_units, packs
 from berthead.predict.answers import Computed, answered
-from berthead.predict.predictor import budget_of
+from berthead.predict.predictor import Predictor, budget_of
 from berthead.predict.reading import ReadChunk, chunks, prefetched
 from berthead.records import Example, FloatArray, Pack, Prediction
 from berthead.text.layout import Layout, ranges
@@ -45,7 +46,7 @@ class JoinedEngine:
         self.precision, self.device = precision, device
         memo: dict[int, Any] = {}
         self.models = [prepared(model, precision, memo, device) for model in shared(models)]
-        self._lock = threading.Lock()
+        self._lock, self._process = fork_lock(), os.getpid()
 
     def logits(self, pack: Pack, members: Sequence[int]) -> list[FloatArray]:
         """Logits of a pack by some of the models.
@@ -58,6 +59,8 @@ class JoinedEngine:
             float32 [rows or tokens, ...] of each, in their order.
         """
         found: dict[int, FloatArray] = {}
+        if self.device.type == "cuda":
+            refuse_child(self._process, *NO_GPU)
         check_rows(pack, self.models[0].encoder.config)
         with memory_explained(pack), self._lock, torch.inference_mode():
             tensors = TensorPack.from_pack(pack, self.device)
@@ -88,42 +91,6 @@ class JoinedEngine:
         """The models by the block that computes this layer."""
         encoders = [model.encoder for model in self.models]
         return _grouped(members, lambda member: encoders[member].blocks[encoders[member].order[depth]])
-
-
-def shared(models: Sequence[Model]) -> list[Model]:
-    """Copies of models in which equal parts are one part.
-
-    Args:
-        models: of one architecture; they are not changed.
-
-    Returns:
-        Models that share their heads' and parts' parameters with those given.
-    """
-    known: dict[str, nn.Module] = {}
-
-    def first(part: nn.Module, name: str) -> nn.Module:
-        return known.setdefault(f"{name} {sha256_of(part.state_dict())}", part)
-
-    joined = []
-    for model in models:
-        encoder = copy.copy(model.encoder)
-        encoder._modules = dict(model.encoder._modules)
-        # What attention reads of places belongs to the embeddings: both are the same, or neither.
-        both = nn.ModuleList([encoder.embeddings, encoder.places])
-        encoder.embeddings, encoder.places = first(both, "embeddings")  # type: ignore[misc]
-        encoder.blocks = nn.ModuleList(first(block, f"block {n}") for n, block in enumerate(encoder.blocks))
-        joined.append(Model(encoder, model.head))
-    return joined
-
-
-def shared_layers(models: Sequence[Model]) -> int:
-    """How many layers, from the bottom up, all models have in common; -1: not even the embeddings."""
-    parts = [[model.encoder.embeddings, *(model.encoder.blocks[n] for n in model.encoder.order)]
-             for model in shared(models)]  # fmt: skip
-    depth = 0
-    while depth < len(parts[0]) and all(one[depth] is parts[0][depth] for one in parts):
-        depth += 1
-    return depth - 1
 
 
 def _grouped(members: Sequence[int], part: Any) -> list[list[int]]:
@@ -167,6 +134,14 @@ class JoinedPredictor:
         """What decides the last bit of an answer: versions, kernels and threads."""
         kernels = sorted({kernels_of(one.model, self.engine.precision) for one in self.functions.values()})
         return computed_by(", ".join(kernels) if self.device.type == "cpu" else self.device.type, self.device)
+
+    def verify(self) -> dict[str, float]:
+        """Replay each function's golden examples, in float32: the largest relative difference of a logit by name.
+
+        Raises:
+            GateError: a difference is above the tolerance.
+        """
+        return {name: Predictor(one).verify() for name, one in self.functions.items()}
 
     def answers(self, examples: Iterable[Example]) -> Iterator[dict[str, Prediction]]:
         """Answers of all functions in input order, streaming.

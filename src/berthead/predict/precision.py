@@ -15,7 +15,7 @@ from berthead.engine.prepacked import BF16_SUPPORTED
 from berthead.errors import GateError
 from berthead.function.artifact import Artifact
 from berthead.function.checks import golden_input
-from berthead.function.function import replay
+from berthead.function.golden import replay
 from berthead.function.precision_report import LEAST_AGREEMENT, MOST_LOST_POINTS, Receipt, Verdict
 from berthead.kernels import native
 from berthead.model.model import Model

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from berthead.function.function import Function
+from berthead.function.golden import replay, replay_answers
+from berthead.function.protocol import Function
 from berthead.model.units import Combine, unit_logits
 from berthead.predict.answers import Computed, answered
 from berthead.predict.reading import ReadChunk, chunks, length_notes, prefetched, readable
@@ -111,6 +112,19 @@ class Applier:
         """Logits of examples without errors, float32 [units, outputs]: a unit is a row, a choice, a word or a token."""
         parts = [self.compute(readable(chunk, inputs)).values for chunk, (inputs,) in prefetched(self.read(examples))]
         return np.concatenate(parts) if parts else np.empty((0, self.function.task.outputs), dtype=np.float32)
+
+    def verify(self) -> float:
+        """Replay the golden examples: their logits, and where the folder holds them their answers.
+
+        Returns:
+            The largest relative difference of a logit.
+
+        Raises:
+            GateError: a difference is above the tolerance.
+        """
+        largest = replay(self.function, self.logits)
+        replay_answers(self.function, self.predict)
+        return largest
 
     def evaluate(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Metrics over examples with targets.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from queue import Full, Queue
 from typing import TypeVar
 
+from berthead.engine.forks import refuse_child
 from berthead.errors import DataError, counted
 from berthead.records import Example
 from berthead.tasks import Task
@@ -42,10 +44,10 @@ def chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
 def prefetched(items: Iterator[T]) -> Generator[T]:
     """The same items, the next one made in another thread while the caller works on this one.
 
-    An error of the maker is raised here, in its place.
+    An error of the maker is raised here, in its place. A child of a fork begins anew: the thread stays with its parent.
     """
     ready: Queue[tuple[T | None, BaseException | None]] = Queue(1)
-    stopped = threading.Event()
+    stopped, process = threading.Event(), os.getpid()
 
     def hand_over(item: T | None, error: BaseException | None) -> None:
         while not stopped.is_set():
@@ -67,6 +69,7 @@ def prefetched(items: Iterator[T]) -> Generator[T]:
     threading.Thread(target=make, daemon=True, name=READER_THREAD).start()
     try:
         while True:
+            refuse_child(process, "predict", "was begun before this process was forked", "Begin it in the child.")
             item, error = ready.get()
             if error is not None:
                 raise error

@@ -10,8 +10,8 @@ from typing import Any
 from berthead.data.examples import rows_of, sound_examples, to_example
 from berthead.errors import DataError
 from berthead.formats.readers import RowReader, open_rows
-from berthead.function.function import Function
-from berthead.options import PredictOptions
+from berthead.function.protocol import Function
+from berthead.options import ROW_OPTIONS, PredictOptions
 from berthead.predict.columns import input_columns
 from berthead.predict.reading import split_readable
 from berthead.records import Example, Row
@@ -33,17 +33,24 @@ def read_rows(data: Any) -> tuple[list[str], Iterable[Row], str]:
     if isinstance(data, str | Path):
         reader = open_rows(data)
         return reader.columns, reader, reader.name
-    if hasattr(data, "to_dicts"):
-        records = data.to_dicts()
-    elif hasattr(data, "to_dict") and hasattr(data, "columns"):
-        records = data.to_dict("records")
-    else:
-        records = list(data) if isinstance(data, Iterable) else [data]
+    listed = data if isinstance(data, Iterable) else [data]
+    records = records_of(data) if is_frame(data) else list(listed)
     if not records:
         raise DataError("data", "is empty", "at least two labelled rows")
     if not all(isinstance(record, dict) for record in records):
         raise DataError("data", f"holds {type(records[0]).__name__}", "a file, a data frame, or a list of dicts")
     return list(dict.fromkeys(str(name) for record in records for name in record)), rows_of(records), "data"
+
+
+def is_frame(data: Any) -> bool:
+    """Whether this is a data frame of pandas or polars, neither of which is imported for that."""
+    return hasattr(data, "columns") and (hasattr(data, "to_dicts") or hasattr(data, "to_dict"))
+
+
+def records_of(frame: Any) -> list[dict[Any, Any]]:
+    """The rows of a data frame of pandas or polars, as dicts by column."""
+    records: list[dict[Any, Any]] = frame.to_dicts() if hasattr(frame, "to_dicts") else frame.to_dict("records")
+    return records
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,7 @@ def labelled_rows(
         UsageError: an option that cannot be used.
         DataError: rows that cannot be used, or labels that no function knows.
     """
-    options = PredictOptions.from_sources(flags)
+    options = PredictOptions.from_sources(flags, only=ROW_OPTIONS)
     names, rows, where = read_rows(data)
     labelled, task = True, functions[0].task
     try:

@@ -11,6 +11,8 @@ from berthead.errors import ModelError
 RECORD = "berthead.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+# Of a function in a joined folder, which is no model without the encoder beside it: transformers finds no such name.
+PART = "part.safetensors"
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.joblib", "*.h5", "*.msgpack", "*.npy")
 

@@ -8,7 +8,6 @@ import string
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +86,7 @@ class Tokenizer:
         self._pair = _template(backend, pair=True)
         # BERT's own rule for words; others leave punctuation at a word, or a whole sentence without spaces in one.
         self._finds_words = type(backend.pre_tokenizer).__name__ == "BertPreTokenizer"
+        self._of_words: Any = None
 
     @classmethod
     def from_folder(cls, folder: Path) -> Tokenizer:
@@ -209,9 +209,15 @@ class Tokenizer:
             texts.append([tokens or unknown for tokens in found])
         return texts
 
-    @cached_property
+    @property
     def _spaced(self) -> Any:
         """The tokenizer of single words, which reads each as it stands in a text: behind a space."""
+        # Python 3.11's cached_property holds a lock, which a child of a fork may find taken for ever.
+        if self._of_words is None:
+            self._of_words = self._made_spaced()
+        return self._of_words
+
+    def _made_spaced(self) -> Any:
         from tokenizers import Tokenizer as Backend
 
         if self._finds_words:

@@ -16,7 +16,7 @@ import torch
 from berthead.engine import machine
 from berthead.engine.cpu import find_device
 from berthead.errors import UsageError
-from berthead.fitted import Fitted
+from berthead.fitted import Fitted, load
 from berthead.function.artifact import Artifact
 from berthead.model.config import EncoderConfig
 from berthead.model.heads import over_arrays
@@ -32,7 +32,6 @@ from berthead.records import Example, FloatArray, Pack
 from berthead.tasks import Batch
 from berthead.text.layout import Layout
 from berthead.text.windows import Input
-from berthead.verbs.fit import load
 
 # Rows whose answers are compared, and tokens that are timed.
 MOST_ROWS = 2048

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from berthead.errors import UsageError, listed, shown
-from berthead.fitted import Fitted
+from berthead.fitted import Fitted, load
 from berthead.formats.readers import STDIO
 from berthead.formats.registry import find_format, format_of
 from berthead.formats.writers import check_writable, open_writer
@@ -20,7 +20,6 @@ from berthead.predict.rows import knows, labelled_rows
 from berthead.records import Example, FloatArray, Label
 from berthead.tasks import Answer, Batch, Task
 from berthead.text.windows import Input
-from berthead.verbs.fit import load
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +276,7 @@ def _hashes(fitted: Fitted) -> dict[str, str]:
 
 def _side(fitted: Fitted, examples: list[Example], labelled: bool) -> _Side:
     task = fitted.artifact.task
-    values, inputs = fitted.predictor.computed(examples)
+    values, inputs = fitted.applier.computed(examples)
     answers = list(decoded(task, values, Batch(examples, inputs)))
     right: list[bool | None] = [None] * len(answers)
     if labelled:

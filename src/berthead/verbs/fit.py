@@ -1,4 +1,4 @@
-"""fit() and load(): from rows, or from a folder, to a fitted function."""
+"""fit(): from rows to a fitted function."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from berthead.data.examples import FORMS, SYNONYMS, Columns, find_column, sound_examples, to_example
-from berthead.engine.cpu import find_device, use_threads
 from berthead.errors import Interrupted, MachineError, UsageError
-from berthead.fitted import Fitted
+from berthead.fitted import Fitted, load
 from berthead.formats.readers import STDIO
-from berthead.function import folder as folders
-from berthead.options import FitOptions, PredictOptions
+from berthead.options import FitOptions
 from berthead.options.keywords import FitKeywords
 from berthead.options.signatures import takes_options
 from berthead.predict.rows import mended, notes_on, read_rows
@@ -67,35 +65,6 @@ def fit(
     return fitted
 
 
-def load(
-    folder: str | Path, *, precision: str | None = None, token_budget: int | None = None, threads: int | None = None,
-    base: str | Path | None = None, device: str | None = None,
-) -> Fitted:  # fmt: skip
-    """A fitted function from its model folder.
-
-    Args:
-        folder: made by `fit` or `save`.
-        precision: `fp32` (exact, the default), `bf16`, `int8`, or `auto`: the fastest that was measured to answer
-            alike.
-        token_budget: tokens computed at once; None: what suits the device.
-        threads: processor threads that torch uses from now on; None: what this process may use.
-        base: where the encoder of an adapter folder lies; None: where it was at the fit, or beside the folder.
-        device: `cpu` (the default), or `cuda`: all NVIDIA GPUs of this machine.
-
-    Returns:
-        The function.
-
-    Raises:
-        ModelError: the folder is missing, broken or not to be trusted.
-        UsageError: torch sees no such device, or it does not compute in this precision.
-    """
-    flags = {"precision": precision, "token_budget": token_budget, "threads": threads, "base": base, "device": device}
-    options = PredictOptions.from_sources(flags)
-    find_device(options.device, options.precision)
-    use_threads(options.threads)
-    return Fitted(folders.load(Path(folder), options.base), options)
-
-
 def _fit_into(folder: Path, data: Any, options: FitOptions, quiet: bool) -> Fitted:
     """Fit, with checkpoints beside the folder, and write the folder."""
     place = folder.parent / f"{folder.name}.fit"
@@ -103,7 +72,7 @@ def _fit_into(folder: Path, data: Any, options: FitOptions, quiet: bool) -> Fitt
     has_finished = options.resume and checkpoints.has_finished()
     if has_finished and not checkpoints.exists():  # it was killed when all but this was done
         checkpoints.remove()
-        return Fitted(folders.load(folder))
+        return load(folder)
     overwrite = options.overwrite or has_finished
     if checkpoints.writes:
         checkpoints.check(options.overwrite)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from berthead.errors import ModelError, UsageError, shown
-from berthead.fitted import Fitted
+from berthead.fitted import Fitted, load
 from berthead.function.artifact import Artifact, with_parameters
 from berthead.function.head_record import head_record
 from berthead.function.parameters import Parameters
@@ -17,7 +17,6 @@ from berthead.predict.rows import labelled_rows
 from berthead.records import Example
 from berthead.tasks import Batch, choose_metric
 from berthead.train.identity import data_sha256
-from berthead.verbs.fit import load
 
 
 @dataclass(frozen=True, slots=True)

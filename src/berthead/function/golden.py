@@ -1,80 +1,25 @@
-"""A fitted function without its parameters: how inputs are read, what logits mean, and its golden examples."""
+"""Golden examples: inputs with their logits, which prove that a function still answers as it did when it was fitted."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from berthead.data.examples import FORMS
 from berthead.errors import GateError
 from berthead.function.checks import golden_input
-from berthead.records import Example, FloatArray
+from berthead.function.protocol import Function
+from berthead.records import Example, FloatArray, Prediction
+from berthead.storage.model_files import RECORD
 from berthead.tasks import Batch, Task
-from berthead.text.tokenizer import Tokenizer
-from berthead.text.windows import Reading
 
 # Golden logits are replayed on other processors and in other orders: float32 noise, relative to their size.
 GOLDEN_TOLERANCE = 1e-4
 # Units of a golden example that are kept and compared: a long text has thousands.
 GOLDEN_UNITS = 64
-
-
-class Function(Protocol):
-    """What is known of a fitted function, whatever computes it."""
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """Text to token numbers."""
-        ...
-
-    @property
-    def task(self) -> Task:
-        """The meaning of the logits."""
-        ...
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        """The columns it was fitted on."""
-        ...
-
-    @property
-    def reading(self) -> Reading:
-        """How long inputs are read."""
-        ...
-
-    @property
-    def golden(self) -> tuple[dict[str, Any], ...]:
-        """Inputs with their logits, which `replay` compares."""
-        ...
-
-    def identity(self) -> dict[str, Any]:
-        """Everything that decides its answers, as JSON: `identity_of` it."""
-        ...
-
-
-def identity_of(function: Function, parameters: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that decides a function's answers.
-
-    Args:
-        function: the function.
-        parameters: `theta_sha256` and `omega_sha256`.
-        head: what a model folder says of the head.
-
-    Returns:
-        A JSON object: equal ones are of equal functions.
-    """
-    reading = function.reading
-    return {
-        "theta_sha256": parameters["theta_sha256"],
-        "omega_sha256": parameters["omega_sha256"],
-        "task": {"name": function.task.name, **function.task.to_json()},
-        "tokenizer_sha256": function.tokenizer.sha256,
-        "head": {**head, "dropout": 0.0},
-        "reading": {"max_tokens": reading.max_tokens, "on_long": reading.on_long, "stride": reading.stride},
-    }
 
 
 def has_units(task: Task) -> bool:
@@ -120,3 +65,41 @@ def replay(function: Function, logits_of: Callable[[list[Example]], FloatArray])
             raise GateError(f"golden example {number}", saw, f"at most {GOLDEN_TOLERANCE:g} (relative)", fix)
         largest = max(largest, apart)
     return largest
+
+
+def replay_answers(function: Function, predict: Callable[[list[Example]], Iterable[Prediction]]) -> None:
+    """Compare the golden examples' answers, where the folder holds them, with what a path answers now.
+
+    Args:
+        function: the fitted function.
+        predict: the path: examples to predictions.
+
+    Raises:
+        GateError: an answer differs by more than float32 noise.
+    """
+    for number, golden in enumerate(function.golden, 1):
+        if "prediction" not in golden:
+            continue
+        answers = (as_written(one) for one in predict([golden_input(golden)]))
+        found, wanted = next(iter(answers)), golden["prediction"]
+        for key in found:
+            if key not in wanted or not _alike(found[key], wanted[key]):
+                saw, said = (repr(side.get(key))[:100] for side in (found, wanted))
+                raise GateError(f"golden example {number}", f"its {key} is {saw}", f"{RECORD} says {said}")
+
+
+def as_written(prediction: Prediction) -> dict[str, Any]:
+    """A prediction as berthead.json holds it; of two windows that decide alike, rounding says which did."""
+    left_out = ("where", "error", "window")
+    return {key: value for key, value in prediction.to_dict().items() if key not in left_out}
+
+
+def _alike(found: Any, wanted: Any) -> bool:
+    """Whether two written values are the same but for float32 noise."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        return found.keys() == wanted.keys() and all(_alike(value, wanted[key]) for key, value in found.items())
+    if isinstance(found, list | tuple) and isinstance(wanted, list | tuple):
+        return len(found) == len(wanted) and all(map(_alike, found, wanted))
+    if isinstance(found, float) and isinstance(wanted, int | float):
+        return abs(found - wanted) <= GOLDEN_TOLERANCE * max(1.0, abs(wanted))
+    return bool(found == wanted)

@@ -1,28 +1,26 @@
-"""An exported function: a folder with an ONNX graph, read and applied without torch."""
+"""The folder of an ONNX function: a graph with all that its answers need, read without torch."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from berthead.answering import Answering
-from berthead.engine.onnx import OnnxEngine
-from berthead.errors import GateError, ModelError, UsageError
-from berthead.function.checks import check_record, golden_example, golden_input, refuse_strange_files
-from berthead.function.function import GOLDEN_TOLERANCE, has_units, identity_of, replay
+from berthead.errors import ModelError
+from berthead.function.checks import check_record, golden_example
+from berthead.function.golden import has_units
+from berthead.function.protocol import identity_of
 from berthead.model.units import Combine, pooled
-from berthead.options import PredictOptions
-from berthead.predict.predictor import TOKEN_BUDGET, Applier
-from berthead.records import FloatArray, Prediction
+from berthead.records import FloatArray
 from berthead.storage.hashes import file_sha256
-from berthead.storage.model_files import RECORD, read_json
+from berthead.storage.model_files import RECORD
 from berthead.tasks import Task, find_task
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading
@@ -33,7 +31,7 @@ EXPORT_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class GraphFunction:
-    """What the folder of an exported function says of it.
+    """A fitted function that a graph computes: all that is known of it but the graph.
 
     Args:
         tokenizer: text to token numbers.
@@ -43,6 +41,8 @@ class GraphFunction:
         golden: inputs with their logits and their answers.
         record: the rest of berthead.json.
     """
+
+    kind: ClassVar[str] = "onnx"
 
     tokenizer: Tokenizer
     task: Task
@@ -55,93 +55,38 @@ class GraphFunction:
         """Everything that decides its answers, as JSON: that of the function which was exported."""
         return identity_of(self, self.record["parameters"], self.record["head"])
 
+    def describe(self) -> dict[str, Any]:
+        """What berthead.json says of it, golden examples left out; and of the export."""
+        return self.record
 
-class Exported(Answering):
-    """An exported function, computed by ONNX Runtime; safe to call from many threads.
+    @property
+    def combine(self) -> Combine | None:
+        """How the windows of a long text become one answer, as the head's record says; None: the mean of logits."""
+        head = self.record["head"]
+        return partial(pooled, how=head["windows"], outputs=self.task.outputs) if head["kind"] == "row" else None
+
+
+@contextmanager
+def opened(folder: Path, record: Mapping[str, Any]) -> Iterator[GraphFunction]:
+    """Read the folder of an ONNX function; files are hashed meanwhile, while the graph is read within the block too.
 
     Args:
         folder: that `berthead export` wrote.
-        options: token budget and threads.
+        record: its berthead.json, as `read_record` gives it.
 
-    Attributes:
-        choice: None, as of a precision that a user named: there is nothing that `--precision auto` could choose from.
+    Yields:
+        The function.
 
     Raises:
-        ModelError: the folder is broken, or not to be trusted.
-        UsageError: an option that it cannot have, or ONNX Runtime is not installed.
+        ModelError: the folder is broken, or not to be trusted; of the hashes, at the end of the block.
 
     Example:
-        >>> model = load("tickets-onnx")  # doctest: +SKIP
-        >>> model.predict("My parcel never came").answer  # doctest: +SKIP
-        'delivery'
+        >>> with opened(folder, read_record(folder)) as function:  # doctest: +SKIP
+        ...     engine = OnnxEngine(folder / GRAPH)
     """
-
-    choice = None
-
-    def __init__(self, folder: Path, options: PredictOptions | None = None) -> None:
-        self.options = options or PredictOptions()
-        if self.options.precision not in ("fp32", "auto"):
-            raise UsageError(f"--precision {self.options.precision}", f"{folder} holds a graph in float32", "fp32")
-        if self.options.device != "cpu":
-            raise UsageError(f"--device {self.options.device}", f"{folder} is computed by ONNX Runtime on CPUs", "cpu")
-        if self.options.base is not None:
-            saw = f"{folder} holds an encoder of its own"
-            raise UsageError(f"--base {self.options.base}", saw, "", "Leave it out.")
-        refuse_strange_files(folder)
-        record = read_json(folder / RECORD)
-        hashes = _Hashes(folder, _hashes(record, folder))
-        self._function = _read(folder, record)
-        outputs = self._function.task.outputs
-        engine = OnnxEngine(folder / GRAPH, self.options.threads)
-        combine = _combine(record["head"], outputs)
-        self._predictor = Applier(self._function, engine, combine, self.options.token_budget or TOKEN_BUDGET)
-        hashes.check()
-
-    @property
-    def function(self) -> GraphFunction:
-        """What the folder says of it."""
-        return self._function
-
-    @property
-    def predictor(self) -> Applier:
-        """The function with its graph."""
-        return self._predictor
-
-    def info(self) -> dict[str, Any]:
-        """The formula as fitted: task, head, hashes of the parameters, labels, metrics, versions; and the export."""
-        return self._function.record
-
-    def verify(self) -> float:
-        """Replay the golden examples: their logits and their answers.
-
-        Returns:
-            The largest relative difference of a logit.
-
-        Raises:
-            GateError: a difference is above the tolerance.
-        """
-        largest = replay(self._function, self.predictor.logits)
-        for number, golden in enumerate(self._function.golden, 1):
-            found, wanted = as_written(next(self.predictor.predict([golden_input(golden)]))), golden["prediction"]
-            for key in found:
-                if key not in wanted or not _alike(found[key], wanted[key]):
-                    saw, said = (repr(side.get(key))[:100] for side in (found, wanted))
-                    raise GateError(f"golden example {number}", f"its {key} is {saw}", f"{said}, as in {RECORD}")
-        return largest
-
-
-def is_exported(folder: Path) -> bool:
-    """Whether a folder is one that `berthead export --onnx` wrote."""
-    try:
-        return "export" in read_json(folder / RECORD)
-    except ModelError:
-        return False
-
-
-def as_written(prediction: Prediction) -> dict[str, Any]:
-    """A prediction as berthead.json holds it; of two windows that decide alike, rounding says which did."""
-    left_out = ("where", "error", "window")
-    return {key: value for key, value in prediction.to_dict().items() if key not in left_out}
+    hashes = _Hashes(folder, _hashes(record, folder))
+    yield _read(folder, record)
+    hashes.check()
 
 
 class _Hashes:
@@ -168,7 +113,7 @@ class _Hashes:
                 raise ModelError(where, f"does not match the sha256 in {RECORD}", "", "Copy the folder again.")
 
 
-def _hashes(record: dict[str, Any], folder: Path) -> dict[str, str]:
+def _hashes(record: Mapping[str, Any], folder: Path) -> dict[str, str]:
     """The files that a folder has to hold, each with its hash."""
     said, where = record.get("export"), str(folder / RECORD)
     if not isinstance(said, dict) or said.get("kind") != "onnx":
@@ -186,7 +131,7 @@ def _hashes(record: dict[str, Any], folder: Path) -> dict[str, str]:
     return dict(sha256)
 
 
-def _read(folder: Path, record: dict[str, Any]) -> GraphFunction:
+def _read(folder: Path, record: Mapping[str, Any]) -> GraphFunction:
     where = str(folder / RECORD)
     try:
         check_record(record, record["export"]["positions"])
@@ -210,11 +155,6 @@ def _read(folder: Path, record: dict[str, Any]) -> GraphFunction:
     return GraphFunction(Tokenizer.from_folder(folder), bound, dict(record["columns"]), reading, golden, about)
 
 
-def _combine(head: Mapping[str, Any], outputs: int) -> Combine | None:
-    """How the windows of a long text become one answer, as the head's record says."""
-    return partial(pooled, how=head["windows"], outputs=outputs) if head["kind"] == "row" else None
-
-
 def _bound_to(said: Any, head: Mapping[str, Any]) -> Any:
     """What a task reads of its head: the scores of a conditional random field, as its own heads hold them."""
     if not head.get("crf"):
@@ -227,14 +167,3 @@ def _bound_to(said: Any, head: Mapping[str, Any]) -> Any:
             raise ValueError(f"crf.{name} does not hold {shape} numbers")
     field = SimpleNamespace(crf=True, **scores)
     return SimpleNamespace(tokens=field) if head["kind"] == "joint" else field
-
-
-def _alike(found: Any, wanted: Any) -> bool:
-    """Whether two written values are the same but for float32 noise."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        return found.keys() == wanted.keys() and all(_alike(value, wanted[key]) for key, value in found.items())
-    if isinstance(found, list | tuple) and isinstance(wanted, list | tuple):
-        return len(found) == len(wanted) and all(map(_alike, found, wanted))
-    if isinstance(found, float) and isinstance(wanted, int | float):
-        return abs(found - wanted) <= GOLDEN_TOLERANCE * max(1.0, abs(wanted))
-    return bool(found == wanted)

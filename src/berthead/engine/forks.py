@@ -1,0 +1,102 @@
+"""What a fork needs: the child has the memory of this process, but none of its threads."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+from typing import Any
+from weakref import WeakSet
+
+from berthead.errors import MachineError
+
+# OpenMP's omp_pause_soft: the threads end, and are started again when there is work for them.
+_PAUSE_SOFT = 1
+
+_LOCKS: WeakSet[Any] = WeakSet()
+# One fork at a time: two that wait for the same locks in different orders would wait for ever.
+_FORKING = threading.RLock()
+_held: list[Any] = []
+_is_paused, _is_alone = False, False
+
+
+def fork_lock() -> Any:
+    """A lock that no child of a fork finds taken: a fork waits until no other thread holds it.
+
+    Returns:
+        A `threading.RLock`: a thread that holds it may fork.
+
+    Example:
+        >>> lock = fork_lock()
+        >>> with lock:
+        ...     pass
+    """
+    lock = threading.RLock()
+    _LOCKS.add(lock)
+    return lock
+
+
+def refuse_child(process: int, where: str, saw: str, fix: str) -> None:
+    """Refuse to go on in a child with what only its parent can use.
+
+    Args:
+        process: the id of the process that began.
+        where: what cannot be used, for the error.
+        saw: why not.
+        fix: what to do instead.
+
+    Raises:
+        MachineError: this is another process.
+
+    Example:
+        >>> refuse_child(os.getpid(), "--device cuda", "a GPU does not survive a fork", "Load it in the child.")
+    """
+    if os.getpid() != process:
+        raise MachineError(where, saw, fix=fix)
+
+
+def is_alone() -> bool:
+    """Whether torch has one thread here for good: this process was forked, and its OpenMP has not survived that."""
+    return _is_alone
+
+
+def _pause_openmp() -> bool:
+    """End the OpenMP threads of this thread; whether there are none now.
+
+    GNU's OpenMP waits for ever, in the child, for threads that only the parent has.
+    Source: OpenMP 5.0, 3.2.44 omp_pause_resource_all.
+    """
+    try:
+        return int(ctypes.CDLL(None).omp_pause_resource_all(_PAUSE_SOFT)) == 0
+    except (AttributeError, OSError, TypeError):  # an older OpenMP, or none
+        return False
+
+
+def _before() -> None:
+    global _is_paused
+    _FORKING.acquire()
+    for lock in list(_LOCKS):
+        lock.acquire()
+        _held.append(lock)
+    _is_paused = _pause_openmp()
+
+
+def _after() -> None:
+    while _held:
+        _held.pop().release()
+    _FORKING.release()
+
+
+def _after_in_child() -> None:
+    global _is_alone
+    _after()
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        _is_alone = _is_alone or not _is_paused
+        # This also lets torch leave a pool of its own: at its end it would wait for threads that are not here.
+        torch.set_num_threads(1 if _is_alone else torch.get_num_threads())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before, after_in_parent=_after, after_in_child=_after_in_child)

@@ -1,0 +1,46 @@
+"""Models that hold equal parts: which parts are equal, and models in which these are one part."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+from torch import nn
+
+from berthead.model.model import Model, sha256_of
+
+
+def shared(models: Sequence[Model]) -> list[Model]:
+    """Copies of models in which equal parts are one part.
+
+    Args:
+        models: of one architecture; they are not changed.
+
+    Returns:
+        Models that share their heads' and parts' parameters with those given.
+    """
+    known: dict[str, nn.Module] = {}
+
+    def first(part: nn.Module, name: str) -> nn.Module:
+        return known.setdefault(f"{name} {sha256_of(part.state_dict())}", part)
+
+    joined = []
+    for model in models:
+        # The encoder alone is copied; what lies in it is the same.
+        encoder = copy.deepcopy(model.encoder, {id(part): part for part in model.encoder.children()})
+        # What attention reads of places belongs to the embeddings: both are the same, or neither.
+        both = nn.ModuleList([encoder.embeddings, encoder.places])
+        encoder.embeddings, encoder.places = first(both, "embeddings")  # type: ignore[misc]
+        encoder.blocks = nn.ModuleList(first(block, f"block {n}") for n, block in enumerate(encoder.blocks))
+        joined.append(Model(encoder, model.head))
+    return joined
+
+
+def shared_layers(models: Sequence[Model]) -> int:
+    """How many layers, from the bottom up, all models have in common; -1: not even the embeddings."""
+    parts = [[model.encoder.embeddings, *(model.encoder.blocks[n] for n in model.encoder.order)]
+             for model in shared(models)]  # fmt: skip
+    depth = 0
+    while depth < len(parts[0]) and all(one[depth] is parts[0][depth] for one in parts):
+        depth += 1
+    return depth - 1

@@ -1,0 +1,154 @@
+"""Inputs as users give them in Python or over a wire, as examples: texts, tuples, dicts, data frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from berthead.data.examples import FORMS, Columns, rows_of, to_example
+from berthead.errors import DataError, did_you_mean, listed
+from berthead.function.protocol import Function
+from berthead.predict.rows import is_frame, records_of
+from berthead.records import Example, Row
+
+Text = str | tuple[str, Any] | dict[str, Any]
+"""One input: a text; a tuple of two texts; question and context; question and choices; a dict of its columns."""
+
+
+def is_one(inputs: Any, function: Function) -> bool:
+    """Whether this is one input; in a tuple two texts are a pair, in a list they are a batch of two.
+
+    Args:
+        inputs: what a user gives.
+        function: that reads them.
+
+    Returns:
+        Whether `example_of` reads it as it is.
+    """
+    if isinstance(inputs, str | dict):
+        return True
+    if not isinstance(inputs, tuple) or len(inputs) != 2 or not isinstance(inputs[0], str):
+        return False
+    return isinstance(inputs[1], str) or (
+        bool(FORMS[function.task.form].choices) and isinstance(inputs[1], list | tuple)
+    )
+
+
+def examples_of(inputs: Any, function: Function) -> Iterator[Example]:
+    """Many inputs as examples, in their order.
+
+    Args:
+        inputs: an iterable of what `example_of` reads, or a data frame of pandas or polars.
+        function: that reads them.
+
+    Yields:
+        An example an input; what is wrong with a cell is the example's error.
+
+    Raises:
+        DataError: something else, columns that are not there, or an input of another form.
+    """
+    if is_frame(inputs):
+        names = {str(name): name for name in inputs.columns}
+        columns = columns_in(list(names), function, "the data frame")
+        read = [name for name in (columns.text, columns.pair, *columns.choices) if name is not None]
+        records = records_of(inputs[[names[name] for name in read]])
+        for row in rows_of({str(name): value for name, value in record.items()} for record in records):
+            yield to_example(row, columns, None)
+        return
+    # Iterating these gives bytes, keys and column names: no texts to be answered.
+    if isinstance(inputs, bytes | dict) or hasattr(inputs, "columns") or not isinstance(inputs, Iterable):
+        allowed = "expected a list of texts, of tuples or of dicts, or a data frame of pandas or polars"
+        raise DataError("predict", f"is given {type(inputs).__name__}", allowed, "Put one input in a list.")
+    for number, value in enumerate(inputs, start=1):
+        yield example_of(value, function, f"input {number}")
+
+
+def example_of(value: Any, function: Function, where: str = "input") -> Example:
+    """One input, as a user gives it, as an example.
+
+    Args:
+        value: a text; for pairs a tuple of two texts; for span (question, context); for choose
+            (question, [choice, ...]); for tag and joint a text, or {"tokens": [...]}; or a dict with the columns that
+            the function was fitted on, or with `text`, `pair` and `choices`.
+        function: that reads it.
+        where: the input's place, for errors.
+
+    Returns:
+        The example; what is wrong with a text, such as a blank one, is its error.
+
+    Raises:
+        DataError: something of another form, or a dict without a column that is needed.
+
+    Example:
+        >>> example_of({"question": "Who came?", "context": "Ann came."}, function).pair  # doctest: +SKIP
+        'Ann came.'
+    """
+    if isinstance(value, Mapping):
+        return to_example(Row(dict(value), where), columns_in(list(value), function, where), None)
+    columns = Columns("text", "pair" if function.columns["pair"] else None, form=function.task.form)
+    if FORMS[function.task.form].choices:
+        columns = replace(columns, choices=("choices",))
+    return to_example(Row(_values(value, function, where), where), columns, None)
+
+
+def columns_in(names: Sequence[str], function: Function, where: str) -> Columns:
+    """The columns of a table or the keys of a dict that a function reads.
+
+    Args:
+        names: that there are.
+        function: that reads them.
+        where: the table or the input, for errors.
+
+    Returns:
+        Those that it was fitted on; else, but for plain texts, the usual ones of its form; else `text`, `pair` and
+        `choices`.
+
+    Raises:
+        DataError: one is missing; the nearest is named.
+    """
+    form, fitted = function.task.form, function.columns
+    usual = FORMS[form]
+    wanted: dict[str, Any] = {"text": _named("text", usual.text, names, function, where)}
+    if fitted["pair"]:
+        wanted["pair"] = _named("pair", usual.pair, names, function, where)
+    if usual.choices:
+        wanted["choices"] = [name for name in fitted.get("choices", []) if name in names]
+    try:
+        return Columns.find(form, wanted, names, where, label=False)
+    except DataError as error:
+        raise DataError(error.where, error.saw, error.allowed, 'Give them as a list: "choices".') from error
+
+
+def _named(role: str, usual: Sequence[str], names: Sequence[str], function: Function, where: str) -> str:
+    """The column that plays a role."""
+    fitted = function.columns[role]
+    # Of plain texts a file has to have the fitted column too: the usual names are for data of a richer form.
+    known = [fitted, *(() if FORMS[function.task.form].is_plain else usual), role]
+    for name in known:
+        if name in names:
+            return str(name)
+    allowed = f"expected the column that the model was fitted on; there is {listed(map(_quoted, names), 20) or 'none'}"
+    near = did_you_mean(fitted, names)
+    raise DataError(where, f'has no column "{fitted}"', allowed, near or f'Call the column "{fitted}", or "{role}".')
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'
+
+
+def _values(value: Any, function: Function, where: str) -> dict[str, Any]:
+    """An input that is no dict as text, pair and choices."""
+    form = FORMS[function.task.form]
+    second = form.second or ("pair" if function.columns["pair"] else None)
+    is_sequence = isinstance(value, tuple | list)
+    if second is None:
+        if is_sequence and not form.reads_words:
+            fix = "Fit it with --pair to read pairs."
+            raise DataError(where, f"is {type(value).__name__}", "expected a text: this model reads single texts", fix)
+        return {"text": value}
+    if not is_sequence or len(value) != 2:
+        reads, shape = form.two_texts, form.row
+        saw = f"is {type(value).__name__}" + (f" of {len(value)}" if is_sequence else "")
+        raise DataError(where, saw, f"expected a tuple of two: this model reads {reads}", f"Give {shape}.")
+    return {"text": value[0], second: value[1]}

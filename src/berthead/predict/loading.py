@@ -1,0 +1,43 @@
+"""A folder of any kind: its function, and what computes it; torch is imported for the kinds that need it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from berthead.errors import ModelError, UsageError
+from berthead.function.protocol import AnyFunction
+from berthead.function.record import read_record
+from berthead.options import PredictOptions
+from berthead.predict.engines import Engine
+from berthead.predict.graph_engine import read_onnx
+
+
+def read_function(folder: Path, options: PredictOptions) -> tuple[AnyFunction, Engine]:
+    """Read a folder that berthead wrote.
+
+    Args:
+        folder: the folder, of any kind.
+        options: how the function is computed.
+
+    Returns:
+        The function, and what computes it.
+
+    Raises:
+        ModelError: the folder is missing, broken or not to be trusted, or it needs torch, and there is none.
+        UsageError: an option that this folder cannot have, or torch sees no such device.
+    """
+    record = read_record(folder)
+    if record["kind"] == "onnx":
+        return read_onnx(folder, record, options)
+    export = f"berthead export {folder} --onnx DIR"
+    if options.engine == "onnx":
+        allowed = "a folder that berthead export wrote"
+        raise UsageError("--engine onnx", f"{folder} is no exported function", allowed, f"Write one: {export}")
+    try:
+        from berthead.predict.torch_engine import read_torch
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        fix = f"Install torch, or where it is installed: {export}"
+        raise ModelError(str(folder), "is no exported function, and torch is not installed", "", fix) from error
+    return read_torch(folder, record, options)

@@ -1,0 +1,112 @@
+"""A fitted function computed by torch or our own kernels, prepared when it is first asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from berthead.engine.cpu import find_device, use_threads
+from berthead.engine.forks import fork_lock
+from berthead.errors import UsageError
+from berthead.function import folder as model_folder
+from berthead.function import joined_folder
+from berthead.function.artifact import Artifact
+from berthead.function.joined import JoinedFunctions
+from berthead.options import PredictOptions
+from berthead.predict.joined import JoinedPredictor
+from berthead.predict.precision import Choice, choose
+from berthead.predict.predictor import Predictor
+
+
+class TorchEngine:
+    """What computes a function, or several on one encoder; safe to call from many threads.
+
+    Args:
+        function: the function or the functions.
+        options: precision, device (of several GPUs several functions take the first) and token budget.
+    """
+
+    def __init__(self, function: Artifact | JoinedFunctions, options: PredictOptions | None = None) -> None:
+        self.function, self.options = function, options or PredictOptions()
+        # Python 3.11's cached_property holds a lock, which a child of a fork may find taken for ever.
+        self._lock = fork_lock()
+        self._choice: Choice | None = None
+        self._predictor: Predictor | JoinedPredictor | None = None
+
+    @property
+    def choice(self) -> Choice | None:
+        """The precision that `auto` took, and why; None: the options name one."""
+        if self.options.precision != "auto":
+            return None
+        with self._lock:
+            if self._choice is None:
+                function = self.function
+                functions = function.functions if isinstance(function, JoinedFunctions) else {"": function}
+                self._choice = choose(functions, find_device(self.options.device))
+            return self._choice
+
+    @property
+    def predictor(self) -> Predictor | JoinedPredictor:
+        """The function with its weights laid out for this processor, or on the GPUs."""
+        with self._lock:
+            if self._predictor is None:
+                self._predictor = self._prepared()
+            return self._predictor
+
+    def _prepared(self) -> Predictor | JoinedPredictor:
+        precision = self.choice.precision if self.choice else self.options.precision
+        device = find_device(self.options.device, precision)
+        if isinstance(self.function, JoinedFunctions):
+            return JoinedPredictor(self.function.functions, precision, self.options.token_budget, device)
+        return Predictor(self.function, precision, self.options.token_budget, device)
+
+    def verify(self) -> float | dict[str, float]:
+        """Replay the golden examples, in float32 unless the options name another precision.
+
+        Returns:
+            The largest relative difference of a logit; of several functions one by each name.
+
+        Raises:
+            GateError: a difference is above the tolerance.
+        """
+        if self.options.precision == "auto" and isinstance(self.function, Artifact):
+            # What `auto` takes answers alike, but its logits are others.
+            return Predictor(self.function, device=find_device(self.options.device)).verify()
+        return self.predictor.verify()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The prepared weights lie as this processor wants them: they are made again where it is unpickled.
+        return {"function": self.function, "options": self.options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
+def read_torch(
+    folder: Path, record: Mapping[str, Any], options: PredictOptions
+) -> tuple[Artifact | JoinedFunctions, TorchEngine]:
+    """Read the folder of a function with its parameters, or of several.
+
+    Args:
+        folder: that berthead wrote.
+        record: its berthead.json, as `berthead.function.record.read_record` gives it.
+        options: how it is computed; torch uses so many threads from now on.
+
+    Returns:
+        The function, and what computes it.
+
+    Raises:
+        ModelError: the folder is broken, or not to be trusted.
+        UsageError: an option that it cannot have, or torch sees no such device.
+    """
+    find_device(options.device, options.precision)
+    use_threads(options.threads)
+    function: Artifact | JoinedFunctions
+    if record["kind"] == "joined":
+        if options.base is not None:
+            raise UsageError(f"--base {options.base}", f"{folder} holds an encoder of its own", "", "Leave it out.")
+        function = joined_folder.read(folder, record)
+    else:
+        function = model_folder.read(folder, record, options.base)
+    return function, TorchEngine(function, options)
