@@ -498,7 +498,7 @@ def test_an_interrupted_fit_keeps_the_best_epoch_beside_the_target(adapt, quick,
     ) as caught:
         berthead.fit(toy_rows(), out=tmp_path / "toy", **(quick | {"epochs": 5, "batch": 8, "adapt": adapt}))
     assert caught.value.exit_code == 130
-    assert str(caught.value).endswith("The same command with --resume goes on.")
+    assert str(caught.value).endswith("To continue, run the same command with --resume.")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["toy.fit", "toy.interrupted"]
     kept = berthead.load(tmp_path / "toy.interrupted")
     assert kept.verify() < 1e-5

@@ -585,7 +585,7 @@ def test_a_joined_folder_of_the_third_version_gives_the_answers_of_its_time(tmp_
     [
         (lambda t: t.pop("qa_outputs.weight"), "lacks 1 weights: qa_outputs.weight"),
         (lambda t: t.update({"qa_outputs.weight": torch.zeros(2, 32)}), r"qa_outputs.weight has shape \[2, 32\]"),
-        (lambda t: t.update({"classifier.bias": torch.zeros(2)}), "holds 1 unknown weights: classifier.bias"),
+        (lambda t: t.update({"classifier.bias": torch.zeros(2)}), "holds 1 unknown weight: classifier.bias"),
         (lambda t: t.pop("berthead.classifier.bias"), "lacks 1 weights: berthead.classifier.bias"),
     ],
 )

@@ -288,7 +288,7 @@ def test_other_labels_encoders_and_tokenizers_are_refused(members, tiny_bert, tm
 
 @pytest.mark.parametrize("given", [[], ["model"], "model"], ids=str)
 def test_one_member_is_none(given):
-    with pytest.raises(UsageError, match="soup: is given fewer than two members; two model folders or more"):
+    with pytest.raises(UsageError, match="soup: got fewer than two members; expected two model folders or more"):
         berthead.soup(given, uniform=True)
 
 
@@ -358,7 +358,7 @@ def test_merge_replaces_no_model_unasked(cli, members, tmp_path):
 
 
 WRONG = {
-    "no way": (["{a}", "{b}"], 2, "merge: there are 2 models; one adapter folder, or --soup: their mean"),
+    "no way": (["{a}", "{b}"], 2, "merge: got 2 models; expected one adapter folder, or --soup to average them"),
     "one": (["{a}", "--soup", "--uniform"], 2, "fewer than two members"),
     "no data": (["{a}", "{b}", "--soup"], 2, "--valid: is not given"),
     "no such data": (["{a}", "{b}", "--soup", "--valid", "nowhere.csv"], 3, "nowhere.csv"),

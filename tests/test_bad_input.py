@@ -198,12 +198,12 @@ CASES = {
     "no such YAML": Case(FIT + " --config fit.yaml", 2, ("fit.yaml: cannot be read", "No such file")),
     # encoders
     "unknown encoder": Case(
-        "fit data.csv --out out --encoder minilmm", 2, ("--encoder minilmm: is not here", 'Did you mean "minilm"?'),
+        "fit data.csv --out out --encoder minilmm", 2, ("--encoder minilmm: was not found", 'Did you mean "minilm"?'),
         {"data.csv": TOY},
     ),
     "encoder that was not pulled": Case(
         "fit data.csv --out out --encoder google-bert/bert-base-uncased", 2,
-        ("--encoder google-bert/bert-base-uncased: is not here", "berthead pull google-bert/bert-base-uncased"),
+        ("--encoder google-bert/bert-base-uncased: was not found", "berthead pull google-bert/bert-base-uncased"),
         {"data.csv": TOY},
     ),
     "encoder is a file": Case(
@@ -212,12 +212,12 @@ CASES = {
     ),
     "encoder with pickles only": Case(
         "fit data.csv --out out --encoder {pickle_encoder}", 2,
-        ("holds weights only as pytorch_model.bin", "pickles can run code: refused", "Convert it to safetensors"),
+        ("holds weights only as pytorch_model.bin", "pickles can run code and are refused", "Convert it to safetensors"),
         {"data.csv": TOY},
     ),
     "encoder that lacks a weight": Case(
         "fit data.csv --out out --encoder {lacking_encoder}", 2,
-        ("lacks 1 weights: encoder.layer.1.output.dense.bias", "config.json calls for"), {"data.csv": TOY},
+        ("lacks 1 weight: encoder.layer.1.output.dense.bias", "config.json's architecture"), {"data.csv": TOY},
     ),
     "encoder of another family": Case(
         "fit data.csv --out out --encoder {gpt2}", 2, ("config.json", "gpt2", "bert", "roberta"), {"data.csv": TOY}
@@ -507,7 +507,7 @@ def test_ctrl_c_in_fit_keeps_the_best_epoch_and_says_where(started, tiny_bert, t
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, ""), err
     said = r"berthead: fit: stopped after \d+ whole epochs. The best .* is kept in model.interrupted."
-    assert re.search(rf"{said} The same command with --resume goes on.\n", err)
+    assert re.search(rf"{said} To continue, run the same command with --resume.\n", err)
     assert "Traceback" not in err
     kept = berthead.load(tmp_path / "model.interrupted")
     assert kept.verify() < 1e-4

@@ -81,7 +81,7 @@ def test_data_without_targets_is_compared(toy_model, tmp_path):
     found = berthead.bench(toy_model, rows)
     check(found, berthead.load(toy_model).artifact.model)
     assert (found.gate["metric"], found.gate["fp32"]) == (None, None)
-    assert found.notes == ["there is no column of targets: answers are compared, and not scored"]
+    assert found.notes == ["there is no column of targets: answers are compared but not scored"]
 
 
 def test_many_rows_are_spread_evenly(toy_model, monkeypatch):

@@ -440,7 +440,7 @@ def test_a_pooler_that_is_not_there_cannot_be_chosen(encoder):
 
 def test_an_unknown_name_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("BERTHEAD_HOME", str(tmp_path))
-    with pytest.raises(ModelError, match=r"nobody/nothing: is not here.*berthead pull nobody/nothing"):
+    with pytest.raises(ModelError, match=r"nobody/nothing: was not found.*berthead pull nobody/nothing"):
         find_encoder("nobody/nothing")
     with pytest.raises(ModelError, match='Did you mean "minilm"'):
         find_encoder("miniml")

@@ -253,7 +253,7 @@ def test_without_targets_answers_are_compared_and_not_scored(fit_toy):
     rows = [{"text": row["text"]} for row in mixed_rows()]
     found = berthead.compare(*two(fit_toy), rows)
     assert (found.right, found.test, found.metrics, found.per_label, found.scored) == (None, None, {}, [], 0)
-    assert found.notes == ["there is no column of targets: answers are compared, and not scored"]
+    assert found.notes == ["there is no column of targets: answers are compared but not scored"]
     assert found.flips[0].target is None
     assert found.flips[0].a_right is None
     with_targets = berthead.compare(*two(fit_toy), mixed_rows())
@@ -324,7 +324,7 @@ def test_the_distance_is_that_of_the_parameters(fit_toy, toy_csv):
 
 
 def test_functions_of_other_questions_are_refused(fit_toy, weak):
-    with pytest.raises(UsageError, match="A is of task classify, B of task tag; two functions of one task"):
+    with pytest.raises(UsageError, match="A has the task classify, B the task tag; expected two functions of one task"):
         berthead.compare(two(fit_toy)[0], weak["tag"][0], toy_rows())
     pairs = fit_toy(pair="pair", precision="fp32")
     with pytest.raises(UsageError, match="B reads pairs, A single texts"):

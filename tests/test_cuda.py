@@ -443,7 +443,7 @@ def test_a_gpu_that_is_not_there_is_an_error_before_anything_is_read(cli, tmp_pa
 def test_int8_is_no_precision_of_a_gpu(cli, toy_model):
     ran = cli("predict", toy_model, "good cat", "--device", "cuda", "--precision", "int8")
     assert ran.code == 2
-    assert "--precision int8: --precision int8: is not supported with --device cuda; expected fp32 or bf16" in ran.err
+    assert "--precision int8: is not supported with --device cuda; expected fp32 or bf16" in ran.err
 
 
 def test_another_device_is_refused(cli, toy_model):

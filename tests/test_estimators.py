@@ -238,7 +238,7 @@ def test_wrong_parameters_are_refused_at_fit_and_not_before(options, wrong):
 
 def test_predict_refuses_what_fit_did_not_see(classifier):
     classifier.fit(X, Y)
-    with pytest.raises(DataError, match="what fit saw: single texts"):
+    with pytest.raises(DataError, match="X: holds pairs; expected single texts, as in fit"):
         classifier.predict(PAIRS)
     with pytest.raises(DataError, match=r"X\[1\]: is blank or NaN"):
         classifier.predict(["good", None])

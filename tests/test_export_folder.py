@@ -242,12 +242,12 @@ def test_a_changed_or_missing_file_is_refused(copied, name):
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        (("export", "version"), 2, "has version 2; this berthead reads 1 to 1. Install a newer berthead."),
-        (("export", "kind"), "tflite", "is not of an exported function"),
-        (("export",), None, "is not of an exported function"),
-        (("export", "sha256"), {}, "does not say the sha256 of each file"),
+        (("export", "version"), 2, "has version 2; expected 1 to 1, which this berthead reads. Install a newer berthead."),
+        (("export", "kind"), "tflite", "is not the record of an exported function"),
+        (("export",), None, "is not the record of an exported function"),
+        (("export", "sha256"), {}, "does not list the sha256 of each file"),
         (("export", "positions"), 8, "max_tokens is 64"),
-        (("task", "labels"), ["negative"], "the head has 2 outputs, the task 1"),
+        (("task", "labels"), ["negative"], "the head has 2 outputs; expected 1, as the task"),
         (("task", "name"), "unheard", "task 'unheard'"),
         (("task", "temperature"), 0, "temperature is 0"),
         (("head", "windows"), "sum", "windows is 'sum'"),

@@ -565,7 +565,7 @@ def test_shards_of_several_machines_are_gathered_from_their_folders(model, tmp_p
     predicted(model, source, tmp_path / "whole.csv.gz")
     with pytest.raises(UsageError, match="2 parts of shard 3/3 are missing"):
         gather(str(tmp_path / "out.csv.gz"), places[:2])
-    with pytest.raises(UsageError, match=r"out\.parquet: is parquet; the parts are of a csv file"):
+    with pytest.raises(UsageError, match=r"out\.parquet: is parquet; expected csv, as the parts are"):
         gather(str(tmp_path / "out.parquet"), places)
     summary = gather(str(tmp_path / "out.csv.gz"), places)
     assert (summary.rows, summary.failed) == (55, 10)

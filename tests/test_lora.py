@@ -408,7 +408,7 @@ def test_theta_hat_is_found_beside_the_folder_and_where_the_user_says(fit_lora, 
     with pytest.raises(ModelError) as error:
         berthead.load(folder)
     assert error.value.where == str(folder)
-    assert error.value.saw == f'its encoder "{tmp_path}/at-fit/enc" is not here'
+    assert error.value.saw == f'its encoder "{tmp_path}/at-fit/enc" was not found'
     assert "of sha256" in error.value.expected
     assert "--base FOLDER" in error.value.fix
     assert "berthead merge" in error.value.fix
@@ -550,10 +550,10 @@ def test_an_adapter_config_that_says_something_else_is_refused(change, words, co
         (lambda r: r["adapter"].pop("base"), "is not a whole record"),
         (lambda r: r["adapter"].update(sha256=None), "is not a whole record"),
         (lambda r: r["adapter"].update(sha256="0" * 64), "does not match the sha256"),
-        (lambda r: r["adapter"].update(base="\0"), "is not here"),
-        (lambda r: r["adapter"].update(base="x" * 9999), "is not here"),
-        (lambda r: r["adapter"].update(base=""), "is not here"),
-        (lambda r: r.pop("adapter"), 'its kind is "adapter", and it holds what "model" does'),
+        (lambda r: r["adapter"].update(base="\0"), "was not found"),
+        (lambda r: r["adapter"].update(base="x" * 9999), "was not found"),
+        (lambda r: r["adapter"].update(base=""), "was not found"),
+        (lambda r: r.pop("adapter"), 'its kind is "adapter", but it holds the keys of "model"'),
         (lambda r: [r.pop("adapter"), r.pop("kind")], "adapter_model.safetensors"),
         (lambda r: r["parameters"]["pretrained"].update(theta_sha256="0" * 64), "has sha256"),
     ],

@@ -228,7 +228,7 @@ def test_a_missing_head_is_named_where_the_task_is_berthead_s_own(install, tiny_
     done = shell("info", tmp_path / "model")
     assert done.code == 2
     assert "Traceback" not in done.err
-    assert "head 'plain': is not installed; the model was fitted with the package own_package 1.0" in done.err
+    assert "head 'plain': is not installed; expected the package own_package 1.0, with which the model was fitted" in done.err
 
 
 def test_nothing_is_imported_from_the_folder(frozen, tmp_path):
@@ -258,7 +258,7 @@ def test_nothing_is_imported_from_the_folder(frozen, tmp_path):
     for name in ("evil.py", "berthead_ordinal.py"):
         (folder / name).write_text("raise SystemExit('imported')", encoding="utf-8")
         said = loaded()
-        assert f"holds {name}; safetensors and JSON only: pickles and code are refused" in said
+        assert f"holds {name}; expected only safetensors and JSON: pickles and code are refused" in said
         assert said.endswith("[]\n")
         (folder / name).unlink()
 
@@ -270,7 +270,7 @@ def test_what_a_folder_calls_its_package_is_not_shown_unless_it_is_a_name(frozen
     record = json.loads((folder / "berthead.json").read_text(encoding="utf-8"))
     record["task"]["package"] = package
     (folder / "berthead.json").write_text(json.dumps(record), encoding="utf-8")
-    with pytest.raises(ModelError, match=r"is not installed; no installed package offers a task\. Install the package"):
+    with pytest.raises(ModelError, match=r"is not installed; expected an installed package that offers a task; there is none\. Install the package"):
         berthead.load(folder)
 
 
@@ -280,7 +280,7 @@ def test_a_head_of_another_level_than_its_task_is_refused(toy_model, tmp_path):
     record = json.loads((folder / "berthead.json").read_text(encoding="utf-8"))
     record["head"] = {"kind": "token", "crf": False, "outputs": record["head"]["outputs"], "dropout": 0.1}
     (folder / "berthead.json").write_text(json.dumps(record), encoding="utf-8")
-    with pytest.raises(ModelError, match="the head answers each token, the task each row"):
+    with pytest.raises(ModelError, match="the head answers each token; expected each row, as the task"):
         berthead.load(folder)
 
 
@@ -476,10 +476,10 @@ def test_names_load_and_package(install):
 
 
 def test_loading_what_is_not_there_says_what_is(install):
-    with pytest.raises(ModelError, match=r"task 'own': is not installed; no installed package offers a task\. Install"):
+    with pytest.raises(ModelError, match=r"task 'own': is not installed; expected an installed package that offers a task; there is none\. Install"):
         plugins.load(plugins.TASKS, "own")
     install(HEAD, heads="plain = {}:Plain")
-    with pytest.raises(ModelError, match=r"installed ones: plain\. Did you mean \"plain\"\?"):
+    with pytest.raises(ModelError, match=r"expected one that is installed: plain\. Did you mean \"plain\"\?"):
         plugins.load(plugins.HEADS, "plane")
     with pytest.raises(ModelError, match=r"fitted with the package some-heads 2\.1rc1\+cpu\. Install it, if you trust"):
         plugins.load(plugins.HEADS, "plane", "some-heads 2.1rc1+cpu")

@@ -85,7 +85,7 @@ def test_actors_fill_the_nodes():
     assert room(nodes, PredictOptions(threads=2)) == (2, 6)
     assert room(nodes, PredictOptions(threads=6)) == (6, 1)
     assert room(nodes, PredictOptions(threads=2, device="cuda")) == (2, 2)
-    with pytest.raises(UsageError, match=r"--threads: is 9; the largest node of the cluster has 8 processors"):
+    with pytest.raises(UsageError, match=r"--threads: is 9; expected at most 8, the processors of the largest node"):
         room(nodes, PredictOptions(threads=9))
     with pytest.raises(UsageError, match="no node of the cluster has a processor"):
         room([{"memory": 1e9}], PredictOptions())
@@ -123,7 +123,7 @@ def test_stdout_is_refused(tmp_path, cli, fit_toy):
 def test_what_is_about_files_is_refused_with_a_text(cli, fit_toy, words):
     ran = cli("predict", fit_toy(), "never came", *words)
     assert (ran.code, ran.out) == (2, "")
-    assert f"{words[0]}: is about files of rows, and IN is a text" in ran.err
+    assert f"{words[0]}: is for files of rows, but IN is a text" in ran.err
 
 
 def test_a_cluster_that_is_named_and_not_given_is_refused(tmp_path, fit_toy):

@@ -413,7 +413,7 @@ def test_every_option_is_compared_or_known_not_to_matter():
 
 
 def test_resume_needs_a_place(data, bert):
-    with pytest.raises(UsageError, match="--resume: there is no --out"):
+    with pytest.raises(UsageError, match="--resume: needs --out; expected the folder of the interrupted fit"):
         berthead.fit(data["toy"], encoder=bert, resume=True)
 
 

@@ -96,7 +96,7 @@ def test_a_wrong_place_that_is_mended_is_a_warning(tiny_bert):
     answers = [row["answers"] for row in rows]
     answers[3] = [{"text": "red", "answer_start": answers[3][0]["answer_start"] + 1}]
     X = [(row["question"], row["context"]) for row in rows]
-    with pytest.warns(UserWarning, match=r"mended: X\[3\]: answer_start .* is wrong"):
+    with pytest.warns(UserWarning, match=r"corrected: X\[3\]: answer_start .* is wrong"):
         SpanExtractor(encoder=str(tiny_bert), **(QUICK | {"epochs": 1})).fit(X, answers)
 
 

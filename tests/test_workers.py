@@ -247,7 +247,7 @@ def test_whoever_is_killed_the_others_end_and_the_fit_goes_on(tiny_bert, data, t
     out, err = second.communicate(timeout=60)
     assert (second.returncode, out) == (1, "")
     said = rf"berthead: fit: worker 1 \(process {worker.pid}\) was ended by SIGKILL. Is there memory for all of them\? "
-    assert re.search(said + "Give a lower --workers. The same command with --resume goes on.\n$", err), err
+    assert re.search(said + "Give a lower --workers. To continue, run the same command with --resume.\n$", err), err
     assert "Traceback" not in err
 
     third = started(tmp_path, data, "--out", "model", *flags, "--resume")
@@ -257,7 +257,7 @@ def test_whoever_is_killed_the_others_end_and_the_fit_goes_on(tiny_bert, data, t
     third.send_signal(signal.SIGINT)
     out, err = third.communicate(timeout=60)
     assert (third.returncode, out) == (130, ""), err
-    assert "is kept in model.interrupted. The same command with --resume goes on.\n" in err
+    assert "is kept in model.interrupted. To continue, run the same command with --resume.\n" in err
     assert all_end(workers)
 
     alone = cli("fit", data, "--out", tmp_path / "model", *flags[:6], "--threads", 1, "--resume")

@@ -162,7 +162,7 @@ def test_a_sheet_is_named_behind_the_file(tmp_path):
         [{"text": one}] for one in "aabc"
     ]
     assert read(f"{path}#Second one")[1][0].where == f"{path}#Second one:row 2"
-    match = r'a\.xlsx#second: has no sheet "second"; the sheets are "Sheet", "Second one", "a#1"\. Did you mean "Sec'
+    match = r'a\.xlsx#second: has no sheet "second"; expected one of its sheets: "Sheet", "Second one", "a#1"\. Did you mean "Sec'
     with pytest.raises(DataError, match=match):
         open_rows(f"{path}#second")
     with pytest.raises(DataError, match=r'has no sheet "zz"; .* Name one of them after the #\.$'):

@@ -24,7 +24,7 @@ def warn(lines: list[str]) -> None:
 
 
 # Notes on single rows: there may be thousands.
-_ROW_NOTES = ("left out: ", "mended: ", "out of place: ")
+_ROW_NOTES = ("left out: ", "corrected: ", "misplaced: ")
 # Bad rows shown on a terminal; --json tells them all.
 _SHOWN_ROWS = 10
 

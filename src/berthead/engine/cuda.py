@@ -22,7 +22,7 @@ from berthead.records import FloatArray, Pack
 
 # Where, what was seen, and what to do, in a child of a fork.
 NO_GPU = (
-    "--device cuda", "this process was forked from one that used the GPU, which does not survive a fork",
+    "--device cuda", "this process was forked from one that used the GPU; CUDA does not survive a fork",
     'Start the process with multiprocessing\'s method "spawn", and load the function there.',
 )  # fmt: skip
 

@@ -79,8 +79,8 @@ class OnnxEngine:
         with self._lock:
             if self._session is None:
                 if _identity(self._graph) != self._identity:
-                    saw = "was changed or removed after it was loaded, and this process was forked since then"
-                    raise ModelError(str(self._graph), saw, "the file that was loaded", "Load the function anew.")
+                    saw = "was changed or removed between loading it and forking this process"
+                    raise ModelError(str(self._graph), saw, "the file that was loaded", "Load the function again.")
                 self._session, _ = _session(self._graph, self.threads)
             return self._session
 

@@ -181,13 +181,13 @@ def _in_parts(task: Task, fold: Fold) -> Fold:
 
 
 def _notes(task: Task, folds: Sequence[Fold], reading: Reading, checkpoint: Checkpoint) -> list[str]:
-    """What the user should know before the fit: rare labels, long texts, targets out of place, unused weights."""
+    """What the user should know before the fit: rare labels, long texts, misplaced targets, unused weights."""
     notes = length_notes([one for fold in folds for one in fold.inputs], reading)
     counts = task.support(folds[0].targets)
     if counts is not None:
         few = [f"{text} ({int(n)})" for text, n in zip(task.label_texts, counts, strict=True) if n < FEW_ROWS]
         notes += [f"labels with fewer than {FEW_ROWS} fitted rows: {listed(few)}"] if few else []
-    notes += [f"out of place: {line}" for fold in folds for line in task.misfits(fold.examples, fold.inputs)]
+    notes += [f"misplaced: {line}" for fold in folds for line in task.misfits(fold.examples, fold.inputs)]
     other = [name for name in checkpoint.left_out if not name.endswith("position_ids")]
     if other:
         notes.append(f"{checkpoint.name}: unused weights of another head: {len(other)} ({listed(other, 3)})")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from berthead.data.examples import FORMS, SYNONYMS, Columns, find_column, sound_examples, to_example
-from berthead.errors import Interrupted, MachineError, UsageError
+from berthead.errors import Interrupted, MachineError, UsageError, counted
 from berthead.fitted import Fitted, load
 from berthead.formats.readers import STDIO
 from berthead.options import FitOptions
@@ -23,7 +23,7 @@ from berthead.train.steps import History
 from berthead.train.workers import is_writer
 
 DEFAULT_HELD_OUT = 0.1
-GO_ON = "The same command with --resume goes on."
+GO_ON = "To continue, run the same command with --resume."
 
 
 @takes_options(FitOptions)
@@ -100,8 +100,8 @@ def _fit_into(folder: Path, data: Any, options: FitOptions, quiet: bool) -> Fitt
 
 def _interrupted(history: History, kept: Path | None = None, fix: str = "") -> Interrupted:
     epochs = len(history.epochs)
-    what = f"The {'best of them is' if epochs else 'weights so far are'} kept in {kept}." if kept else ""
-    return Interrupted("fit", f"stopped after {epochs} whole epochs", fix=f"{what} {fix}".strip())
+    what = f"The {'best one is' if epochs else 'weights so far are'} kept in {kept}." if kept else ""
+    return Interrupted("fit", f"stopped after {counted(epochs, 'whole epoch')}", fix=f"{what} {fix}".strip())
 
 
 def _fitted(
