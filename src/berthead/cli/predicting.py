@@ -13,7 +13,7 @@ import typer
 from berthead.cli.flags import AsJson, ModelFolder, Quiet, with_options
 from berthead.cli.loading import load
 from berthead.cli.printing import as_line, print_json, print_text, say_choice, warn
-from berthead.errors import DataError, UsageError
+from berthead.errors import DataError, UsageError, counted
 from berthead.options import JOB_OPTIONS, LOAD_OPTIONS, PredictOptions, flag
 
 if TYPE_CHECKING:
@@ -138,7 +138,9 @@ def _say(summary: Summary, out: str, as_json: bool, quiet: bool) -> None:
 
     if summary.failed:
         place = f"; see {summary.errors_file}" if summary.errors_file else ""
-        summary.notes.append(f"{summary.failed:,} of {summary.rows:,} rows have no answer{place}:")
+        have = "has" if summary.failed == 1 else "have"
+        rows = f"{summary.failed:,} of {counted(summary.rows, 'row')}"
+        summary.notes.append(f"{rows} {have} no answer{place}:")
     more = [f"... and {summary.failed - len(summary.errors):,} more"] if summary.failed > len(summary.errors) else []
     long = long_notes(summary.truncated, summary.windowed, summary.rows, summary.max_tokens)
     warn([*long, *summary.notes, *summary.errors, *more])
@@ -146,7 +148,7 @@ def _say(summary: Summary, out: str, as_json: bool, quiet: bool) -> None:
         counts = {name: getattr(summary, name) for name in ("rows", "failed", "truncated", "windowed")}
         print_json({"out": summary.parts or out, **counts, "errors": summary.errors_file})
     elif out != "-" and not quiet:
-        print(f"{summary.rows - summary.failed:,} rows written to {summary.parts or out}", file=sys.stderr)
+        print(f"{counted(summary.rows - summary.failed, 'row')} written to {summary.parts or out}", file=sys.stderr)
         if summary.parts:
             print(f"when all shards are done: berthead gather {shlex.quote(out)}", file=sys.stderr)
     if summary.failed:
