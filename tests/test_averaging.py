@@ -263,7 +263,7 @@ def test_members_that_differ_are_refused_by_name(fit_toy, members, kind):
     other = fit_toy(epochs=1, **options)
     with pytest.raises(ModelError) as caught:
         berthead.soup([*members, other], uniform=True)
-    assert str(caught.value).startswith(f"{members[0]} and {other}: {message}; members of one architecture")
+    assert str(caught.value).startswith(f"{members[0]} and {other}: {message}; expected members of one architecture")
 
 
 def test_other_labels_encoders_and_tokenizers_are_refused(members, tiny_bert, tmp_path):
@@ -295,7 +295,7 @@ def test_one_member_is_none(given):
 def test_without_data_it_has_to_be_uniform(members):
     with pytest.raises(UsageError, match=r"--valid: is not given; .*--uniform"):
         berthead.soup(members)
-    with pytest.raises(UsageError, match="--metric: needs held-out rows; --valid DATA"):
+    with pytest.raises(UsageError, match="--metric: needs held-out rows; expected --valid DATA"):
         berthead.soup(members, uniform=True, metric="loss")
     with pytest.raises(UsageError, match=r'--metric: is "acuracy".*Did you mean "accuracy"'):
         berthead.soup(members, held_out(), metric="acuracy")

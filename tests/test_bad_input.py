@@ -69,12 +69,14 @@ CASES = {
     "empty file": Case(FIT, 3, ("data.csv: is empty",), {"data.csv": ""}),
     "empty file at predict": Case("predict {model} data.csv", 3, ("data.csv: is empty",), {"data.csv": ""}),
     "header only": Case(
-        FIT, 3, ("data.csv: holds no labelled row", "2 to 1000 classes"), {"data.csv": "text,label\n"}
+        FIT, 3, ("data.csv: holds no labelled row", "2 to 1,000 classes"), {"data.csv": "text,label\n"}
     ),
     "header only at eval": Case(
         "eval {model} data.csv", 3, ("data.csv: holds no rows", "a text and a label"), {"data.csv": "text,label\n"}
     ),
-    "ragged row": Case(FIT, 3, ("data.csv:58: has 3 fields; expected 2, as in the header",), {"data.csv": TOY + "a,b,c\n"}),
+    "ragged row": Case(
+        FIT, 3, ("data.csv:58: has 3 fields; expected 2, as in the header",), {"data.csv": TOY + "a,b,c\n"}
+    ),
     "unclosed quote": Case(
         FIT, 3, ("data.csv:58: ", "the quote opened at line 58 is never closed"), {"data.csv": TOY + '"a,b\nc,d\n'}
     ),
@@ -84,11 +86,11 @@ CASES = {
     ),
     # labels
     "one class only": Case(
-        FIT, 3, ('data.csv: holds only the class "a"', "2 to 1000 classes", "Add rows of another class"),
+        FIT, 3, ('data.csv: holds only the class "a"', "2 to 1,000 classes", "Add rows of another class"),
         {"data.csv": "text,label\nx,a\ny,a\n"},
     ),
     "too many classes": Case(
-        FIT, 3, ("data.csv: holds 1001 classes", "2 to 1000 classes", "--task regress"),
+        FIT, 3, ("data.csv: holds 1,001 classes", "2 to 1,000 classes", "--task regress"),
         {"data.csv": "text,label\n" + "".join(f"a,{n}\n" for n in range(1001))},
     ),
     "no tags at all": Case(
@@ -212,7 +214,7 @@ CASES = {
     ),
     "encoder with pickles only": Case(
         "fit data.csv --out out --encoder {pickle_encoder}", 2,
-        ("holds weights only as pytorch_model.bin", "pickles can run code and are refused", "Convert it to safetensors"),
+        ("only as pytorch_model.bin", "pickles can run code and are refused", "Convert it to safetensors"),
         {"data.csv": TOY},
     ),
     "encoder that lacks a weight": Case(

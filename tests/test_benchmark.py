@@ -140,7 +140,7 @@ def test_what_cannot_be_measured_is_refused(cli, toy_model, tmp_path):
     shutil.copytree(toy_model, folder)
     record = json.loads((folder / "berthead.json").read_text(encoding="utf-8"))
     (folder / "berthead.json").write_text(json.dumps(record | {"golden": []}), encoding="utf-8")
-    with pytest.raises(UsageError, match="bench: the model holds no golden examples; rows to measure on"):
+    with pytest.raises(UsageError, match="bench: the model holds no golden examples; expected rows to measure on"):
         berthead.bench(folder)
     with pytest.raises(DataError):
         berthead.bench(toy_model, [{"words": "good cat"}])

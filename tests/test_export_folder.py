@@ -170,7 +170,11 @@ def test_commands_read_an_exported_folder(cli, made, toy_csv, tmp_path):
     ("words", "code", "said"),
     [
         (["export", "{model}"], 2, "export: got no output folder; expected --onnx DIR, --hf DIR, or both"),
-        (["export", "{model}", "--onnx", "{model}", "--overwrite"], 2, "is the folder of the model; expected another folder"),
+        (
+            ["export", "{model}", "--onnx", "{model}", "--overwrite"],
+            2,
+            "is the folder of the model; expected another folder",
+        ),
         (
             ["export", "{made}", "--onnx", "{new}"],
             2,
@@ -242,7 +246,11 @@ def test_a_changed_or_missing_file_is_refused(copied, name):
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        (("export", "version"), 2, "has version 2; expected 1 to 1, which this berthead reads. Install a newer berthead."),
+        (
+            ("export", "version"),
+            2,
+            "has version 2; expected 1 to 1, which this berthead reads. Install a newer berthead.",
+        ),
         (("export", "kind"), "tflite", "is not the record of an exported function"),
         (("export",), None, "is not the record of an exported function"),
         (("export", "sha256"), {}, "does not list the sha256 of each file"),

@@ -303,7 +303,8 @@ def test_choices_in_columns_of_their_own(tiny_bert):
 @pytest.mark.parametrize("make", [lambda rows: rows, pd.DataFrame, pl.DataFrame])
 def test_a_column_that_is_missing_is_named_with_the_nearest(asked, make):
     fitted, _ = asked["pairs"]
-    said = r'has no column "other": its columns are "body", "othr"; expected the column that the model was fitted on\. Did you'
+    said = r'has no column "other": its columns are "body", "othr"; expected the column '
+    said += r"that the model was fitted on\. Did you"
     with pytest.raises(DataError, match=said):
         fitted.predict(make([{"body": "good cat", "othr": "the dog"}]))
     with pytest.raises(DataError, match=r'has no column "body".*Call the column "body", or "text"'):

@@ -314,7 +314,10 @@ def test_golden_examples_that_do_not_replay_leave_float32(toy_model, tmp_path):
     change(record)
     (folder / "berthead.json").write_text(json.dumps(record), encoding="utf-8")
     choice = berthead.load(folder, precision="auto").choice
-    assert (choice.precision, choice.reason) == ("fp32", "the golden examples give other logits here; see berthead verify")
+    assert (choice.precision, choice.reason) == (
+        "fp32",
+        "the golden examples give other logits here; see berthead verify",
+    )
 
 
 @needs_int8

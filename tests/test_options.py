@@ -172,17 +172,17 @@ def test_an_error_says_which_source_the_value_is_from(tmp_path, monkeypatch):
         ({"windows": "sum"}, '--windows: is "sum"; expected one of mean, max, attention'),
         ({"stride": -1}, "--stride: is -1; expected at least 0"),
         ({"adapt": "half"}, f'--adapt: is "half"; expected {ADAPT_ALLOWED}'),
-        ({"head_lr": 0}, "--head-lr: is 0.0; expected above 0"),
-        ({"layer_decay": 0}, "--layer-decay: is 0.0; expected above 0"),
+        ({"head_lr": 0}, "--head-lr: is 0.0; expected a number above 0"),
+        ({"layer_decay": 0}, "--layer-decay: is 0.0; expected a number above 0"),
         ({"layer_decay": 1.1}, "--layer-decay: is 1.1; expected at most 1"),
         ({"pooling": "max"}, '--pooling: is "max"; expected one of auto, cls, mean, pooler'),
         ({"precision": "fp16"}, '--precision: is "fp16"; expected one of auto, fp32, bf16. Did you mean "bf16"?'),
         ({"class_weight": "yes"}, '--class-weight: is "yes"; expected one of none, balanced'),
         ({"epochs": 0}, "--epochs: is 0; expected at least 1"),
         ({"batch": -1}, "--batch: is -1; expected at least 1"),
-        ({"lr": 0}, "--lr: is 0.0; expected above 0"),
-        ({"lr": "-1e-5"}, "--lr: is -1e-05; expected above 0"),
-        ({"clip": 0}, "--clip: is 0.0; expected above 0"),
+        ({"lr": 0}, "--lr: is 0.0; expected a number above 0"),
+        ({"lr": "-1e-5"}, "--lr: is -1e-05; expected a number above 0"),
+        ({"clip": 0}, "--clip: is 0.0; expected a number above 0"),
         ({"weight_decay": -0.1}, "--weight-decay: is -0.1; expected at least 0"),
         ({"warmup": 1.01}, "--warmup: is 1.01; expected at most 1"),
         ({"warmup": -0.01}, "--warmup: is -0.01; expected at least 0"),
@@ -335,7 +335,9 @@ def test_automatic_precision_is_what_the_processor_has(monkeypatch, has_bf16):
 
 def test_class_weights_with_a_regression_are_an_error_before_anything_is_fitted(monkeypatch, toy_csv, tiny_bert):
     monkeypatch.setattr(learn, "fit_model", None)
-    with pytest.raises(UsageError, match="--class-weight balanced: --task regress has no classes; none"):
+    with pytest.raises(
+        UsageError, match="--class-weight balanced: --task regress has no classes; expected --class-weight none"
+    ):
         berthead.fit(toy_csv, encoder=str(tiny_bert), task="regress", label="stars", class_weight="balanced")
 
 

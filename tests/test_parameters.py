@@ -248,7 +248,7 @@ WRONG = {
     "left over": (lambda tensors: tensors | {"more": torch.zeros(1)}, r"theta: holds 1 unknown tensor: more;"),
     "misshapen": (misshapen, r"theta: embeddings\.LayerNorm\.weight has shape \[5\]; this architecture has \[32\]"),
     "not finite": (lambda tensors: tensors | {"embeddings.LayerNorm.weight": torch.full((32,), torch.nan)},
-                   r"embeddings\.LayerNorm\.weight: holds a value that is not finite; finite numbers"),
+                   r"embeddings\.LayerNorm\.weight: holds a value that is not finite; expected finite numbers"),
     "nothing": (lambda tensors: {}, "theta: lacks 37 tensors"),
 }  # fmt: skip
 

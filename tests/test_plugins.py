@@ -228,7 +228,10 @@ def test_a_missing_head_is_named_where_the_task_is_berthead_s_own(install, tiny_
     done = shell("info", tmp_path / "model")
     assert done.code == 2
     assert "Traceback" not in done.err
-    assert "head 'plain': is not installed; expected the package own_package 1.0, with which the model was fitted" in done.err
+    assert (
+        "head 'plain': is not installed; expected the package own_package 1.0, with which the model was fitted"
+        in done.err
+    )
 
 
 def test_nothing_is_imported_from_the_folder(frozen, tmp_path):
@@ -270,7 +273,10 @@ def test_what_a_folder_calls_its_package_is_not_shown_unless_it_is_a_name(frozen
     record = json.loads((folder / "berthead.json").read_text(encoding="utf-8"))
     record["task"]["package"] = package
     (folder / "berthead.json").write_text(json.dumps(record), encoding="utf-8")
-    with pytest.raises(ModelError, match=r"is not installed; expected an installed package that offers a task; there is none\. Install the package"):
+    with pytest.raises(
+        ModelError,
+        match=r"is not installed; expected an installed package that offers a task; there is none\. Install the",
+    ):
         berthead.load(folder)
 
 
@@ -324,7 +330,10 @@ BROKEN_HEADS = {
     "is no class": ("def Plain(width, outputs, dropout): ...", "a torch.nn.Module with `level"),
     "is no module": ("class Plain:\n    level = 'row'", "a torch.nn.Module with `level"),
     "has no level": (HEAD.replace('level = "row"', ""), "a torch.nn.Module with `level"),
-    "has a wrong level": (HEAD.replace('"row"', '"window"'), "with level 'window'; expected a torch.nn.Module with `level"),
+    "has a wrong level": (
+        HEAD.replace('"row"', '"window"'),
+        "with level 'window'; expected a torch.nn.Module with `level",
+    ),
     "is made otherwise": (
         HEAD.replace("outputs, dropout)", "classes)").replace("outputs)", "classes)"),
         "Head(width, outputs, dropout)",
@@ -376,7 +385,10 @@ BROKEN_TASKS = {
         "own_package:Own of own_package 1.0 cannot be imported (ZeroDivisionError: division by zero)",
     ),
     "is no class": ("Own = 3", 'is 3; expected a class that inherits from berthead.tasks.Task, with name = "own"'),
-    "has another name": (TASK.replace('"own"', '"other"'), "is <class 'own_package.Own'>; expected a class that inherits"),
+    "has another name": (
+        TASK.replace('"own"', '"other"'),
+        "is <class 'own_package.Own'>; expected a class that inherits",
+    ),
     "is a bare class": ("class Own:\n    name = 'own'", "which does not inherit from it"),
     "says nothing": (
         "from berthead.tasks import Task\nclass Own(Task):\n    name = 'own'",
@@ -476,7 +488,10 @@ def test_names_load_and_package(install):
 
 
 def test_loading_what_is_not_there_says_what_is(install):
-    with pytest.raises(ModelError, match=r"task 'own': is not installed; expected an installed package that offers a task; there is none\. Install"):
+    with pytest.raises(
+        ModelError,
+        match=r"own': is not installed; expected an installed package that offers a task; there is none\. Install",
+    ):
         plugins.load(plugins.TASKS, "own")
     install(HEAD, heads="plain = {}:Plain")
     with pytest.raises(ModelError, match=r"expected one that is installed: plain\. Did you mean \"plain\"\?"):

@@ -222,7 +222,9 @@ def test_the_command_line_says_where_it_goes_on(cli, bert, data, tmp_path, monke
     other = cli(*fit, "--out", "model", "--resume", "--lr", "0.1")
     assert other.code == 2
     changed = "--lr was 0.0012 and is 0.1; --head-lr was 0.012 and is not given"
-    assert other.err.startswith(f"berthead: --resume model.fit: {changed}. Use the same data and options as before. Give --overwrite")
+    assert other.err.startswith(
+        f"berthead: --resume model.fit: {changed}. Use the same data and options as before. Give --overwrite"
+    )
     resumed = cli(*fit, "--out", "model", "--resume")
     assert resumed.code == 0, resumed.err
     assert resumed.err.startswith("resumed after ")

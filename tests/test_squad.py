@@ -203,7 +203,7 @@ def test_a_file_of_nothing_but_bad_questions_tells_their_errors(tmp_path):
 @pytest.mark.parametrize(
     ("document", "saw"),
     [
-        ({"rows": [], "n": 1}, 'is a JSON object with the keys "rows", "n"; SQuAD, as '),
+        ({"rows": [], "n": 1}, 'is a JSON object with the keys "rows", "n"; expected a SQuAD document, such as '),
         ({"data": [{"text": "a"}]}, 'is a JSON object with the keys "data"; none of "data" has "paragraphs"; SQuAD'),
         ({}, "is an empty JSON document; SQuAD"),
         ([], "is an empty JSON document; SQuAD"),
@@ -225,11 +225,18 @@ def test_other_documents_are_refused_with_what_was_seen_and_allowed(tmp_path, do
 
 def test_a_document_of_another_kind_than_asked_is_refused(tmp_path):
     path = put(tmp_path, "a.json", [{"text": "a", "n": 1}])
-    with pytest.raises(DataError, match=r'begins with an object with the keys "text", "n"; SQuAD, as .*\]\}\. Check'):
+    with pytest.raises(
+        DataError,
+        match=r'begins with an object with the keys "text", "n"; expected a SQuAD document, such as .*\]\}\. Check',
+    ):
         open_rows(path, format="squad")
-    with pytest.raises(DataError, match=r"begins with an object .*; expected a Label Studio export, as .* JSON-MIN\. Check"):
+    with pytest.raises(
+        DataError, match=r"begins with an object .*; expected a Label Studio export, as .* JSON-MIN\. Check"
+    ):
         open_rows(path, format="label-studio")
-    with pytest.raises(DataError, match='is a JSON object with the keys "version", "data"; expected a Label Studio export'):
+    with pytest.raises(
+        DataError, match='is a JSON object with the keys "version", "data"; expected a Label Studio export'
+    ):
         open_rows(put(tmp_path, "b.json", SQUAD), format="label-studio")
 
 
@@ -287,7 +294,7 @@ def test_a_list_of_objects_is_read_as_rows(tmp_path):
 
 def test_a_list_of_empty_objects_is_refused(tmp_path):
     path = put(tmp_path, "a.json", [{}, {}])
-    with pytest.raises(DataError, match="is an object without keys; objects with keys"):
+    with pytest.raises(DataError, match="is an object without keys; expected objects with keys"):
         open_rows(path)
 
 

@@ -129,7 +129,7 @@ def test_what_is_no_list_of_rows_is_refused(kind, X, tiny_bert):
 
 def test_rows_that_do_not_go_together_are_refused_with_their_place(tiny_bert):
     small = QUICK | {"epochs": 1, "encoder": str(tiny_bert)}
-    with pytest.raises(DataError, match=r"X\[1\].*1 tags for 2 tokens"):
+    with pytest.raises(DataError, match=r"X\[1\].*1 tag for 2 tokens"):
         SequenceLabeler(**small).fit([["a", "b"], ["a", "b"]], [["O", "B-X"], ["O"]])
     with pytest.raises(DataError, match=r"X\[1\].*is not in the context"):
         SpanExtractor(**small).fit([("a", "b c"), ("a", "b c")], ["b", "d"])

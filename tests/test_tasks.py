@@ -291,20 +291,40 @@ def test_two_to_a_thousand_classes_are_accepted():
 @pytest.mark.parametrize(
     ("task", "targets", "message"),
     [
-        ("classify", ["a"] * 5, 'a.csv: holds only the class "a"; 2 to 1000 classes. Add rows of another class.'),
-        ("classify", [0] * 5, "a.csv: holds only the class 0; 2 to 1000 classes. Add rows of another class."),
-        ("classify", [], "a.csv: holds no labelled row; 2 to 1000 classes. Add rows of another class."),
+        (
+            "classify",
+            ["a"] * 5,
+            'a.csv: holds only the class "a"; expected 2 to 1,000 classes. Add rows of another class.',
+        ),
+        ("classify", [0] * 5, "a.csv: holds only the class 0; expected 2 to 1,000 classes. Add rows of another class."),
+        ("classify", [], "a.csv: holds no labelled row; expected 2 to 1,000 classes. Add rows of another class."),
         (
             "classify",
             list(range(1001)),
-            "a.csv: holds 1001 classes; 2 to 1000 classes. "
+            "a.csv: holds 1,001 classes; expected 2 to 1,000 classes. "
             "Is this the right column? To predict numbers, use --task regress.",
         ),
-        ("multilabel", [[], []], 'a.csv: holds 0 labels; 1 to 1000 labels. Write them as "a|b".'),
-        ("multilabel", [[n] for n in range(1001)], 'a.csv: holds 1001 labels; 1 to 1000 labels. Write them as "a|b".'),
-        ("regress", [2.5, 2.5], "a.csv: holds only the number 2.5; at least two different numbers. Add rows with"),
-        ("regress", [0.1] * 3, "a.csv: holds only the number 0.1; at least two different numbers. Add rows with"),
-        ("regress", [], "a.csv: holds no labelled row; at least two different numbers. Add rows with other targets."),
+        ("multilabel", [[], []], 'a.csv: holds 0 labels; expected 1 to 1,000 labels. Write them as "a|b".'),
+        (
+            "multilabel",
+            [[n] for n in range(1001)],
+            'a.csv: holds 1,001 labels; expected 1 to 1,000 labels. Write them as "a|b".',
+        ),
+        (
+            "regress",
+            [2.5, 2.5],
+            "a.csv: holds only the number 2.5; expected at least two different numbers. Add rows with",
+        ),
+        (
+            "regress",
+            [0.1] * 3,
+            "a.csv: holds only the number 0.1; expected at least two different numbers. Add rows with",
+        ),
+        (
+            "regress",
+            [],
+            "a.csv: holds no labelled row; expected at least two different numbers. Add rows with other targets.",
+        ),
     ],
 )
 def test_targets_that_nothing_can_be_learnt_from_are_refused(task, targets, message):
@@ -395,7 +415,7 @@ def test_a_multilabel_cell_is_a_list_a_json_list_or_divided_by_bars(value, wante
     "value", [5, {"a": 1}, [["a"]], ["a", None], '["a", null]', '["a", NaN]', ["a", math.nan], ["a", ""]], ids=repr
 )
 def test_a_multilabel_cell_that_is_no_list_of_labels_is_refused(value):
-    with pytest.raises(ValueError, match="labels are a JSON list"):
+    with pytest.raises(ValueError, match="expected labels as a JSON list"):
         Multilabel.read(value)
 
 
@@ -408,7 +428,7 @@ def test_a_number_is_read_from_text_and_from_numpy(value, wanted):
     "value", ["abc", "1,5", "inf", "-Infinity", math.inf, True, [1.0], {}, 10**400], ids=lambda v: str(v)[:9]
 )
 def test_a_cell_that_is_no_finite_number_is_refused(value):
-    with pytest.raises(ValueError, match=r"--task regress needs finite numbers such as 3\.5"):
+    with pytest.raises(ValueError, match=r"expected a finite number such as 3\.5, for --task regress"):
         Regress.read(value)
 
 

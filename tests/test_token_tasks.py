@@ -709,7 +709,9 @@ def test_a_folder_whose_golden_examples_lack_their_choices_is_refused(tiny_bert,
 
 def test_a_label_is_a_letter_only_where_it_is_one():
     for label in ("ß", "é", "Z"):
-        with pytest.raises(ValueError, match="there are 3 choices; expected a number from 0 to 2, a letter from A to C"):
+        with pytest.raises(
+            ValueError, match="there are 3 choices; expected a number from 0 to 2, a letter from A to C"
+        ):
             choice_of(label, ["red", "green", "blue"])
     assert choice_of(" b ", ["red", "green", "blue"]).readings == (("letter", 1),)
 

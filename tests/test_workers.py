@@ -246,7 +246,8 @@ def test_whoever_is_killed_the_others_end_and_the_fit_goes_on(tiny_bert, data, t
     worker.kill()
     out, err = second.communicate(timeout=60)
     assert (second.returncode, out) == (1, "")
-    said = rf"berthead: fit: worker 1 \(process {worker.pid}\) was ended by SIGKILL. Memory may be too small for all of them: "
+    said = rf"berthead: fit: worker 1 \(process {worker.pid}\) was ended by SIGKILL. "
+    said += "Memory may be too small for all of them: "
     assert re.search(said + "give a lower --workers. To continue, run the same command with --resume.\n$", err), err
     assert "Traceback" not in err
 

@@ -329,7 +329,9 @@ def refused(path):
 def test_folders_devices_and_missing_folders_are_refused_early(tmp_path):
     folder = tmp_path / "d.csv"
     folder.mkdir()
-    assert refused(folder) == f"{folder}: is a folder; expected a file name. Name a file in it: {folder}/predictions.csv"
+    assert (
+        refused(folder) == f"{folder}: is a folder; expected a file name. Name a file in it: {folder}/predictions.csv"
+    )
     assert f"Create it: mkdir -p {tmp_path}/none" in refused(tmp_path / "none" / "a.csv")
     (tmp_path / "file").write_text("x")
     assert "cannot be written (Not a directory)" in refused(tmp_path / "file" / "a.csv")

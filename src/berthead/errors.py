@@ -25,7 +25,8 @@ class BertheadError(Exception):
         self.where, self.saw, self.expected, self.fix = where, saw, expected, fix
         seen = f"{saw}; expected {expected}" if expected else saw
         message = f"{where}: {seen}" if where else seen
-        super().__init__(f"{message}. {fix}" if fix else message)
+        end = "" if message.endswith("?") else "."  # behind `Did you mean "label"?`
+        super().__init__(f"{message}{end} {fix}" if fix else message)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # An exception is pickled as its class and the one message; other processes are to raise the same error.

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from berthead.errors import counted
 from berthead.records import IntArray
 
 BoolArray = NDArray[np.bool_]
@@ -224,7 +223,7 @@ def to_tags(spans: Sequence[Entity], words: int) -> list[str]:
     ordered = sorted(spans, key=lambda span: (span.first, span.end))
     for span in ordered:
         if not 0 <= span.first < span.end <= words:
-            raise ValueError(f"{_shown(span)} is not in the row; expected a span within its {counted(words, 'word')}")
+            raise ValueError(f"{_shown(span)} is not in the row; expected a span within its {words} words")
     for left, right in pairwise(ordered):
         if right.first < left.end:
             raise ValueError(f"{_shown(left)} and {_shown(right)} overlap; expected each word in one span at most")
@@ -308,8 +307,8 @@ def _check_one_scheme(tags: Sequence[str], prefixed: Sequence[str]) -> None:
         shown = {tag[0]: tag for tag in prefixed if tag[0] in letters}
         if len(shown) > 1:
             one, other = list(shown.values())[:2]
-            saw = f'tags such as "{one}" and "{other}" are mixed, and their letters mean the same'
-            raise ValueError(f"{saw}; expected one of the letters")
+            rule = "one of their letters, which mean the same"
+            raise ValueError(f'tags such as "{one}" and "{other}" are mixed; expected {rule}')
 
 
 def _check_closed(rows: Sequence[Sequence[str]], closing: str) -> None:

@@ -62,10 +62,10 @@ class Classify(Task):
         labels = Labels.from_values(targets)
         if len(labels) < 2:
             seen = f"holds only the class {shown(labels.names[0])}" if len(labels) else "holds no labelled row"
-            raise DataError(where, seen, f"2 to {MOST_LABELS} classes", "Add rows of another class.")
+            raise DataError(where, seen, f"2 to {MOST_LABELS:,} classes", "Add rows of another class.")
         if len(labels) > MOST_LABELS:
             fix = "Is this the right column? To predict numbers, use --task regress."
-            raise DataError(where, f"holds {len(labels)} classes", f"2 to {MOST_LABELS} classes", fix)
+            raise DataError(where, f"holds {len(labels):,} classes", f"2 to {MOST_LABELS:,} classes", fix)
         return cls(labels)
 
     @classmethod

@@ -73,7 +73,7 @@ class Multilabel(Task):
         labels = Labels.from_values(label for target in targets for label in target)
         if not 1 <= len(labels) <= MOST_LABELS:
             raise DataError(
-                where, f"holds {counted(len(labels), 'label')}", f"1 to {MOST_LABELS} labels", 'Write them as "a|b".'
+                where, f"holds {counted(len(labels), 'label')}", f"1 to {MOST_LABELS:,} labels", 'Write them as "a|b".'
             )
         return cls(labels, (0.5,) * len(labels))
 

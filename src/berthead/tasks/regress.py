@@ -60,7 +60,7 @@ class Regress(Task):
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         if isinstance(value, bool) or not math.isfinite(number):
-            raise ValueError(f"is {shown(value)}; expected a finite number such as 3.5")
+            raise ValueError(f"is {shown(value)}; expected a finite number such as 3.5, for --task regress")
         return number
 
     @classmethod

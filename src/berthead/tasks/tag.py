@@ -380,5 +380,5 @@ def _unbegun(examples: Sequence[Example]) -> list[str]:
 def _enough(tags: tuple[str, ...], where: str) -> tuple[str, ...]:
     if not 2 <= len(tags) <= MOST_LABELS:
         saw = "holds no entity" if tags in (("O",), ()) else f"holds {counted(len(tags), 'different tag')}"
-        raise DataError(where, saw, f"2 to {MOST_LABELS} tags", "Is this the right column?")
+        raise DataError(where, saw, f"2 to {MOST_LABELS:,} tags", "Is this the right column?")
     return tags
