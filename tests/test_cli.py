@@ -429,7 +429,7 @@ def test_predict_with_bad_rows_ends_with_4_and_puts_them_aside(cli, model, tmp_p
     assert [row["text"] for row in records((tmp_path / "answers.csv").read_text())] == ["good cat", "bad cat"]
     aside = [json.loads(line) for line in Path(told["errors"]).read_text(encoding="utf-8").splitlines()]
     assert [(one["where"], one["row"]) for one in aside] == [(f"{data}:3", {"text": " "})]
-    assert f'{data}:3: column "text" is blank; a text is needed' in ran.err
+    assert f'{data}:3: column "text" is blank; expected a text' in ran.err
 
 
 def test_errors_of_an_earlier_run_do_not_stay(cli, model, tmp_path):

@@ -44,7 +44,7 @@ class OnnxEngine:
         _ENGINES.add(self)
         self._names = [one.name for one in self._session.get_inputs()]
         if not {"ids"} <= set(self._names) <= {"ids", "segments"}:
-            raise ModelError(str(graph), f"reads {self._names}", "a graph that berthead export wrote")
+            raise ModelError(str(graph), f"has the inputs {self._names}", "a graph that berthead export wrote")
 
     def logits(self, pack: Pack) -> FloatArray:
         """Logits of the pack's rows, float32 [rows, ...], or of its tokens, [tokens, ...].
@@ -79,8 +79,8 @@ class OnnxEngine:
         with self._lock:
             if self._session is None:
                 if _identity(self._graph) != self._identity:
-                    saw = "was changed or removed after it was loaded, and this process was forked since then"
-                    raise ModelError(str(self._graph), saw, "the file that was loaded", "Load the function anew.")
+                    saw = "was changed or removed between loading it and forking this process"
+                    raise ModelError(str(self._graph), saw, "the file that was loaded", "Load the function again.")
                 self._session, _ = _session(self._graph, self.threads)
             return self._session
 
@@ -121,7 +121,7 @@ def _session(graph: Path, threads: int) -> tuple[Any, str]:
     version = onnxruntime.__version__
     if tuple(map(int, version.split(".")[:2])) < OLDEST:
         allowed = f"{'.'.join(map(str, OLDEST))} or newer"
-        raise UsageError("--engine onnx", f"onnxruntime is of version {version}", allowed, f"Install it: {INSTALL}")
+        raise UsageError("--engine onnx", f"onnxruntime has version {version}", allowed, f"Install it: {INSTALL}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

@@ -105,7 +105,7 @@ def chosen() -> str:
         return named
     usable = ["torch", *kernels()]
     if named and named not in usable:
-        raise UsageError(SWITCH, f"says {named!r}", ", ".join(usable), "Unset it: the best kernels are used.")
+        raise UsageError(SWITCH, f"is {named!r}", f"one of {', '.join(usable)}", "Unset it to use the best kernels.")
     return named or usable[-1]
 
 

@@ -40,7 +40,7 @@ def computes(encoder: Encoder, precision: str) -> bool:
 
 
 def why_not(encoder: Encoder) -> str:
-    """What keeps our kernels from computing an encoder that they do not compute in int8."""
+    """Why our kernels do not compute an encoder in int8."""
     if os.environ.get(SWITCH) == "torch":
         return f"{SWITCH} says torch"
     if not built():
@@ -48,7 +48,7 @@ def why_not(encoder: Encoder) -> str:
     if not kernels():
         return "none of the kernels runs on this processor"
     part = SUPPORTED.why_not(encoder)
-    return f"{part}, which the kernels do not know" if part else "its sizes are not those that the kernels compute"
+    return f"{part}, which the kernels do not support" if part else "the kernels do not support its sizes"
 
 
 class NativeBlock:
@@ -265,7 +265,7 @@ def _tables(places: nn.Module, attention: Attention, config: EncoderConfig) -> d
         return found | {"distance_rows": places.rows(_distances(config))}
     if isinstance(places, NoPositions):
         return {}
-    raise TypeError(f"the kernels do not know the positions {type(places).__name__}")
+    raise TypeError(f"the kernels do not support the positions {type(places).__name__}")
 
 
 def _distances(config: EncoderConfig) -> Tensor:

@@ -97,10 +97,10 @@ def check_rows(pack: Pack | TensorPack, config: EncoderConfig, ids: bool = True)
     """
     longest = int(pack.lengths.max())
     if longest > config.positions:
-        raise IndexError(f"a row has {longest} tokens; allowed: at most {config.positions}")
+        raise IndexError(f"a row has {longest} tokens; expected at most {config.positions}")
     if ids and not 0 <= int(pack.ids.min()) <= int(pack.ids.max()) < config.vocabulary:
         saw = f"token numbers from {int(pack.ids.min())} to {int(pack.ids.max())}"
-        raise IndexError(f"{saw}; allowed: from 0 to below {config.vocabulary}")
+        raise IndexError(f"{saw}; expected from 0 to below {config.vocabulary}")
 
 
 class _NoFirstValues(TorchFunctionMode):

@@ -1,4 +1,4 @@
-"""What is fitted: all that learns, computed in every step, or a head on vectors that are computed once."""
+"""What is fitted: the whole model, computed in every step, or a head on vectors that are computed once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from berthead.engine.cpu import engine_for
-from berthead.errors import MachineError
+from berthead.errors import MachineError, counted
 from berthead.function.head_record import row_part
 from berthead.kernels import training as kernels
 from berthead.model.adapt import frozen_parts
@@ -97,7 +97,7 @@ class Part:
         Raises:
             MachineError: less cannot be computed at once.
         """
-        raise MachineError("--batch", "a step of the head does not fit into memory", "", "Lower --batch.")
+        raise MachineError("--batch", "the memory is too small for a step of the head", "", "Lower --batch.")
 
     def finish(self) -> None:
         """Undo what was done for fitting only."""
@@ -151,11 +151,11 @@ class Whole(Part):
         """Halve the tokens of a pass; one row is computed whole."""
         if len(self.computed) <= 1 or self.tokens < 2:
             where = self.examples[self.computed[0]].where if len(self.computed) else "fit"
-            saw = f"{self.tokens:,} tokens of one row do not fit into memory"
+            saw = f"the memory is too small for a row of {counted(self.tokens, 'token')}"
             raise MachineError(where, saw, "", memory.WAYS_OUT)
         self.micro_tokens = min(self.micro_tokens, self.tokens) // 2
-        what = f"{self.tokens:,} tokens did not fit into memory"
-        return f"{what}: from here on at most {self.micro_tokens:,} are computed at once, for the same steps"
+        what = f"the memory was too small for {counted(self.tokens, 'token')} at once"
+        return f"{what}: from now on at most {self.micro_tokens:,} are computed at once; the steps stay the same"
 
     def _hidden(self, pack: TensorPack) -> Tensor:
         """The encoder's vectors, float32 [tokens, width]."""
