@@ -16,7 +16,7 @@ from berthead.answering import Answering
 from berthead.engine.onnx import OnnxEngine
 from berthead.errors import GateError, ModelError, UsageError
 from berthead.function.checks import check_record, golden_example, golden_input, refuse_strange_files
-from berthead.function.function import GOLDEN_TOLERANCE, has_units, identity_of, replay
+from berthead.function.function import GOLDEN_TOLERANCE, has_units, identity_of, reads_pairs, replay
 from berthead.model.units import Combine, pooled
 from berthead.options import PredictOptions
 from berthead.predict.predictor import TOKEN_BUDGET, Applier
@@ -24,11 +24,14 @@ from berthead.records import FloatArray, Prediction
 from berthead.storage.hashes import file_sha256
 from berthead.storage.model_files import RECORD, read_json
 from berthead.tasks import Task, find_task
+from berthead.text.tables import TableSizes, check_tokenizer
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading
 
 GRAPH, TOKENIZER = "model.onnx", "tokenizer.json"
 EXPORT_VERSION = 1
+# No table is as large.
+_UNKNOWN = 2**40
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ class Exported(Answering):
         hashes = _Hashes(folder, _hashes(record, folder))
         self._function = _read(folder, record)
         outputs = self._function.task.outputs
-        engine = OnnxEngine(folder / GRAPH, self.options.threads)
+        engine = OnnxEngine(folder / GRAPH, _tables(record["export"]), self.options.threads)
         combine = _combine(record["head"], outputs)
         self._predictor = Applier(self._function, engine, combine, self.options.token_budget or TOKEN_BUDGET)
         hashes.check()
@@ -189,7 +192,8 @@ def _hashes(record: dict[str, Any], folder: Path) -> dict[str, str]:
 def _read(folder: Path, record: dict[str, Any]) -> GraphFunction:
     where = str(folder / RECORD)
     try:
-        check_record(record, record["export"]["positions"])
+        tables = _tables(record["export"])
+        check_record(record, tables.positions)
         task = find_task(record["task"]["name"], record["task"].get("package")).from_json(record["task"])
         head, outputs, many = record["head"], task.outputs, has_units(task)
         if head["outputs"] != outputs:
@@ -207,7 +211,19 @@ def _read(folder: Path, record: dict[str, Any]) -> GraphFunction:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(where, f"is not a whole record ({type(error).__name__}: {error})") from error
     about = {key: value for key, value in record.items() if key not in ("golden", "crf")}
-    return GraphFunction(Tokenizer.from_folder(folder), bound, dict(record["columns"]), reading, golden, about)
+    tokenizer, columns = Tokenizer.from_folder(folder), dict(record["columns"])
+    check_tokenizer(tokenizer, tables, str(folder), pairs=reads_pairs(task, columns))
+    return GraphFunction(tokenizer, bound, columns, reading, golden, about)
+
+
+def _tables(export: Mapping[str, Any]) -> TableSizes:
+    """The sizes of the graph's tables; folders of an older berthead leave two to ONNX Runtime, which checks them."""
+    sizes = TableSizes(export.get("vocabulary", _UNKNOWN), export.get("segments", _UNKNOWN), export["positions"])
+    for name in ("vocabulary", "segments", "positions"):
+        value = getattr(sizes, name)
+        if type(value) is not int or not (0 if name == "segments" else 1) <= value <= _UNKNOWN:
+            raise ValueError(f"{name} is {value!r}")
+    return sizes
 
 
 def _combine(head: Mapping[str, Any], outputs: int) -> Combine | None:

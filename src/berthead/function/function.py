@@ -82,6 +82,11 @@ def has_units(task: Task) -> bool:
     return not FORMS[task.form].is_plain or task.level != "row"
 
 
+def reads_pairs(task: Task, columns: Mapping[str, Any]) -> bool:
+    """Whether rows of two texts are made of its examples: pairs, questions with contexts, or with choices."""
+    return bool(columns["pair"]) or FORMS[task.form].second is not None
+
+
 def by_example(function: Function, examples: Sequence[Example], logits: FloatArray) -> list[FloatArray]:
     """Logits of all units as those of each example."""
     inputs = function.task.inputs(function.tokenizer, examples, function.reading)

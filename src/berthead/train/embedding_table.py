@@ -144,6 +144,9 @@ class Table:
 
     def _advance(self, rows: Tensor | None, grads: Tensor | None = None) -> None:
         weight = self.embedding.weight
+        if rows is not None and len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(weight):
+            saw = f"rows from {int(rows.min())} to {int(rows.max())}"
+            raise IndexError(f"{saw} of an embedding table; expected 0 to {len(weight) - 1}")
         pointers = {name: getattr(self, name).ctypes.data for name in ("first", "second", "done", "moved", *_BY_STEP)}
         passes.advance(
             library.TableSteps(
