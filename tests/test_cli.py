@@ -30,8 +30,8 @@ METRICS = {
     "regress": {"pearson", "spearman", "mae", "rmse", "loss"},
 }
 RECORD = {
-    "format_version", "kind", "task", "head", "columns", "max_tokens", "on_long", "stride", "parameters", "transformers",
-    "run",
+    "format_version", "kind", "task", "head", "columns", "max_tokens", "on_long", "stride", "parameters",
+    "transformers", "run",
 }  # fmt: skip
 
 

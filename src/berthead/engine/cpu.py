@@ -15,6 +15,7 @@ from berthead.kernels import library, native
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
 from berthead.records import FloatArray, Pack
+from berthead.text.tables import check_pack
 
 CPU = torch.device("cpu")
 
@@ -51,6 +52,7 @@ class Engine:
         return self._run(lambda tensors: self.model.head.pool(self.model.encoder(tensors), tensors), pack)
 
     def _run(self, function: Any, pack: Pack) -> FloatArray:
+        check_pack(pack, self.model.encoder.config)
         with self._lock, torch.inference_mode():
             result: FloatArray = function(TensorPack.from_pack(pack)).float().numpy()
         return result
@@ -76,6 +78,7 @@ class DeviceEngine:
         return self._run(lambda tensors: self.model.head.pool(self.model.encoder(tensors), tensors), pack)
 
     def _run(self, function: Any, pack: Pack) -> FloatArray:
+        check_pack(pack, self.model.encoder.config)
         training = self.model.training
         self.model.eval()
         try:

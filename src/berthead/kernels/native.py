@@ -165,7 +165,7 @@ class NativeBlocks:
         """
         order = (ctypes.c_int32 * len(numbers))(*numbers)
         tokens = len(pack.ids)
-        check_rows(pack, self.config, ids=embedding is not None)  # the kernels read where they are told to
+        check_rows(pack, self.config)  # the kernels read where they are told to
         starts = torch.cat((pack.starts, torch.tensor([tokens])))
         output = torch.empty(tokens, self.config.width)
         before = None if hidden is None else hidden.contiguous()

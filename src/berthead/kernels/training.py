@@ -13,7 +13,7 @@ from berthead.kernels.training_passes import Pass
 from berthead.model.capabilities import Supported, activation_name
 from berthead.model.encoder import Block, Encoder
 from berthead.model.positions import NoPositions
-from berthead.model.tensors import TensorPack
+from berthead.model.tensors import TensorPack, check_rows
 
 SUPPORTED = Supported(
     positions=frozenset({NoPositions}), activations=frozenset({"gelu", "gelu_pytorch_tanh", "relu"}), gates=False
@@ -50,6 +50,7 @@ def hidden(encoder: Encoder, pack: TensorPack, precision: str, selected: Tensor 
         >>> supports_training(Encoder(sizes), "fp32", torch.device("cuda"))
         False
     """
+    check_rows(pack, encoder.config)  # the kernels read where they are told to, those of the table too
     vectors: Tensor = encoder.embeddings(pack)
     tokens = len(pack.ids)
     starts = torch.cat((pack.starts, torch.tensor([tokens])))

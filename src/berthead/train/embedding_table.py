@@ -149,6 +149,9 @@ class Table:
 
     def _advance(self, rows: Tensor | None, grads: Tensor | None = None) -> None:
         weight = self.embedding.weight
+        if rows is not None and len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(weight):
+            saw = f"rows from {int(rows.min())} to {int(rows.max())}"
+            raise IndexError(f"{saw} of an embedding table; expected 0 to {len(weight) - 1}")
         arrays = ("exp_avg", "exp_avg_sq", "row_steps", "has_moments", *_BY_STEP)
         pointers = {name: getattr(self, name).ctypes.data for name in arrays}
         passes.advance(
