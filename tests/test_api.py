@@ -400,9 +400,9 @@ def test_an_option_that_cannot_be_is_a_usage_error_before_training(option, value
 
 
 def test_unknown_options_of_load_and_evaluate_are_errors(fit_toy, model):
-    with pytest.raises(UsageError, match='tokens_budget: is not an option; .*Did you mean "token_budget"'):
+    with pytest.raises(UsageError, match=r'tokens_budget: is not an option; .*Did you mean "token_budget"'):
         berthead.load(fit_toy(), tokens_budget=3)
-    with pytest.raises(UsageError, match='lable: is not an option; .*Did you mean "label"'):
+    with pytest.raises(UsageError, match=r'lable: is not an option; .*Did you mean "label"'):
         model.evaluate(toy_rows(), lable="label")
     with pytest.raises(UsageError, match='--precision: is "int3"'):
         berthead.load(fit_toy(), precision="int3")
