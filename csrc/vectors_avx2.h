@@ -7,10 +7,10 @@ enum { W = 8, MR = 6, NV = 2, NR = NV * W };
 static inline VI first_(int n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
-static inline V load(const float *p) { return _mm256_loadu_ps(p); }
-static inline V load(const float *p, int n) { return _mm256_maskload_ps(p, first_(n)); }
-static inline void store(float *p, V x) { _mm256_storeu_ps(p, x); }
-static inline void store(float *p, V x, int n) { _mm256_maskstore_ps(p, first_(n), x); }
+static inline V load(const float* p) { return _mm256_loadu_ps(p); }
+static inline V load(const float* p, int n) { return _mm256_maskload_ps(p, first_(n)); }
+static inline void store(float* p, V x) { _mm256_storeu_ps(p, x); }
+static inline void store(float* p, V x, int n) { _mm256_maskstore_ps(p, first_(n), x); }
 static inline V all(float x) { return _mm256_set1_ps(x); }
 static inline V zero() { return _mm256_setzero_ps(); }
 static inline V add(V a, V b) { return _mm256_add_ps(a, b); }
@@ -44,7 +44,7 @@ static inline V times_power(V a, V whole) {
   return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), bits));
 }
 static inline V reciprocal(V a) { return div(all(1), a); }
-static inline VI load_words(const int32_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
+static inline VI load_words(const int32_t* p) { return _mm256_loadu_si256((const __m256i*)p); }
 static inline VI all_words(int32_t x) { return _mm256_set1_epi32(x); }
 static inline V to_float(VI x) { return _mm256_cvtepi32_ps(x); }
 static inline VI no_words() { return _mm256_setzero_si256(); }
@@ -60,8 +60,8 @@ static inline V where_below(VI a, VI b, V x, V y) {
 }
 static inline V where_positive(V a, V x) { return _mm256_and_ps(_mm256_cmp_ps(a, zero(), _CMP_GT_OQ), x); }
 // Numbers from 0 to 255.
-static inline void store_shorts(int16_t *p, V x) {
+static inline void store_shorts(int16_t* p, V x) {
   const VI whole = _mm256_cvtps_epi32(x);
   const VI packed = _mm256_permute4x64_epi64(_mm256_packs_epi32(whole, whole), 0x08);
-  _mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(packed));
+  _mm_storeu_si128((__m128i*)p, _mm256_castsi256_si128(packed));
 }
