@@ -64,8 +64,8 @@ struct TrainingGrads {
   float *up, *up_bias, *down, *down_bias, *mlp_norm, *mlp_norm_bias;
 };
 
-// One pass through a block. Forward: from its input [tokens, width] to its output [output_tokens, width]. Backward: from
-// the gradient of the output to that of the input.
+// One pass through a block. Forward: from its input [tokens, width] to its output [output_tokens, width]. Backward:
+// from the gradient of the output to that of the input.
 struct TrainingPass {
   const float* input;
   float* output;
@@ -78,17 +78,17 @@ struct TrainingPass {
   TrainingGrads grads;
 };
 
-// Rows of an embedding table that learns with AdamW, brought up to a step. In most steps most rows have no gradient, and
-// such a row catches up when it is needed again.
+// Rows of an embedding table that learns with AdamW, brought up to a step. In most steps most rows have no gradient,
+// and such a row catches up when it is needed again.
 struct AdamWSteps {
   float *weights, *exp_avg, *exp_avg_sq;  // the table and its moments, [rows, width]
   int32_t* row_steps;                     // the step that each row has come to
   uint8_t* has_moments;                   // whether a row ever had a gradient
   const int64_t* row_ids;                 // [count] rows, none twice. Null: the first `count`
   const float* grads;                     // [count, width], of the last step. Null: none
-  // By the step, from 1: the factor of weight decay; the learning rate over the first moment's bias correction; one over
-  // the root of the second moment's; and the product of the decay factors so far.
-  const float *decay, *step_size, *rsqrt_correction;
+  // By the step, from 1: the factor of weight decay; the learning rate over the first moment's bias correction; one
+  // over the root of the second moment's; and the product of the decay factors so far.
+  const float *decay_factor, *step_size, *rsqrt_correction;
   const double* decay_product;
   double beta1, beta2;
   int32_t count, width, step;

@@ -92,8 +92,8 @@ EXPORTED int berthead_encoder_run(void* encoder, const int32_t* order, int layer
                                   const int64_t* ids, const int64_t* segments, const float* input, float* output,
                                   const int64_t* starts, int sequences, const int64_t* selected, int selected_count,
                                   int threads) {
-  ForwardCall call{*static_cast<Encoder*>(encoder), order,  layers,   embedding, ids, segments, starts, input,
-                   output,                          selected, {}};
+  ForwardCall call{
+      *static_cast<Encoder*>(encoder), order, layers, embedding, ids, segments, starts, input, output, selected, {}};
   if (selected)
     for (int i = 0; i <= sequences; i++)
       call.selected_starts.push_back(std::lower_bound(selected, selected + selected_count, starts[i]) - selected);
@@ -131,8 +131,8 @@ EXPORTED void berthead_adamw(const char* name, const AdamWSteps* steps, int thre
   });
 }
 
-// Operations a second (an addition and a multiplication are two) of a tile's product in the L1 cache, of so many threads
-// together. 0: this processor has no such kernels, or not in this precision, or no memory.
+// Operations a second (an addition and a multiplication are two) of a tile's product in the L1 cache, of so many
+// threads together. 0: this processor has no such kernels, or not in this precision, or no memory.
 EXPORTED double berthead_peak(const char* name, int precision, int threads, double seconds) {
   const Kernels* kernels = FindKernels(name, precision);
   if (!kernels) return 0;
@@ -146,5 +146,4 @@ EXPORTED double berthead_peak(const char* name, int precision, int threads, doub
   }
   return total;
 }
-
 }

@@ -1,6 +1,6 @@
-// How the sequences of a pack are shared out. They do not know each other, so a pack is cut into chunks, and each thread
-// takes a chunk through all layers by itself: what it works on stays in its cache, and nobody waits. Only where a few
-// long sequences are all there is do all threads compute each chunk together.
+// How the sequences of a pack are shared out. They do not know each other, so a pack is cut into chunks, and each
+// thread takes a chunk through all layers by itself: what it works on stays in its cache, and nobody waits. Only where
+// a few long sequences are all there is do all threads compute each chunk together.
 #include "encoder.h"
 
 #include <algorithm>
@@ -73,9 +73,8 @@ bool RunChunk(const ForwardCall& call, Chunk& chunk, Team& team, int rank, Scrat
     const size_t from = (chunk.starts[0] + first) * width;
     memcpy(call.output + from, call.input + from, (size_t)(last - first) * width * sizeof(float));
   }
-  bool ok = true;
-  if (call.layers)
-    kernels.prepare_first_input(encoder.blocks[call.order[0]], encoder.precision, chunk, first, last);
+  bool ok = call.layers == 0 ||
+            kernels.prepare_first_input(encoder.blocks[call.order[0]], encoder.precision, chunk, first, last);
   for (int layer = 0; layer < call.layers; layer++) {
     const Block& block = encoder.blocks[call.order[layer]];
     const Block* next = layer + 1 < call.layers ? &encoder.blocks[call.order[layer + 1]] : nullptr;

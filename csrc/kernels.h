@@ -51,14 +51,15 @@ struct Chunk {
   int tokens, sequences;
   const int64_t* starts;  // [sequences + 1]; starts[0] is that of the first token in `hidden`
   const int64_t *ids, *segments;
-  float* hidden;                        // the residual stream, [tokens, width]
-  void* input;                          // what the next product reads, [tokens, RowStride(width)]
-  float *scale, *zero_point;            // int8: of each token's input
-  float* outliers;                      // int8: its outlier channels, [tokens, kOutliers]
-  void* qkv;                            // [tokens, 3 * width]; of gathered tokens the queries alone, [tokens, width]
-  void* context;                        // what attention says, [tokens, width]
-  const int64_t *selected, *selected_starts;  // tokens whose last vectors are read, and each sequence's first. Null: all
-  Chunk* gathered;                      // room for the selected tokens side by side
+  float* hidden;              // the residual stream, [tokens, width]
+  void* input;                // what the next product reads, [tokens, RowStride(width)]
+  float *scale, *zero_point;  // int8: of each token's input
+  float* outliers;            // int8: its outlier channels, [tokens, kOutliers]
+  void* qkv;                  // [tokens, 3 * width]; of gathered tokens the queries alone, [tokens, width]
+  void* context;              // what attention says, [tokens, width]
+  const int64_t *selected,
+      *selected_starts;  // tokens whose last vectors are read, and each sequence's first. Null: all
+  Chunk* gathered;       // room for the selected tokens side by side
 };
 
 // Memory that only grows.
@@ -84,7 +85,7 @@ struct Kernels {
   size_t (*qkv_bytes)(int precision);               // of one number in Chunk::qkv
   bool (*prepare_block)(const BlockSpec& spec, int precision, Block& block);
   void (*embed)(const EmbeddingSpec& spec, const Chunk& chunk, int first, int last);
-  void (*prepare_first_input)(const Block& block, int precision, const Chunk& chunk, int first, int last);
+  bool (*prepare_first_input)(const Block& block, int precision, const Chunk& chunk, int first, int last);
   bool (*run_block)(const Block& block, int precision, Chunk& chunk, Team& team, int rank, Scratch& scratch,
                     const Block* next);
 
@@ -109,11 +110,13 @@ void* Allocate(size_t bytes);
 bool Grow(Buffer& buffer, size_t bytes);
 void Release(Block& block);
 
+// Weak: a build for developers may leave some of them out (setup.py build_ext --kernels); their addresses are null.
+#define BERTHEAD_OPTIONAL extern __attribute__((weak)) const Kernels
 #if defined(__x86_64__)
-extern const Kernels avx2_kernels, avx512_kernels, avx512_vnni_kernels, avx512_bf16_kernels;
+BERTHEAD_OPTIONAL avx2_kernels, avx512_kernels, avx512_vnni_kernels, avx512_bf16_kernels;
 #endif
 #if defined(BERTHEAD_AMX)
-extern const Kernels avx512_amx_kernels;
+BERTHEAD_OPTIONAL avx512_amx_kernels;
 #endif
 
 }  // namespace berthead

@@ -40,9 +40,8 @@ Workspace::~Workspace() {
 }
 
 ThreadState::~ThreadState() {
-  for (Buffer* buffer :
-       {&scratch.keys, &scratch.values, &scratch.scores, &scratch.weights, &scratch.c2p, &scratch.p2c, &scratch.inner,
-        &scratch.inputs, &scratch.scales, &scratch.transposed, &scratch.panels})
+  for (Buffer* buffer : {&scratch.keys, &scratch.values, &scratch.scores, &scratch.weights, &scratch.c2p, &scratch.p2c,
+                         &scratch.inner, &scratch.inputs, &scratch.scales, &scratch.transposed, &scratch.panels})
     free(buffer->data);
 }
 

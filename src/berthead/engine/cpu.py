@@ -131,7 +131,7 @@ def prepared(model: Model, precision: str, memo: dict[Any, Any] | None = None, d
         kernel = varlen.kernel_for(model.encoder, precision, device)
         return varlen.prepared(model, precision, device, kernel, memo)
     if native.computes(model.encoder, precision):
-        return native.laid_out(model, precision, memo)
+        return native.pack_weights(model, precision, memo)
     if precision == "int8":
         saw = f"{native.why_not(model.encoder)}; torch computes no int8"
         raise UsageError("--precision int8", saw, "fp32, bf16", "Leave --precision out.")

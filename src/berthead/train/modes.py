@@ -160,7 +160,7 @@ class Whole(Part):
     def _hidden(self, pack: TensorPack) -> Tensor:
         """The encoder's vectors, float32 [tokens, width]."""
         encoder = self.model.encoder
-        if kernels.teaches(encoder, self.precision, self.device):
+        if kernels.supports_training(encoder, self.precision, self.device):
             reads = getattr(self.model.head, "reads", None)
             return kernels.hidden(encoder, pack, self.precision, reads(pack) if reads else None)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
