@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 BEGAN := $(shell date +%s)
 
-.PHONY: setup setup-run demo test check static format gpu clean
+.PHONY: setup setup-run demo test check static format gpu clean warnings sanitize
 
 setup: $(DEV_READY)
 
@@ -39,8 +39,8 @@ $(DEV_READY): $(RUN_READY)
 demo: $(RUN_READY)
 	@BEGAN=$(BEGAN) PATH="$(CURDIR)/$(BIN):$$PATH" bash sample/demo.sh
 
-# Everything: format, lint, types, import ladder, all tests.
-test: static
+# Everything: format, lint, types, import ladder, the kernels under sanitizers, all tests.
+test: static sanitize
 	$(PYTEST)
 
 # The same without the tests that take minutes.
@@ -50,12 +50,14 @@ check: static
 static: $(DEV_READY)
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
+	$(BIN)/clang-format --dry-run -Werror csrc/*
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/lint-imports > .lint-imports.log || (cat .lint-imports.log; exit 1)
 
 format: $(DEV_READY)
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format --quiet .
+	$(BIN)/clang-format -i csrc/*
 
 # On a machine with an NVIDIA GPU: its tests, and speed beside transformers, in 8 minutes at most. Needs no set-up.
 gpu:
@@ -63,3 +65,11 @@ gpu:
 
 clean:
 	rm -rf .venv build dist demo-out gpu-out .lint-imports.log
+
+# The C++ compiles without a warning, for every instruction set.
+warnings: $(DEV_READY)
+	BERTHEAD_WERROR=1 $(BIN)/python setup.py --quiet build_ext --build-lib build/warnings
+
+# The tests of the kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: $(DEV_READY)
+	$(BIN)/python tools/sanitize.py

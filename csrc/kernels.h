@@ -110,7 +110,7 @@ void* Allocate(size_t bytes);
 bool Grow(Buffer& buffer, size_t bytes);
 void Release(Block& block);
 
-// Weak: a build for developers may leave some of them out (setup.py build_ext --kernels); their addresses are null.
+// Weak: a build for developers may leave some of them out (setup.py); their addresses are null.
 #define BERTHEAD_OPTIONAL extern __attribute__((weak)) const Kernels
 #if defined(__x86_64__)
 BERTHEAD_OPTIONAL avx2_kernels, avx512_kernels, avx512_vnni_kernels, avx512_bf16_kernels;

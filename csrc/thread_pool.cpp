@@ -2,7 +2,9 @@
 
 #include <cstdlib>
 
-#include <unistd.h>
+#if defined(__unix__)
+#include <pthread.h>
+#endif
 
 namespace berthead {
 namespace {
@@ -28,6 +30,17 @@ std::unique_ptr<ThreadPool> pool;
 
 std::mutex pool_mutex;
 
+#if defined(__unix__)
+// A fork waits for what another thread computes. Its child has the memory of the pool, but none of its threads: it leaves
+// the pool where it is, and makes one of its own.
+[[maybe_unused]] static const int at_fork = pthread_atfork(
+    [] { pool_mutex.lock(); }, [] { pool_mutex.unlock(); },
+    [] {
+      (void)pool.release();
+      pool_mutex.unlock();
+    });
+#endif
+
 Team MakeTeam(int size) {
   Team team{};
   team.size = size;
@@ -45,7 +58,7 @@ ThreadState::~ThreadState() {
     free(buffer->data);
 }
 
-ThreadPool::ThreadPool(int size) : states_(size), process_(getpid()) {
+ThreadPool::ThreadPool(int size) : states_(size) {
   for (int rank = 1; rank < size; rank++) threads_.emplace_back([this, rank] { Serve(rank); });
 }
 
@@ -58,8 +71,6 @@ ThreadPool::~ThreadPool() {
   ready_.notify_all();
   for (std::thread& thread : threads_) thread.join();
 }
-
-bool ThreadPool::is_of_this_process() const { return process_ == getpid(); }
 
 void ThreadPool::Run(const Task& task) {
   task_ = &task;
@@ -93,7 +104,6 @@ void ThreadPool::Serve(int rank) {
 }
 
 ThreadPool& Threads(int size) {
-  if (pool && !pool->is_of_this_process()) (void)pool.release();
   if (!pool || pool->size() != size) pool.reset(new ThreadPool(size));
   return *pool;
 }

@@ -49,8 +49,6 @@ class ThreadPool {
   ~ThreadPool();
 
   int size() const { return (int)states_.size(); }
-  // A forked process has its parent's memory, but none of its threads.
-  bool is_of_this_process() const;
   ThreadState& state(int rank) { return states_[rank]; }
 
   // Runs a task on every thread, and returns when all are done.
@@ -60,7 +58,6 @@ class ThreadPool {
   void Serve(int rank);
 
   std::vector<ThreadState> states_;
-  pid_t process_;
   std::vector<std::thread> threads_;
   std::mutex mutex_;
   std::condition_variable ready_;
@@ -70,7 +67,7 @@ class ThreadPool {
   const Task* task_ = nullptr;
 };
 
-// One call at a time computes: whoever uses the pool holds this.
+// One call at a time computes: whoever uses the pool holds this. A fork holds it too.
 extern std::mutex pool_mutex;
 
 // The process's pool of so many threads. The caller holds `pool_mutex`.
