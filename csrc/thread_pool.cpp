@@ -31,14 +31,13 @@ std::unique_ptr<ThreadPool> pool;
 std::mutex pool_mutex;
 
 #if defined(__unix__)
-// A fork waits for what another thread computes. Its child has the memory of the pool, but none of its threads: it leaves
-// the pool where it is, and makes one of its own.
-[[maybe_unused]] static const int at_fork = pthread_atfork(
-    [] { pool_mutex.lock(); }, [] { pool_mutex.unlock(); },
-    [] {
-      (void)pool.release();
-      pool_mutex.unlock();
-    });
+// A fork waits for what another thread computes. Its child has the memory of the pool, but none of its threads: it
+// leaves the pool where it is, and makes one of its own.
+[[maybe_unused]] static const int at_fork = pthread_atfork([] { pool_mutex.lock(); }, [] { pool_mutex.unlock(); },
+                                                           [] {
+                                                             (void)pool.release();
+                                                             pool_mutex.unlock();
+                                                           });
 #endif
 
 Team MakeTeam(int size) {

@@ -2,7 +2,7 @@
 
 python tools/sanitize.py             # or `make sanitize`; further arguments are pytest's
 
-The package lies in build/sanitized, with a library that was built for it: the least and the best instruction set of this
+The package lies in build/sanitized, with a library that was built for this: the least and the best instruction set of the
 processor. What the sanitizers find ends the process with a report.
 """
 
