@@ -96,9 +96,7 @@ def changed(made: Path, inputs: list[str]) -> bool:
 
 setup(
     ext_modules=[
-        Extension(
-            "berthead.kernels._native", sources(), depends=HEADERS, extra_compile_args=FLAGS, optional=not STRICT
-        )
+        Extension("berthead.kernels._native", sources(), depends=HEADERS, extra_compile_args=FLAGS, optional=not STRICT)
     ],
     cmdclass={"build_ext": BuildKernels},
 )

@@ -2,8 +2,8 @@
 
 python tools/sanitize.py             # or `make sanitize`; further arguments are pytest's
 
-The package lies in build/sanitized, with a library that was built for this: the least and the best instruction set of the
-processor. What the sanitizers find ends the process with a report.
+The package lies in build/sanitized, with a library that was built for this: the least and the best instruction set of
+the processor. What the sanitizers find ends the process with a report.
 """
 
 from __future__ import annotations
