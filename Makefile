@@ -13,7 +13,11 @@ unexport PYTHONDONTWRITEBYTECODE
 
 BEGAN := $(shell date +%s)
 
+<<<<<<< HEAD
 .PHONY: setup setup-run demo test test-all check slowest static format gpu clean
+=======
+.PHONY: setup setup-run demo test check static format gpu clean warnings sanitize
+>>>>>>> cxx
 
 setup: $(DEV_READY)
 
@@ -39,9 +43,15 @@ $(DEV_READY): $(RUN_READY)
 demo: $(RUN_READY)
 	@BEGAN=$(BEGAN) PATH="$(CURDIR)/$(BIN):$$PATH" bash sample/demo.sh
 
+<<<<<<< HEAD
 # Before a change lands: format, lint, types, import ladder, and all tests but those that say again what others say.
 test: static
 	$(call tested,-m "not exhaustive")
+=======
+# Everything: format, lint, types, import ladder, the kernels under sanitizers, all tests.
+test: static sanitize
+	$(PYTEST)
+>>>>>>> cxx
 
 # Before a release: all tests.
 test-all: static
@@ -58,6 +68,11 @@ slowest: $(DEV_READY)
 static: $(DEV_READY)
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
+<<<<<<< HEAD
+=======
+	$(BIN)/clang-format --dry-run -Werror csrc/*
+	$(BIN)/mypy --no-error-summary
+>>>>>>> cxx
 	$(BIN)/lint-imports > .lint-imports.log || (cat .lint-imports.log; exit 1)
 
 # Types are checked beside the tests: that takes one processor half a minute where nothing is kept from the last time.
@@ -69,10 +84,23 @@ endef
 format: $(DEV_READY)
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format --quiet .
+	$(BIN)/clang-format -i csrc/*
 
 # On a machine with an NVIDIA GPU: its tests, and speed beside transformers, in 8 minutes at most. Needs no set-up.
 gpu:
 	@$(PYTHON) benchmarks/gpu.py --out $(GPU_OUT)
 
 clean:
+<<<<<<< HEAD
 	rm -rf .venv build dist demo-out gpu-out .lint-imports.log .mypy.log
+=======
+	rm -rf .venv build dist demo-out gpu-out .lint-imports.log
+
+# The C++ compiles without a warning, for every instruction set.
+warnings: $(DEV_READY)
+	BERTHEAD_WERROR=1 $(BIN)/python setup.py --quiet build_ext --build-lib build/warnings
+
+# The tests of the kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: $(DEV_READY)
+	$(BIN)/python tools/sanitize.py
+>>>>>>> cxx

@@ -2,6 +2,9 @@
 
 All instruction sets are built, which takes minutes. `BERTHEAD_BUILD=native` builds those of this processor alone: the
 least and the best that it has. Objects are kept in `build/kernels`, and compiled again where something has changed.
+
+For developers: `BERTHEAD_BUILD=sanitized` builds the same two with AddressSanitizer and UndefinedBehaviorSanitizer, and
+`BERTHEAD_WERROR=1` takes warnings for errors.
 """
 
 from __future__ import annotations
@@ -12,7 +15,6 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import ClassVar
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -21,9 +23,16 @@ HEADERS = sorted(str(path) for path in Path("csrc").iterdir() if path.suffix in 
 # What the kernels use of other files' instructions they ask for themselves.
 # -g0: with what debuggers read the library is twenty times as large, and the assembler needs 4 GB to write it.
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
-SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-# They come last, so they count. -g1: reports name lines.
-SANITIZED_FLAGS = [*SANITIZERS, "-O1", "-g1", "-fno-omit-frame-pointer"]
+LINK_FLAGS = ["-pthread"]
+BUILD = os.environ.get("BERTHEAD_BUILD", "")
+STRICT = BUILD == "sanitized" or os.environ.get("BERTHEAD_WERROR") == "1"
+if STRICT:
+    FLAGS += ["-Werror"]
+if BUILD == "sanitized":
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    # Of several -O and -g the last counts; with -g1 reports name lines.
+    FLAGS += [*sanitizers, "-O1", "-g1", "-fno-omit-frame-pointer"]
+    LINK_FLAGS += sanitizers
 
 
 def features(source: Path) -> set[str]:
@@ -36,7 +45,7 @@ def sources() -> list[str]:
     """The files to compile, those that take longest first."""
     found = sorted(Path("csrc").glob("*.cpp"), key=lambda path: (-len(features(path)), path.name))
     has = processor_features()
-    if os.environ.get("BERTHEAD_BUILD") == "native" and has:
+    if BUILD in ("native", "sanitized") and has:
         usable = [path for path in found if features(path) and features(path) <= has]
         found = [path for path in found if not features(path) or path in usable[:1] + usable[-1:]]
     return [str(path) for path in found]
@@ -54,28 +63,11 @@ def processor_features() -> set[str]:
 class BuildKernels(build_ext):
     """Compiles the sources side by side: a file of kernels takes up to two minutes."""
 
-    user_options: ClassVar = [
-        *build_ext.user_options,
-        ("kernels=", None, "for developers: the instruction sets to build, separated by commas (default: all)"),
-        ("sanitize", None, "for developers: with AddressSanitizer and UndefinedBehaviorSanitizer"),
-        ("werror", None, "for developers: warnings are errors"),
-    ]
-    boolean_options: ClassVar = [*build_ext.boolean_options, "sanitize", "werror"]
-
-    def initialize_options(self) -> None:
-        """Set the defaults."""
-        super().initialize_options()
-        self.kernels: str | None = None
-        self.sanitize = self.werror = False
-
     def build_extension(self, ext: Extension) -> None:
         """Compile what has changed, and link the one extension; what others see of it is whole or absent."""
         path = Path(self.get_ext_fullpath(ext.name))
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Users without a compiler install the package without kernels; a developer's check has to fail.
-        ext.optional = ext.optional and not (self.kernels or self.sanitize or self.werror)
-        flags = [*ext.extra_compile_args, *(SANITIZED_FLAGS if self.sanitize else []), *["-Werror"] * self.werror]
-        how = [*self.compiler.compiler_so, *flags, *ext.include_dirs, *self.compiler.include_dirs]
+        how = [*self.compiler.compiler_so, *ext.extra_compile_args, *ext.include_dirs, *self.compiler.include_dirs]
         kept = Path("build", "kernels", hashlib.sha256("\n".join(how).encode()).hexdigest()[:12])
         kept.mkdir(parents=True, exist_ok=True)
 
@@ -84,22 +76,17 @@ class BuildKernels(build_ext):
             if changed(final, [source, *ext.depends]):
                 with TemporaryDirectory(dir=kept) as aside:
                     (made,) = self.compiler.compile(
-                        [source], aside, include_dirs=ext.include_dirs, extra_postargs=flags
+                        [source], aside, include_dirs=ext.include_dirs, extra_postargs=ext.extra_compile_args
                     )
                     Path(made).replace(final)
             return str(final)
 
         with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
-            objects = list(pool.map(compiled, filter(self._is_built, ext.sources)))
-        linking = ["-pthread", *(SANITIZERS if self.sanitize else [])]
+            objects = list(pool.map(compiled, ext.sources))
         with TemporaryDirectory(dir=path.parent, prefix=".linking-") as aside:
             linked = Path(aside, path.name)
-            self.compiler.link_shared_object(objects, str(linked), target_lang="c++", extra_postargs=linking)
+            self.compiler.link_shared_object(objects, str(linked), target_lang="c++", extra_postargs=LINK_FLAGS)
             linked.replace(path)
-
-    def _is_built(self, source: str) -> bool:
-        kind, _, name = Path(source).stem.partition("_")
-        return self.kernels is None or kind != "kernels" or name in self.kernels.split(",")
 
 
 def changed(made: Path, inputs: list[str]) -> bool:
@@ -109,7 +96,7 @@ def changed(made: Path, inputs: list[str]) -> bool:
 
 setup(
     ext_modules=[
-        Extension("berthead.kernels._native", sources(), depends=HEADERS, extra_compile_args=FLAGS, optional=True)
+        Extension("berthead.kernels._native", sources(), depends=HEADERS, extra_compile_args=FLAGS, optional=not STRICT)
     ],
     cmdclass={"build_ext": BuildKernels},
 )

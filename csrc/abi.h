@@ -2,7 +2,7 @@
 //
 // Python has a copy of each. abi.cpp describes what was compiled, field by field, and Python compares the two when it
 // loads the library. What the description does not show, such as the arguments of a function or the meaning of a field,
-// is told apart by kAbiVersion: raise it with every such change.
+// is covered by kAbiVersion: raise it with every such change.
 #pragma once
 
 #include <cstddef>

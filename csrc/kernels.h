@@ -56,10 +56,10 @@ struct Chunk {
   float *scale, *zero_point;  // int8: of each token's input
   float* outliers;            // int8: its outlier channels, [tokens, kOutliers]
   void* qkv;                  // [tokens, 3 * width]; of gathered tokens the queries alone, [tokens, width]
-  void* context;              // what attention says, [tokens, width]
-  const int64_t *selected,
-      *selected_starts;  // tokens whose last vectors are read, and each sequence's first. Null: all
-  Chunk* gathered;       // room for the selected tokens side by side
+  void* context;              // attention's output, [tokens, width]
+  // The tokens whose last vectors are read, ascending, and the first of each sequence among them. Null: all tokens.
+  const int64_t *selected, *selected_starts;
+  Chunk* gathered;  // room for the selected tokens side by side
 };
 
 // Memory that only grows.
@@ -106,11 +106,11 @@ constexpr int kMaxTile = 64;
 
 // Zeros, aligned to a cache line, for free(). Null: no memory.
 void* Allocate(size_t bytes);
-// Makes a buffer hold at least so many bytes; what it held is lost. Its end may be overrun by one vector.
+// Makes a buffer hold at least so many bytes; what it held is lost. A vector may be read past its end.
 bool Grow(Buffer& buffer, size_t bytes);
 void Release(Block& block);
 
-// Weak: a build for developers may leave some of them out (setup.py build_ext --kernels); their addresses are null.
+// Weak: the address of those that were not built (see setup.py) is null.
 #define BERTHEAD_OPTIONAL extern __attribute__((weak)) const Kernels
 #if defined(__x86_64__)
 BERTHEAD_OPTIONAL avx2_kernels, avx512_kernels, avx512_vnni_kernels, avx512_bf16_kernels;

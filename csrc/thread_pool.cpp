@@ -26,23 +26,21 @@ void Barrier(Team* team) {
 
 std::unique_ptr<ThreadPool> pool;
 
+#if defined(__unix__)
+// A fork waits for what another thread computes. Its child has the memory of the pool, but none of its threads: it
+// leaves the pool where it is, and makes one of its own.
+void BeforeFork() { pool_mutex.lock(); }
+void AfterForkInParent() { pool_mutex.unlock(); }
+void AfterForkInChild() {
+  (void)pool.release();
+  pool_mutex.unlock();
+}
+[[maybe_unused]] const int at_fork = pthread_atfork(BeforeFork, AfterForkInParent, AfterForkInChild);
+#endif
+
 }  // namespace
 
 std::mutex pool_mutex;
-
-#if defined(__unix__)
-namespace {
-
-// A fork waits for what another thread computes. Its child has the memory of the pool, but none of its threads: it
-// leaves the pool where it is, and makes one of its own.
-[[maybe_unused]] const int at_fork = pthread_atfork([] { pool_mutex.lock(); }, [] { pool_mutex.unlock(); },
-                                                    [] {
-                                                      (void)pool.release();
-                                                      pool_mutex.unlock();
-                                                    });
-
-}  // namespace
-#endif
 
 Team MakeTeam(int size) {
   Team team{};

@@ -67,7 +67,7 @@ class ThreadPool {
   const Task* task_ = nullptr;
 };
 
-// One call at a time computes: whoever uses the pool holds this.
+// One call at a time computes: whoever uses the pool holds this. A fork holds it too.
 extern std::mutex pool_mutex;
 
 // The process's pool of so many threads. The caller holds `pool_mutex`.
