@@ -13,11 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 BEGAN := $(shell date +%s)
 
-<<<<<<< HEAD
-.PHONY: setup setup-run demo test test-all check slowest static format gpu clean
-=======
-.PHONY: setup setup-run demo test check static format gpu clean warnings sanitize
->>>>>>> cxx
+.PHONY: setup setup-run demo test test-all check slowest static format gpu warnings sanitize clean
 
 setup: $(DEV_READY)
 
@@ -43,18 +39,13 @@ $(DEV_READY): $(RUN_READY)
 demo: $(RUN_READY)
 	@BEGAN=$(BEGAN) PATH="$(CURDIR)/$(BIN):$$PATH" bash sample/demo.sh
 
-<<<<<<< HEAD
-# Before a change lands: format, lint, types, import ladder, and all tests but those that say again what others say.
-test: static
-	$(call tested,-m "not exhaustive")
-=======
-# Everything: format, lint, types, import ladder, the kernels under sanitizers, all tests.
+# Before a change lands: format, lint, types, import ladder, the kernels under sanitizers, and all tests but those that
+# say again what others say.
 test: static sanitize
-	$(PYTEST)
->>>>>>> cxx
+	$(call tested,-m "not exhaustive")
 
 # Before a release: all tests.
-test-all: static
+test-all: static warnings sanitize
 	$(call tested,)
 
 # While working: the same without the tests that take seconds.
@@ -68,11 +59,7 @@ slowest: $(DEV_READY)
 static: $(DEV_READY)
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
-<<<<<<< HEAD
-=======
 	$(BIN)/clang-format --dry-run -Werror csrc/*
-	$(BIN)/mypy --no-error-summary
->>>>>>> cxx
 	$(BIN)/lint-imports > .lint-imports.log || (cat .lint-imports.log; exit 1)
 
 # Types are checked beside the tests: that takes one processor half a minute where nothing is kept from the last time.
@@ -91,10 +78,7 @@ gpu:
 	@$(PYTHON) benchmarks/gpu.py --out $(GPU_OUT)
 
 clean:
-<<<<<<< HEAD
 	rm -rf .venv build dist demo-out gpu-out .lint-imports.log .mypy.log
-=======
-	rm -rf .venv build dist demo-out gpu-out .lint-imports.log
 
 # The C++ compiles without a warning, for every instruction set.
 warnings: $(DEV_READY)
@@ -103,4 +87,3 @@ warnings: $(DEV_READY)
 # The tests of the kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: $(DEV_READY)
 	$(BIN)/python tools/sanitize.py
->>>>>>> cxx
