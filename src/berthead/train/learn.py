@@ -1,4 +1,4 @@
-"""Rows to fitted parameters: task, encoder, head, epochs; what each process of a fit does."""
+"""What each process of a fit does: examples to packs, the encoder and the head, and the loop that fits them."""
 
 from __future__ import annotations
 
