@@ -204,7 +204,10 @@ def test_a_file_of_nothing_but_bad_questions_tells_their_errors(tmp_path):
     ("document", "saw"),
     [
         ({"rows": [], "n": 1}, 'is a JSON object with the keys "rows", "n"; expected a SQuAD document, such as '),
-        ({"data": [{"text": "a"}]}, 'is a JSON object with the keys "data"; none of "data" has "paragraphs"; expected a SQuAD'),
+        (
+            {"data": [{"text": "a"}]},
+            'is a JSON object with the keys "data"; none of "data" has "paragraphs"; expected a SQuAD',
+        ),
         ({}, "is an empty JSON document; expected a SQuAD document, such as "),
         ([], "is an empty JSON document; expected a SQuAD document, such as "),
         (["a", "b"], "is a JSON list that begins with a text; expected a SQuAD document, such as "),
