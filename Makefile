@@ -5,7 +5,7 @@ GPU_OUT ?= gpu-out
 RUN_READY := .venv/.ready-run
 DEV_READY := .venv/.ready-dev
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -q
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -q
 NEEDED := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"])
 
 # Of packages for running, Python compiles what it imports, once; kept from that, it would compile in every process.
@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 BEGAN := $(shell date +%s)
 
-.PHONY: setup setup-run demo test check static format gpu clean
+.PHONY: setup setup-run demo test test-all check slowest static format gpu warnings sanitize clean
 
 setup: $(DEV_READY)
 
@@ -39,27 +39,51 @@ $(DEV_READY): $(RUN_READY)
 demo: $(RUN_READY)
 	@BEGAN=$(BEGAN) PATH="$(CURDIR)/$(BIN):$$PATH" bash sample/demo.sh
 
-# Everything: format, lint, types, import ladder, all tests.
-test: static
-	$(PYTEST)
+# Before a change lands: format, lint, types, import ladder, the kernels under sanitizers, and all tests but those that
+# say again what others say.
+test: static sanitize
+	$(call tested,-m "not exhaustive")
 
-# The same without the tests that take minutes.
+# Before a release: all tests.
+test-all: static warnings sanitize
+	$(call tested,)
+
+# While working: the same without the tests that take seconds.
 check: static
-	$(PYTEST) -m "not slow"
+	$(call tested,-m "not slow and not exhaustive")
+
+# The thirty tests that take longest.
+slowest: $(DEV_READY)
+	$(PYTEST) -m "not exhaustive" --durations=30
 
 static: $(DEV_READY)
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
-	$(BIN)/mypy --no-error-summary
+	$(BIN)/clang-format --dry-run -Werror csrc/*
 	$(BIN)/lint-imports > .lint-imports.log || (cat .lint-imports.log; exit 1)
+
+# Types are checked beside the tests: that takes one processor half a minute where nothing is kept from the last time.
+define tested
+@$(BIN)/mypy --no-error-summary > .mypy.log & types=$$!; \
+$(PYTEST) $(1); tests=$$?; wait $$types || { cat .mypy.log; exit 1; }; exit $$tests
+endef
 
 format: $(DEV_READY)
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format --quiet .
+	$(BIN)/clang-format -i csrc/*
 
 # On a machine with an NVIDIA GPU: its tests, and speed beside transformers, in 8 minutes at most. Needs no set-up.
 gpu:
 	@$(PYTHON) benchmarks/gpu.py --out $(GPU_OUT)
 
 clean:
-	rm -rf .venv build dist demo-out gpu-out .lint-imports.log
+	rm -rf .venv build dist demo-out gpu-out .lint-imports.log .mypy.log
+
+# The C++ compiles without a warning, for every instruction set.
+warnings: $(DEV_READY)
+	BERTHEAD_WERROR=1 $(BIN)/python setup.py --quiet build_ext --build-lib build/warnings
+
+# The tests of the kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: $(DEV_READY)
+	$(BIN)/python tools/sanitize.py

@@ -2,6 +2,9 @@
 
 All instruction sets are built, which takes minutes. `BERTHEAD_BUILD=native` builds those of this processor alone: the
 least and the best that it has. Objects are kept in `build/kernels`, and compiled again where something has changed.
+
+For developers: `BERTHEAD_BUILD=sanitized` builds the same two with AddressSanitizer and UndefinedBehaviorSanitizer, and
+`BERTHEAD_WERROR=1` takes warnings for errors.
 """
 
 from __future__ import annotations
@@ -19,7 +22,17 @@ from setuptools.command.build_ext import build_ext
 HEADERS = sorted(str(path) for path in Path("csrc").iterdir() if path.suffix in (".h", ".inc"))
 # What the kernels use of other files' instructions they ask for themselves.
 # -g0: with what debuggers read the library is twenty times as large, and the assembler needs 4 GB to write it.
-FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
+LINK_FLAGS = ["-pthread"]
+BUILD = os.environ.get("BERTHEAD_BUILD", "")
+STRICT = BUILD == "sanitized" or os.environ.get("BERTHEAD_WERROR") == "1"
+if STRICT:
+    FLAGS += ["-Werror"]
+if BUILD == "sanitized":
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    # Of several -O and -g the last counts; with -g1 reports name lines.
+    FLAGS += [*sanitizers, "-O1", "-g1", "-fno-omit-frame-pointer"]
+    LINK_FLAGS += sanitizers
 
 
 def features(source: Path) -> set[str]:
@@ -32,7 +45,7 @@ def sources() -> list[str]:
     """The files to compile, those that take longest first."""
     found = sorted(Path("csrc").glob("*.cpp"), key=lambda path: (-len(features(path)), path.name))
     has = processor_features()
-    if os.environ.get("BERTHEAD_BUILD") == "native" and has:
+    if BUILD in ("native", "sanitized") and has:
         usable = [path for path in found if features(path) and features(path) <= has]
         found = [path for path in found if not features(path) or path in usable[:1] + usable[-1:]]
     return [str(path) for path in found]
@@ -72,7 +85,7 @@ class BuildKernels(build_ext):
             objects = list(pool.map(compiled, ext.sources))
         with TemporaryDirectory(dir=path.parent, prefix=".linking-") as aside:
             linked = Path(aside, path.name)
-            self.compiler.link_shared_object(objects, str(linked), target_lang="c++", extra_postargs=["-pthread"])
+            self.compiler.link_shared_object(objects, str(linked), target_lang="c++", extra_postargs=LINK_FLAGS)
             linked.replace(path)
 
 
@@ -83,7 +96,7 @@ def changed(made: Path, inputs: list[str]) -> bool:
 
 setup(
     ext_modules=[
-        Extension("berthead.kernels._native", sources(), depends=HEADERS, extra_compile_args=FLAGS, optional=True)
+        Extension("berthead.kernels._native", sources(), depends=HEADERS, extra_compile_args=FLAGS, optional=not STRICT)
     ],
     cmdclass={"build_ext": BuildKernels},
 )

@@ -133,7 +133,7 @@ def predict_ours(args: argparse.Namespace, counts: Counts) -> Iterator[dict[str,
             return [str(one.answer) for one in found], sum(one.n_tokens for one in found)
 
         for work in PREDICTED:
-            how = fitted.predictor.engine.kernels + (ready if work == PREDICTED[0] else "")
+            how = fitted.predictor.computed_by()["kernels"] + (ready if work == PREDICTED[0] else "")
             yield timed(args, work, f"berthead {precision}", how, answer, counts)
 
 

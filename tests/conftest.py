@@ -17,8 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 
+hypothesis.settings.register_profile("suite", deadline=None)  # nothing here is timed
+hypothesis.settings.load_profile("suite")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 # Threads of tiny products wait for each other; beside other busy processes that takes twenty times as long.
@@ -35,7 +38,10 @@ WORDS = [
     "!", "?", "0", "1", "2", "3",
 ]  # fmt: skip
 # They go first, so that no process works on one of them for minutes when the others have nothing left.
-LONG_FILES = {"test_wheel.py", "test_workers.py", "test_resume.py", "test_kills.py", "test_ray.py"}
+LONG_FILES = {
+    "test_instruction_sets.py", "test_kills.py", "test_memory.py", "test_ray.py", "test_resume.py", "test_wheel.py",
+    "test_workers.py",
+}  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):

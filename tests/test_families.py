@@ -101,7 +101,7 @@ def test_each_kernel_computes_the_same(pair_of, monkeypatch, name, kernels):
         if not native.computes(ours, precision):
             assert (precision, library.has_bf16(kernels)) == ("bf16", False)
             continue
-        encoder = native.laid_out(Model(ours, torch.nn.Identity()), precision).encoder
+        encoder = native.pack_weights(Model(ours, torch.nn.Identity()), precision).encoder
         for rows in (parity.rows(), parity.rows()[:1]):
             pack = parity.packed(rows, ours)
             with torch.no_grad():

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import make_bert, shell_env, toy_rows
+from conftest import make_bert, toy_rows
 
 import berthead
 from berthead.errors import MachineError
@@ -232,19 +231,16 @@ print(json.dumps([model.warnings, model.info()["run"]["epochs"][0]["train_loss"]
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits are set as Linux sets them")
 @pytest.mark.skipif(not library.kernels(), reason="this machine has no kernels of ours")
-def test_under_a_limit_of_the_system_a_fit_goes_on(tmp_path):
+def test_under_a_limit_of_the_system_a_fit_goes_on(shell, tmp_path):
     # Of our kernels alone: how much address space torch's allocator and threads hold differs from run to run.
-    sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4}
+    sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 2}
     calm = make_bert(tmp_path / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **sizes)
     data = json.dumps([row | {"text": f"{row['text']} " * 6} for row in toy_rows(20)])
     found = []
-    for limits in ((), ("400",)):
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(calm), *limits],
-            input=data, capture_output=True, text=True, env=shell_env(), timeout=280,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        found.append(json.loads(done.stdout))
+    for limits in ((), ("200",)):
+        ran = shell(calm, *limits, program=PROGRAM, stdin=data)
+        assert ran.code == 0, ran.err
+        found.append(json.loads(ran.out))
     notes = [[line for line in warnings if "did not fit into memory" in line] for warnings, _ in found]
     assert not notes[0]
     assert notes[1]

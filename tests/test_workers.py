@@ -15,6 +15,7 @@ import torch.distributed as dist
 from conftest import all_bytes, make_bert, shell_env, toy_rows, write_csv
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import Forked
 from toy_tasks import without_head_dropout
 
 import berthead
@@ -108,14 +109,16 @@ def losses_of(monkeypatch, **options) -> tuple[list[float], berthead.Fitted]:
 
 
 KINDS = {
-    "full": {"epochs": 9},
+    "full": {"epochs": 3},
     "lower precision": {"epochs": 2, "precision": "bf16"},
     "unfrozen block by block": {"epochs": 9, "unfreeze": True, "layer_decay": 0.8, "max_tokens": 10},
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.exhaustive if "precision" in kind else ()) for kind in KINDS]
+)
 def test_two_processes_take_the_steps_of_one(kind, calm, data, changed, monkeypatch):
     monkeypatch.setenv("NO_HEAD_DROPOUT", "1")
     without_head_dropout(monkeypatch)
@@ -136,7 +139,7 @@ def test_two_processes_take_the_steps_of_one(kind, calm, data, changed, monkeypa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize("cache", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("adapt", ["frozen", "top:1"])
 def test_what_is_computed_once_is_computed_together(adapt, cache, calm, data, changed, monkeypatch, tmp_path):
     monkeypatch.setenv("NO_HEAD_DROPOUT", "1")
@@ -155,17 +158,18 @@ def test_what_is_computed_once_is_computed_together(adapt, cache, calm, data, ch
 
 
 @pytest.mark.slow
-def test_torchrun_fits_what_workers_fit(tiny_bert, data, tmp_path):
+def test_torchrun_fits_what_workers_fit(tiny_bert, data, shell, tmp_path):
     flags = ["--encoder", tiny_bert, "--epochs", 2, "--precision", "fp32", "--valid", 0.25]
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", 2, "-m"]
-    said = []
-    for name, first, more in (("torchrun", torchrun, []), ("workers", ["-m"], ["--workers", 2, "--threads", 2])):
-        command = [sys.executable, *first, "berthead", "fit", data, "--out", name, *flags, *more]
-        done = subprocess.run(
-            [*map(str, command)], cwd=tmp_path, capture_output=True, text=True, env=shell_env(), timeout=280
-        )
-        assert done.returncode == 0, done.stderr
-        said.append((done.stdout.replace(f": {name}", ": folder"), done.stderr.count("epoch 2/2")))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "-m", "berthead", "fit", data]
+    done = subprocess.run(
+        [*map(str, [*launcher, "--out", "torchrun", *flags])],
+        cwd=tmp_path, capture_output=True, text=True, env=shell_env(), timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ran = shell("fit", data, "--out", "workers", *flags, "--workers", 2, "--threads", 2)
+    assert ran.code == 0, ran.err
+    said = [(out.replace(f": {name}", ": folder"), err.count("epoch 2/2"))
+            for name, out, err in (("torchrun", done.stdout, done.stderr), ("workers", ran.out, ran.err))]  # fmt: skip
     assert said[0] == said[1]
     assert said[0][0].count("fitted ") == said[0][1] == 1
     assert all_bytes(tmp_path / "torchrun") == all_bytes(tmp_path / "workers")
@@ -204,21 +208,7 @@ def test_processes_that_were_given_different_fits_do_not_fit(tiny_bert, data, tm
 # One of them is gone
 
 
-def started(folder: Path, *words: object) -> subprocess.Popen:
-    command = [sys.executable, "-m", "berthead", "fit", *map(str, words)]
-    hears = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        env=shell_env(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=hears,
-    )
-
-
-def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
+def workers_of(process: Forked) -> list[psutil.Process]:
     return [one for one in psutil.Process(process.pid).children() if "workers" in " ".join(one.cmdline())]
 
 
@@ -228,10 +218,13 @@ def all_end(workers: list[psutil.Process]) -> bool:
 
 
 @pytest.mark.slow
-def test_whoever_is_killed_the_others_end_and_the_fit_goes_on(tiny_bert, data, tmp_path, cli):
+def test_whoever_is_killed_the_others_end_and_the_fit_goes_on(tiny_bert, data, tmp_path, cli, forks):
+    def started(*words: object) -> Forked:
+        return forks.start("fit", *words, cwd=tmp_path, env=shell_env())
+
     flags = ["--encoder", tiny_bert, "--epochs", 20, "--precision", "fp32", "--workers", 2, "--threads", 2,
              "--checkpoint-minutes", 0]  # fmt: skip
-    first = started(tmp_path, data, "--out", "model", *flags)
+    first = started(data, "--out", "model", *flags)
     assert first.stderr.readline().startswith("epoch 2/20")
     workers = workers_of(first)
     assert len(workers) == 1
@@ -239,7 +232,7 @@ def test_whoever_is_killed_the_others_end_and_the_fit_goes_on(tiny_bert, data, t
     assert all_end(workers)
     first.communicate()
 
-    second = started(tmp_path, data, "--out", "model", *flags, "--resume")
+    second = started(data, "--out", "model", *flags, "--resume")
     assert second.stderr.readline().startswith("resumed after ")
     second.stderr.readline()
     (worker,) = workers_of(second)
@@ -251,7 +244,7 @@ def test_whoever_is_killed_the_others_end_and_the_fit_goes_on(tiny_bert, data, t
     assert re.search(said + "give a lower --workers. To continue, run the same command with --resume.\n$", err), err
     assert "Traceback" not in err
 
-    third = started(tmp_path, data, "--out", "model", *flags, "--resume")
+    third = started(data, "--out", "model", *flags, "--resume")
     assert third.stderr.readline().startswith("resumed after ")
     third.stderr.readline()
     workers = workers_of(third)
@@ -266,7 +259,7 @@ def test_whoever_is_killed_the_others_end_and_the_fit_goes_on(tiny_bert, data, t
     assert ": workers was 2 and is 1. Give" in alone.err
 
     for name, more in (("model", ["--resume"]), ("whole", [])):
-        last = started(tmp_path, data, "--out", name, *flags, *more)
+        last = started(data, "--out", name, *flags, *more)
         err = last.communicate(timeout=120)[1]
         assert last.returncode == 0, err
     assert all_bytes(tmp_path / "model") == all_bytes(tmp_path / "whole")

@@ -33,6 +33,11 @@ def sentence(path: Path) -> str:
     return first.replace("|", "\\|")
 
 
+def holds_code(path: Path) -> bool:
+    """Whether a module is more than a docstring."""
+    return len(ast.parse(path.read_text(encoding="utf-8")).body) > 1
+
+
 def room_path(room: str) -> Path:
     """The file that says what a room is."""
     folder = SOURCE / room
@@ -85,8 +90,7 @@ def modules() -> str:
     for rung in ladder():
         for room in rung:
             files = sorted((SOURCE / room).rglob("*.py")) if (SOURCE / room).is_dir() else []
-            rows = [f"| `{path.relative_to(SOURCE / room)}` | {sentence(path)} |"
-                    for path in files if path.name != "__init__.py"]  # fmt: skip
+            rows = [f"| `{path.relative_to(SOURCE / room)}` | {sentence(path)} |" for path in files if holds_code(path)]
             name = f"{room}/" if files else f"{room}.py"
             head = [f"## {name}", "", sentence(room_path(room)), ""]
             parts += [*head, *(["| module | |", "| --- | --- |", *rows, ""] if rows else [])]

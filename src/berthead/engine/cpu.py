@@ -15,6 +15,7 @@ from berthead.kernels import library, native
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
 from berthead.records import FloatArray, Pack
+from berthead.text.tables import check_pack
 
 CPU = torch.device("cpu")
 
@@ -51,6 +52,7 @@ class Engine:
         return self._run(lambda tensors: self.model.head.pool(self.model.encoder(tensors), tensors), pack)
 
     def _run(self, function: Any, pack: Pack) -> FloatArray:
+        check_pack(pack, self.model.encoder.config)
         with self._lock, torch.inference_mode():
             result: FloatArray = function(TensorPack.from_pack(pack)).float().numpy()
         return result
@@ -76,6 +78,7 @@ class DeviceEngine:
         return self._run(lambda tensors: self.model.head.pool(self.model.encoder(tensors), tensors), pack)
 
     def _run(self, function: Any, pack: Pack) -> FloatArray:
+        check_pack(pack, self.model.encoder.config)
         training = self.model.training
         self.model.eval()
         try:
@@ -131,7 +134,7 @@ def prepared(model: Model, precision: str, memo: dict[Any, Any] | None = None, d
         kernel = varlen.kernel_for(model.encoder, precision, device)
         return varlen.prepared(model, precision, device, kernel, memo)
     if native.computes(model.encoder, precision):
-        return native.laid_out(model, precision, memo)
+        return native.pack_weights(model, precision, memo)
     if precision == "int8":
         saw = f"{native.why_not(model.encoder)}; torch does not support int8"
         raise UsageError("--precision int8", saw, "fp32 or bf16", "Leave --precision out.")

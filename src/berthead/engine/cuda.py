@@ -17,8 +17,9 @@ from berthead.engine.cuda_graphs import Graphs, Record, recorded
 from berthead.engine.forks import refuse_child
 from berthead.errors import UsageError, counted
 from berthead.model.model import Model
-from berthead.model.tensors import TensorPack, check_rows
+from berthead.model.tensors import TensorPack
 from berthead.records import FloatArray, Pack
+from berthead.text.tables import check_pack
 
 # Where, what was seen, and what to do, in a child of a fork.
 NO_GPU = (
@@ -69,7 +70,7 @@ class CudaEngine:
         return self._run(self.model.head.pool, pack)
 
     def _run(self, function: Callable[[Tensor, TensorPack], Tensor], pack: Pack) -> FloatArray:
-        check_rows(pack, self.model.encoder.config)  # a GPU that reads beside a table is lost to the whole process
+        check_pack(pack, self.model.encoder.config)  # a GPU that reads beside a table is lost to the whole process
         here = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
         with memory_explained(pack), self._lock, here, torch.inference_mode():
             found: FloatArray = function(*self._encoded(pack)).float().cpu().numpy()

@@ -14,7 +14,8 @@ import numpy as np
 from berthead.engine.forks import fork_lock
 from berthead.engine.threads import available_threads
 from berthead.errors import ModelError, UsageError
-from berthead.records import FloatArray, Pack
+from berthead.records import FloatArray, IntArray, Pack
+from berthead.text.tables import Tables, check_pack
 
 INSTALL = "pip install 'berthead[runtime]'"
 # ONNX Runtime sends data on its use to Microsoft unless this is set. Source: its Privacy.md.
@@ -28,6 +29,7 @@ class OnnxEngine:
 
     Args:
         graph: the file.
+        tables: what its packs may index.
         threads: processor threads; None: what this process may use.
 
     Raises:
@@ -35,8 +37,8 @@ class OnnxEngine:
         ModelError: it cannot read the graph.
     """
 
-    def __init__(self, graph: Path, threads: int | None = None) -> None:
-        self.precision, self.workers = "fp32", 1
+    def __init__(self, graph: Path, tables: Tables, threads: int | None = None) -> None:
+        self.precision, self.workers, self.graph, self.tables = "fp32", 1, graph, tables
         self.threads = threads or available_threads()
         self._graph, self._lock = graph.absolute(), fork_lock()
         self._identity = _identity(self._graph)
@@ -51,15 +53,27 @@ class OnnxEngine:
 
         Rows of one length are computed together, so that the graph knows neither padding nor a mask.
         """
+        check_pack(pack, self.tables)
         lengths, found, session = pack.lengths, [], self._session or self._again()
         edges = np.flatnonzero(np.diff(lengths, prepend=-1, append=-1)).tolist()
         for first, end in pairwise(edges):
             tokens = slice(int(pack.starts[first]), int(pack.starts[end]))
             shape = end - first, int(lengths[first])
             known = {"ids": pack.ids[tokens].reshape(shape), "segments": pack.segments[tokens].reshape(shape)}
-            values = session.run(["logits"], {name: known[name] for name in self._names})[0]
+            values = self._run(session, {name: known[name] for name in self._names})
             found.append(values.reshape(-1, values.shape[-1]))
         return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def _run(self, session: Any, known: dict[str, IntArray]) -> FloatArray:
+        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument
+
+        try:
+            values: FloatArray = session.run(["logits"], known)[0]
+        except (Fail, InvalidArgument) as error:  # an older berthead did not write how large the graph's tables are
+            saw = f"does not compute these tokens ({' '.join(str(error).split())[:200]})"
+            fix = "Export the function again."
+            raise ModelError(str(self.graph), saw, "expected tokens that the graph's tables hold", fix) from error
+        return values
 
     def computed_by(self) -> dict[str, Any]:
         """What decides the last bit of a number: the runtime's version, and its threads."""

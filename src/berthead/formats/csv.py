@@ -96,7 +96,7 @@ def _quote_line(cell: str, last: int) -> int:
     return last - breaks + cell.endswith(("\r", "\n"))
 
 
-class _Line:
+class _LfSink:
     """What the csv module writes to: one line at a time, ended by LF."""
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -115,12 +115,12 @@ class CsvRows:
         self.left_out: dict[str, None] = {}
         self._columns, self._known = columns, frozenset(columns)
         # CRLF, although lines end in LF: up to Python 3.12 csv quotes only those line ends that it writes itself.
-        self._csv = csv.writer(_Line(stream), delimiter=delimiter, lineterminator="\r\n")
+        self._csv = csv.writer(_LfSink(stream), delimiter=delimiter, lineterminator="\r\n")
         if whole:
             # Where a name holds some delimiter all are quoted, lest readers that sniff the header are misled.
             misleading = any(mark in name for name in columns for mark in _DELIMITERS)
             quoting: Literal[0, 1] = csv.QUOTE_ALL if misleading else csv.QUOTE_MINIMAL
-            csv.writer(_Line(stream), delimiter=delimiter, lineterminator="\r\n", quoting=quoting).writerow(columns)
+            csv.writer(_LfSink(stream), delimiter=delimiter, lineterminator="\r\n", quoting=quoting).writerow(columns)
 
     def write(self, values: dict[str, Any]) -> None:
         """Add one row."""

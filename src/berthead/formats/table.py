@@ -1,4 +1,4 @@
-"""Several files of one format and with the same columns, read one after the other as one table."""
+"""Several files of one format and with the same columns as one table, whose rows a job takes in numbered parts."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from berthead.errors import ModelError, UsageError, counted
 from berthead.function.adapter import THETA, PeftNames, find_base, lora_shapes, read_adapter
 from berthead.function.artifact import FORMAT_VERSION, Artifact, plain_logits
 from berthead.function.checks import check_record, golden_example, refuse_other_weights
-from berthead.function.golden import has_units, replay
+from berthead.function.golden import has_units, reads_pairs, replay
 from berthead.function.head_record import StoredHead, make_head, omega_names, transformers_class, wrapped_before_4
 from berthead.function.record import read_record
 from berthead.model import families
@@ -36,6 +36,7 @@ from berthead.storage.files import write_json
 from berthead.storage.folders import made_whole
 from berthead.storage.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PART, RECORD, WEIGHTS, read_json
 from berthead.tasks import find_task
+from berthead.text.tables import check_tokenizer
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading
 
@@ -182,8 +183,8 @@ def read(folder: Path, record: Mapping[str, Any], base: str | None = None) -> Ar
     theta = adapter.tensors if adapter else artifact.theta()
     if (sha256_of(theta), sha256_of(artifact.omega())) != hashes:
         raise ModelError(str(folder / file), f"does not match the sha256 in {RECORD}", "", "Copy the folder again.")
-    if artifact.tokenizer.vocabulary > config.vocabulary:
-        raise ModelError(str(folder), "its tokenizer has more tokens than config.json", "at most vocab_size")
+    pairs = reads_pairs(artifact.task, artifact.columns)
+    check_tokenizer(artifact.tokenizer, config, str(folder), pairs=pairs)
     return artifact
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,11 @@ GOLDEN_UNITS = 64
 def has_units(task: Task) -> bool:
     """Whether an example may get several rows of logits."""
     return not FORMS[task.form].is_plain or task.level != "row"
+
+
+def reads_pairs(task: Task, columns: Mapping[str, Any]) -> bool:
+    """Whether rows of two texts are made of its examples: pairs, questions with contexts, or with choices."""
+    return bool(columns["pair"]) or FORMS[task.form].second is not None
 
 
 def by_example(function: Function, examples: Sequence[Example], logits: FloatArray) -> list[FloatArray]:

@@ -15,18 +15,21 @@ import numpy as np
 
 from berthead.errors import ModelError, counted
 from berthead.function.checks import check_record, golden_example
-from berthead.function.golden import has_units
+from berthead.function.golden import has_units, reads_pairs
 from berthead.function.protocol import identity_of
 from berthead.model.units import Combine, pooled
 from berthead.records import FloatArray
 from berthead.storage.hashes import file_sha256
 from berthead.storage.model_files import RECORD
 from berthead.tasks import Task, find_task
+from berthead.text.tables import TableSizes, check_tokenizer
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading
 
 GRAPH, TOKENIZER = "model.onnx", "tokenizer.json"
 EXPORT_VERSION = 1
+# No table is as large.
+_UNKNOWN = 2**40
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ def opened(folder: Path, record: Mapping[str, Any]) -> Iterator[GraphFunction]:
 
     Example:
         >>> with opened(folder, read_record(folder)) as function:  # doctest: +SKIP
-        ...     engine = OnnxEngine(folder / GRAPH)
+        ...     engine = OnnxEngine(folder / GRAPH, tables_of(record["export"]))
     """
     hashes = _Hashes(folder, _hashes(record, folder))
     yield _read(folder, record)
@@ -138,7 +141,8 @@ def _hashes(record: Mapping[str, Any], folder: Path) -> dict[str, str]:
 def _read(folder: Path, record: Mapping[str, Any]) -> GraphFunction:
     where = str(folder / RECORD)
     try:
-        check_record(record, record["export"]["positions"])
+        tables = tables_of(record["export"])
+        check_record(record, tables.positions)
         task = find_task(record["task"]["name"], record["task"].get("package")).from_json(record["task"])
         head, outputs, many = record["head"], task.outputs, has_units(task)
         if head["outputs"] != outputs:
@@ -156,7 +160,19 @@ def _read(folder: Path, record: Mapping[str, Any]) -> GraphFunction:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(where, f"is not a whole record ({type(error).__name__}: {error})") from error
     about = {key: value for key, value in record.items() if key not in ("golden", "crf")}
-    return GraphFunction(Tokenizer.from_folder(folder), bound, dict(record["columns"]), reading, golden, about)
+    tokenizer, columns = Tokenizer.from_folder(folder), dict(record["columns"])
+    check_tokenizer(tokenizer, tables, str(folder), pairs=reads_pairs(task, columns))
+    return GraphFunction(tokenizer, bound, columns, reading, golden, about)
+
+
+def tables_of(export: Mapping[str, Any]) -> TableSizes:
+    """The sizes of the graph's tables; folders of an older berthead leave two to ONNX Runtime, which checks them."""
+    sizes = TableSizes(export.get("vocabulary", _UNKNOWN), export.get("segments", _UNKNOWN), export["positions"])
+    for name in ("vocabulary", "segments", "positions"):
+        value = getattr(sizes, name)
+        if type(value) is not int or not (0 if name == "segments" else 1) <= value <= _UNKNOWN:
+            raise ValueError(f"{name} is {value!r}; expected a whole number")
+    return sizes
 
 
 def _bound_to(said: Any, head: Mapping[str, Any]) -> Any:

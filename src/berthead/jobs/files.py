@@ -1,4 +1,4 @@
-"""File to file: rows in, the same rows with predictions out, in constant memory."""
+"""predict_file(): a file or a stream in, the same rows with predictions out, in constant memory."""
 
 from __future__ import annotations
 

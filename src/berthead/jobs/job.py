@@ -1,4 +1,4 @@
-"""File to file in parts: what is done is kept, whatever happens to the process, and other processes may share it."""
+"""A job: file to file in parts, so that what is done is kept, whatever happens to the process."""
 
 from __future__ import annotations
 

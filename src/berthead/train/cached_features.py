@@ -130,6 +130,8 @@ def above(model: Model, vectors: Vectors) -> Model:
     """The rest of the model, which reads those vectors; it shares the model's weights."""
     encoder = model.encoder.part(frozen_layers(model), len(model.encoder.order))
     encoder.embeddings = Lookup(vectors.values)  # type: ignore[assignment]
+    # What its packs index are the vectors.
+    encoder.config = replace(encoder.config, vocabulary=len(vectors.values), segments=0)
     return Model(encoder, model.head)
 
 

@@ -1,4 +1,4 @@
-"""Examples to a fitted function: task, encoder, head, epochs, decision, golden examples."""
+"""Examples to a fitted function: lets the processes of a fit learn, then decides, measures and adds golden examples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows to fitted parameters: task, encoder, head, epochs; what each process of a fit does."""
+"""What each process of a fit does: examples to packs, the encoder and the head, and the loop that fits them."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from berthead.predict.reading import length_notes, readable, split_readable
 from berthead.records import Example
 from berthead.tasks import Task, find_task
 from berthead.tasks.arrays import ragged
+from berthead.text.tables import check_tokenizer
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading, windows_in_parts
 from berthead.train.cached_features import check_folder
@@ -197,13 +198,11 @@ def _notes(task: Task, folds: Sequence[Fold], reading: Reading, checkpoint: Chec
 def _reader(checkpoint: Checkpoint, options: FitOptions, pairs: bool) -> tuple[Tokenizer, Reading]:
     """The checkpoint's tokenizer, and how long inputs are read."""
     tokenizer = Tokenizer.from_folder(checkpoint.folder)
-    if tokenizer.vocabulary > checkpoint.config.vocabulary:
-        saw = f"its tokenizer has {tokenizer.vocabulary} tokens, its embeddings {checkpoint.config.vocabulary}"
-        raise ModelError(f"--encoder {options.encoder}", saw, "the tokenizer of this encoder")
-    (probe,) = tokenizer.encode(["a"], ["a"] if pairs else None, 8)
-    if 0 < checkpoint.config.segments <= probe.segments.max():
-        saw = f"{options.encoder} has one token type for both texts (type_vocab_size is 1)"
+    check_tokenizer(tokenizer, checkpoint.config, f"--encoder {options.encoder}", pairs=False)
+    if pairs and checkpoint.config.segments == 1 and tokenizer.token_types(pair=True) == {0, 1}:
+        saw = f"{options.encoder} does not tell the second text from the first (type_vocab_size is 1)"
         raise UsageError("--pair", saw, "an encoder with two token types")
+    check_tokenizer(tokenizer, checkpoint.config, f"--encoder {options.encoder}", pairs=pairs)
     most = checkpoint.config.positions
     if options.max_tokens is not None and options.max_tokens > most:
         raise UsageError(

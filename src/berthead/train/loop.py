@@ -1,4 +1,4 @@
-"""Fitting: epochs over packs, the best epoch by one metric restored whole."""
+"""The loop of a fit: epochs of steps, and the best epoch by one metric, which is restored whole."""
 
 from __future__ import annotations
 

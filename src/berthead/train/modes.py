@@ -27,6 +27,7 @@ from berthead.records import Example, FloatArray, IntArray, Pack
 from berthead.tasks import Batch
 from berthead.text.layout import Layout
 from berthead.text.packing import pack, plan
+from berthead.text.tables import check_pack
 from berthead.text.windows import Input
 from berthead.train import memory
 from berthead.train.cached_features import MOST_CACHED_BYTES, Vectors, above, below, frozen_layers, keep
@@ -142,6 +143,7 @@ class Whole(Part):
             # The rows of a text are computed together, longest first.
             order = np.argsort([-len(row.ids) for row in layout.rows], kind="stable")
             one = pack(layout.rows, order)
+            check_pack(one, self.model.encoder.config)
             tensors = TensorPack.from_pack(one, self.device)
             # Targets and losses stay on the CPU: logits are few.
             logits = self.model.head(self._hidden(tensors), tensors).cpu()
@@ -160,7 +162,7 @@ class Whole(Part):
     def _hidden(self, pack: TensorPack) -> Tensor:
         """The encoder's vectors, float32 [tokens, width]."""
         encoder = self.model.encoder
-        if kernels.teaches(encoder, self.precision, self.device):
+        if kernels.supports_training(encoder, self.precision, self.device):
             reads = getattr(self.model.head, "reads", None)
             return kernels.hidden(encoder, pack, self.precision, reads(pack) if reads else None)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):

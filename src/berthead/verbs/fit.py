@@ -1,4 +1,4 @@
-"""fit(): from rows to a fitted function."""
+"""fit(): reads rows, has train/fit fit them, and writes the folder; what is done at Ctrl-C is kept."""
 
 from __future__ import annotations
 
