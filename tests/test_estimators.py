@@ -189,7 +189,7 @@ MISTAKES = {
     "a number": ([5, *X[1:]], Y, r"X\[0\]: is int"),
     "one text": ("good cat", Y, "got one text; expected a list of texts"),
     "three columns": (np.array(X[:12], dtype=object).reshape(4, 3), Y[:4], "Reshape your data"),
-    "pairs among texts": ([("a", "b"), *X[1:]], Y, r"X\[1\]: holds 1 texts; pairs"),
+    "pairs among texts": ([("a", "b"), *X[1:]], Y, r"X\[1\]: holds 1 text; expected a tuple of two texts"),
     "no y": (X, None, "requires y to be passed, but the target y is None"),
 }
 

@@ -129,7 +129,7 @@ def test_export_says_what_it_wrote_and_checks_it(cli, toy_model, tmp_path):
     model, out = toy_model, tmp_path / "onnx"
     done = cli("export", model, "--onnx", out, "--hf", tmp_path / "hf")
     assert (done.code, done.err) == (0, "")
-    assert f"onnx folder: {out}\n  8 golden examples get the same answers" in done.out
+    assert f"onnx folder: {out}\n  8 golden examples: the same answers" in done.out
     assert "BertForSequenceClassification" in done.out
     done = cli("export", model, "--onnx", out)
     assert (done.code, "holds a model already" in done.err) == (1, True)
@@ -184,7 +184,7 @@ def test_commands_read_an_exported_folder(cli, made, toy_csv, tmp_path):
         (["predict", "{model}", "good", "--engine", "onnx"], 2, "Write one: berthead export"),
         (["predict", "{made}", "good", "--engine", "torch"], 2, '--engine: is "torch"; expected one of auto, onnx'),
         (["predict", "{made}", "good", "--precision", "int8"], 2, "--precision int8: "),
-        (["predict", "{made}", "good", "--device", "cuda"], 2, "is computed by ONNX Runtime on CPUs; cpu"),
+        (["predict", "{made}", "good", "--device", "cuda"], 2, "is computed by ONNX Runtime on CPUs; expected cpu"),
         (["predict", "{made}", "good", "--base", "minilm"], 2, "holds an encoder of its own"),
         (["predict", "{made}", "good", "--engine", "onnx", "--precision", "auto"], 0, ""),
         (["predict", "{new}", "good", "--engine", "onnx"], 2, "does not exist"),
@@ -306,7 +306,7 @@ def test_another_answer_to_a_golden_example_fails_verify(cli, copied):
     change(copied, "golden", 1, "prediction", "answer", to="neutral")
     done = cli("verify", copied)
     assert (done.code, "golden example 2: its answer is '" in done.err) == (5, True)
-    assert "berthead.json says 'neutral'" in done.err
+    assert "expected 'neutral', as in berthead.json" in done.err
 
 
 def test_a_field_with_other_scores_is_refused(tiny_bert, tmp_path):

@@ -152,12 +152,12 @@ def test_a_pattern_without_a_file_and_stdin_among_files_are_refused(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=rf"texts/\*\.csv: matches no file \(looked from {tmp_path}\)"):
         matching("texts/*.csv")
-    with pytest.raises(UsageError, match="-: stands among other inputs"):
+    with pytest.raises(UsageError, match="-: is stdin, among other inputs"):
         matching(["a.csv", "-"])
     with pytest.raises(UsageError, match="got no input"):
         matching([])
     os.mkfifo(tmp_path / "pipe.csv")
-    with pytest.raises(UsageError, match=r"pipe\.csv: is a pipe among other inputs"):
+    with pytest.raises(UsageError, match=r"pipe\.csv: is a pipe, among other inputs"):
         matching(["a.csv", "pipe.csv"])
 
 
@@ -171,7 +171,7 @@ def test_a_pattern_without_a_file_and_stdin_among_files_are_refused(tmp_path, mo
         ),
         ("b.csv", {"text": ["x"], "n": [1], "m": [1]}, r'it has also "m"'),
         ("b.csv", {"texts": ["x"], "n": [1]}, r'it lacks "text" and has also "texts"'),
-        ("b.jsonl", {"text": ["x"], "n": [1]}, r"b\.jsonl: is jsonl; csv, as .*a\.csv"),
+        ("b.jsonl", {"text": ["x"], "n": [1]}, r"b\.jsonl: is jsonl; expected csv, as .*a\.csv is"),
     ],
 )
 def test_files_that_differ_are_refused_by_name(name, columns, said, tmp_path):
@@ -196,7 +196,7 @@ def test_columns_in_another_order_are_the_same_columns(tmp_path):
 def test_parquet_files_of_other_types_are_refused(tmp_path):
     for name, kind in (("a.parquet", pa.int64()), ("b.parquet", pa.int32())):
         pq.write_table(pa.table({"text": ["x"], "n": pa.array([1], kind)}), tmp_path / name)
-    with pytest.raises(DataError, match=r'b\.parquet: column "n" is int32; int64, as in .*a\.parquet'):
+    with pytest.raises(DataError, match=r'b\.parquet: column "n" is int32; expected int64, as in .*a\.parquet'):
         Table([str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")])
 
 

@@ -421,7 +421,7 @@ def test_what_else_decides_the_bytes_is_refused(key, said, model, stopped, tmp_p
 @pytest.mark.parametrize("written", ["", "[]", '{"format_version": 1, "inputs": 3}'])
 def test_a_damaged_manifest_is_refused(written, model, stopped, tmp_path):
     (tmp_path / "out.csv.parts" / "manifest.json").write_text(written)
-    refused(model, stopped, tmp_path / "out.csv", "holds parts (and no manifest|of another job)", resume=True)
+    refused(model, stopped, tmp_path / "out.csv", "holds parts (but no manifest|of another job)", resume=True)
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -489,8 +489,8 @@ def test_two_processes_do_not_work_on_one_job(model, stopped, tmp_path):
     with open(tmp_path / "out.csv.parts" / "lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # as the other process holds it
         for options in ({"resume": True}, {"shard": "1/2"}):
-            refused(model, stopped, tmp_path / "out.csv", "another process is at work in it", **options)
-        with pytest.raises(UsageError, match="another process is at work in it"):
+            refused(model, stopped, tmp_path / "out.csv", "another process is using it", **options)
+        with pytest.raises(UsageError, match="another process is using it"):
             gather(str(tmp_path / "out.csv"))
     predicted(model, stopped, tmp_path / "out.csv", resume=True)
 
@@ -542,7 +542,7 @@ def test_what_shards_are_missing_is_said(model, tmp_path):
         gather(target)
     for shard in ("1/4", "4/4"):
         predicted(model, source, target, shard=shard)
-    with pytest.raises(UsageError, match=r"2 parts of shard 3/4 are missing: 2, 6\. Let these shards end"):
+    with pytest.raises(UsageError, match=r"2 parts of shard 3/4 are missing: 2, 6\. Let these shards finish"):
         gather(target)
     (tmp_path / "out.csv.parts" / "end.json").rename(tmp_path / "end.json")
     with pytest.raises(UsageError, match="no shard has read all of the input"):
@@ -607,10 +607,10 @@ def test_a_shard_goes_on_like_a_job(model, tmp_path, monkeypatch):
     target = tmp_path / "out.csv"
     stop_after(2, monkeypatch, model, source, target, shard="1/2")
     predicted(model, source, target, shard="2/2")  # the other's parts are no obstacle
-    refused(model, source, target, "holds 2 whole parts .* Go on with --resume", shard="1/2")
+    refused(model, source, target, "holds 2 finished parts of an interrupted job .* Go on with --resume", shard="1/2")
     assert predicted(model, source, target, shard="1/2", resume=True).rows == 50
     assert predicted(model, source, target, shard="1/2", resume=True).rows == 50  # done is done
-    with pytest.raises(UsageError, match=r"--shard: is 3/2; 1/2 to 2/2"):
+    with pytest.raises(UsageError, match=r"--shard: is 3/2; expected 1/2 to 2/2"):
         predicted(model, source, target, shard="3/2", resume=True)
     assert gather(str(target)).rows == 95
 

@@ -493,9 +493,9 @@ B = A.replace("lora_A", "lora_B")
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t.pop(A), "lacks 1 weights: .*query.lora_A"),
+        (lambda t: t.pop(A), "lacks 1 weight: .*query.lora_A"),
         (lambda t: (t.pop(A), t.pop(B)), "lacks 2 weights"),
-        (lambda t: t.pop("base_model.model.classifier.bias"), "lacks 1 weights: base_model.model.classifier.bias"),
+        (lambda t: t.pop("base_model.model.classifier.bias"), "lacks 1 weight: base_model.model.classifier.bias"),
         (lambda t: t.update({A: torch.zeros(4, 31)}), r"has shape \[4, 31\]"),
         (lambda t: t.update({A: torch.zeros(5, 32), B: torch.zeros(32, 5)}), r"has shape \[5, 32\]"),
         (lambda t: t.update({A: torch.zeros(4)}), r"has shape \[4\]"),

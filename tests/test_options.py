@@ -352,7 +352,7 @@ def test_an_unknown_metric_is_an_error_before_anything_is_computed(monkeypatch, 
     with pytest.raises(UsageError) as error:
         berthead.fit(toy_csv, task=task, label=column, metric="f2")
     own = ", ".join(TASKS[task].metrics)
-    assert str(error.value).startswith(f'--metric: is "f2"; metrics of {task}: {own}')
+    assert str(error.value).startswith(f'--metric: is "f2"; expected a metric of {task}: {own}')
 
 
 # Signatures made of the options

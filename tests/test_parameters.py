@@ -244,7 +244,9 @@ def misshapen(tensors: dict) -> dict:
 
 
 WRONG = {
-    "missing": (lacking, r"theta: lacks 1 tensors: embeddings\.word_embeddings\.weight; the same names on both sides"),
+    "missing": (
+        lacking, r"theta: lacks 1 tensor: embeddings\.word_embeddings\.weight; expected the same tensors in both"
+    ),
     "left over": (lambda tensors: tensors | {"more": torch.zeros(1)}, r"theta: holds 1 unknown tensor: more;"),
     "misshapen": (misshapen, r"theta: embeddings\.LayerNorm\.weight has shape \[5\]; this architecture has \[32\]"),
     "not finite": (lambda tensors: tensors | {"embeddings.LayerNorm.weight": torch.full((32,), torch.nan)},

@@ -394,8 +394,8 @@ BROKEN_TASKS = {
         "from berthead.tasks import Task\nclass Own(Task):\n    name = 'own'",
         "lacks check, decode, evaluate, from_json, ",
     ),
-    "has a strange form": (TASK + "    form = 'picture'\n", "has form 'picture' (expected text, words, "),
-    "has a strange level": (TASK + "    level = 'window'\n", "has level 'window' (expected row, token)"),
+    "has a strange form": (TASK + "    form = 'picture'\n", "has form 'picture' (expected one of text, words, "),
+    "has a strange level": (TASK + "    level = 'window'\n", "has level 'window' (expected row or token)"),
     "has no loss": (TASK + "    metrics = {'mae': -1}\n", 'has no metric "loss"'),
 }
 

@@ -204,14 +204,17 @@ def test_a_file_of_nothing_but_bad_questions_tells_their_errors(tmp_path):
     ("document", "saw"),
     [
         ({"rows": [], "n": 1}, 'is a JSON object with the keys "rows", "n"; expected a SQuAD document, such as '),
-        ({"data": [{"text": "a"}]}, 'is a JSON object with the keys "data"; none of "data" has "paragraphs"; SQuAD'),
-        ({}, "is an empty JSON document; SQuAD"),
-        ([], "is an empty JSON document; SQuAD"),
-        (["a", "b"], "is a JSON list that begins with a text; SQuAD"),
-        ("SQuAD", "holds nothing but a text; SQuAD"),
-        (None, "holds nothing but null; SQuAD"),
-        (12, "holds nothing but a number; SQuAD"),
-        ({"data": [{"paragraphs": []}]}, "is a SQuAD document without a question; "),
+        (
+            {"data": [{"text": "a"}]},
+            'is a JSON object with the keys "data"; none of "data" has "paragraphs"; expected a SQuAD',
+        ),
+        ({}, "is an empty JSON document; expected a SQuAD document, such as "),
+        ([], "is an empty JSON document; expected a SQuAD document, such as "),
+        (["a", "b"], "is a JSON list that begins with a text; expected a SQuAD document, such as "),
+        ("SQuAD", "holds nothing but a text; expected a SQuAD document, such as "),
+        (None, "holds nothing but null; expected a SQuAD document, such as "),
+        (12, "holds nothing but a number; expected a SQuAD document, such as "),
+        ({"data": [{"paragraphs": []}]}, "is a SQuAD document without a question; expected questions under qas"),
     ],
 )
 def test_other_documents_are_refused_with_what_was_seen_and_allowed(tmp_path, document, saw):

@@ -692,7 +692,7 @@ def test_too_long_rows_can_be_left_out(tiny_bert):
 
 def test_choose_needs_an_encoder_that_tells_two_texts_apart(tmp_path):
     bert = make_bert(tmp_path / "one", type_vocab_size=1)
-    with pytest.raises(UsageError, match="does not tell the second text from the first"):
+    with pytest.raises(UsageError, match="has one token type for both texts"):
         berthead.fit(choose_rows(8), task="choose", encoder=str(bert), epochs=1, valid=0)
 
 

@@ -218,7 +218,7 @@ def test_what_belongs_to_the_checkpoints_maker_is_not_saved(tiny_bert, tmp_path)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
-    with pytest.raises(ModelError, match=r"holds no tokenizer; tokenizer\.json, or vocab\.txt"):
+    with pytest.raises(ModelError, match=r"holds no tokenizer; expected tokenizer\.json, or vocab\.txt"):
         Tokenizer.from_folder(tmp_path)
 
 

@@ -303,7 +303,7 @@ def test_a_cache_that_cannot_be_a_folder_is_refused(four, tmp_path):
     for name in (tmp_path / "file", tmp_path / "file" / "deep", "a\0b"):
         with pytest.raises(UsageError, match="--cache") as error:
             fitted(four, adapt="top:2", cache=str(name))
-        assert "cannot be made" in error.value.saw
+        assert "cannot be created" in error.value.saw
 
 
 def test_attention_reads_no_token_numbers():

@@ -323,7 +323,9 @@ def test_torchs_own_group_is_left_alone(calm, data):
     store = dist.HashStore()
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
-        with pytest.raises(UsageError, match=r"--workers: torch\.distributed is in use in this process already; 1"):
+        with pytest.raises(
+            UsageError, match=r"--workers: torch\.distributed is already in use in this process; expected --workers 1"
+        ):
             berthead.fit(workers=2, **options_of(calm, data=data))
         assert dist.is_initialized()
     finally:

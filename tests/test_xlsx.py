@@ -313,7 +313,7 @@ def test_what_does_not_fit_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(xlsx, "MOST_ROWS", 3)
     write(tmp_path / "rows.xlsx", [{"text": "a"}] * 2)
     with pytest.raises(
-        OutputError, match=r"has no room for more rows; expected at most 2 and a header\. Write a \.csv"
+        OutputError, match=r"has no room for more rows; expected at most 2 rows and a header\. Write a \.csv"
     ):
         write(tmp_path / "a.xlsx", [{"text": "a"}] * 3)
     monkeypatch.setattr(xlsx, "MOST_BYTES", 500)

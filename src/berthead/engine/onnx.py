@@ -72,7 +72,7 @@ class OnnxEngine:
         except (Fail, InvalidArgument) as error:  # an older berthead did not write how large the graph's tables are
             saw = f"does not compute these tokens ({' '.join(str(error).split())[:200]})"
             fix = "Export the function again."
-            raise ModelError(str(self.graph), saw, "expected tokens that the graph's tables hold", fix) from error
+            raise ModelError(str(self.graph), saw, "tokens that the graph's tables hold", fix) from error
         return values
 
     def computed_by(self) -> dict[str, Any]:

@@ -153,6 +153,6 @@ def check(library: ctypes.CDLL, path: str) -> None:
             raise UsageError(
                 path,
                 f"is not of this version of berthead ({name}: {compiled.get(name, 'not known')})",
-                f"expected {name}: {here.get(name, 'not known')}",
+                f"{name}: {here.get(name, 'not known')}",
                 REBUILD,
             )

@@ -63,18 +63,18 @@ def check_tokenizer(tokenizer: Tokenizer, tables: Tables, where: str, *, pairs: 
     """
     if tokenizer.largest_id >= tables.vocabulary:
         saw = f"its tokenizer gives token numbers up to {tokenizer.largest_id}"
-        allowed = f"expected at most {tables.vocabulary - 1}: the table of tokens has {tables.vocabulary} rows"
+        allowed = f"at most {tables.vocabulary - 1}: the table of tokens has {tables.vocabulary} rows"
         raise ModelError(where, saw, allowed, _OF_THIS_ENCODER)
     for pair in (False, True) if pairs else (False,):
         what, most = "a pair" if pair else "a text", max(tokenizer.token_types(pair=pair))
         if 0 < tables.segments <= most:
-            allowed = f"expected 0 to {tables.segments - 1}: type_vocab_size is {tables.segments}"
+            allowed = f"0 to {tables.segments - 1}: type_vocab_size is {tables.segments}"
             fix = f"Correct type_id in the post_processor of tokenizer.json. {_OF_THIS_ENCODER}"
             raise ModelError(where, f"its tokenizer gives token type {most} in {what}", allowed, fix)
         special = tokenizer.special_tokens(pair=pair)
         if special > tables.positions:
             saw = f"its tokenizer puts {special} special tokens around {what}"
-            raise ModelError(where, saw, f"expected fewer than the {tables.positions} of a row", _OF_THIS_ENCODER)
+            raise ModelError(where, saw, f"fewer than the {tables.positions} of a row", _OF_THIS_ENCODER)
 
 
 def check_pack(pack: Pack, tables: Tables) -> None:
@@ -101,25 +101,23 @@ def _check_starts(starts: IntArray, tokens: int, positions: int) -> None:
     fix = "Make packs with berthead.text.packing.pack."
     if starts.dtype != np.int64 or starts.ndim != 1 or len(starts) < 2 or starts[0] != 0 or starts[-1] != tokens:
         saw = f"starts are {_shown(starts)}, of {tokens} tokens"
-        raise ModelError("pack", saw, "expected int64 from 0 to the number of tokens, for one row or more", fix)
+        raise ModelError("pack", saw, "int64 from 0 to the number of tokens, for one row or more", fix)
     lengths = np.diff(starts)
     # As whole numbers without a sign the negative ones are large.
     if int((lengths - 1).view(np.uint64).max()) >= positions:
         row = int(np.argmax((lengths < 1) | (lengths > positions)))
-        raise ModelError(f"row {row} of the pack", f"has {lengths[row]} tokens", f"expected 1 to {positions}", fix)
+        raise ModelError(f"row {row} of the pack", f"has {lengths[row]} tokens", f"1 to {positions}", fix)
 
 
 def _check_numbers(pack: Pack, what: str, values: IntArray, rows: int, table: str) -> None:
     if values.dtype != np.int64 or values.shape != (len(pack.ids),):
         saw = f"a {what} a token is {_shown(values)}"
-        raise ModelError(
-            "pack", saw, f"expected int64 [{len(pack.ids)}]", "Make packs with berthead.text.packing.pack."
-        )
+        raise ModelError("pack", saw, f"int64 [{len(pack.ids)}]", "Make packs with berthead.text.packing.pack.")
     if rows and int(values.view(np.uint64).max()) >= rows:
         token = int(np.argmax((values < 0) | (values >= rows)))
         row = int(np.searchsorted(pack.starts, token, side="right")) - 1
         saw = f"token {token - int(pack.starts[row])} has the {what} {values[token]}"
-        allowed = f"expected 0 to {rows - 1}: {table} has {rows} rows"
+        allowed = f"0 to {rows - 1}: {table} has {rows} rows"
         raise ModelError(f"row {row} of the pack", saw, allowed, _OF_THIS_ENCODER)
 
 
