@@ -1,21 +1,9 @@
-// The kernels for processors with avx512f, avx512bw, avx512vl, avx512dq, avx512vnni, avx2, fma, f16c.
+// The kernels for processors with AVX-512 with VNNI: products of bytes.
 #if defined(__x86_64__)
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")
-#define HAS_VNNI
 #define KERNELS avx512_vnni_kernels
 #define KERNELS_NAME "avx512_vnni"
-#include <immintrin.h>
-
-#include <cmath>
-#include <cstdlib>
-#include <cstring>
-
-#include "engine.h"
-namespace {
+#define HAS_VNNI
 #include "vectors_avx512.h"
-}
-#include "kernels.inc"
-#include "training.inc"
-#include "adamw.inc"
-#include "table.inc"
+#include "target.inc"
 #endif

@@ -2,8 +2,14 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_native", "The encoder's kernels, called through ctypes.", 0,
-                                 nullptr,               nullptr,   nullptr,                                         nullptr,
+static PyModuleDef definition = {PyModuleDef_HEAD_INIT,
+                                 "_native",
+                                 "The encoder's kernels, called through ctypes.",
+                                 0,
+                                 nullptr,
+                                 nullptr,
+                                 nullptr,
+                                 nullptr,
                                  nullptr};
 
 PyMODINIT_FUNC PyInit__native() { return PyModule_Create(&definition); }

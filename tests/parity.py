@@ -173,7 +173,7 @@ def engine_gap(ours: Encoder, theirs: nn.Module) -> float:
 @torch.no_grad()
 def kernels_gap(ours: Encoder, theirs: nn.Module) -> float:
     """Of the last vectors by the best of our own kernels in fp32."""
-    engine = native.laid_out(Model(ours, nn.Identity()), "fp32").encoder
+    engine = native.pack_weights(Model(ours, nn.Identity()), "fp32").encoder
     return apart(engine(packed(rows(), ours)), unpadded(theirs(**padded(rows(), theirs)).last_hidden_state, rows()))
 
 

@@ -181,42 +181,42 @@ def test_the_annotated_text_is_found_under_any_name(tmp_path, data, named):
 @pytest.mark.parametrize(
     ("broken", "error"),
     [
-        ({"id": 7, "annotations": []}, 'has no "data"; an object is needed'),
-        (task(data="a.txt"), 'has a text as "data"; an object is needed'),
-        (task(region(0, 3, "PER"), data={"n": 1}), 'its "data" holds no text; a text is needed'),
+        ({"id": 7, "annotations": []}, 'has no "data"; expected an object'),
+        (task(data="a.txt"), 'has a text as "data"; expected an object'),
+        (task(region(0, 3, "PER"), data={"n": 1}), 'its "data" holds no text; expected a text'),
         (
             task(data={"a": "x", "b": "y"}),
-            'its "data" holds several texts (a, b); name the annotated one "text"',
+            'its "data" holds several texts (a, b); expected the annotated one as "text"',
         ),
         (
             task(region(0, 3, "A", to_name="a"), region(0, 3, "B", to_name="b"), data={"a": "x", "b": "y"}),
-            "has regions of 2 texts (a, b); one text a task is needed",
+            "has regions of 2 texts (a, b); expected regions of one text in each task",
         ),
-        (task(annotations={}), 'has an object as "annotations"; a list is needed'),
-        (task(annotations=[None]), "annotations[0] is null; an object is needed"),
-        (task(annotations=[{"id": 1}]), 'annotations[0] has no "result"; a list is needed'),
-        (task("x"), "annotations[0].result[0] is a text; an object is needed"),
+        (task(annotations={}), 'has an object as "annotations"; expected a list'),
+        (task(annotations=[None]), "annotations[0] is null; expected an object"),
+        (task(annotations=[{"id": 1}]), 'annotations[0] has no "result"; expected a list'),
+        (task("x"), "annotations[0].result[0] is a text; expected an object"),
         (
             task(region(0, 3, "PER"), {"type": "labels"}),
-            'annotations[0].result[1] has no "value"; an object is needed',
+            'annotations[0].result[1] has no "value"; expected an object',
         ),
         (
             task(region(0, 3, "PER", value={"end": 3, "labels": ["PER"]})),
-            'annotations[0].result[0].value has no "start"; a whole number is needed',
+            'annotations[0].result[0].value has no "start"; expected a whole number',
         ),
         (
             task(region(0, 3, "PER", value={"start": "/div[1]", "end": 3, "labels": ["PER"]})),
-            'annotations[0].result[0].value has a text as "start"; a whole number is needed',
+            'annotations[0].result[0].value has a text as "start"; expected a whole number',
         ),
         (
             task(region(0, 3, "PER", value={"start": 0, "end": 3})),
-            'annotations[0].result[0].value has no "labels"; a list is needed',
+            'annotations[0].result[0].value has no "labels"; expected a list',
         ),
         (
             task(region(0, 3, 5)),
-            'annotations[0].result[0].value has "labels" that are no texts; a list of texts is needed',
+            'annotations[0].result[0].value has "labels" that are not texts; expected a list of texts',
         ),
-        (["x"], "is a list; an object is needed"),
+        (["x"], "is a list; expected an object"),
     ],
 )
 def test_a_broken_task_is_a_row_that_names_place_and_key(tmp_path, broken, error):
@@ -228,7 +228,7 @@ def test_a_broken_task_is_a_row_that_names_place_and_key(tmp_path, broken, error
 
 def test_a_file_of_nothing_but_broken_tasks_tells_their_errors(tmp_path):
     reader, rows = read(put(tmp_path, "a.json", [task(data={"n": 1})]))
-    assert (reader.columns, rows[0].error) == (["text", "spans"], 'its "data" holds no text; a text is needed')
+    assert (reader.columns, rows[0].error) == (["text", "spans"], 'its "data" holds no text; expected a text')
 
 
 # Label Studio's JSON-MIN
@@ -267,8 +267,8 @@ def test_a_broken_row_of_json_min_names_its_place(tmp_path):
     path = put(tmp_path, "a.json", [minimal(good, good | {"end": "3"}, text=TEXT), minimal(good), minimal(text=TEXT)])
     rows = read(path)[1]
     assert [row.error for row in rows] == [
-        'label[1] has a text as "end"; a whole number is needed',
-        "it holds no text; a text is needed",
+        'label[1] has a text as "end"; expected a whole number',
+        "it holds no text; expected a text",
         None,
     ]
     assert rows[1].where == f"{path}:[1]"
@@ -288,4 +288,4 @@ def test_a_region_that_quotes_another_text_is_an_error_of_its_row(tmp_path):
     path = tmp_path / "tasks.json"
     path.write_text(json.dumps([{"data": {"text": "Rome fell"}, "annotations": [{"result": [region]}]}]), "utf-8")
     (row,) = open_rows(path)
-    assert "quotes 'Oslo', and the text reads 'Rome' at 0 to 4" in row.error
+    assert "quotes 'Oslo', but the text reads 'Rome' at 0 to 4" in row.error

@@ -158,7 +158,7 @@ def test_the_parts_add_up_to_the_whole(rows):
 
 
 def test_what_cannot_be_scored_is_refused():
-    with pytest.raises(ValueError, match="2 answers for 1 rows"):
+    with pytest.raises(ValueError, match="got 2 answers; expected 1, one for each row"):
         answer_scores(["a", "b"], [["a"]])
     with pytest.raises(ValueError, match="no row"):
         answer_scores([], [])
@@ -226,5 +226,5 @@ def test_a_threshold_between_neighbouring_floats_keeps_them_apart():
 
 
 def test_the_threshold_needs_a_value_of_each_kind_for_each_question():
-    with pytest.raises(ValueError, match="as many"):
+    with pytest.raises(ValueError, match="differ in length; expected one value for each question"):
         best_threshold([1.0], [1.0, 0.0], [True])

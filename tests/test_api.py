@@ -196,7 +196,7 @@ def test_probabilities_are_rows_of_labels_in_order(model):
     assert shares.tolist() == numbers(model, texts)
     assert [model.labels[n] for n in shares.argmax(1)] == [one.answer for one in model.predict(texts)]
     assert model.predict_proba([]).shape == (0, 2)
-    with pytest.raises(DataError, match=r"input 2.*a text is needed"):
+    with pytest.raises(DataError, match=r"input 2.*expected a text"):
         model.predict_proba(["good", ""])
 
 
@@ -293,7 +293,7 @@ def test_a_label_that_was_not_fitted_is_named_with_its_row_and_the_known_ones(mo
     with pytest.raises(DataError) as caught:
         model.evaluate(path)
     message = str(caught.value)
-    assert message.startswith(f'{path}:3: column "label" is "negativ"; this model knows 2 labels: ')
+    assert message.startswith(f'{path}:3: column "label" is "negativ"; expected one of 2 known labels: ')
     assert '"negative", "positive"' in message
     assert 'Did you mean "negative"?' in message
     assert "2 such rows" in message
@@ -310,7 +310,7 @@ def test_a_label_that_was_not_fitted_is_named_with_its_row_and_the_known_ones(mo
 def test_a_label_of_another_type_is_not_the_same_label(quick):
     rows = [{"text": row["text"], "label": n % 2} for n, row in enumerate(toy_rows())]
     fitted = berthead.fit(rows, **quick)
-    with pytest.raises(DataError, match=r'is "0"; this model knows 2 labels: 0, 1'):
+    with pytest.raises(DataError, match=r'is "0"; expected one of 2 known labels: 0, 1'):
         fitted.evaluate([{"text": "good", "label": "0"}])
 
 
@@ -375,18 +375,18 @@ def test_a_fitted_function_saves_itself_whenever_asked(quick, tmp_path):
     ("option", "value", "message"),
     [
         ("epoch", 3, 'epoch: is not an option; .*Did you mean "epochs"'),
-        ("learning_rate", 1, "learning_rate: is not an option; options are task, "),
-        ("pooling", "poler", '--pooling: is "poler"; allowed: auto, cls, mean, pooler. Did you mean "pooler"'),
+        ("learning_rate", 1, "learning_rate: is not an option; expected one of task, "),
+        ("pooling", "poler", '--pooling: is "poler"; expected one of auto, cls, mean, pooler. Did you mean "pooler"'),
         ("task", "classification", '--task: is "classification".*Did you mean "classify"'),
-        ("metric", "acuracy", '--metric: is "acuracy"; metrics of classify: .*Did you mean "accuracy"'),
-        ("epochs", 0, "--epochs: is 0; it must be at least 1"),
+        ("metric", "acuracy", '--metric: is "acuracy"; expected a metric of classify: .*Did you mean "accuracy"'),
+        ("epochs", 0, "--epochs: is 0; expected at least 1"),
         ("epochs", 1.5, "--epochs.*a whole number"),
         ("lr", -1, "--lr: is -1.*above 0"),
         ("lr", float("nan"), "--lr.*a number"),
-        ("valid", 1.5, "--valid: is 1.5; a file, or a share"),
+        ("valid", 1.5, "--valid: is 1.5; expected a file, or a share"),
         ("max_tokens", 4096, "--max-tokens: is 4096; .* at most 64 tokens"),
         ("class_weight", "balance", 'Did you mean "balanced"'),
-        ("skip_bad_rows", "maybe", "allowed: true, false"),
+        ("skip_bad_rows", "maybe", "expected true or false"),
     ],
 )
 def test_an_option_that_cannot_be_is_a_usage_error_before_training(option, value, message, quick, monkeypatch):
@@ -498,7 +498,7 @@ def test_an_interrupted_fit_keeps_the_best_epoch_beside_the_target(adapt, quick,
     ) as caught:
         berthead.fit(toy_rows(), out=tmp_path / "toy", **(quick | {"epochs": 5, "batch": 8, "adapt": adapt}))
     assert caught.value.exit_code == 130
-    assert str(caught.value).endswith("The same command with --resume goes on.")
+    assert str(caught.value).endswith("To continue, run the same command with --resume.")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["toy.fit", "toy.interrupted"]
     kept = berthead.load(tmp_path / "toy.interrupted")
     assert kept.verify() < 1e-5

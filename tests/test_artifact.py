@@ -585,7 +585,7 @@ def test_a_joined_folder_of_the_third_version_gives_the_answers_of_its_time(tmp_
     [
         (lambda t: t.pop("qa_outputs.weight"), "lacks 1 weights: qa_outputs.weight"),
         (lambda t: t.update({"qa_outputs.weight": torch.zeros(2, 32)}), r"qa_outputs.weight has shape \[2, 32\]"),
-        (lambda t: t.update({"classifier.bias": torch.zeros(2)}), "holds 1 unknown weights: classifier.bias"),
+        (lambda t: t.update({"classifier.bias": torch.zeros(2)}), "holds 1 unknown weight: classifier.bias"),
         (lambda t: t.pop("berthead.classifier.bias"), "lacks 1 weights: berthead.classifier.bias"),
     ],
 )
@@ -611,7 +611,7 @@ def test_a_folder_of_the_first_version_is_saved_as_one_of_today(first_version, t
 
 def test_the_command_line_reads_a_folder_of_the_first_version(first_version, cli):
     assert cli("verify", first_version).code == 0
-    assert "reads         at most 24 tokens at once, of longer texts the beginning" in cli("info", first_version).out
+    assert "reads         at most 24 tokens at once, longer texts are truncated" in cli("info", first_version).out
     assert cli("predict", first_version, "good cat").out.startswith("positive  0.8921")
 
 
@@ -654,7 +654,7 @@ def test_a_link_to_the_folder_itself_is_fine(copied, tmp_path):
     [
         (lambda t: t.pop("classifier.bias"), "lacks 1 weights: classifier.bias"),
         (lambda t: t.pop("bert.encoder.layer.0.attention.self.key.bias"), "lacks 1 weights: bert.encoder.layer.0"),
-        (lambda t: t.update(extra=torch.zeros(2)), "holds 1 unknown weights: extra"),
+        (lambda t: t.update(extra=torch.zeros(2)), "holds 1 unknown weight: extra"),
         (lambda t: t.update({"classifier.bias": torch.zeros(3)}), r"classifier.bias has shape \[3\].*calls for \[2\]"),
         (
             lambda t: t.update({"bert.embeddings.word_embeddings.weight": torch.zeros(5, 32)}),

@@ -263,7 +263,7 @@ def test_members_that_differ_are_refused_by_name(fit_toy, members, kind):
     other = fit_toy(epochs=1, **options)
     with pytest.raises(ModelError) as caught:
         berthead.soup([*members, other], uniform=True)
-    assert str(caught.value).startswith(f"{members[0]} and {other}: {message}; members of one architecture")
+    assert str(caught.value).startswith(f"{members[0]} and {other}: {message}; expected members of one architecture")
 
 
 def test_other_labels_encoders_and_tokenizers_are_refused(members, tiny_bert, tmp_path):
@@ -288,14 +288,14 @@ def test_other_labels_encoders_and_tokenizers_are_refused(members, tiny_bert, tm
 
 @pytest.mark.parametrize("given", [[], ["model"], "model"], ids=str)
 def test_one_member_is_none(given):
-    with pytest.raises(UsageError, match="soup: is given fewer than two members; two model folders or more"):
+    with pytest.raises(UsageError, match="soup: got fewer than two members; expected two model folders or more"):
         berthead.soup(given, uniform=True)
 
 
 def test_without_data_it_has_to_be_uniform(members):
     with pytest.raises(UsageError, match=r"--valid: is not given; .*--uniform"):
         berthead.soup(members)
-    with pytest.raises(UsageError, match="--metric: needs held-out rows; --valid DATA"):
+    with pytest.raises(UsageError, match="--metric: needs held-out rows; expected --valid DATA"):
         berthead.soup(members, uniform=True, metric="loss")
     with pytest.raises(UsageError, match=r'--metric: is "acuracy".*Did you mean "accuracy"'):
         berthead.soup(members, held_out(), metric="acuracy")
@@ -358,7 +358,7 @@ def test_merge_replaces_no_model_unasked(cli, members, tmp_path):
 
 
 WRONG = {
-    "no way": (["{a}", "{b}"], 2, "merge: there are 2 models; one adapter folder, or --soup: their mean"),
+    "no way": (["{a}", "{b}"], 2, "merge: got 2 models; expected one adapter folder, or --soup to average them"),
     "one": (["{a}", "--soup", "--uniform"], 2, "fewer than two members"),
     "no data": (["{a}", "{b}", "--soup"], 2, "--valid: is not given"),
     "no such data": (["{a}", "{b}", "--soup", "--valid", "nowhere.csv"], 3, "nowhere.csv"),

@@ -45,7 +45,7 @@ FIT = "fit data.csv --out out --encoder {encoder}"
 CASES = {
     # columns
     "missing column": Case(
-        FIT, 3, ("data.csv: has no column for the label", "its columns are text, mood", "Name one: --label COLUMN"),
+        FIT, 3, ("data.csv: has no column for the label", "one of its columns: text, mood", "Name one: --label COLUMN"),
         {"data.csv": "text,mood\na,b\n"},
     ),
     "mistyped column": Case(
@@ -54,11 +54,11 @@ CASES = {
     ),
     "mistyped column at predict": Case(
         "predict {model} data.csv", 3,
-        ('data.csv: has no column "text"', "its columns are texts, id", 'Did you mean "texts"?'),
+        ('data.csv: has no column "text"', "expected one of its columns: texts, id", 'Did you mean "texts"?'),
         {"data.csv": "texts,id\na,1\n"},
     ),
     "mistyped column of a valid file": Case(
-        FIT + " --valid valid.csv", 3, ('valid.csv: has no column "label"', "its columns are text, lable"),
+        FIT + " --valid valid.csv", 3, ('valid.csv: has no column "label"', "expected one of its columns: text, lable"),
         {"data.csv": TOY, "valid.csv": "text,lable\na,positive\n"},
     ),
     # files
@@ -72,12 +72,14 @@ CASES = {
     "empty file": Case(FIT, 3, ("data.csv: is empty",), {"data.csv": ""}),
     "empty file at predict": Case("predict {model} data.csv", 3, ("data.csv: is empty",), {"data.csv": ""}),
     "header only": Case(
-        FIT, 3, ("data.csv: holds no labelled row", "2 to 1000 classes"), {"data.csv": "text,label\n"}
+        FIT, 3, ("data.csv: holds no labelled row", "2 to 1,000 classes"), {"data.csv": "text,label\n"}
     ),
     "header only at eval": Case(
         "eval {model} data.csv", 3, ("data.csv: holds no rows", "a text and a label"), {"data.csv": "text,label\n"}
     ),
-    "ragged row": Case(FIT, 3, ("data.csv:58: has 3 fields, the header has 2",), {"data.csv": TOY + "a,b,c\n"}),
+    "ragged row": Case(
+        FIT, 3, ("data.csv:58: has 3 fields; expected 2, as in the header",), {"data.csv": TOY + "a,b,c\n"}
+    ),
     "unclosed quote": Case(
         FIT, 3, ("data.csv:58: ", "the quote opened at line 58 is never closed"), {"data.csv": TOY + '"a,b\nc,d\n'}
     ),
@@ -87,11 +89,11 @@ CASES = {
     ),
     # labels
     "one class only": Case(
-        FIT, 3, ('data.csv: holds one class only: "a"', "2 to 1000 classes", "Add rows of another class"),
+        FIT, 3, ('data.csv: holds only the class "a"', "2 to 1,000 classes", "Add rows of another class"),
         {"data.csv": "text,label\nx,a\ny,a\n"},
     ),
     "too many classes": Case(
-        FIT, 3, ("data.csv: holds 1001 classes", "2 to 1000 classes", "--task regress"),
+        FIT, 3, ("data.csv: holds 1,001 classes", "2 to 1,000 classes", "--task regress"),
         {"data.csv": "text,label\n" + "".join(f"a,{n}\n" for n in range(1001))},
     ),
     "no tags at all": Case(
@@ -103,7 +105,7 @@ CASES = {
     ),
     "label unseen at eval": Case(
         "eval {model} data.csv", 3,
-        ('data.csv:3: column "label" is "positiv"', "this model knows 2 labels", '"negative", "positive"',
+        ('data.csv:3: column "label" is "positiv"', "expected one of 2 known labels", '"negative", "positive"',
          'Did you mean "positive"?', "--skip-bad-rows"),
         {"data.csv": "text,label\ngood cat,positive\nbad cat,positiv\n"},
     ),
@@ -131,7 +133,7 @@ CASES = {
     # texts
     "blank texts": Case(
         FIT, 3,
-        ('data.csv:58: column "text" is blank; a text is needed', "2 such rows: data.csv:58, data.csv:60",
+        ('data.csv:58: column "text" is blank; expected a text', "2 such rows: data.csv:58, data.csv:60",
          "--skip-bad-rows"),
         {"data.csv": TOY + ",positive\nfine,positive\n  ,negative\n"},
     ),
@@ -142,12 +144,12 @@ CASES = {
                        '{"label": "positive"}\n'},
     ),
     "a list as text": Case(
-        "fit data.jsonl --out out --encoder {encoder}", 3, ('data.jsonl:3: column "text" is ["a"]', "a text is needed"),
+        "fit data.jsonl --out out --encoder {encoder}", 3, ('data.jsonl:3: column "text" is ["a"]', "expected a text"),
         {"data.jsonl": JSON_LINE + '{"text": ["a"], "label": "positive"}\n'},
     ),
-    "one blank text": Case("predict {model} ''", 3, ("is blank", "a text is needed")),
+    "one blank text": Case("predict {model} ''", 3, ("is blank", "expected a text")),
     "one text for pairs": Case("predict {pairs} 'good cat'", 2, ("this model reads pairs", 'predict MODEL "a" "b"')),
-    "two texts for single texts": Case("predict {model} good cat", 2, ("this model reads single texts", "quotes")),
+    "two texts for single texts": Case("predict {model} good cat", 2, ("a single text", "quotes")),
     "pair column for single texts": Case(
         "predict {model} data.csv --pair label", 2, ("--pair: this model was fitted on single texts", "no --pair"),
         {"data.csv": TOY},
@@ -201,12 +203,12 @@ CASES = {
     "no such YAML": Case(FIT + " --config fit.yaml", 2, ("fit.yaml: cannot be read", "No such file")),
     # encoders
     "unknown encoder": Case(
-        "fit data.csv --out out --encoder minilmm", 2, ("--encoder minilmm: is not here", 'Did you mean "minilm"?'),
+        "fit data.csv --out out --encoder minilmm", 2, ("--encoder minilmm: was not found", 'Did you mean "minilm"?'),
         {"data.csv": TOY},
     ),
     "encoder that was not pulled": Case(
         "fit data.csv --out out --encoder google-bert/bert-base-uncased", 2,
-        ("--encoder google-bert/bert-base-uncased: is not here", "berthead pull google-bert/bert-base-uncased"),
+        ("--encoder google-bert/bert-base-uncased: was not found", "berthead pull google-bert/bert-base-uncased"),
         {"data.csv": TOY},
     ),
     "encoder is a file": Case(
@@ -215,12 +217,12 @@ CASES = {
     ),
     "encoder with pickles only": Case(
         "fit data.csv --out out --encoder {pickle_encoder}", 2,
-        ("holds weights only as pytorch_model.bin", "pickles can run code: refused", "Convert it to safetensors"),
+        ("only as pytorch_model.bin", "pickles can run code and are refused", "Convert it to safetensors"),
         {"data.csv": TOY},
     ),
     "encoder that lacks a weight": Case(
         "fit data.csv --out out --encoder {lacking_encoder}", 2,
-        ("lacks 1 weights: encoder.layer.1.output.dense.bias", "config.json calls for"), {"data.csv": TOY},
+        ("lacks 1 weight: encoder.layer.1.output.dense.bias", "config.json's architecture"), {"data.csv": TOY},
     ),
     "encoder of another family": Case(
         "fit data.csv --out out --encoder {gpt2}", 2, ("config.json", "gpt2", "bert", "roberta"), {"data.csv": TOY}
@@ -418,7 +420,7 @@ def test_a_digit_is_a_text_from_csv_and_a_number_from_json(cli, tiny_bert, tmp_p
 
 @pytest.mark.parametrize(
     ("flags", "what", "truncated"),
-    [(["--on-long", "truncate"], "their ends were not read", 2), ([], "they were read in windows", 0)],
+    [(["--on-long", "truncate"], "were truncated", 2), ([], "were read in windows", 0)],
     ids=["truncate", "window"],
 )
 def test_texts_over_the_limit_are_counted_at_fit_eval_and_predict(cli, tmp_path, flags, what, truncated):
@@ -429,7 +431,7 @@ def test_texts_over_the_limit_are_counted_at_fit_eval_and_predict(cli, tmp_path,
         + [{"text": "a " * 510, "label": "negative"}]
     )
     data = write_csv(tmp_path / "data.csv", [{key: row[key] for key in ("text", "label")} for row in rows])
-    told = f"note: 2 of 33 rows (6.1 %) have over 512 tokens; {what}"
+    told = f"note: 2 of 33 rows (6.1 %) have over 512 tokens and {what}"
     for ran in (
         cli("fit", data, "--out", tmp_path / "m", *fit_flags(encoder), *flags),
         cli("eval", tmp_path / "m", data),
@@ -463,7 +465,7 @@ def test_a_full_disk_at_predict_is_told_and_leaves_nothing(shell, places, tmp_pa
     data = write_csv(tmp_path / "data.csv", rows)
     ran = shell("predict", places["model"], data, "--out", name, largest_file=3000)
     assert (ran.code, ran.out) == (1, "")
-    assert f"{name}: the file is larger than is allowed here" in ran.err
+    assert f"{name}: the file exceeds the allowed size" in ran.err
     assert "Traceback" not in ran.err
     assert snapshot(tmp_path) == {"data.csv"}
 
@@ -510,7 +512,7 @@ def test_ctrl_c_in_fit_keeps_the_best_epoch_and_says_where(started, tiny_bert, t
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, ""), err
     said = r"berthead: fit: stopped after \d+ whole epochs. The best .* is kept in model.interrupted."
-    assert re.search(rf"{said} The same command with --resume goes on.\n", err)
+    assert re.search(rf"{said} To continue, run the same command with --resume.\n", err)
     assert "Traceback" not in err
     kept = berthead.load(tmp_path / "model.interrupted")
     assert kept.verify() < 1e-4

@@ -81,7 +81,7 @@ def test_data_without_targets_is_compared(toy_model, tmp_path):
     found = berthead.bench(toy_model, rows)
     check(found, berthead.load(toy_model).artifact.model)
     assert (found.gate["metric"], found.gate["fp32"]) == (None, None)
-    assert found.notes == ["there is no column of targets: answers are compared, and not scored"]
+    assert found.notes == ["there is no column of targets: answers are compared but not scored"]
 
 
 def test_many_rows_are_spread_evenly(toy_model, monkeypatch):
@@ -102,7 +102,7 @@ def test_long_texts_are_read_in_windows(toy_model):
     rows = [{"text": " ".join(["good cat"] * 80), "label": "positive"}, {"text": "bad", "label": "negative"}]
     found = berthead.bench(toy_model, rows)
     assert found.padding == 0
-    assert any("over 64 tokens; they were read in windows" in note for note in found.notes)
+    assert any("over 64 tokens and were read in windows" in note for note in found.notes)
 
 
 def test_by_torch_alone(toy_model, monkeypatch):
@@ -140,7 +140,7 @@ def test_what_cannot_be_measured_is_refused(cli, toy_model, tmp_path):
     shutil.copytree(toy_model, folder)
     record = json.loads((folder / "berthead.json").read_text(encoding="utf-8"))
     (folder / "berthead.json").write_text(json.dumps(record | {"golden": []}), encoding="utf-8")
-    with pytest.raises(UsageError, match="bench: the model holds no golden examples; rows to measure on"):
+    with pytest.raises(UsageError, match="bench: the model holds no golden examples; expected rows to measure on"):
         berthead.bench(folder)
     with pytest.raises(DataError):
         berthead.bench(toy_model, [{"words": "good cat"}])

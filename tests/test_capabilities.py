@@ -221,7 +221,7 @@ def by_modules(model: Model, some: Pack) -> np.ndarray:
 
 def by_training(model: Model, some: Pack) -> np.ndarray:
     """The forward pass of a fit, as `train/modes.py` chooses it."""
-    if not training.teaches(model.encoder, "fp32", CPU):
+    if not training.supports_training(model.encoder, "fp32", CPU):
         return by_modules(model, some)
     tensors = TensorPack.from_pack(some)
     with torch.no_grad():
@@ -296,7 +296,7 @@ def test_the_parts_of_our_families_are_known(encoder, path, monkeypatch, tmp_pat
     found = PATHS[path](model, some, tmp_path)
     np.testing.assert_allclose(found, by_modules(model, some), atol=tolerance, rtol=tolerance)
     assert path != "kernels" or native.computes(model.encoder, "fp32")
-    assert path != "training" or training.teaches(model.encoder, "fp32", CPU) == (encoder == "bert")
+    assert path != "training" or training.supports_training(model.encoder, "fp32", CPU) == (encoder == "bert")
     assert Supported().why_not(model.encoder) is None
 
 

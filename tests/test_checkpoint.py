@@ -254,7 +254,7 @@ def test_a_missing_half_of_the_pooler_is_named(encoder):
 @pytest.mark.parametrize("extra", ["encoder.layer.2.output.dense.weight", "adapter.down.weight", "embeddings.extra"])
 def test_a_left_over_weight_is_named(encoder, extra):
     rewrite(encoder, lambda tensors: tensors | {extra: torch.ones(2, 2)})
-    refusal(encoder, "unknown weights", extra)
+    refusal(encoder, "unknown weight", extra)
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ def test_a_header_length_that_lies_is_refused(encoder):
         ({"num_attention_heads": 5}, ["32", "not a multiple", "5"]),
         ({"num_hidden_layers": 10**9}, ["num_hidden_layers", "1000000000"]),
         ({"num_hidden_layers": 1000}, ["lacks", "encoder.layer.10"]),
-        ({"num_hidden_layers": 1}, ["unknown weights", "encoder.layer.1."]),
+        ({"num_hidden_layers": 1}, ["unknown weight", "encoder.layer.1."]),
         ({"num_hidden_layers": 0}, ["num_hidden_layers"]),
         ({"num_hidden_layers": 2.0}, ["num_hidden_layers", "2.0"]),
         ({"num_hidden_layers": True}, ["num_hidden_layers", "True"]),
@@ -439,7 +439,7 @@ def test_a_pooler_that_is_not_there_cannot_be_chosen(encoder):
 
 def test_an_unknown_name_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("BERTHEAD_HOME", str(tmp_path))
-    with pytest.raises(ModelError, match=r"nobody/nothing: is not here.*berthead pull nobody/nothing"):
+    with pytest.raises(ModelError, match=r"nobody/nothing: was not found.*berthead pull nobody/nothing"):
         find_encoder("nobody/nothing")
     with pytest.raises(ModelError, match='Did you mean "minilm"'):
         find_encoder("miniml")

@@ -30,7 +30,8 @@ METRICS = {
     "regress": {"pearson", "spearman", "mae", "rmse", "loss"},
 }
 RECORD = {
-    "format_version", "task", "head", "columns", "max_tokens", "on_long", "stride", "parameters", "transformers", "run",
+    "format_version", "kind", "task", "head", "columns", "max_tokens", "on_long", "stride", "parameters",
+    "transformers", "run",
 }  # fmt: skip
 
 
@@ -428,7 +429,7 @@ def test_predict_with_bad_rows_ends_with_4_and_puts_them_aside(cli, model, tmp_p
     assert [row["text"] for row in records((tmp_path / "answers.csv").read_text())] == ["good cat", "bad cat"]
     aside = [json.loads(line) for line in Path(told["errors"]).read_text(encoding="utf-8").splitlines()]
     assert [(one["where"], one["row"]) for one in aside] == [(f"{data}:3", {"text": " "})]
-    assert f'{data}:3: column "text" is blank; a text is needed' in ran.err
+    assert f'{data}:3: column "text" is blank; expected a text' in ran.err
 
 
 def test_errors_of_an_earlier_run_do_not_stay(cli, model, tmp_path):
@@ -465,7 +466,7 @@ def test_ctrl_c_anywhere_ends_with_130_and_no_traceback(cli, model, monkeypatch)
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("berthead.function.folder.load", stop)
+    monkeypatch.setattr("berthead.function.folder.read", stop)
     ran = cli("info", model)
     assert (ran.code, ran.out, ran.err) == (130, "", "berthead: interrupted\n")
 
@@ -476,7 +477,7 @@ def test_an_unexpected_error_is_not_hidden(monkeypatch, model):
     def fail(*_, **__):
         raise RuntimeError("a defect of ours")
 
-    monkeypatch.setattr("berthead.function.folder.load", fail)
+    monkeypatch.setattr("berthead.function.folder.read", fail)
     monkeypatch.setattr(sys, "argv", ["berthead", "info", str(model)])
     with pytest.raises(RuntimeError, match="a defect of ours"):
         main()

@@ -253,7 +253,7 @@ def test_without_targets_answers_are_compared_and_not_scored(fit_toy):
     rows = [{"text": row["text"]} for row in mixed_rows()]
     found = berthead.compare(*two(fit_toy), rows)
     assert (found.right, found.test, found.metrics, found.per_label, found.scored) == (None, None, {}, [], 0)
-    assert found.notes == ["there is no column of targets: answers are compared, and not scored"]
+    assert found.notes == ["there is no column of targets: answers are compared but not scored"]
     assert found.flips[0].target is None
     assert found.flips[0].a_right is None
     with_targets = berthead.compare(*two(fit_toy), mixed_rows())
@@ -283,7 +283,7 @@ def test_functions_of_other_labels_are_compared_and_it_is_said(fit_toy, tiny_ber
     change = next(one for one in found.per_label if one.label == "neutral")
     assert (change.a, change.b["recall"], change.support) == (None, 0.0, 0)
     assert list(found.moved) == ["embeddings", "block 0", "block 1"]
-    with pytest.raises(DataError, match='is "odd"; this model knows 2 labels'):
+    with pytest.raises(DataError, match='is "odd"; expected one of 2 known labels'):
         berthead.compare(two_labels, three, [*rows, {"text": "good", "label": "odd"}])
 
 
@@ -324,7 +324,7 @@ def test_the_distance_is_that_of_the_parameters(fit_toy, toy_csv):
 
 
 def test_functions_of_other_questions_are_refused(fit_toy, weak):
-    with pytest.raises(UsageError, match="A is of task classify, B of task tag; two functions of one task"):
+    with pytest.raises(UsageError, match="A has the task classify, B the task tag; expected two functions of one task"):
         berthead.compare(two(fit_toy)[0], weak["tag"][0], toy_rows())
     pairs = fit_toy(pair="pair", precision="fp32")
     with pytest.raises(UsageError, match="B reads pairs, A single texts"):
@@ -410,7 +410,7 @@ def test_compare_says_that_labels_or_architectures_differ(cli, fit_toy, tmp_path
     ran = cli("compare", two(fit_toy)[0], tmp_path / "other", write_csv(tmp_path / "data.csv", toy_rows()))
     assert ran.code == 0
     assert "note: their labels differ: only A knows" in ran.err
-    assert "not to be said, the architectures differ" in ran.out
+    assert "not comparable: the architectures differ" in ran.out
 
 
 def test_compare_that_left_rows_out_ends_with_4(cli, fit_toy, tmp_path):

@@ -79,12 +79,12 @@ def test_columns_go_by_their_extensions(tmp_path, name):
 
 def test_any_file_is_read_as_columns_when_asked(tmp_path):
     path = put(tmp_path, "eng.testa", "Rome B-LOC\n")
-    with pytest.raises(UsageError, match=r'extension "\.testa"; known: .*\.conll, \.bio'):
+    with pytest.raises(UsageError, match=r'extension "\.testa"; expected one of .*\.conll, \.bio'):
         open_rows(path)
     assert read(path, "conll")[1][0].values == {"tokens": ["Rome"], "tags": ["B-LOC"]}
     assert count_rows(path, "conll") is None
     assert read(put(tmp_path, "a.dat.gz", "Rome B-LOC\n"), "conll")[1][0].values["tokens"] == ["Rome"]
-    with pytest.raises(UsageError, match=r'^format: is "conl"; known: csv, .*conll.* Did you mean "conll"\?$'):
+    with pytest.raises(UsageError, match=r'^format: is "conl"; expected one of csv, .*conll.* Did you mean "conll"\?$'):
         open_rows(path, format="conl")
 
 
@@ -198,8 +198,7 @@ def test_another_number_of_columns_spoils_its_sentence_only(tmp_path):
     assert bad.where == f"{path}:5"
     assert bad.values == {"tokens": ["we", "fell", "."]}
     assert bad.error == (
-        'has 1 column ("fell"), line 2 has 2 separated by tabs; '
-        "every line needs as many, and a blank line ends a sentence"
+        'has 1 column ("fell"); expected 2 separated by tabs, as in line 2, and a blank line behind each sentence'
     )
 
 
@@ -208,13 +207,13 @@ def test_prose_is_told_from_columns(tmp_path):
     (row,) = read(path)[1]
     assert row.where == f"{path}:2"
     assert row.error.startswith('has 6 columns ("Nobody", "saw", "it"')
-    assert ", line 1 has 2 separated by spaces; every line" in row.error
+    assert "; expected 2 separated by spaces, as in line 1" in row.error
 
 
 def test_a_token_without_a_tag_in_a_file_of_tokens_is_one_column(tmp_path):
     path = put(tmp_path, "a.txt", "Rome\nfell\tO\n")
     assert read(path)[1][0].error == (
-        'has 2 columns ("fell", "O"), line 1 has 1; every line needs as many, and a blank line ends a sentence'
+        'has 2 columns ("fell", "O"); expected 1, as in line 1, and a blank line behind each sentence'
     )
 
 
@@ -222,12 +221,12 @@ def test_an_empty_tag_is_an_error_where_it_stands(tmp_path):
     path = put(tmp_path, "a.conll", "Rome\tO\nfell\t \n\nso\tO\n")
     bad, sound = read(path)[1]
     assert (bad.where, sound.error) == (f"{path}:2", None)
-    assert bad.error == 'its last column, the tag of "fell", is empty; write O for no tag'
+    assert bad.error == 'its last column, the tag of "fell", is empty; expected a tag, or O for none'
 
 
 @pytest.mark.parametrize(
     ("content", "saw"),
-    [("", "is empty"), ("\n \n", "is empty"), ("-DOCSTART- O\n\n", "holds no token; a line a token")],
+    [("", "is empty"), ("\n \n", "is empty"), ("-DOCSTART- O\n\n", "holds no token; expected one token on each line")],
 )
 def test_a_file_without_a_token_is_refused(tmp_path, content, saw):
     path = put(tmp_path, "a.conll", content)

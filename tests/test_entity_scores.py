@@ -128,8 +128,8 @@ def test_nothing_to_find_and_nothing_found_is_zero():
 @pytest.mark.parametrize(
     ("gold", "predicted", "seen"),
     [
-        ([["O"]], [["O"], ["O"]], "1 rows of gold tags, 2 of predicted"),
-        ([["O"], ["O", "O"]], [["O"], ["O"]], "row 2 has 2 gold tags and 1 predicted"),
+        ([["O"]], [["O"], ["O"]], "got 2 rows of predicted tags; expected 1"),
+        ([["O"], ["O", "O"]], [["O"], ["O"]], "row 2 has 1 predicted tag; expected 2"),
         ([], [], "no word"),
         ([[]], [[]], "no word"),
     ],

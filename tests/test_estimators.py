@@ -187,7 +187,7 @@ MISTAKES = {
     "None": ([*X[:-1], None], Y, r"X\[13\]: is blank or NaN"),
     "blank": (["  ", *X[1:]], Y, r"X\[0\]: is blank"),
     "a number": ([5, *X[1:]], Y, r"X\[0\]: is int"),
-    "one text": ("good cat", Y, "is one text; a list of texts"),
+    "one text": ("good cat", Y, "got one text; expected a list of texts"),
     "three columns": (np.array(X[:12], dtype=object).reshape(4, 3), Y[:4], "Reshape your data"),
     "pairs among texts": ([("a", "b"), *X[1:]], Y, r"X\[1\]: holds 1 texts; pairs"),
     "no y": (X, None, "requires y to be passed, but the target y is None"),
@@ -238,11 +238,11 @@ def test_wrong_parameters_are_refused_at_fit_and_not_before(options, wrong):
 
 def test_predict_refuses_what_fit_did_not_see(classifier):
     classifier.fit(X, Y)
-    with pytest.raises(DataError, match="what fit saw: single texts"):
+    with pytest.raises(DataError, match="X: holds pairs; expected single texts, as in fit"):
         classifier.predict(PAIRS)
     with pytest.raises(DataError, match=r"X\[1\]: is blank or NaN"):
         classifier.predict(["good", None])
-    with pytest.raises(DataError, match="is one text"):
+    with pytest.raises(DataError, match="got one text"):
         classifier.predict("good cat")
     assert classifier.predict([]).shape == (0,)
     assert classifier.predict_proba([]).shape == (0, 2)

@@ -38,7 +38,10 @@ def test_the_given_column_is_taken_and_nothing_else():
     assert find_column("text", "body", ["text", "body"], "a.csv") == "body"
     with pytest.raises(DataError) as error:
         find_column("text", "txet", ["text", "label"], "a.csv")
-    assert str(error.value) == 'a.csv: has no column "txet"; its columns are text, label. Did you mean "text"?'
+    assert (
+        str(error.value)
+        == 'a.csv: has no column "txet"; expected one of its columns: text, label. Did you mean "text"?'
+    )
 
 
 @pytest.mark.parametrize(("role", "name"), [(role, name) for role, names in SYNONYMS.items() for name in names])
@@ -54,7 +57,9 @@ def test_our_own_name_comes_before_its_synonyms():
 def test_no_column_for_a_role_says_how_to_name_one():
     with pytest.raises(DataError) as error:
         find_column("label", None, ["id", "text", "answer"], "a.csv")
-    message = "a.csv: has no column for the label; its columns are id, text, answer. Name one: --label COLUMN."
+    message = (
+        "a.csv: has no column for the label; expected one of its columns: id, text, answer. Name one: --label COLUMN."
+    )
     assert str(error.value) == message
 
 
@@ -80,7 +85,7 @@ def test_a_row_becomes_an_example_in_the_users_own_terms():
 @pytest.mark.parametrize("value", NOTHINGS, ids=repr)
 def test_a_blank_text_is_an_error_of_that_row(column, value):
     made = example({"text": "a", "pair": "b"} | {column: value}, Columns("text", "pair"))
-    assert (made.text, made.where, made.error) == ("", "a.csv:7", f'column "{column}" is blank; a text is needed')
+    assert (made.text, made.where, made.error) == ("", "a.csv:7", f'column "{column}" is blank; expected a text')
 
 
 @pytest.mark.parametrize("word", ["None", "NA", "null", "nan", "0", "."])
@@ -89,8 +94,8 @@ def test_words_for_nothing_are_texts(word):
 
 
 def test_a_missing_column_is_not_the_same_as_a_blank_cell():
-    assert example({"other": "a"}).error == 'column "text" is missing; a text is needed'
-    wanted = 'column "pair" is missing; a text is needed'
+    assert example({"other": "a"}).error == 'column "text" is missing; expected a text'
+    wanted = 'column "pair" is missing; expected a text'
     assert example({"text": "a"}, Columns("text", "pair")).error == wanted
 
 
@@ -110,7 +115,7 @@ def test_a_cell_that_is_no_text_is_an_error_that_shows_it(value, shown):
     made = example({"text": value})
     assert made.text == ""
     assert made.error.startswith(f'column "text" is {shown or ""}')
-    assert made.error.endswith("; a text is needed")
+    assert made.error.endswith("; expected a text")
 
 
 def test_a_long_cell_that_is_no_text_is_shown_short():
@@ -138,11 +143,11 @@ def test_a_number_becomes_its_text(value, text):
 def test_a_target_that_cannot_be_read_is_an_error_of_its_column():
     columns = Columns("text", label="queue")
     assert example({"text": "a", "queue": ""}, columns, Classify.read).error == (
-        'column "queue" is blank; every row needs a label'
+        'column "queue" is blank; expected a label'
     )
     assert example({"text": "a"}, columns, Classify.read).error.startswith('column "queue" is blank')
     assert example({"text": "a", "queue": ["b"]}, columns, Classify.read).error == (
-        'column "queue" is ["b"]; a label is a text or a number'
+        'column "queue" is ["b"]; expected a text or a number'
     )
 
 
@@ -171,16 +176,16 @@ def test_one_bad_row_ends_the_work_with_its_file_and_line(tmp_path):
     with pytest.raises(DataError) as error:
         sound_examples((to_example(row, Columns("text"), None) for row in open_rows(path)), skip_bad_rows=False)
     assert str(error.value) == (
-        f'{path}:4: column "text" is blank; a text is needed. Correct them, or leave them out with --skip-bad-rows.'
+        f'{path}:4: column "text" is blank; expected a text. Correct them, or leave them out with --skip-bad-rows.'
     )
 
 
 def test_many_bad_rows_are_counted_and_the_first_ones_listed():
-    rows = [Example("", where=f"a.csv:{line}", error="is blank; a text is needed") for line in range(2, 9)]
+    rows = [Example("", where=f"a.csv:{line}", error="is blank; expected a text") for line in range(2, 9)]
     with pytest.raises(DataError) as error:
         sound_examples([*rows, Example("a", where="a.csv:9")], skip_bad_rows=False)
     assert str(error.value) == (
-        "a.csv:2: is blank; a text is needed (7 such rows: a.csv:2, a.csv:3, a.csv:4, a.csv:5, a.csv:6 and 2 more). "
+        "a.csv:2: is blank; expected a text (7 such rows: a.csv:2, a.csv:3, a.csv:4, a.csv:5, a.csv:6 and 2 more). "
         "Correct them, or leave them out with --skip-bad-rows."
     )
 
@@ -200,7 +205,7 @@ def test_bad_rows_that_are_skipped_are_handed_back_as_lines():
 
 def test_a_fit_names_the_line_of_a_bad_row(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": "a", "label": 1}, {"text": None, "label": 2}])
-    with pytest.raises(DataError, match=r'a\.jsonl:2: column "text" is blank; a text is needed\. Correct them'):
+    with pytest.raises(DataError, match=r'a\.jsonl:2: column "text" is blank; expected a text\. Correct them'):
         berthead.fit(path, quiet=True)
 
 
@@ -303,25 +308,25 @@ def test_an_unknown_label_is_shown_with_the_known_ones_and_the_nearest():
     labels = Labels(["negative", "neutral", "positive"])
     assert labels.unknown("neutal") == (
         'is "neutal"',
-        'this model knows 3 labels: "negative", "neutral", "positive". Did you mean "neutral"?',
+        'expected one of 3 known labels: "negative", "neutral", "positive". Did you mean "neutral"?',
     )
-    assert labels.unknown("zzz")[1] == 'this model knows 3 labels: "negative", "neutral", "positive"'
+    assert labels.unknown("zzz")[1] == 'expected one of 3 known labels: "negative", "neutral", "positive"'
 
 
 def test_an_unknown_label_shows_its_type():
     labels = Labels(["0", "1"])
     assert labels.unknown(0)[0] == "is 0"
     assert labels.unknown("é")[0] == 'is "é"'
-    assert Labels([True, 0]).unknown(False)[1].startswith("this model knows 2 labels: true, 0")
+    assert Labels([True, 0]).unknown(False)[1].startswith("expected one of 2 known labels: true, 0")
 
 
 def test_a_thousand_known_labels_are_listed_short():
     seen, known = Labels([f"l{number}" for number in range(1000)]).unknown("l1000")
     assert seen == 'is "l1000"'
-    assert 'this model knows 1000 labels: "l0", ' in known
+    assert 'expected one of 1,000 known labels: "l0", ' in known
     assert "and 990 more" in known
 
 
 def test_a_label_stands_once():
-    with pytest.raises(DataError, match="one label stands twice"):
+    with pytest.raises(DataError, match="a label occurs twice"):
         Labels(["a", "b", "a"])

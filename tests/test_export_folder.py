@@ -169,8 +169,12 @@ def test_commands_read_an_exported_folder(cli, made, toy_csv, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["export", "{model}"], 2, "export: does not say what to write; --onnx DIR, --hf DIR, or both"),
-        (["export", "{model}", "--onnx", "{model}", "--overwrite"], 2, "is the model; another folder"),
+        (["export", "{model}"], 2, "export: got no output folder; expected --onnx DIR, --hf DIR, or both"),
+        (
+            ["export", "{model}", "--onnx", "{model}", "--overwrite"],
+            2,
+            "is the folder of the model; expected another folder",
+        ),
         (
             ["export", "{made}", "--onnx", "{new}"],
             2,
@@ -178,7 +182,7 @@ def test_commands_read_an_exported_folder(cli, made, toy_csv, tmp_path):
         ),
         (["bench", "{made}"], 2, "exported functions are for predict, eval, verify and info"),
         (["predict", "{model}", "good", "--engine", "onnx"], 2, "Write one: berthead export"),
-        (["predict", "{made}", "good", "--engine", "torch"], 2, '--engine: is "torch"; allowed: auto, onnx'),
+        (["predict", "{made}", "good", "--engine", "torch"], 2, '--engine: is "torch"; expected one of auto, onnx'),
         (["predict", "{made}", "good", "--precision", "int8"], 2, "--precision int8: "),
         (["predict", "{made}", "good", "--device", "cuda"], 2, "is computed by ONNX Runtime on CPUs; cpu"),
         (["predict", "{made}", "good", "--base", "minilm"], 2, "holds an encoder of its own"),
@@ -219,7 +223,7 @@ def test_heads_of_other_packages_are_refused(toy_model, tmp_path):
         level = "row"
 
     model.artifact.model.head = Own(32, 2)
-    with pytest.raises(ModelError, match="head: is Own, of another package; linear, crf"):
+    with pytest.raises(ModelError, match="head: is Own, of another package; expected linear or crf"):
         model.export_onnx(tmp_path / "onnx")
     assert list(tmp_path.iterdir()) == []
 
@@ -242,12 +246,16 @@ def test_a_changed_or_missing_file_is_refused(copied, name):
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        (("export", "version"), 2, "has version 2; this berthead reads 1 to 1. Install a newer berthead."),
-        (("export", "kind"), "tflite", "is not of an exported function"),
-        (("export",), None, "is not of an exported function"),
-        (("export", "sha256"), {}, "does not say the sha256 of each file"),
+        (
+            ("export", "version"),
+            2,
+            "has version 2; expected 1 to 1, which this berthead reads. Install a newer berthead.",
+        ),
+        (("export", "kind"), "tflite", "is not the record of an exported function"),
+        (("export",), None, "is not the record of an exported function"),
+        (("export", "sha256"), {}, "does not list the sha256 of each file"),
         (("export", "positions"), 8, "max_tokens is 64"),
-        (("task", "labels"), ["negative"], "the head has 2 outputs, the task 1"),
+        (("task", "labels"), ["negative"], "the head has 2 outputs; expected 1, as the task"),
         (("task", "name"), "unheard", "task 'unheard'"),
         (("task", "temperature"), 0, "temperature is 0"),
         (("head", "windows"), "sum", "windows is 'sum'"),
@@ -284,7 +292,7 @@ def test_a_graph_of_others_is_refused(copied):
         node.input[:] = ["input_ids" if name == "ids" else name for name in node.input]
     (copied / "model.onnx").write_bytes(graph.SerializeToString())
     change(copied, "export", "sha256", "model.onnx", to=file_sha256(copied / "model.onnx"))
-    with pytest.raises(ModelError, match=r"reads .*input_ids.*; a graph that berthead export wrote"):
+    with pytest.raises(ModelError, match=r"has the inputs .*input_ids.*; expected a graph that berthead export wrote"):
         berthead.load(copied)
 
 
@@ -311,5 +319,5 @@ def test_a_field_with_other_scores_is_refused(tiny_bert, tmp_path):
 
 def test_an_old_runtime_is_refused(made, monkeypatch):
     monkeypatch.setattr(onnxruntime, "__version__", "1.20.1")
-    with pytest.raises(UsageError, match=r"onnxruntime is of version 1\.20\.1; 1\.24 or newer"):
+    with pytest.raises(UsageError, match=r"onnxruntime has version 1\.20\.1; expected 1\.24 or newer"):
         berthead.load(made)

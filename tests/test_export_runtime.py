@@ -90,7 +90,7 @@ def test_the_command_line_predicts_without_torch(made, tmp_path, toy_csv):
 def test_what_is_missing_is_named(made, toy_model, toy_csv, tmp_path):
     done = cli_without("predict", toy_model, "good cat")
     assert (done.code, done.out) == (2, "")
-    assert "is no exported function, and torch is not installed" in done.err
+    assert "is not an exported function, and torch is not installed" in done.err
     done = cli_without("eval", made["classify"], toy_csv)
     assert (done.code, done.out) == (2, "")
     assert (

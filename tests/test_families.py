@@ -101,7 +101,7 @@ def test_each_kernel_computes_the_same(pair_of, monkeypatch, name, kernels):
         if not native.computes(ours, precision):
             assert (precision, library.has_bf16(kernels)) == ("bf16", False)
             continue
-        encoder = native.laid_out(Model(ours, torch.nn.Identity()), precision).encoder
+        encoder = native.pack_weights(Model(ours, torch.nn.Identity()), precision).encoder
         for rows in (parity.rows(), parity.rows()[:1]):
             pack = parity.packed(rows, ours)
             with torch.no_grad():
@@ -333,7 +333,7 @@ def changed(folder: Path, **changes) -> Path:
 @pytest.mark.parametrize(
     ("name", "changes", "words"),
     [
-        ("roberta", {"model_type": "gpt2"}, ["gpt2", "known families: bert, roberta", "modernbert"]),
+        ("roberta", {"model_type": "gpt2"}, ["gpt2", "expected one of bert, roberta", "modernbert"]),
         ("roberta", {"model_type": "robertaa"}, ['Did you mean "roberta"']),
         ("roberta", {"max_position_embeddings": 2}, ["max_position_embeddings", "pad_token_id"]),
         ("roberta", {"position_embedding_type": "relative_key"}, ["relative_key", "absolute"]),
@@ -351,7 +351,7 @@ def changed(folder: Path, **changes) -> Path:
         ("modernbert", {"layer_types": ["full_attention"]}, ["layer_types", "each layer"]),
         ("modernbert", {"rope_scaling": {"factor": 2}}, ["scaled rotary"]),
         ("modernbert", {"attention_bias": True}, ["lacks", "Wqkv.bias"]),
-        ("modernbert", {"hidden_size": 36}, ["shape", "config.json calls for"]),
+        ("modernbert", {"hidden_size": 36}, ["shape", "config.json's architecture"]),
         ("electra", {"embedding_size": 16}, ["embeddings_project"]),
         ("distilbert", {"n_heads": 5}, ["dim 32", "n_heads 5"]),
         ("nomic_bert", {"head_dim": 3}, ["head_dim"]),

@@ -89,8 +89,8 @@ def test_the_oldest_format_loads():
     [
         ("tree", r'its kind is "tree"; expected one of model, adapter, part, onnx, joined\. Install a newer berthead'),
         (7, "its kind is 7; expected one of"),
-        ("onnx", 'its kind is "onnx", and it holds what "model" does; expected one of the two'),
-        ("joined", 'its kind is "joined", and it holds what "model" does'),
+        ("onnx", 'its kind is "onnx", but it holds the keys of "model"; expected one of the two'),
+        ("joined", 'its kind is "joined", but it holds the keys of "model"'),
     ],
 )
 def test_a_kind_that_is_not_known_or_not_true_is_refused(folders, tmp_path, kind, said):
@@ -170,7 +170,7 @@ def test_joined_functions_say_that_one_is_to_be_named(folders, verb):
 def test_one_function_is_named_by_nothing(folders):
     model = berthead.load(folders["model"])
     assert (list(model), len(model), model[""]) == ([""], 1, model)
-    with pytest.raises(UsageError, match="shared_layers: there is one function; expected joined functions"):
+    with pytest.raises(UsageError, match="shared_layers: the model is one function; expected joined functions"):
         print(model.shared_layers)
 
 
@@ -282,7 +282,7 @@ def test_frames_keep_their_order_and_other_columns_are_not_read(asked):
     assert fitted.predict_proba(frame).shape == (len(rows), 2)
     blank = frame.assign(body=[None, *frame["body"][1:]])
     first, *others = fitted.predict(blank)
-    assert (first.answer, first.error, first.where) == (None, 'column "body" is blank; a text is needed', "row 1")
+    assert (first.answer, first.error, first.where) == (None, 'column "body" is blank; expected a text', "row 1")
     assert all(one.error is None for one in others)
 
 
@@ -303,7 +303,8 @@ def test_choices_in_columns_of_their_own(tiny_bert):
 @pytest.mark.parametrize("make", [lambda rows: rows, pd.DataFrame, pl.DataFrame])
 def test_a_column_that_is_missing_is_named_with_the_nearest(asked, make):
     fitted, _ = asked["pairs"]
-    said = r'has no column "other"; expected the column that the model was fitted on; there is "body", "othr"\. Did you'
+    said = r'has no column "other": its columns are "body", "othr"; expected the column '
+    said += r"that the model was fitted on\. Did you"
     with pytest.raises(DataError, match=said):
         fitted.predict(make([{"body": "good cat", "othr": "the dog"}]))
     with pytest.raises(DataError, match=r'has no column "body".*Call the column "body", or "text"'):
@@ -329,10 +330,10 @@ def test_an_input_of_another_form_is_refused(asked, task, value, said):
 
 def test_a_cell_that_is_no_text_is_the_error_of_its_example(asked):
     reader = asked["classify"][0].reader
-    assert example_of({"body": " "}, reader, "body[0]").error == 'column "body" is blank; a text is needed'
+    assert example_of({"body": " "}, reader, "body[0]").error == 'column "body" is blank; expected a text'
     assert example_of(["a"] if False else {"text": ["a"]}, reader).error.startswith('column "text" is ["a"]')
     assert example_of("good", reader, "request 3").where == "request 3"
-    assert example_of("", reader).error == 'column "text" is blank; a text is needed'
+    assert example_of("", reader).error == 'column "text" is blank; expected a text'
 
 
 # --- files ---
@@ -401,7 +402,7 @@ def test_options_stand_in_signatures_and_docs_and_no_others_are_taken(function, 
     assert "{options}" not in function.__doc__
     given = (folders["model"],) if function is berthead.load else (berthead.load(folders["model"]), toy_rows(1))
     more = ("never.csv",) if "out" in shown else ()
-    with pytest.raises(UsageError, match="checkpoint_minutes: is not an option; options are "):
+    with pytest.raises(UsageError, match="checkpoint_minutes: is not an option; expected one of "):
         function(*given, *more, checkpoint_minutes=1)
 
 

@@ -219,7 +219,7 @@ def test_minilm_passes_and_minilm_with_outliers_is_refused(tmp_path, cli, own_ca
     ran = cli("predict", folder, "where is my parcel", "--precision", "auto")
     assert ran.code == 0
     assert "int8 is refused: " in ran.err
-    assert "(allowed: 99.5 %, -0.3 points)" in ran.err
+    assert "(expected 99.5 %, -0.3 points)" in ran.err
     assert f"{100 * told['agreement']:.2f} % of" in ran.err
 
 
@@ -253,7 +253,7 @@ def test_what_other_kernels_answered_does_not_count(toy_model, monkeypatch):
     monkeypatch.setattr(machine, "speeds", fast("bf16"))
     choice = berthead.load(toy_model, precision="auto").choice
     if library.has_bf16(library.kernels()[-1]):
-        assert choice.reason.startswith("bf16 was not measured where it was fitted, as it is computed here; ")
+        assert choice.reason.startswith("bf16 was not measured with what computes it here; ")
     berthead.bench(toy_model, toy_rows())
     assert "not measured" not in berthead.load(toy_model, precision="auto").choice.reason
 
@@ -263,7 +263,7 @@ def test_auto_says_what_gains_nothing(toy_model, monkeypatch):
     monkeypatch.setattr(machine, "speeds", fast())
     choice = berthead.load(toy_model, precision="auto").choice
     assert choice.precision == "fp32"
-    assert "int8 gains nothing here: 1.00 x fp32" in choice.reason
+    assert "int8 is not faster here: 1.00 x fp32" in choice.reason
 
 
 @needs_int8
@@ -276,7 +276,7 @@ def test_auto_refuses_what_the_fit_refused_without_measuring_anything(toy_model,
     choice = berthead.load(copied(toy_model, tmp_path, change), precision="auto").choice
     assert choice.precision == "fp32"
     figures = "90.00 % of 14 held-out rows answered as in fp32, accuracy +0.00 points"
-    assert f"int8 is refused: {figures} (allowed: 99.5 %, -0.3 points)" in choice.reason
+    assert f"int8 is refused: {figures} (expected 99.5 %, -0.3 points)" in choice.reason
 
 
 @needs_int8
@@ -314,7 +314,10 @@ def test_golden_examples_that_do_not_replay_leave_float32(toy_model, tmp_path):
     change(record)
     (folder / "berthead.json").write_text(json.dumps(record), encoding="utf-8")
     choice = berthead.load(folder, precision="auto").choice
-    assert (choice.precision, choice.reason) == ("fp32", "the golden examples do not replay here; see berthead verify")
+    assert (choice.precision, choice.reason) == (
+        "fp32",
+        "the golden examples give other logits here; see berthead verify",
+    )
 
 
 @needs_int8
@@ -323,25 +326,25 @@ def test_a_folder_without_a_receipt_takes_float32_and_bench_makes_one(toy_model,
     folder = copied(toy_model, tmp_path, lambda run: run.pop("gate"))
     before = cli("predict", folder, "good cat", "--precision", "auto")
     assert before.code == 0
-    how_to = "berthead bench MODEL DATA measures them on rows of yours, and keeps the result for auto"
-    assert before.err == f"precision fp32: lower precisions were not measured when it was fitted; {how_to}\n"
+    how_to = "berthead bench MODEL DATA measures them on your rows, and keeps the result for auto"
+    assert before.err == f"precision fp32: lower precisions were not measured at the fit; {how_to}\n"
     made = cli("bench", folder, toy_csv, "--quiet")
     assert made.code == 0, made.err
     assert "the result is kept for --precision auto on this machine" in made.out
     after = cli("eval", folder, toy_csv, "--precision", "auto")
-    assert "of 56 given rows answered as in fp32" in after.err or "gains nothing here" in after.err
+    assert "of 56 given rows answered as in fp32" in after.err or "is not faster here" in after.err
 
 
 def test_on_a_machine_with_float32_alone_auto_says_so(toy_model, monkeypatch):
     monkeypatch.setattr(gate, "candidates", lambda model, device: [])
     choice = berthead.load(toy_model, precision="auto").choice
     assert choice.precision == "fp32"
-    assert choice.reason.startswith("nothing lower is computed here: ")
+    assert choice.reason.startswith("no lower precision is supported here: ")
 
 
 def test_int8_where_it_cannot_be_computed_is_refused(toy_model, monkeypatch, cli):
     monkeypatch.setenv(library.SWITCH, "torch")
-    with pytest.raises(UsageError, match=r"--precision int8: .*torch computes no int8; fp32, bf16"):
+    with pytest.raises(UsageError, match=r"--precision int8: .*torch does not support int8; expected fp32 or bf16"):
         berthead.load(toy_model, precision="int8").predict("good cat")
     assert cli("predict", toy_model, "good cat", "--precision", "int8").code == 2
     assert "int8" not in gate.candidates(berthead.load(toy_model).artifact.model)

@@ -154,7 +154,7 @@ def test_a_pattern_without_a_file_and_stdin_among_files_are_refused(tmp_path, mo
         matching("texts/*.csv")
     with pytest.raises(UsageError, match="-: stands among other inputs"):
         matching(["a.csv", "-"])
-    with pytest.raises(UsageError, match="there is no input"):
+    with pytest.raises(UsageError, match="got no input"):
         matching([])
     os.mkfifo(tmp_path / "pipe.csv")
     with pytest.raises(UsageError, match=r"pipe\.csv: is a pipe among other inputs"):
@@ -164,7 +164,11 @@ def test_a_pattern_without_a_file_and_stdin_among_files_are_refused(tmp_path, mo
 @pytest.mark.parametrize(
     ("name", "columns", "said"),
     [
-        ("b.csv", {"text": ["x"]}, r'b\.csv: has other columns than .*a\.csv: it lacks "n"; the columns "text", "n"'),
+        (
+            "b.csv",
+            {"text": ["x"]},
+            r'b\.csv: has other columns than .*a\.csv: it lacks "n"; expected the columns "text", "n"',
+        ),
         ("b.csv", {"text": ["x"], "n": [1], "m": [1]}, r'it has also "m"'),
         ("b.csv", {"texts": ["x"], "n": [1]}, r'it lacks "text" and has also "texts"'),
         ("b.jsonl", {"text": ["x"], "n": [1]}, r"b\.jsonl: is jsonl; csv, as .*a\.csv"),

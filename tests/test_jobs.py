@@ -351,8 +351,8 @@ def refused(model, source, target, match, **options):
 
 
 def test_a_folder_with_parts_is_an_error_that_says_both_ways_out(model, stopped, tmp_path):
-    said = refused(model, stopped, tmp_path / "out.csv", "holds 2 whole parts of a job that was stopped")
-    assert said.endswith(f"Go on with --resume, or begin anew: rm -r {tmp_path}/out.csv.parts")
+    said = refused(model, stopped, tmp_path / "out.csv", "holds 2 finished parts of an interrupted job")
+    assert said.endswith(f"Go on with --resume, or start over: rm -r {tmp_path}/out.csv.parts")
 
 
 def test_another_input_is_refused_by_its_hash(model, stopped, tmp_path):
@@ -519,9 +519,9 @@ def test_streams_can_be_neither_resumed_nor_shared(flag, options, model, tmp_pat
     write_csv(tmp_path / "in.csv", some_rows(5))
     os.mkfifo(tmp_path / "pipe.csv")
     for source, target, said in [
-        ("-", tmp_path / "out.csv", "stdin cannot be read a second time; a file as IN"),
-        (tmp_path / "pipe.csv", tmp_path / "out.csv", r".*pipe\.csv, a pipe, cannot be read a second time"),
-        (tmp_path / "in.csv", "-", "stdout keeps nothing that could be gone on with; a file: --out FILE"),
+        ("-", tmp_path / "out.csv", "stdin cannot be read twice; expected a file as IN"),
+        (tmp_path / "pipe.csv", tmp_path / "out.csv", r".*pipe\.csv, a pipe, cannot be read twice"),
+        (tmp_path / "in.csv", "-", "stdout keeps no parts; expected a file: --out FILE"),
     ]:
         with pytest.raises(UsageError, match=f"{flag}: {said}"):
             predicted(model, source, target, **options)
@@ -534,7 +534,7 @@ def test_what_shards_are_missing_is_said(model, tmp_path):
     source = write_csv(tmp_path / "in.csv", some_rows(75))
     target = str(tmp_path / "out.csv")
     with pytest.raises(
-        UsageError, match=r"out\.csv\.parts: does not exist; a folder that berthead predict --shard left"
+        UsageError, match=r"out\.csv\.parts: does not exist; expected a folder that berthead predict --shard left"
     ):
         gather(target)
     predicted(model, source, target, shard="2/4")
@@ -545,7 +545,7 @@ def test_what_shards_are_missing_is_said(model, tmp_path):
     with pytest.raises(UsageError, match=r"2 parts of shard 3/4 are missing: 2, 6\. Let these shards end"):
         gather(target)
     (tmp_path / "out.csv.parts" / "end.json").rename(tmp_path / "end.json")
-    with pytest.raises(UsageError, match="no shard has read the input to its end"):
+    with pytest.raises(UsageError, match="no shard has read all of the input"):
         gather(target)
     (tmp_path / "end.json").rename(tmp_path / "out.csv.parts" / "end.json")
     predicted(model, source, target, shard="3/4")
@@ -565,7 +565,7 @@ def test_shards_of_several_machines_are_gathered_from_their_folders(model, tmp_p
     predicted(model, source, tmp_path / "whole.csv.gz")
     with pytest.raises(UsageError, match="2 parts of shard 3/3 are missing"):
         gather(str(tmp_path / "out.csv.gz"), places[:2])
-    with pytest.raises(UsageError, match=r"out\.parquet: is parquet; the parts are of a csv file"):
+    with pytest.raises(UsageError, match=r"out\.parquet: is parquet; expected csv, as the parts are"):
         gather(str(tmp_path / "out.parquet"), places)
     summary = gather(str(tmp_path / "out.csv.gz"), places)
     assert (summary.rows, summary.failed) == (55, 10)
@@ -598,7 +598,7 @@ def test_a_part_that_two_shards_computed_otherwise_is_refused(model, tmp_path):
 
     record["sha256"] = [hashlib.sha256(b"other\n").hexdigest()]
     part.with_suffix(".json").write_text(json.dumps(record))
-    with pytest.raises(UsageError, match=r"b\.csv\.parts: its part 1 is not the one in .*a\.csv\.parts"):
+    with pytest.raises(UsageError, match=r"b\.csv\.parts: its part 1 differs from the one in .*a\.csv\.parts"):
         gather(str(tmp_path / "out.csv"), [str(tmp_path / f"{name}.csv.parts") for name in "ab"])
 
 
@@ -736,7 +736,7 @@ def test_a_limit_on_file_sizes_is_told_and_the_job_goes_on(model, tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # the parts fit, and not the output
     try:
-        with pytest.raises(OutputError, match=r"out\.csv: the file is larger than is allowed here.* Then go on"):
+        with pytest.raises(OutputError, match=r"out\.csv: the file exceeds the allowed size.* Then go on"):
             predicted(model, source, tmp_path / "out.csv")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -212,15 +212,15 @@ def test_passes_depend_on_the_seed_alone(tmp_path):
 
 def test_who_is_taught(tmp_path, monkeypatch):
     encoder = an_encoder(tmp_path / "bert")
-    assert kernels.teaches(encoder, "fp32", CPU)
-    assert not kernels.teaches(encoder, "fp32", torch.device("meta"))
+    assert kernels.supports_training(encoder, "fp32", CPU)
+    assert not kernels.supports_training(encoder, "fp32", torch.device("meta"))
     silu = an_encoder(tmp_path / "silu", hidden_act="silu")
-    assert not kernels.teaches(silu, "fp32", CPU)
+    assert not kernels.supports_training(silu, "fp32", CPU)
     model = Model(encoder, RowHead(32, 2, "mean"))
     lora.insert(model, 2, 4.0, ("query",))
-    assert not kernels.teaches(model.encoder, "fp32", CPU)
+    assert not kernels.supports_training(model.encoder, "fp32", CPU)
     monkeypatch.setenv(library.SWITCH, "torch")
-    assert not kernels.teaches(an_encoder(tmp_path / "other"), "fp32", CPU)
+    assert not kernels.supports_training(an_encoder(tmp_path / "other"), "fp32", CPU)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "pooler"])

@@ -217,7 +217,7 @@ def test_held_out_rows_are_scored_with_the_change(calm):
 
 
 def test_a_rank_over_the_width_is_refused(calm):
-    with pytest.raises(UsageError, match="--adapt lora:33: the encoder's vectors have 32 numbers"):
+    with pytest.raises(UsageError, match="--adapt lora:33: the rank is above the encoder's width, 32"):
         berthead.fit(toy_rows(1), encoder=str(calm), adapt="lora:33", **QUICK)
 
 
@@ -408,8 +408,8 @@ def test_theta_hat_is_found_beside_the_folder_and_where_the_user_says(fit_lora, 
     with pytest.raises(ModelError) as error:
         berthead.load(folder)
     assert error.value.where == str(folder)
-    assert error.value.saw == f'its encoder "{tmp_path}/at-fit/enc" is not here'
-    assert "of sha256" in error.value.allowed
+    assert error.value.saw == f'its encoder "{tmp_path}/at-fit/enc" was not found'
+    assert "of sha256" in error.value.expected
     assert "--base FOLDER" in error.value.fix
     assert "berthead merge" in error.value.fix
     model = berthead.load(folder, base=encoder)
@@ -499,9 +499,9 @@ B = A.replace("lora_A", "lora_B")
         (lambda t: t.update({A: torch.zeros(4, 31)}), r"has shape \[4, 31\]"),
         (lambda t: t.update({A: torch.zeros(5, 32), B: torch.zeros(32, 5)}), r"has shape \[5, 32\]"),
         (lambda t: t.update({A: torch.zeros(4)}), r"has shape \[4\]"),
-        (lambda t: t.update({A.replace("query", "other"): torch.zeros(4, 32)}), "holds 1 unknown weights"),
-        (lambda t: t.update({A.replace("lora_A", "base_layer"): torch.zeros(32, 32)}), "holds 1 unknown weights"),
-        (lambda t: t.update({A.replace("layer.0", "layer.7"): torch.zeros(4, 32)}), "holds 1 unknown weights"),
+        (lambda t: t.update({A.replace("query", "other"): torch.zeros(4, 32)}), "holds 1 unknown weight"),
+        (lambda t: t.update({A.replace("lora_A", "base_layer"): torch.zeros(32, 32)}), "holds 1 unknown weight"),
+        (lambda t: t.update({A.replace("layer.0", "layer.7"): torch.zeros(4, 32)}), "holds 1 unknown weight"),
         (lambda t: t[A].add_(1e-3), "does not match the sha256"),
         (lambda t: t["base_model.model.classifier.weight"].add_(1e-3), "does not match the sha256"),
     ],
@@ -540,7 +540,7 @@ def test_an_adapter_config_that_says_something_else_is_refused(change, words, co
     [
         (lambda r: r["parameters"].update(adapt="lora:5"), r"adapter_model.safetensors: .* has shape \[4, 32\]"),
         (lambda r: r["parameters"].update(adapt="lora:4,alpha=99"), "lora_alpha is 8"),
-        (lambda r: r["parameters"].update(adapt="lora:4,targets=query"), "unknown weights"),
+        (lambda r: r["parameters"].update(adapt="lora:4,targets=query"), "unknown weight"),
         (lambda r: r["parameters"].update(adapt="lora:4,targets=quary"), "is not a whole record"),
         (lambda r: r["parameters"].update(adapt="lora:9999"), "is not a whole record"),
         (lambda r: r["parameters"].update(adapt="full"), "is not a whole record"),
@@ -550,10 +550,10 @@ def test_an_adapter_config_that_says_something_else_is_refused(change, words, co
         (lambda r: r["adapter"].pop("base"), "is not a whole record"),
         (lambda r: r["adapter"].update(sha256=None), "is not a whole record"),
         (lambda r: r["adapter"].update(sha256="0" * 64), "does not match the sha256"),
-        (lambda r: r["adapter"].update(base="\0"), "is not here"),
-        (lambda r: r["adapter"].update(base="x" * 9999), "is not here"),
-        (lambda r: r["adapter"].update(base=""), "is not here"),
-        (lambda r: r.pop("adapter"), 'its kind is "adapter", and it holds what "model" does'),
+        (lambda r: r["adapter"].update(base="\0"), "was not found"),
+        (lambda r: r["adapter"].update(base="x" * 9999), "was not found"),
+        (lambda r: r["adapter"].update(base=""), "was not found"),
+        (lambda r: r.pop("adapter"), 'its kind is "adapter", but it holds the keys of "model"'),
         (lambda r: [r.pop("adapter"), r.pop("kind")], "adapter_model.safetensors"),
         (lambda r: r["parameters"]["pretrained"].update(theta_sha256="0" * 64), "has sha256"),
     ],

@@ -91,7 +91,7 @@ def test_yaml_null_is_the_default(tmp_path):
 
 
 def test_a_config_file_reaches_fit(tmp_path, toy_csv):
-    with pytest.raises(UsageError, match=r'fit\.yaml: epochs: is "many"; a whole number'):
+    with pytest.raises(UsageError, match=r'fit\.yaml: epochs: is "many"; expected a whole number'):
         berthead.fit(toy_csv, config=config(tmp_path, "epochs: many\n"))
 
 
@@ -100,14 +100,16 @@ def test_a_config_file_reaches_fit(tmp_path, toy_csv):
 
 def test_an_unknown_flag_gets_the_nearest_name():
     message = refused(epoch=3)
-    assert message.startswith("epoch: is not an option; options are task, text, pair, label, choices, intent, valid, ")
+    assert message.startswith(
+        "epoch: is not an option; expected one of task, text, pair, label, choices, intent, valid, "
+    )
     assert message.endswith('overwrite, resume, checkpoint_minutes. Did you mean "epochs"?')
     assert refused(zzz=None).startswith("zzz: is not an option")
 
 
 def test_an_unknown_key_of_yaml_gets_the_nearest_name(tmp_path):
     path = config(tmp_path, "batch: 8\nlearning_rat: 1\nmax-token: 3\n")
-    assert refused(path=path).startswith(f"{path}: learning_rat: is not an option; options are task, text,")
+    assert refused(path=path).startswith(f"{path}: learning_rat: is not an option; expected one of task, text,")
     path = config(tmp_path, "max-token: 3\n")
     assert refused(path=path).endswith('Did you mean "max_tokens"?')
     assert refused(path=config(tmp_path, "1: 3\n")).startswith(f"{path}: 1: is not an option")
@@ -150,10 +152,10 @@ def test_yaml_that_is_missing_or_not_text_is_refused(tmp_path):
 
 def test_an_error_says_which_source_the_value_is_from(tmp_path, monkeypatch):
     path = config(tmp_path, "epochs: 0\n")
-    assert refused(path=path) == f"{path}: epochs: is 0; it must be at least 1"
+    assert refused(path=path) == f"{path}: epochs: is 0; expected at least 1"
     monkeypatch.setenv("BERTHEAD_EPOCHS", "-1")
-    assert refused(path=path) == "BERTHEAD_EPOCHS: is -1; it must be at least 1"
-    assert refused(path=path, epochs=-2) == "--epochs: is -2; it must be at least 1"
+    assert refused(path=path) == "BERTHEAD_EPOCHS: is -1; expected at least 1"
+    assert refused(path=path, epochs=-2) == "--epochs: is -2; expected at least 1"
     assert FitOptions.from_sources({"epochs": 3}, path).epochs == 3  # only the value that is used is judged
 
 
@@ -162,34 +164,34 @@ def test_an_error_says_which_source_the_value_is_from(tmp_path, monkeypatch):
     [
         (
             {"task": "clasify"},
-            '--task: is "clasify"; allowed: classify, multilabel, regress, tag, span, choose, joint. '
+            '--task: is "clasify"; expected one of classify, multilabel, regress, tag, span, choose, joint. '
             'Did you mean "classify"?',
         ),
-        ({"head": "cfr"}, '--head: is "cfr"; allowed: auto, linear, crf. Did you mean "crf"?'),
-        ({"on_long": "cut"}, '--on-long: is "cut"; allowed: window, truncate, error'),
-        ({"windows": "sum"}, '--windows: is "sum"; allowed: mean, max, attention'),
-        ({"stride": -1}, "--stride: is -1; it must be at least 0"),
-        ({"adapt": "half"}, f'--adapt: is "half"; {ADAPT_ALLOWED}'),
-        ({"head_lr": 0}, "--head-lr: is 0.0; it must be above 0"),
-        ({"layer_decay": 0}, "--layer-decay: is 0.0; it must be above 0"),
-        ({"layer_decay": 1.1}, "--layer-decay: is 1.1; it must be at most 1"),
-        ({"pooling": "max"}, '--pooling: is "max"; allowed: auto, cls, mean, pooler'),
-        ({"precision": "fp16"}, '--precision: is "fp16"; allowed: auto, fp32, bf16. Did you mean "bf16"?'),
-        ({"class_weight": "yes"}, '--class-weight: is "yes"; allowed: none, balanced'),
-        ({"epochs": 0}, "--epochs: is 0; it must be at least 1"),
-        ({"batch": -1}, "--batch: is -1; it must be at least 1"),
-        ({"lr": 0}, "--lr: is 0.0; it must be above 0"),
-        ({"lr": "-1e-5"}, "--lr: is -1e-05; it must be above 0"),
-        ({"clip": 0}, "--clip: is 0.0; it must be above 0"),
-        ({"weight_decay": -0.1}, "--weight-decay: is -0.1; it must be at least 0"),
-        ({"warmup": 1.01}, "--warmup: is 1.01; it must be at most 1"),
-        ({"warmup": -0.01}, "--warmup: is -0.01; it must be at least 0"),
-        ({"max_tokens": 3}, "--max-tokens: is 3; it must be at least 4"),
-        ({"threads": 0}, "--threads: is 0; it must be at least 1"),
-        ({"seed": -1}, "--seed: is -1; it must be at least 0"),
-        ({"seed": 2**32}, "--seed: is 4294967296; it must be at most 4294967295"),
-        ({"encoder": ["a"]}, "--encoder: is ['a']; one text"),
-        ({"label": {"a": 1}}, "--label: is {'a': 1}; one text"),
+        ({"head": "cfr"}, '--head: is "cfr"; expected one of auto, linear, crf. Did you mean "crf"?'),
+        ({"on_long": "cut"}, '--on-long: is "cut"; expected one of window, truncate, error'),
+        ({"windows": "sum"}, '--windows: is "sum"; expected one of mean, max, attention'),
+        ({"stride": -1}, "--stride: is -1; expected at least 0"),
+        ({"adapt": "half"}, f'--adapt: is "half"; expected {ADAPT_ALLOWED}'),
+        ({"head_lr": 0}, "--head-lr: is 0.0; expected a number above 0"),
+        ({"layer_decay": 0}, "--layer-decay: is 0.0; expected a number above 0"),
+        ({"layer_decay": 1.1}, "--layer-decay: is 1.1; expected at most 1"),
+        ({"pooling": "max"}, '--pooling: is "max"; expected one of auto, cls, mean, pooler'),
+        ({"precision": "fp16"}, '--precision: is "fp16"; expected one of auto, fp32, bf16. Did you mean "bf16"?'),
+        ({"class_weight": "yes"}, '--class-weight: is "yes"; expected one of none, balanced'),
+        ({"epochs": 0}, "--epochs: is 0; expected at least 1"),
+        ({"batch": -1}, "--batch: is -1; expected at least 1"),
+        ({"lr": 0}, "--lr: is 0.0; expected a number above 0"),
+        ({"lr": "-1e-5"}, "--lr: is -1e-05; expected a number above 0"),
+        ({"clip": 0}, "--clip: is 0.0; expected a number above 0"),
+        ({"weight_decay": -0.1}, "--weight-decay: is -0.1; expected at least 0"),
+        ({"warmup": 1.01}, "--warmup: is 1.01; expected at most 1"),
+        ({"warmup": -0.01}, "--warmup: is -0.01; expected at least 0"),
+        ({"max_tokens": 3}, "--max-tokens: is 3; expected at least 4"),
+        ({"threads": 0}, "--threads: is 0; expected at least 1"),
+        ({"seed": -1}, "--seed: is -1; expected at least 0"),
+        ({"seed": 2**32}, "--seed: is 4294967296; expected at most 4294967295"),
+        ({"encoder": ["a"]}, "--encoder: is ['a']; expected one text"),
+        ({"label": {"a": 1}}, "--label: is {'a': 1}; expected one text"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -208,8 +210,8 @@ def test_a_value_that_is_not_allowed_is_refused_with_what_is(values, message):
 def test_what_is_no_whole_number_is_refused(name, value):
     message = refused(**{name: value})
     assert message in (
-        f'--{name}: is "{value}"; a whole number',
-        f"--{name}: is {value}; it must be at most 4294967295",
+        f'--{name}: is "{value}"; expected a whole number',
+        f"--{name}: is {value}; expected at most 4294967295",
     )
 
 
@@ -219,18 +221,18 @@ def test_what_is_no_whole_number_is_refused(name, value):
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["lr", "warmup", "weight_decay"])
 def test_what_is_no_finite_number_is_refused(name, value):
-    assert refused(**{name: value}) == f'{flag(name)}: is "{value}"; a number'
+    assert refused(**{name: value}) == f'{flag(name)}: is "{value}"; expected a number'
 
 
 @pytest.mark.parametrize("value", ["ja", "", "2", 2, 1.0, [True], "truefalse"], ids=str)
 def test_what_is_neither_true_nor_false_is_refused(value):
-    assert refused(overwrite=value) == f'--overwrite: is "{value}"; allowed: true, false'
+    assert refused(overwrite=value) == f'--overwrite: is "{value}"; expected true or false'
 
 
 @pytest.mark.parametrize("name", ["batch", "task", "overwrite", "warmup"])
 def test_null_in_yaml_is_refused_where_a_value_is_needed(tmp_path, name):
     path = config(tmp_path, f"{name}: null\n")
-    assert refused(path=path).startswith(f"{path}: {name}: is empty; a value such as ")
+    assert refused(path=path).startswith(f"{path}: {name}: is empty; expected a value such as ")
 
 
 # Sound values
@@ -333,7 +335,9 @@ def test_automatic_precision_is_what_the_processor_has(monkeypatch, has_bf16):
 
 def test_class_weights_with_a_regression_are_an_error_before_anything_is_fitted(monkeypatch, toy_csv, tiny_bert):
     monkeypatch.setattr(learn, "fit_model", None)
-    with pytest.raises(UsageError, match="--class-weight balanced: --task regress has no classes; none"):
+    with pytest.raises(
+        UsageError, match="--class-weight balanced: --task regress has no classes; expected --class-weight none"
+    ):
         berthead.fit(toy_csv, encoder=str(tiny_bert), task="regress", label="stars", class_weight="balanced")
 
 

@@ -151,7 +151,7 @@ def test_the_mean_of_equal_ones_is_that_one_bit_for_bit(one, times):
 
 
 def test_there_is_no_mean_of_none():
-    with pytest.raises(UsageError, match="mean: is given no parameters; at least one set"):
+    with pytest.raises(UsageError, match="mean: got no parameters; expected at least one set"):
         Parameters.mean([])
 
 
@@ -245,10 +245,10 @@ def misshapen(tensors: dict) -> dict:
 
 WRONG = {
     "missing": (lacking, r"theta: lacks 1 tensors: embeddings\.word_embeddings\.weight; the same names on both sides"),
-    "left over": (lambda tensors: tensors | {"more": torch.zeros(1)}, r"theta: holds 1 tensors too many: more;"),
+    "left over": (lambda tensors: tensors | {"more": torch.zeros(1)}, r"theta: holds 1 unknown tensor: more;"),
     "misshapen": (misshapen, r"theta: embeddings\.LayerNorm\.weight has shape \[5\]; this architecture has \[32\]"),
     "not finite": (lambda tensors: tensors | {"embeddings.LayerNorm.weight": torch.full((32,), torch.nan)},
-                   r"embeddings\.LayerNorm\.weight: holds a value that is not finite; finite numbers"),
+                   r"embeddings\.LayerNorm\.weight: holds a value that is not finite; expected finite numbers"),
     "nothing": (lambda tensors: {}, "theta: lacks 37 tensors"),
 }  # fmt: skip
 
@@ -262,7 +262,7 @@ def test_parameters_that_do_not_fit_are_refused(one, kind):
 
 def test_the_head_of_another_architecture_is_refused(fit_toy, one):
     without_pooler = berthead.load(fit_toy(epochs=1, pooling="mean"))
-    with pytest.raises(ModelError, match=r"omega: holds 2 tensors too many: bert\.pooler\.dense\.weight"):
+    with pytest.raises(ModelError, match=r"omega: holds 2 unknown tensors: bert\.pooler\.dense\.weight"):
         without_pooler.with_parameters(omega=one.omega)
     with pytest.raises(ModelError, match=r"difference: lacks \d+ tensors"):
         one.omega.difference(one.theta)
@@ -311,7 +311,7 @@ def test_info_says_that_theta_hat_is_not_at_hand(cli, fit_toy, tmp_path, monkeyp
     monkeypatch.setenv("BERTHEAD_HOME", str(tmp_path / "home"))
     folder = fit_toy(epochs=6)
     assert json.loads(cli("info", folder, "--json").out)["moved"] is None
-    assert "not shown: the encoder tiny-bert with that sha256 is not at hand" in cli("info", folder).out
+    assert "not shown: the encoder tiny-bert with that sha256 was not found" in cli("info", folder).out
     make_bert(tmp_path / "tiny-bert", seed=9)  # another encoder of that name
     assert json.loads(cli("info", folder, "--json").out)["moved"] is None
     (tmp_path / "tiny-bert" / "model.safetensors").write_bytes(b"spoilt")

@@ -232,7 +232,10 @@ def test_a_missing_head_is_named_where_the_task_is_berthead_s_own(install, tiny_
     done = shell("info", tmp_path / "model")
     assert done.code == 2
     assert "Traceback" not in done.err
-    assert "head 'plain': is not installed; the model was fitted with the package own_package 1.0" in done.err
+    assert (
+        "head 'plain': is not installed; expected the package own_package 1.0, with which the model was fitted"
+        in done.err
+    )
 
 
 def test_nothing_is_imported_from_the_folder(shell, frozen, tmp_path):
@@ -260,7 +263,7 @@ def test_nothing_is_imported_from_the_folder(shell, frozen, tmp_path):
     for name in ("evil.py", "berthead_ordinal.py"):
         (folder / name).write_text("raise SystemExit('imported')", encoding="utf-8")
         said = loaded()
-        assert f"holds {name}; safetensors and JSON only: pickles and code are refused" in said
+        assert f"holds {name}; expected only safetensors and JSON: pickles and code are refused" in said
         assert said.endswith("[]\n")
         (folder / name).unlink()
 
@@ -272,7 +275,10 @@ def test_what_a_folder_calls_its_package_is_not_shown_unless_it_is_a_name(frozen
     record = json.loads((folder / "berthead.json").read_text(encoding="utf-8"))
     record["task"]["package"] = package
     (folder / "berthead.json").write_text(json.dumps(record), encoding="utf-8")
-    with pytest.raises(ModelError, match=r"is not installed; no installed package offers a task\. Install the package"):
+    with pytest.raises(
+        ModelError,
+        match=r"is not installed; expected an installed package that offers a task; there is none\. Install the",
+    ):
         berthead.load(folder)
 
 
@@ -282,7 +288,7 @@ def test_a_head_of_another_level_than_its_task_is_refused(toy_model, tmp_path):
     record = json.loads((folder / "berthead.json").read_text(encoding="utf-8"))
     record["head"] = {"kind": "token", "crf": False, "outputs": record["head"]["outputs"], "dropout": 0.1}
     (folder / "berthead.json").write_text(json.dumps(record), encoding="utf-8")
-    with pytest.raises(ModelError, match="the head answers each token, the task each row"):
+    with pytest.raises(ModelError, match="the head answers each token; expected each row, as the task"):
         berthead.load(folder)
 
 
@@ -326,7 +332,10 @@ BROKEN_HEADS = {
     "is no class": ("def Plain(width, outputs, dropout): ...", "a torch.nn.Module with `level"),
     "is no module": ("class Plain:\n    level = 'row'", "a torch.nn.Module with `level"),
     "has no level": (HEAD.replace('level = "row"', ""), "a torch.nn.Module with `level"),
-    "has a wrong level": (HEAD.replace('"row"', '"window"'), "with level 'window'; a torch.nn.Module with `level"),
+    "has a wrong level": (
+        HEAD.replace('"row"', '"window"'),
+        "with level 'window'; expected a torch.nn.Module with `level",
+    ),
     "is made otherwise": (
         HEAD.replace("outputs, dropout)", "classes)").replace("outputs)", "classes)"),
         "Head(width, outputs, dropout)",
@@ -377,15 +386,18 @@ BROKEN_TASKS = {
         "1 / 0",
         "own_package:Own of own_package 1.0 cannot be imported (ZeroDivisionError: division by zero)",
     ),
-    "is no class": ("Own = 3", 'is 3; a class that inherits from berthead.tasks.Task, with name = "own"'),
-    "has another name": (TASK.replace('"own"', '"other"'), "is <class 'own_package.Own'>; a class that inherits"),
+    "is no class": ("Own = 3", 'is 3; expected a class that inherits from berthead.tasks.Task, with name = "own"'),
+    "has another name": (
+        TASK.replace('"own"', '"other"'),
+        "is <class 'own_package.Own'>; expected a class that inherits",
+    ),
     "is a bare class": ("class Own:\n    name = 'own'", "which does not inherit from it"),
     "says nothing": (
         "from berthead.tasks import Task\nclass Own(Task):\n    name = 'own'",
         "lacks check, decode, evaluate, from_json, ",
     ),
-    "has a strange form": (TASK + "    form = 'picture'\n", "has form 'picture' (allowed: text, words, "),
-    "has a strange level": (TASK + "    level = 'window'\n", "has level 'window' (allowed: row, token)"),
+    "has a strange form": (TASK + "    form = 'picture'\n", "has form 'picture' (expected text, words, "),
+    "has a strange level": (TASK + "    level = 'window'\n", "has level 'window' (expected row, token)"),
     "has no loss": (TASK + "    metrics = {'mae': -1}\n", 'has no metric "loss"'),
 }
 
@@ -478,10 +490,13 @@ def test_names_load_and_package(install):
 
 
 def test_loading_what_is_not_there_says_what_is(install):
-    with pytest.raises(ModelError, match=r"task 'own': is not installed; no installed package offers a task\. Install"):
+    with pytest.raises(
+        ModelError,
+        match=r"own': is not installed; expected an installed package that offers a task; there is none\. Install",
+    ):
         plugins.load(plugins.TASKS, "own")
     install(HEAD, heads="plain = {}:Plain")
-    with pytest.raises(ModelError, match=r"installed ones: plain\. Did you mean \"plain\"\?"):
+    with pytest.raises(ModelError, match=r"expected one that is installed: plain\. Did you mean \"plain\"\?"):
         plugins.load(plugins.HEADS, "plane")
     with pytest.raises(ModelError, match=r"fitted with the package some-heads 2\.1rc1\+cpu\. Install it, if you trust"):
         plugins.load(plugins.HEADS, "plane", "some-heads 2.1rc1+cpu")

@@ -85,7 +85,7 @@ def test_actors_fill_the_nodes():
     assert room(nodes, PredictOptions(threads=2)) == (2, 6)
     assert room(nodes, PredictOptions(threads=6)) == (6, 1)
     assert room(nodes, PredictOptions(threads=2, device="cuda")) == (2, 2)
-    with pytest.raises(UsageError, match=r"--threads: is 9; the largest node of the cluster has 8 processors"):
+    with pytest.raises(UsageError, match=r"--threads: is 9; expected at most 8, the processors of the largest node"):
         room(nodes, PredictOptions(threads=9))
     with pytest.raises(UsageError, match="no node of the cluster has a processor"):
         room([{"memory": 1e9}], PredictOptions())
@@ -108,7 +108,7 @@ def test_an_address_without_a_cluster(tmp_path, shell, fit_toy, address):
     some_rows(tmp_path, 3)
     ran = shell("predict", fit_toy(), "in.csv", "--out", "out.csv", "--ray", address)
     assert ran.code == 2
-    assert ran.err.startswith(f"berthead: --ray {address}: there is no Ray cluster that answers (")
+    assert ran.err.startswith(f"berthead: --ray {address}: no Ray cluster answers (")
     assert ran.err.endswith("or HOST:PORT of its head. Start one: ray start --head\n")
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
@@ -123,7 +123,7 @@ def test_stdout_is_refused(tmp_path, cli, fit_toy):
 def test_what_is_about_files_is_refused_with_a_text(cli, fit_toy, words):
     ran = cli("predict", fit_toy(), "never came", *words)
     assert (ran.code, ran.out) == (2, "")
-    assert f"{words[0]}: is about files of rows, and IN is a text" in ran.err
+    assert f"{words[0]}: is for files of rows, but IN is a text" in ran.err
 
 
 def test_a_cluster_that_is_named_and_not_given_is_refused(tmp_path, fit_toy):
@@ -278,7 +278,7 @@ def test_a_killed_job_leaves_no_actor_and_is_resumed(tmp_path, fit_toy, shell, f
     assert 3 <= done < 80
     refused = shell(*command, "out.csv")
     assert refused.code == 2
-    assert "whole parts of a job that was stopped" in refused.err
+    assert "finished parts of an interrupted job" in refused.err
     assert shell(*command, "out.csv", "--resume").code == 4
     for name in ("out.csv", "out.csv.errors.jsonl"):
         assert (tmp_path / name).read_bytes() == (tmp_path / name.replace("out", "local")).read_bytes()

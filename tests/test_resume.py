@@ -221,12 +221,14 @@ def test_the_command_line_says_where_it_goes_on(cli, forks, bert, data, tmp_path
     process.communicate()
     again = cli(*fit, "--out", "model")
     assert again.code == 1
-    fix = "Add --resume to go on with it, or --overwrite to begin anew."
-    assert again.err == f"berthead: model.fit: holds a fit that did not end. {fix}\n"
+    fix = "Add --resume to continue it, or --overwrite to start over."
+    assert again.err == f"berthead: model.fit: holds an interrupted fit. {fix}\n"
     other = cli(*fit, "--out", "model", "--resume", "--lr", "0.1")
     assert other.code == 2
     changed = "--lr was 0.0012 and is 0.1; --head-lr was 0.012 and is not given"
-    assert other.err.startswith(f"berthead: --resume model.fit: {changed}. Give what was given, or begin anew: ")
+    assert other.err.startswith(
+        f"berthead: --resume model.fit: {changed}. Use the same data and options as before. Give --overwrite"
+    )
     resumed = cli(*fit, "--out", "model", "--resume")
     assert resumed.code == 0, resumed.err
     assert resumed.err.startswith("resumed after ")
@@ -315,7 +317,7 @@ def test_before_the_first_step_there_is_nothing_to_resume(bert, data, tmp_path, 
 
 
 def test_what_ended_is_not_thrown_away_unasked(cut, tmp_path):
-    with pytest.raises(OutputError, match=r"model.fit: holds a fit that did not end. Add --resume .* or --overwrite"):
+    with pytest.raises(OutputError, match=r"model.fit: holds an interrupted fit. Add --resume .* or --overwrite"):
         fit_with(cut)
     assert names(tmp_path / "model.fit") == ["checkpoint.safetensors", "lock"]
     new = fit_with(cut, overwrite=True, seed=1)
@@ -400,7 +402,7 @@ def test_another_fit_is_refused_with_the_reason(reason, cut, tmp_path, monkeypat
         with pytest.raises(UsageError, match=words) as caught:
             fit_with(cut, resume=True, **changes)
     assert str(caught.value).startswith(f"--resume {tmp_path / 'model.fit'}: ")
-    assert str(caught.value).endswith("--overwrite, without --resume, to begin anew.")
+    assert str(caught.value).endswith("Give --overwrite instead of --resume to start over.")
     assert all_bytes(tmp_path / "model.fit") == before
 
 
@@ -419,7 +421,7 @@ def test_every_option_is_compared_or_known_not_to_matter():
 
 
 def test_resume_needs_a_place(data, bert):
-    with pytest.raises(UsageError, match="--resume: there is no --out"):
+    with pytest.raises(UsageError, match="--resume: needs --out; expected the folder of the interrupted fit"):
         berthead.fit(data["toy"], encoder=bert, resume=True)
 
 
@@ -452,7 +454,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(bert, data, tmp_path):
 def test_two_fits_do_not_write_into_one_place(cut, tmp_path):
     with (
         Checkpoints(tmp_path / "model.fit", resume=True),
-        pytest.raises(OutputError, match=r"model\.fit: belongs to a fit that is still at work"),
+        pytest.raises(OutputError, match=r"model\.fit: is used by a fit that is still running"),
     ):
         fit_with(cut, resume=True)
     assert fit_with(cut, resume=True)

@@ -119,58 +119,58 @@ QUESTION, ANSWER = (*PARAGRAPH, "qas", 0), (*PARAGRAPH, "qas", 0, "answers", 0)
 @pytest.mark.parametrize(
     ("path", "changes", "where", "error"),
     [
-        (ARTICLE, {"paragraphs": None}, "data[0]", 'has no "paragraphs"; a list is needed'),
-        (ARTICLE, {"paragraphs": {}}, "data[0]", 'has an object as "paragraphs"; a list is needed'),
-        (ARTICLE, {"paragraphs": ["So"]}, "data[0].paragraphs[0]", "is a text; an object is needed"),
-        (PARAGRAPH, {"qas": None}, "data[0].paragraphs[0]", 'has no "qas"; a list is needed'),
+        (ARTICLE, {"paragraphs": None}, "data[0]", 'has no "paragraphs"; expected a list'),
+        (ARTICLE, {"paragraphs": {}}, "data[0]", 'has an object as "paragraphs"; expected a list'),
+        (ARTICLE, {"paragraphs": ["So"]}, "data[0].paragraphs[0]", "is a text; expected an object"),
+        (PARAGRAPH, {"qas": None}, "data[0].paragraphs[0]", 'has no "qas"; expected a list'),
         (
             PARAGRAPH,
             {"context": None},
             "data[0].paragraphs[0].qas[0]",
-            'its paragraph, data[0].paragraphs[0], has no "context"; a text is needed',
+            'its paragraph, data[0].paragraphs[0], has no "context"; expected a text',
         ),
         (
             PARAGRAPH,
             {"context": 7},
             "data[0].paragraphs[0].qas[0]",
-            'its paragraph, data[0].paragraphs[0], has a number as "context"; a text is needed',
+            'its paragraph, data[0].paragraphs[0], has a number as "context"; expected a text',
         ),
-        (PARAGRAPH, {"qas": [[]]}, "data[0].paragraphs[0].qas[0]", "is a list; an object is needed"),
-        (QUESTION, {"question": None}, "data[0].paragraphs[0].qas[0]", 'has no "question"; a text is needed'),
-        (QUESTION, {"question": ["?"]}, "data[0].paragraphs[0].qas[0]", 'has a list as "question"; a text is needed'),
-        (QUESTION, {"id": [1]}, "data[0].paragraphs[0].qas[0]", 'has a list as "id"; a text or a number is needed'),
-        (QUESTION, {"answers": "476"}, "data[0].paragraphs[0].qas[0]", 'has a text as "answers"; a list is needed'),
+        (PARAGRAPH, {"qas": [[]]}, "data[0].paragraphs[0].qas[0]", "is a list; expected an object"),
+        (QUESTION, {"question": None}, "data[0].paragraphs[0].qas[0]", 'has no "question"; expected a text'),
+        (QUESTION, {"question": ["?"]}, "data[0].paragraphs[0].qas[0]", 'has a list as "question"; expected a text'),
+        (QUESTION, {"id": [1]}, "data[0].paragraphs[0].qas[0]", 'has a list as "id"; expected a text or a number'),
+        (QUESTION, {"answers": "476"}, "data[0].paragraphs[0].qas[0]", 'has a text as "answers"; expected a list'),
         (
             QUESTION,
             {"answers": {"text": ["476"], "answer_start": [13]}},
             "data[0].paragraphs[0].qas[0]",
-            'has an object as "answers"; a list is needed',
+            'has an object as "answers"; expected a list',
         ),
-        (QUESTION, {"answers": ["476"]}, "data[0].paragraphs[0].qas[0]", "answers[0] is a text; an object is needed"),
+        (QUESTION, {"answers": ["476"]}, "data[0].paragraphs[0].qas[0]", "answers[0] is a text; expected an object"),
         (
             QUESTION,
             {"is_impossible": "no"},
             "data[0].paragraphs[0].qas[0]",
-            'has a text as "is_impossible"; true or false is needed',
+            'has a text as "is_impossible"; expected true or false',
         ),
         (
             QUESTION,
             {"is_impossible": True},
             "data[0].paragraphs[0].qas[0]",
-            'has "answers" although "is_impossible" is true; one of them is wrong',
+            'has "answers" although "is_impossible" is true; expected [], or "is_impossible": false',
         ),
-        (ANSWER, {"text": None}, "data[0].paragraphs[0].qas[0]", 'answers[0] has no "text"; a text is needed'),
+        (ANSWER, {"text": None}, "data[0].paragraphs[0].qas[0]", 'answers[0] has no "text"; expected a text'),
         (
             ANSWER,
             {"answer_start": "13"},
             "data[0].paragraphs[0].qas[0]",
-            'answers[0] has a text as "answer_start"; a whole number is needed',
+            'answers[0] has a text as "answer_start"; expected a whole number',
         ),
         (
             ANSWER,
             {"answer_start": True},
             "data[0].paragraphs[0].qas[0]",
-            'answers[0] has true or false as "answer_start"; a whole number is needed',
+            'answers[0] has true or false as "answer_start"; expected a whole number',
         ),
     ],
 )
@@ -203,7 +203,7 @@ def test_a_file_of_nothing_but_bad_questions_tells_their_errors(tmp_path):
 @pytest.mark.parametrize(
     ("document", "saw"),
     [
-        ({"rows": [], "n": 1}, 'is a JSON object with the keys "rows", "n"; SQuAD, as '),
+        ({"rows": [], "n": 1}, 'is a JSON object with the keys "rows", "n"; expected a SQuAD document, such as '),
         ({"data": [{"text": "a"}]}, 'is a JSON object with the keys "data"; none of "data" has "paragraphs"; SQuAD'),
         ({}, "is an empty JSON document; SQuAD"),
         ([], "is an empty JSON document; SQuAD"),
@@ -211,7 +211,7 @@ def test_a_file_of_nothing_but_bad_questions_tells_their_errors(tmp_path):
         ("SQuAD", "holds nothing but a text; SQuAD"),
         (None, "holds nothing but null; SQuAD"),
         (12, "holds nothing but a number; SQuAD"),
-        ({"data": [{"paragraphs": []}]}, "is SQuAD without a question; "),
+        ({"data": [{"paragraphs": []}]}, "is a SQuAD document without a question; "),
     ],
 )
 def test_other_documents_are_refused_with_what_was_seen_and_allowed(tmp_path, document, saw):
@@ -225,11 +225,18 @@ def test_other_documents_are_refused_with_what_was_seen_and_allowed(tmp_path, do
 
 def test_a_document_of_another_kind_than_asked_is_refused(tmp_path):
     path = put(tmp_path, "a.json", [{"text": "a", "n": 1}])
-    with pytest.raises(DataError, match=r'begins with an object with the keys "text", "n"; SQuAD, as .*\]\}\. Check'):
+    with pytest.raises(
+        DataError,
+        match=r'begins with an object with the keys "text", "n"; expected a SQuAD document, such as .*\]\}\. Check',
+    ):
         open_rows(path, format="squad")
-    with pytest.raises(DataError, match=r"begins with an object .*; a Label Studio export, as .* JSON-MIN\. Check"):
+    with pytest.raises(
+        DataError, match=r"begins with an object .*; expected a Label Studio export, as .* JSON-MIN\. Check"
+    ):
         open_rows(path, format="label-studio")
-    with pytest.raises(DataError, match='is a JSON object with the keys "version", "data"; a Label Studio export'):
+    with pytest.raises(
+        DataError, match='is a JSON object with the keys "version", "data"; expected a Label Studio export'
+    ):
         open_rows(put(tmp_path, "b.json", SQUAD), format="label-studio")
 
 
@@ -282,12 +289,12 @@ def test_a_list_of_objects_is_read_as_rows(tmp_path):
     assert (reader.format, reader.columns) == ("json", ["text", "label", "tags"])
     assert [row.values for row in rows] == [{"text": "a", "label": 1}, {}, {"text": "c", "tags": ["x"]}, {}]
     assert [row.where for row in rows] == [f"{path}:[{number}]" for number in range(4)]
-    assert [row.error for row in rows] == [None, "is a text; an object is needed", None, "is null; an object is needed"]
+    assert [row.error for row in rows] == [None, "is a text; expected an object", None, "is null; expected an object"]
 
 
 def test_a_list_of_empty_objects_is_refused(tmp_path):
     path = put(tmp_path, "a.json", [{}, {}])
-    with pytest.raises(DataError, match="is an object without keys; objects with keys"):
+    with pytest.raises(DataError, match="is an object without keys; expected objects with keys"):
         open_rows(path)
 
 

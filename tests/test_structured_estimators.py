@@ -96,7 +96,7 @@ def test_a_wrong_place_that_is_mended_is_a_warning(tiny_bert):
     answers = [row["answers"] for row in rows]
     answers[3] = [{"text": "red", "answer_start": answers[3][0]["answer_start"] + 1}]
     X = [(row["question"], row["context"]) for row in rows]
-    with pytest.warns(UserWarning, match=r"mended: X\[3\]: answer_start .* is wrong"):
+    with pytest.warns(UserWarning, match=r"corrected: X\[3\]: answer_start .* is wrong"):
         SpanExtractor(encoder=str(tiny_bert), **(QUICK | {"epochs": 1})).fit(X, answers)
 
 
@@ -123,15 +123,15 @@ def test_tables_of_pandas_and_polars_are_rows(kind, tiny_bert):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("X", ["one text", {"tokens": ["a"]}, b"bytes"])
 def test_what_is_no_list_of_rows_is_refused(kind, X, tiny_bert):
-    with pytest.raises(DataError, match=r"X: is (str|dict|bytes); a list of rows"):
+    with pytest.raises(DataError, match=r"X: is (str|dict|bytes); expected a list of rows"):
         kind(encoder=str(tiny_bert), **QUICK).fit(X, ["O"])
 
 
 def test_rows_that_do_not_go_together_are_refused_with_their_place(tiny_bert):
     small = QUICK | {"epochs": 1, "encoder": str(tiny_bert)}
-    with pytest.raises(DataError, match=r"X\[1\].*1 tags for 2 tokens"):
+    with pytest.raises(DataError, match=r"X\[1\].*1 tag for 2 tokens"):
         SequenceLabeler(**small).fit([["a", "b"], ["a", "b"]], [["O", "B-X"], ["O"]])
-    with pytest.raises(DataError, match=r"X\[1\].*does not stand in the context"):
+    with pytest.raises(DataError, match=r"X\[1\].*is not in the context"):
         SpanExtractor(**small).fit([("a", "b c"), ("a", "b c")], ["b", "d"])
     with pytest.raises(DataError, match=r"X\[0\].*there are 2 choices"):
         MultipleChoice(**small).fit([("a", ["b", "c"])], [2])

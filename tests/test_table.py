@@ -50,8 +50,8 @@ class Both:
         self.table.settle()
         torch.testing.assert_close(self.ours.weight, self.dense.weight, atol=2e-6, rtol=2e-5)
         state = self.adamw.state[self.dense.weight]
-        torch.testing.assert_close(torch.from_numpy(self.table.first), state["exp_avg"], atol=1e-7, rtol=2e-4)
-        torch.testing.assert_close(torch.from_numpy(self.table.second), state["exp_avg_sq"], atol=1e-9, rtol=2e-4)
+        torch.testing.assert_close(torch.from_numpy(self.table.exp_avg), state["exp_avg"], atol=1e-7, rtol=2e-4)
+        torch.testing.assert_close(torch.from_numpy(self.table.exp_avg_sq), state["exp_avg_sq"], atol=1e-9, rtol=2e-4)
 
 
 @given(
@@ -78,8 +78,8 @@ def test_rows_that_are_seldom_read_make_up_for_hundreds_of_steps(each_kernel, wi
             [*often, *(seldom if step % 397 == 0 else [])], 1e-3 * (1 - step / 1200), scale=10.0 ** (step % 3 - 2)
         )
     both.compare()
-    assert both.table.moved.tolist() == [1] * 4 + both.table.moved[4:50].tolist() + [0] * 10
-    assert (both.table.done == 1200).all()
+    assert both.table.has_moments.tolist() == [1] * 4 + both.table.has_moments[4:50].tolist() + [0] * 10
+    assert (both.table.row_steps == 1200).all()
 
 
 def test_without_gradients_no_step_is_made():

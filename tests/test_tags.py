@@ -113,7 +113,7 @@ def test_the_scheme_is_read_off_all_rows(rows, scheme):
     ],
 )
 def test_a_mixture_is_refused_with_examples_of_both(rows, seen):
-    with pytest.raises(ValueError, match="side by side") as refused:
+    with pytest.raises(ValueError, match="are mixed") as refused:
         scheme_of(rows)
     assert all(part in str(refused.value) for part in seen)
 
@@ -130,7 +130,7 @@ def test_a_mixture_is_refused_with_examples_of_both(rows, seen):
     ],
 )
 def test_entities_of_another_scheme_are_refused_where_ends_have_letters(row, seen):
-    with pytest.raises(ValueError, match=re.escape(f'{seen} stands for an entity; where there are tags such as "S-')):
+    with pytest.raises(ValueError, match=re.escape(f'{seen} is not a whole entity beside tags such as "S-')):
         scheme_of([["S-MISC", "O"], row])
 
 
@@ -213,7 +213,7 @@ def test_plain_tags_stay():
 
 @pytest.mark.parametrize("call", [to_bio, from_bio, strict_entities])
 def test_an_unknown_scheme_is_refused(call):
-    with pytest.raises(ValueError, match=r'"IOB2"; schemes: BIO, IOB1, BIOES'):
+    with pytest.raises(ValueError, match=r'"IOB2"; expected one of BIO, IOB1, BIOES'):
         call(["O"], "IOB2")
 
 
@@ -251,7 +251,7 @@ def test_strict_bilou_is_that_of_seqeval(tags):
 
 @pytest.mark.parametrize(("tags", "scheme"), [(["E-PER"], "BIO"), (["O", "S-PER"], "IOB1"), (["NN"], "BIOES")])
 def test_strict_entities_refuse_letters_of_another_scheme(tags, scheme):
-    with pytest.raises(ValueError, match=f'"{tags[-1]}" is no {scheme} tag'):
+    with pytest.raises(ValueError, match=f'"{tags[-1]}" is not a {scheme} tag; expected one of the prefixes'):
         strict_entities(tags, scheme)
 
 
@@ -279,7 +279,7 @@ def test_overlapping_spans_are_refused_by_name():
 
 @pytest.mark.parametrize("span", [(-1, 2), (2, 2), (3, 2), (4, 6)])
 def test_spans_that_are_none_are_refused(span):
-    with pytest.raises(ValueError, match="is no span of 5 words"):
+    with pytest.raises(ValueError, match="is not in the row; expected a span within its 5 words"):
         to_tags([Entity("PER", *span)], 5)
 
 

@@ -291,20 +291,40 @@ def test_two_to_a_thousand_classes_are_accepted():
 @pytest.mark.parametrize(
     ("task", "targets", "message"),
     [
-        ("classify", ["a"] * 5, 'a.csv: holds one class only: "a"; 2 to 1000 classes. Add rows of another class.'),
-        ("classify", [0] * 5, "a.csv: holds one class only: 0; 2 to 1000 classes. Add rows of another class."),
-        ("classify", [], "a.csv: holds no labelled row; 2 to 1000 classes. Add rows of another class."),
+        (
+            "classify",
+            ["a"] * 5,
+            'a.csv: holds only the class "a"; expected 2 to 1,000 classes. Add rows of another class.',
+        ),
+        ("classify", [0] * 5, "a.csv: holds only the class 0; expected 2 to 1,000 classes. Add rows of another class."),
+        ("classify", [], "a.csv: holds no labelled row; expected 2 to 1,000 classes. Add rows of another class."),
         (
             "classify",
             list(range(1001)),
-            "a.csv: holds 1001 classes; 2 to 1000 classes. "
-            "Is this the right column? Numbers to be predicted as such need --task regress.",
+            "a.csv: holds 1,001 classes; expected 2 to 1,000 classes. "
+            "Is this the right column? To predict numbers, use --task regress.",
         ),
-        ("multilabel", [[], []], 'a.csv: holds 0 labels; 1 to 1000 labels. Write them as "a|b".'),
-        ("multilabel", [[n] for n in range(1001)], 'a.csv: holds 1001 labels; 1 to 1000 labels. Write them as "a|b".'),
-        ("regress", [2.5, 2.5], "a.csv: holds only the number 2.5; at least two different numbers. Add rows with"),
-        ("regress", [0.1] * 3, "a.csv: holds only the number 0.1; at least two different numbers. Add rows with"),
-        ("regress", [], "a.csv: holds no labelled row; at least two different numbers. Add rows with other targets."),
+        ("multilabel", [[], []], 'a.csv: holds 0 labels; expected 1 to 1,000 labels. Write them as "a|b".'),
+        (
+            "multilabel",
+            [[n] for n in range(1001)],
+            'a.csv: holds 1,001 labels; expected 1 to 1,000 labels. Write them as "a|b".',
+        ),
+        (
+            "regress",
+            [2.5, 2.5],
+            "a.csv: holds only the number 2.5; expected at least two different numbers. Add rows with",
+        ),
+        (
+            "regress",
+            [0.1] * 3,
+            "a.csv: holds only the number 0.1; expected at least two different numbers. Add rows with",
+        ),
+        (
+            "regress",
+            [],
+            "a.csv: holds no labelled row; expected at least two different numbers. Add rows with other targets.",
+        ),
     ],
 )
 def test_targets_that_nothing_can_be_learnt_from_are_refused(task, targets, message):
@@ -315,14 +335,14 @@ def test_targets_that_nothing_can_be_learnt_from_are_refused(task, targets, mess
 
 def test_a_label_that_was_not_there_at_fit_is_named_with_the_known_ones():
     task = Classify(Labels(["negative", "neutral", "positive"]))
-    wanted = 'is "neutal"; this model knows 3 labels: "negative", "neutral", "positive". Did you mean "neutral"?'
+    wanted = 'is "neutal"; expected one of 3 known labels: "negative", "neutral", "positive". Did you mean "neutral"?'
     with pytest.raises(ValueError, match="neutal") as error:
         task.check("neutal")
     assert str(error.value) == wanted
     with pytest.raises(ValueError, match="neutal") as error:
         Multilabel(task.labels, (0.5,) * 3).check(["positive", "neutal"])
     assert str(error.value) == wanted
-    with pytest.raises(ValueError, match="is 0; this model knows 2 labels"):
+    with pytest.raises(ValueError, match="is 0; expected one of 2 known labels"):
         Classify(Labels(["0", "1"])).check(0)
     task.check("neutral")
 
@@ -338,9 +358,9 @@ def test_words_for_nothing_are_labels(word):
 
 @pytest.mark.parametrize("value", NOTHINGS, ids=repr)
 def test_nothing_is_an_error_for_one_label_and_for_numbers_and_no_label_for_many(value):
-    with pytest.raises(ValueError, match=r"^is blank; every row needs a label$"):
+    with pytest.raises(ValueError, match=r"^is blank; expected a label$"):
         Classify.read(value)
-    with pytest.raises(ValueError, match=r"^is blank; every row needs a number$"):
+    with pytest.raises(ValueError, match=r"^is blank; expected a number$"):
         Regress.read(value)
     assert Multilabel.read(value) == []
 
@@ -357,7 +377,7 @@ def test_a_label_from_numpy_becomes_plain_python(value, wanted):
 
 @pytest.mark.parametrize("value", [["a"], {"a": 1}, b"a", {1}])
 def test_a_cell_that_is_no_single_label_is_refused(value):
-    with pytest.raises(ValueError, match="a label is a text or a number"):
+    with pytest.raises(ValueError, match="expected a text or a number"):
         Classify.read(value)
 
 
@@ -395,7 +415,7 @@ def test_a_multilabel_cell_is_a_list_a_json_list_or_divided_by_bars(value, wante
     "value", [5, {"a": 1}, [["a"]], ["a", None], '["a", null]', '["a", NaN]', ["a", math.nan], ["a", ""]], ids=repr
 )
 def test_a_multilabel_cell_that_is_no_list_of_labels_is_refused(value):
-    with pytest.raises(ValueError, match="labels are a JSON list"):
+    with pytest.raises(ValueError, match="expected labels as a JSON list"):
         Multilabel.read(value)
 
 
@@ -408,7 +428,7 @@ def test_a_number_is_read_from_text_and_from_numpy(value, wanted):
     "value", ["abc", "1,5", "inf", "-Infinity", math.inf, True, [1.0], {}, 10**400], ids=lambda v: str(v)[:9]
 )
 def test_a_cell_that_is_no_finite_number_is_refused(value):
-    with pytest.raises(ValueError, match=r"--task regress needs finite numbers such as 3\.5"):
+    with pytest.raises(ValueError, match=r"expected a finite number such as 3\.5, for --task regress"):
         Regress.read(value)
 
 
@@ -668,7 +688,8 @@ def test_an_unknown_metric_is_named_with_the_known_ones():
     with pytest.raises(UsageError) as error:
         choose_metric(Classify, "macro-f1")
     assert str(error.value) == (
-        '--metric: is "macro-f1"; metrics of classify: accuracy, macro_f1, micro_f1, loss. Did you mean "macro_f1"?'
+        '--metric: is "macro-f1"; expected a metric of classify: accuracy, macro_f1, micro_f1, loss. '
+        'Did you mean "macro_f1"?'
     )
 
 

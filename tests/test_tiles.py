@@ -12,7 +12,7 @@ from conftest import make_bert
 from test_engine import a_model, a_pack
 
 from berthead.engine.cpu import Engine
-from berthead.kernels import library
+from berthead.kernels import abi, library
 from berthead.model.tensors import TensorPack
 from berthead.records import Pack
 
@@ -40,7 +40,7 @@ def vectors(engine: Engine, one: Pack) -> np.ndarray:
 
 
 @pytest.mark.parametrize("heads", HEADS)
-@pytest.mark.parametrize("precision", library.PRECISIONS)
+@pytest.mark.parametrize("precision", abi.PRECISIONS)
 @pytest.mark.parametrize("kernels", library.kernels())
 def test_a_row_has_the_same_bits_alone_and_among_others(tmp_path, monkeypatch, kernels, precision, heads):
     model = a_model(make_bert(tmp_path / "bert", **DEEP, **HEADS[heads]))

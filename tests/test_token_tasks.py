@@ -672,7 +672,7 @@ def test_the_loss_of_a_field_is_that_of_its_sequences(tiny_bert):
 )
 def test_a_column_that_the_task_does_not_read_is_refused(task, role, tiny_bert):
     rows = [row | {"extra": "x"} for row in (choose_rows(8) if task == "choose" else tag_rows(8))]
-    with pytest.raises(UsageError, match=f'--{role}: is "extra", and this task reads no such column'):
+    with pytest.raises(UsageError, match=f'--{role}: is "extra", but this task reads no such column'):
         berthead.fit(rows, task=task, encoder=str(tiny_bert), **{role: "extra"})
 
 
@@ -709,11 +709,13 @@ def test_a_folder_whose_golden_examples_lack_their_choices_is_refused(tiny_bert,
 
 def test_a_label_is_a_letter_only_where_it_is_one():
     for label in ("ß", "é", "Z"):
-        with pytest.raises(ValueError, match="there are 3 choices; a number from 0 to 2, a letter from A to C"):
+        with pytest.raises(
+            ValueError, match="there are 3 choices; expected a number from 0 to 2, a letter from A to C"
+        ):
             choice_of(label, ["red", "green", "blue"])
     assert choice_of(" b ", ["red", "green", "blue"]).readings == (("letter", 1),)
 
 
 def test_plain_tags_given_to_a_model_of_spans_are_named_as_they_stand():
-    with pytest.raises(ValueError, match='holds "NOUN"; this model knows 2 labels: "X", "Y"'):
+    with pytest.raises(ValueError, match='holds "NOUN"; expected one of 2 known labels: "X", "Y"'):
         Tag(BIO).check(("NOUN", "O"))

@@ -239,8 +239,9 @@ def test_whoever_is_killed_the_others_end_and_the_fit_goes_on(tiny_bert, data, t
     worker.kill()
     out, err = second.communicate(timeout=60)
     assert (second.returncode, out) == (1, "")
-    said = rf"berthead: fit: worker 1 \(process {worker.pid}\) was ended by SIGKILL. Is there memory for all of them\? "
-    assert re.search(said + "Give a lower --workers. The same command with --resume goes on.\n$", err), err
+    said = rf"berthead: fit: worker 1 \(process {worker.pid}\) was ended by SIGKILL. "
+    said += "Memory may be too small for all of them: "
+    assert re.search(said + "give a lower --workers. To continue, run the same command with --resume.\n$", err), err
     assert "Traceback" not in err
 
     third = started(data, "--out", "model", *flags, "--resume")
@@ -250,7 +251,7 @@ def test_whoever_is_killed_the_others_end_and_the_fit_goes_on(tiny_bert, data, t
     third.send_signal(signal.SIGINT)
     out, err = third.communicate(timeout=60)
     assert (third.returncode, out) == (130, ""), err
-    assert "is kept in model.interrupted. The same command with --resume goes on.\n" in err
+    assert "is kept in model.interrupted. To continue, run the same command with --resume.\n" in err
     assert all_end(workers)
 
     alone = cli("fit", data, "--out", tmp_path / "model", *flags[:6], "--threads", 1, "--resume")
@@ -298,10 +299,10 @@ TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_
 def test_workers_within_torchrun_are_refused(calm, data, monkeypatch):
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError, match=r"--workers 2: torchrun has started the processes already\. Leave it out\."):
+    with pytest.raises(UsageError, match=r"--workers 2: torchrun has already started the processes\. Leave it out\."):
         berthead.fit(workers=2, **options_of(calm, data=data))
     monkeypatch.setenv("RANK", "first")
-    with pytest.raises(UsageError, match="RANK: is 'first'; a whole number, as torchrun sets it"):
+    with pytest.raises(UsageError, match="RANK: is 'first'; expected a whole number, as torchrun sets it"):
         berthead.fit(**options_of(calm, data=data))
 
 

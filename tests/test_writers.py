@@ -329,7 +329,9 @@ def refused(path):
 def test_folders_devices_and_missing_folders_are_refused_early(tmp_path):
     folder = tmp_path / "d.csv"
     folder.mkdir()
-    assert refused(folder) == f"{folder}: is a folder; a file name. Name a file in it: {folder}/predictions.csv"
+    assert (
+        refused(folder) == f"{folder}: is a folder; expected a file name. Name a file in it: {folder}/predictions.csv"
+    )
     assert f"Create it: mkdir -p {tmp_path}/none" in refused(tmp_path / "none" / "a.csv")
     (tmp_path / "file").write_text("x")
     assert "cannot be written (Not a directory)" in refused(tmp_path / "file" / "a.csv")
@@ -373,7 +375,7 @@ def small_files():
 @pytest.mark.parametrize("rows", [600, 20_000])
 def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path, small_files, capsys, name, source, rows):
     noise = np.random.default_rng(0)
-    with pytest.raises(OutputError, match=r"out\..*: the file is larger than is allowed here\. Raise"):
+    with pytest.raises(OutputError, match=r"out\..*: the file exceeds the allowed size\. Raise"):
         write(tmp_path / name, ({"text": noise.bytes(150).hex()} for _ in range(rows)), source)
     assert names(tmp_path) == []
     assert capsys.readouterr() == ("", "")

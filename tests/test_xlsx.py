@@ -101,7 +101,7 @@ def test_places_are_the_rows_that_excel_shows(tmp_path):
 def test_a_row_that_is_too_long_is_a_bad_row(tmp_path):
     rows = read(book(tmp_path / "a.xlsx", ["text"], ["a", None, 3], ["b"]))[1]
     assert [(row.error, row.values) for row in rows] == [
-        ("has 3 cells, the header has 1", {"text": "a", "": [None, 3]}), (None, {"text": "b"})
+        ("has 3 cells; expected at most 1, as in the header", {"text": "a", "": [None, 3]}), (None, {"text": "b"})
     ]  # fmt: skip
 
 
@@ -162,10 +162,10 @@ def test_a_sheet_is_named_behind_the_file(tmp_path):
         [{"text": one}] for one in "aabc"
     ]
     assert read(f"{path}#Second one")[1][0].where == f"{path}#Second one:row 2"
-    match = r'a\.xlsx#second: has no sheet "second"; the sheets are "Sheet", "Second one", "a#1"\. Did you mean "Sec'
+    match = r'a\.xlsx#second: has no sheet "second"; expected one of its sheets: "Sheet", "Second one", "a#1"\. Did'
     with pytest.raises(DataError, match=match):
         open_rows(f"{path}#second")
-    with pytest.raises(DataError, match=r'has no sheet "zz"; .* Name one of them behind the #\.$'):
+    with pytest.raises(DataError, match=r'has no sheet "zz"; .* Name one of them after the #\.$'):
         open_rows(f"{path}#zz")
 
 
@@ -182,7 +182,9 @@ def test_a_file_may_have_the_mark_in_its_name(tmp_path):
         ("xlsx", ""), ("xlsx", ""), None
     )  # fmt: skip
     for path in ("a.xlsx#b", "a.xlsx.gz"):
-        with pytest.raises(UsageError, match=r"known: .*\.csv.*each also with \.gz or \.zst\) and \.parquet, \.xlsx\."):
+        with pytest.raises(
+            UsageError, match=r"expected one of .*\.csv.*each also with \.gz or \.zst\) and \.parquet, \.xlsx\."
+        ):
             format_of(path)
 
 
@@ -199,7 +201,7 @@ def test_what_is_no_workbook_is_an_error_that_says_so(tmp_path):
     for name, match in {"a": "is empty", "b": "is not a sound Excel", "c": "is not a sound", "d": "is not a s"}.items():
         with pytest.raises(DataError, match=rf"{name}\.xlsx: {match}"):
             open_rows(tmp_path / f"{name}.xlsx")
-    with pytest.raises(DataError, match=r"e\.xlsx#Sheet: is an empty sheet; a header and rows"):
+    with pytest.raises(DataError, match=r"e\.xlsx#Sheet: is an empty sheet; expected a header and rows"):
         open_rows(book(tmp_path / "e.xlsx"))
 
 
@@ -219,7 +221,7 @@ def test_a_workbook_from_stdin_is_refused(monkeypatch, tmp_path):
     data = book(tmp_path / "a.xlsx", ["text"], ["a"]).read_bytes()
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
     with pytest.raises(
-        DataError, match=r"^stdin: is an Excel workbook, .*; a text format from stdin\. Give the file's"
+        DataError, match=r"^stdin: is an Excel workbook, .*; expected a text format from stdin\. Give the file's"
     ):
         open_rows("-")
 
@@ -299,16 +301,20 @@ def test_columns_are_called_as_in_excel():
 
 
 def test_what_does_not_fit_is_refused(tmp_path, monkeypatch):
-    with pytest.raises(OutputError, match=r'column "text": holds 32,768 characters; at most 32,767.*Write a \.csv'):
+    with pytest.raises(
+        OutputError, match=r'column "text": holds 32,768 characters; expected at most 32,767.*Write a \.csv'
+    ):
         write(tmp_path / "a.xlsx", [{"text": "a" * 32_768}])
     with pytest.raises(OutputError, match="holds 40,000 characters"):
         write(tmp_path / "a.xlsx", [{"text": "😀" * 20_000}])
     assert len(values(write(tmp_path / "ok.xlsx", [{"text": "a" * 32_767}]))[0]["text"]) == 32_767
-    with pytest.raises(OutputError, match=r"has no room for 16,385 columns; at most 16,384"):
+    with pytest.raises(OutputError, match=r"has no room for 16,385 columns; expected at most 16,384"):
         write(tmp_path / "a.xlsx", [{f"c{n}": 1 for n in range(16_385)}])
     monkeypatch.setattr(xlsx, "MOST_ROWS", 3)
     write(tmp_path / "rows.xlsx", [{"text": "a"}] * 2)
-    with pytest.raises(OutputError, match=r"has no room for more rows; at most 2 and a header\. Write a \.csv"):
+    with pytest.raises(
+        OutputError, match=r"has no room for more rows; expected at most 2 and a header\. Write a \.csv"
+    ):
         write(tmp_path / "a.xlsx", [{"text": "a"}] * 3)
     monkeypatch.setattr(xlsx, "MOST_BYTES", 500)
     with pytest.raises(OutputError, match="has no room for so much text"):
@@ -378,7 +384,7 @@ def test_a_text_that_is_too_long_for_a_cell_is_a_bad_row(model, tmp_path, monkey
         source = "-"
     summary = predicted(model, source, tmp_path / "out.xlsx")
     assert (summary.rows, summary.failed) == (3, 1)
-    assert ':2: column "text": holds 40,000 characters; at most 32,767' in summary.errors[0]
+    assert ':2: column "text": holds 40,000 characters; expected at most 32,767' in summary.errors[0]
     assert [row[0] for row in cells(tmp_path / "out.xlsx")] == ["text", "good cat", "bad dog"]
     bad = json.loads((tmp_path / "out.xlsx.errors.jsonl").read_text())
     assert bad["where"].endswith(":2")
@@ -389,7 +395,9 @@ def test_more_rows_than_a_sheet_has_are_refused_before_any_is_computed(model, tm
     (tmp_path / "in.csv").write_text('id,text\n1,"a\n\n\nb"\n2,c\n3,d\n')  # fewer rows than lines
     assert predicted(model, tmp_path / "in.csv", tmp_path / "out.xlsx").rows == 3
     (tmp_path / "in.csv").write_text("id,text\n" + "1,a\n" * 4)
-    with pytest.raises(OutputError, match=r"more\.xlsx: has no room for all rows; at most 3 rows\. Write another"):
+    with pytest.raises(
+        OutputError, match=r"more\.xlsx: has no room for all rows; expected at most 3 rows\. Write another"
+    ):
         predicted(model, tmp_path / "in.csv", tmp_path / "more.xlsx")
     assert not (tmp_path / "more.xlsx.parts").exists()
 

@@ -1,4 +1,4 @@
-"""Every error a user can meet: where it is, what was seen, what is allowed, what to do."""
+"""Every error a user can meet: where it is, what was seen, what was expected, what to do."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ class BertheadError(Exception):
     Args:
         where: the place, as `file:line`, a folder, a flag or an argument.
         saw: what was found there.
-        allowed: what would have been right (optional).
+        expected: what would have been right, such as `a number above 0` (optional).
         fix: what to do next (optional).
     """
 
     exit_code: ClassVar[int] = 1
     http_status: ClassVar[int] = 500
 
-    def __init__(self, where: str, saw: str, allowed: str = "", fix: str = "") -> None:
-        self.where, self.saw, self.allowed, self.fix = where, saw, allowed, fix
-        seen = f"{saw}; {allowed}" if allowed else saw
+    def __init__(self, where: str, saw: str, expected: str = "", fix: str = "") -> None:
+        self.where, self.saw, self.expected, self.fix = where, saw, expected, fix
+        seen = f"{saw}; expected {expected}" if expected else saw
         message = f"{where}: {seen}" if where else seen
-        super().__init__(f"{message}. {fix}" if fix else message)
+        end = "" if message.endswith("?") else "."  # behind `Did you mean "label"?`
+        super().__init__(f"{message}{end} {fix}" if fix else message)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # An exception is pickled as its class and the one message; other processes are to raise the same error.
-        return type(self), (self.where, self.saw, self.allowed, self.fix), self.__dict__
+        return type(self), (self.where, self.saw, self.expected, self.fix), self.__dict__
 
 
 class UsageError(BertheadError, ValueError):
@@ -120,3 +121,20 @@ def listed(items: Iterable[object], most: int = 10) -> str:
 def shown(label: Any) -> str:
     """A label as messages show it: text in quotes, numbers without."""
     return json.dumps(label, ensure_ascii=False, default=str)
+
+
+def counted(number: int, unit: str) -> str:
+    """A number with its unit, in the singular for one.
+
+    Args:
+        number: how many.
+        unit: what is counted, in the singular; its plural ends in s.
+
+    Returns:
+        `1 row`, `2,000 rows`.
+
+    Example:
+        >>> counted(1, "row"), counted(2000, "row")
+        ('1 row', '2,000 rows')
+    """
+    return f"{number:,} {unit}{'' if number == 1 else 's'}"

@@ -143,7 +143,7 @@ class Fitted(Generic[Answers]):
             saw = f"--task {function.task.name} has no probabilities of labels a row"
             raise UsageError("predict_proba", saw, "", "Use predict.")
         if is_one(inputs, function):
-            raise DataError("predict_proba", "is given one input", "expected a list of inputs", "Put it in a list.")
+            raise DataError("predict_proba", "got one input", "a list of inputs", "Pass [input].")
         return probabilities_of(self.predict(inputs), len(self.labels))
 
     @takes_options(PredictOptions, JOB_OPTIONS)
@@ -273,9 +273,7 @@ class Fitted(Generic[Answers]):
             UsageError: there is one function.
         """
         if self._joined is None:
-            raise UsageError(
-                "shared_layers", "there is one function", "expected joined functions", "Use berthead.join."
-            )
+            raise UsageError("shared_layers", "the model is one function", "joined functions", "Use berthead.join.")
         return self._joined.shared_layers
 
     # Parameters and folders

@@ -68,17 +68,21 @@ def load(group: str, name: str, fitted_with: Any = "") -> Any:
     where = f"{_KINDS[group]} {name!r}"
     if not points:
         known = names(group)
-        allowed = f"installed ones: {listed(known)}" if known else f"no installed package offers a {_KINDS[group]}"
+        allowed = (
+            f"one that is installed: {listed(known)}"
+            if known
+            else f"an installed package that offers a {_KINDS[group]}; there is none"
+        )
         if isinstance(fitted_with, str) and _DISTRIBUTION.fullmatch(fitted_with):
             # Whoever wrote the folder chose the name: it is not for us to say that it can be trusted.
-            allowed = f"the model was fitted with the package {fitted_with}"
+            allowed = f"the package {fitted_with}, with which the model was fitted"
             fix = f"Install it, if you trust it; it offers the entry point {group}."
             raise ModelError(where, "is not installed", allowed, fix)
         fix = did_you_mean(name, known) or f"Install the package that offers it (entry point {group})."
         raise ModelError(where, "is not installed", allowed, fix)
     if len({point.value for point in points}) > 1:
         offers = listed(f"{point.value} ({_distribution(point)})" for point in points)
-        raise ModelError(where, f"is offered by several packages: {offers}", "one", "Uninstall the others.")
+        raise ModelError(where, f"is offered by several packages: {offers}", "one package", "Uninstall the others.")
     try:
         return points[0].load()
     except (Exception, SystemExit) as error:  # whatever the package's own code raises

@@ -10,7 +10,7 @@ import typer
 from berthead.cli.flags import AsJson, ModelFolder, with_options
 from berthead.cli.loading import load_one
 from berthead.cli.printing import print_json, print_text
-from berthead.errors import UsageError
+from berthead.errors import UsageError, counted
 from berthead.options import PredictOptions
 
 
@@ -26,12 +26,13 @@ def export(
     *,
     given: dict[str, Any],
 ) -> None:
-    """Write a fitted model for other runtimes; what it answers there is compared before it is kept."""
+    """Write a fitted model for other runtimes, and check that it gives the same answers there."""
     if onnx is None and hf is None:
-        raise UsageError("export", "does not say what to write", "--onnx DIR, --hf DIR, or both")
+        raise UsageError("export", "got no output folder", "--onnx DIR, --hf DIR, or both")
     for flag, place in (("--onnx", onnx), ("--hf", hf)):
         if place is not None and place.resolve() == Path(model).resolve():
-            raise UsageError(f"{flag} {place}", "is the model", "another folder", "The export would replace it.")
+            saw, fix = "is the folder of the model", "The export would replace it."
+            raise UsageError(f"{flag} {place}", saw, "another folder", fix)
     fitted = load_one(model, given)
     record: dict[str, Any] = {}
     if onnx is not None:
@@ -44,6 +45,6 @@ def export(
     if onnx is not None:
         apart, count = record["onnx"]["largest_difference"], len(fitted.reader.golden)
         print_text(f"onnx folder: {onnx}")
-        print_text(f"  {count} golden examples get the same answers; largest relative difference {apart:.1e}")
+        print_text(f"  {counted(count, 'golden example')}: the same answers; largest relative difference {apart:.1e}")
     if hf is not None:
         print_text("\n  ".join([f"transformers folder: {hf}", *record["hf"]["notes"]]))

@@ -22,10 +22,12 @@ def fit(
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="The model folder to write.")] = None,
     shared: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="A joined folder: fit on its encoder, and add the function to it."),
+        typer.Option(metavar="DIR", help="A joined folder: fit on its encoder and add the function to it."),
     ] = None,
-    name: Annotated[str | None, typer.Option(metavar="NAME", help="--shared: what the function is called.")] = None,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Options from a YAML file; flags win.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="--shared: the name of the function.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Options from a YAML file; flags override them.")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     *,
@@ -38,12 +40,12 @@ def fit(
 
     if (out is None) == (shared is None) or (shared is None) != (name is None):
         raise UsageError(
-            "fit", "does not say where to", "--out DIR, or --shared DIR --name NAME", "Try: berthead fit --help"
+            "fit", "needs one output folder", "--out DIR, or --shared DIR --name NAME", "Try: berthead fit --help"
         )
     if shared and name:
         joining.check_name(shared, name)
         given = joining.fitted_on(shared, given, config)
-        # A folder of its own first: what was fitted is kept, whatever happens on the way into the other.
+        # Into a folder of its own first, so that the fit is kept even if the move fails.
         out = shared.with_name(f"{shared.name}-{name}")
     fitted = api.fit(data, out=out, config=config, quiet=quiet, **given)
     if not is_writer():

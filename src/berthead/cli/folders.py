@@ -73,9 +73,11 @@ def merge(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The model folder to write.")],
     soup: Annotated[bool, typer.Option("--soup", help="Average the parameters of several functions.")] = False,
     valid: Annotated[
-        str | None, typer.Option(metavar="DATA", help="--soup: held-out rows, which decide who goes in.")
+        str | None, typer.Option(metavar="DATA", help="--soup: held-out rows, which decide which models are averaged.")
     ] = None,
-    uniform: Annotated[bool, typer.Option("--uniform", help="--soup: all go in, with --valid or without.")] = False,
+    uniform: Annotated[
+        bool, typer.Option("--uniform", help="--soup: average all models, with or without --valid.")
+    ] = False,
     metric: Annotated[
         str | None, typer.Option(metavar="TEXT", help="--soup: the metric that decides [default: the task's own].")
     ] = None,
@@ -84,13 +86,13 @@ def merge(
     *,
     given: dict[str, Any],
 ) -> None:
-    """Make one model: of an adapter folder and its encoder, or of several models with --soup, the mean of them."""
+    """Merge an adapter folder into its encoder, or average several models with --soup."""
     from berthead.storage import folders as atomic
     from berthead.verbs import soup as averaging
 
     if not soup:
         if len(models) > 1:
-            raise UsageError("merge", f"there are {len(models)} models", "one adapter folder, or --soup: their mean")
+            raise UsageError("merge", f"got {len(models)} models", "one adapter folder, or --soup to average them")
         load_one(models[0], given).merged().save(out, overwrite)
         print_text(f"model folder: {out}")
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from berthead.errors import ModelError
+from berthead.errors import ModelError, counted
 from berthead.options import LOAD_OPTIONS
 
 if TYPE_CHECKING:
@@ -24,5 +24,5 @@ def load_one(model: str, given: dict[str, Any]) -> Fitted:
     loaded = load(model, given)
     if loaded.kind == "joined":
         fix = f"Name one of them: {model.rstrip('/')}/{next(iter(loaded))}"
-        raise ModelError(model, f"holds {len(loaded)} functions", "expected the folder of one", fix)
+        raise ModelError(model, f"holds {counted(len(loaded), 'function')}", "the folder of one", fix)
     return loaded

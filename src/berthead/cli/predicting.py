@@ -13,7 +13,7 @@ import typer
 from berthead.cli.flags import AsJson, ModelFolder, Quiet, with_options
 from berthead.cli.loading import load
 from berthead.cli.printing import as_line, print_json, print_text, say_choice, warn
-from berthead.errors import DataError, UsageError
+from berthead.errors import DataError, UsageError, counted
 from berthead.options import JOB_OPTIONS, LOAD_OPTIONS, PredictOptions, flag
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ def predict(
     is_file = out is not None or source == "-" or os.path.isfile(source) or looks_like_a_file(source)  # noqa: PTH113
     if is_file and more and not all(os.path.isfile(split_sheet(one)[0]) or has_magic(one) for one in more):  # noqa: PTH113
         fix = f"To write a file: --out {more[0]}" if looks_like_a_file(more[0]) else "Name its column: --pair COLUMN"
-        raise UsageError("predict", f'"{more[0]}" stands after a file of rows', "MORE goes with a text", fix)
+        raise UsageError("predict", f'got "{more[0]}" after a file of rows', "more files", fix)
     for name in ("resume", "shard", "ray") if not is_file else ():
         if given[name]:
-            raise UsageError(flag(name), "is about files of rows, and IN is a text", "a file as IN, and --out FILE")
+            raise UsageError(flag(name), "is for files of rows, but IN is a text", "a file as IN, and --out FILE")
     fitted = load(model, given)
     say_choice(fitted)
     if is_file:
@@ -72,7 +72,7 @@ def _predict_text(fitted: Fitted[Any], text: str, more: list[str], probabilities
             fix = 'Give both: berthead predict MODEL "a" "b"'
             raise UsageError("predict", f"this model reads {wanted}", "two texts", fix)
         fix = "Put a text of several words in quotes."
-        raise UsageError("predict", "there are two texts", "this model reads single texts", fix)
+        raise UsageError("predict", "got two texts", "a single text, as this model was fitted on", fix)
     else:
         given = (text, more[0]) if pairs else text
     if fitted.kind == "joined":
@@ -88,7 +88,7 @@ def _predict_text(fitted: Fitted[Any], text: str, more: list[str], probabilities
     if prediction.truncated:
         limit = function.reading.max_tokens
         whole = function.reading.on_long == "truncate"
-        read = f"only the first {limit} were read" if whole else f"some were not read: {limit} fit at once"
+        read = f"only the first {limit} were read" if whole else f"not all were read: at most {limit} fit at once"
         warn([f"the text has {prediction.n_tokens} tokens; {read}"])
 
 
@@ -125,7 +125,7 @@ def _predict_file(
     fitted: Fitted[Any], sources: list[str], out: str, given: dict[str, Any], as_json: bool, quiet: bool
 ) -> None:
     if as_json and out == "-":
-        raise UsageError("--json", "prints a summary, and stdout holds the rows", "a file as --out")
+        raise UsageError("--json", "prints a summary, but stdout holds the rows", "a file as --out")
     again = shlex.join(["berthead", *(word for word in sys.argv[1:] if word != "--resume"), "--resume"])
     job = {name: given[name] for name in JOB_OPTIONS}
     summary = fitted.predict_file(sources, out, quiet=quiet, again=again, **job)
@@ -138,7 +138,9 @@ def _say(summary: Summary, out: str, as_json: bool, quiet: bool) -> None:
 
     if summary.failed:
         place = f"; see {summary.errors_file}" if summary.errors_file else ""
-        summary.notes.append(f"{summary.failed:,} of {summary.rows:,} rows have no answer{place}:")
+        have = "has" if summary.failed == 1 else "have"
+        rows = f"{summary.failed:,} of {counted(summary.rows, 'row')}"
+        summary.notes.append(f"{rows} {have} no answer{place}:")
     more = [f"... and {summary.failed - len(summary.errors):,} more"] if summary.failed > len(summary.errors) else []
     long = long_notes(summary.truncated, summary.windowed, summary.rows, summary.max_tokens)
     warn([*long, *summary.notes, *summary.errors, *more])
@@ -146,7 +148,7 @@ def _say(summary: Summary, out: str, as_json: bool, quiet: bool) -> None:
         counts = {name: getattr(summary, name) for name in ("rows", "failed", "truncated", "windowed")}
         print_json({"out": summary.parts or out, **counts, "errors": summary.errors_file})
     elif out != "-" and not quiet:
-        print(f"{summary.rows - summary.failed:,} rows written to {summary.parts or out}", file=sys.stderr)
+        print(f"{counted(summary.rows - summary.failed, 'row')} written to {summary.parts or out}", file=sys.stderr)
         if summary.parts:
             print(f"when all shards are done: berthead gather {shlex.quote(out)}", file=sys.stderr)
     if summary.failed:

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from berthead.errors import OutputError
+from berthead.errors import OutputError, counted
 
 if TYPE_CHECKING:
     from berthead.records import Prediction
@@ -17,14 +17,14 @@ def warn(lines: list[str]) -> None:
     groups = [[line for line in lines if line.startswith(kind)] for kind in _ROW_NOTES]
     shown = [line for line in lines if not line.startswith(_ROW_NOTES)]
     for kind, rows in zip(_ROW_NOTES, groups, strict=True):
-        more = [f"{kind}{len(rows) - _SHOWN_ROWS:,} more rows"] if len(rows) > _SHOWN_ROWS else []
+        more = [f"{kind}{counted(len(rows) - _SHOWN_ROWS, 'more row')}"] if len(rows) > _SHOWN_ROWS else []
         shown += rows[:_SHOWN_ROWS] + more
     for line in shown:
         print(f"note: {line}", file=sys.stderr)
 
 
 # Notes on single rows: there may be thousands.
-_ROW_NOTES = ("left out: ", "mended: ", "out of place: ")
+_ROW_NOTES = ("left out: ", "corrected: ", "misplaced: ")
 # Bad rows shown on a terminal; --json tells them all.
 _SHOWN_ROWS = 10
 

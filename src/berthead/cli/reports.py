@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from berthead.errors import counted
 from berthead.function.precision_report import Receipt
 
 if TYPE_CHECKING:
@@ -22,10 +23,10 @@ def fit_report(record: dict[str, Any], out: str) -> str:
         Lines.
     """
     run, task = record["run"], record["task"]["name"]
-    lines = [f"fitted {run['rows']:,} rows ({record['parameters']['adapt']}), best epoch {run['best_epoch']}"]
+    lines = [f"fitted {counted(run['rows'], 'row')} ({record['parameters']['adapt']}), best epoch {run['best_epoch']}"]
     if "metrics" in run:
         metric = run["settings"]["metric"]
-        lines.append(f"held out: {run['held_out_rows']:,} rows")
+        lines.append(f"held out: {counted(run['held_out_rows'], 'row')}")
         lines.append(score_table(run["metrics"]))
         for name, value in run.get("baselines", {}).items():
             lines.append(f"{_BASELINES[name]:<30} {metric} {value:.4f}")
@@ -94,19 +95,19 @@ def info_text(record: dict[str, Any], folder: str) -> str:
     if not same:
         # Layer by layer the relative norm, as in a table of its own.
         name = parameters["pretrained"]["name"]
-        away = f"not shown: the encoder {name} with that sha256 is not at hand"
+        away = f"not shown: the encoder {name} with that sha256 was not found"
         rows.append(("θ̃ − θ̂", moved_text(record["moved"]) if record.get("moved") else away))
     if "replaced" in run:
-        rows.append(("", "θ and ω were put in place of those that the fit gave: of these there are no scores"))
+        rows.append(("", "θ and ω were replaced after the fit; there are no scores of these"))
     if "adapter" in record:
         adapter = record["adapter"]
         size = f"{adapter['parameters']:,} parameters, a change of {adapter['base']}"
         rows.append(("adapter", f"{size}, sha256 {adapter['sha256']}"))
     rows += _task_of(record).facts()
     long = {
-        "window": "longer texts in windows",
-        "truncate": "of longer texts the beginning",
-        "error": "no longer texts",
+        "window": "longer texts are read in windows",
+        "truncate": "longer texts are truncated",
+        "error": "longer texts are refused",
     }
     rows.append(("reads", f"at most {record['max_tokens']} tokens at once, {long[record['on_long']]}"))
     if "metrics" in run:
@@ -115,10 +116,12 @@ def info_text(record: dict[str, Any], folder: str) -> str:
     rows += gate_rows(run)
     if "soup" in run:
         rows.append(("soup", f"the mean of {_of_members(run['soup'])}; what the first of them was fitted on:"))
-    rows.append(("fitted on", f"{run['rows']:,} rows, sha256 {run['data_sha256']}, seed {run['seed']}"))
+    rows.append(("fitted on", f"{counted(run['rows'], 'row')}, sha256 {run['data_sha256']}, seed {run['seed']}"))
     rows.append(("versions", ", ".join(f"{name} {value}" for name, value in run["versions"].items())))
     if "export" in record:
-        rows.append(("onnx", f"opset {record['export']['opset']}; every row of a call has one length, and no padding"))
+        rows.append(
+            ("onnx", f"opset {record['export']['opset']}; the rows of a call have the same length, without padding")
+        )
     else:
         rows.append(("transformers", f"{record['transformers']['class']}. {record['transformers']['note']}"))
     return "\n".join([folder, *(f"  {name:<13} {value}" for name, value in rows)])
@@ -136,8 +139,14 @@ def joined_text(record: dict[str, Any], folder: str) -> str:
     """
     functions, layers = record["functions"], record["shared_layers"]
     width = max(map(len, functions))
-    shared = "the embeddings" if layers == 0 else f"the embeddings and {layers} layers" if layers > 0 else "no layer"
-    lines = [f"{folder}  {len(functions)} functions on {record['pretrained']['name']}; all share {shared}"]
+    shared = (
+        "the embeddings"
+        if layers == 0
+        else f"the embeddings and {counted(layers, 'layer')}"
+        if layers > 0
+        else "no layer"
+    )
+    lines = [f"{folder}  {counted(len(functions), 'function')} on {record['pretrained']['name']}; all share {shared}"]
     for name, one in functions.items():
         answers = _task_of(one).answers_in_words()
         lines.append(f"  {name:<{width}}  {one['task']['name']}, {one['parameters']['adapt']}: {answers}")
@@ -171,16 +180,18 @@ def compare_text(found: dict[str, Any], names: tuple[str, str], out: str | None)
     """
     rows, flips = found["rows"], found["flips"]
     lines = [f"A  {names[0]}", f"B  {names[1]}"]
-    lines.append(f"the same answer in {rows - len(flips):,} of {rows:,} rows ({100 * found['agreement']:.2f} %)")
+    lines.append(
+        f"the same answer in {rows - len(flips):,} of {counted(rows, 'row')} ({100 * found['agreement']:.2f} %)"
+    )
     if right := found["right"]:
         sides = ("both", "only_a", "only_b", "neither")
-        words = ("both", "A alone", "B alone", "neither")
+        words = ("both", "only A", "only B", "neither")
         counts = [f"{word} {right[side]:,}" for word, side in zip(words, sides, strict=True)]
         lines.append(f"right: {', '.join(counts)}")
     if found["test"]:
         lines.append(f"{found['test']['name']}: p = {found['test']['p']:.4g}")
     if found["metrics"]:
-        scored = f"{found['scored']:,} rows scored"
+        scored = f"{counted(found['scored'], 'row')} scored"
         lines += ["", f"{scored:<20} {'A':>10} {'B':>10} {'B − A':>10}"]
         lines += [f"{name:<20} {one['a']:>10,.4f} {one['b']:>10,.4f} {one['b'] - one['a']:>+10.4f}"
                   for name, one in found["metrics"].items()]  # fmt: skip
@@ -188,10 +199,10 @@ def compare_text(found: dict[str, Any], names: tuple[str, str], out: str | None)
         if found[table]:
             lines += ["", *_label_changes(found[table])]
     if flips:
-        lines += ["", f"other answers in {len(flips):,} rows:", *(_flip(one) for one in flips[:SHOWN_FLIPS])]
+        lines += ["", f"other answers in {counted(len(flips), 'row')}:", *(_flip(one) for one in flips[:SHOWN_FLIPS])]
         more = len(flips) - SHOWN_FLIPS
-        lines += [f"... and {more:,} more{f' in {out}' if out else ': --out FILE takes all'}"] if more > 0 else []
-    moved = moved_text(found["moved"]) if found["moved"] else "not to be said, the architectures differ"
+        lines += [f"... and {more:,} more{f' in {out}' if out else ': --out FILE writes all'}"] if more > 0 else []
+    moved = moved_text(found["moved"]) if found["moved"] else "not comparable: the architectures differ"
     return "\n".join([*lines, "", f"from A to B the parameters moved: {moved}"])
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from berthead.data.labels import is_blank, plain
-from berthead.errors import DataError, UsageError, did_you_mean, listed, shown
+from berthead.errors import DataError, UsageError, counted, did_you_mean, listed, shown
 from berthead.records import Example, Row
 
 # What the field calls these columns, the first is ours.
@@ -136,7 +136,7 @@ class Columns:
         for role in ("pair", "choices", "intent"):
             if wanted.get(role) and not getattr(kind, role):
                 raise UsageError(
-                    f"--{role}", f'is "{wanted[role]}", and this task reads no such column', f"no --{role}"
+                    f"--{role}", f'is "{wanted[role]}", but this task reads no such column', "", f"Leave --{role} out."
                 )
 
         def find(role: str, usual: tuple[str, ...]) -> str:
@@ -169,9 +169,9 @@ def _choice_columns(kind: Form, wanted: Any, names: Sequence[str], where: str) -
             return (name,)
     several = tuple(name for name in names if _CHOICE_COLUMN.fullmatch(name))
     if len(several) < 2:
-        saw = "has no column of choices, and no two columns such as choice_a, choice_b"
+        saw = "has no column of choices, nor two columns such as choice_a, choice_b"
         fix = "Name them: --choices COLUMN,COLUMN."
-        raise DataError(where, saw, f"its columns are {listed(names, 20)}", fix)
+        raise DataError(where, saw, f"one of its columns: {listed(names, 20)}", fix)
     return several
 
 
@@ -201,7 +201,7 @@ def find_column(role: str, wanted: str | None, columns: Sequence[str], where: st
             return name
     seen = f'has no column "{wanted}"' if wanted else f"has no column for the {role}"
     fix = did_you_mean(wanted, columns) if wanted else ""
-    raise DataError(where, seen, f"its columns are {listed(columns, 20)}", fix or f"Name one: --{role} COLUMN.")
+    raise DataError(where, seen, f"one of its columns: {listed(columns, 20)}", fix or f"Name one: --{role} COLUMN.")
 
 
 class CellError(ValueError):
@@ -271,9 +271,9 @@ def _cell_text(row: Row, column: str) -> str:
     value = plain(row.values.get(column))
     if is_blank(value):
         seen = "is missing" if column not in row.values else "is blank"
-        raise ValueError(f'column "{column}" {seen}; a text is needed')
+        raise ValueError(f'column "{column}" {seen}; expected a text')
     if isinstance(value, dict | list | tuple | set | bytes | np.ndarray):
-        raise ValueError(f'column "{column}" is {shown(value)[:60]}; a text is needed')
+        raise ValueError(f'column "{column}" is {shown(value)[:60]}; expected a text')
     return value if isinstance(value, str) else str(value)
 
 
@@ -284,9 +284,9 @@ def _words(row: Row, column: str) -> tuple[str, ...] | None:
         return None
     for number, word in enumerate(value):
         if not isinstance(word, str) or not word:
-            raise ValueError(f'column "{column}" holds {shown(word)[:60]} as token {number + 1}; tokens are texts')
+            raise ValueError(f'column "{column}" holds {shown(word)[:60]} as token {number + 1}; expected a text')
     if not any(word.strip() for word in value):
-        raise ValueError(f'column "{column}" holds no token; a text is needed')
+        raise ValueError(f'column "{column}" holds no token; expected at least one')
     return tuple(value)
 
 
@@ -301,16 +301,16 @@ def _choices(row: Row, columns: Columns) -> tuple[str, ...]:
         found = _listed(row.values.get(columns.choices[0]))
         if found is None:
             seen = shown(row.values.get(columns.choices[0]))[:60]
-            raise ValueError(f'column "{columns.choices[0]}" is {seen}; a list of choices is needed')
+            raise ValueError(f'column "{columns.choices[0]}" is {seen}; expected a list of choices')
         cells, where = found, (columns.choices[0],) * len(found)
     for number, cell in enumerate(cells):
         if is_blank(cell) or isinstance(cell, dict | list | tuple):
             seen = "empty" if is_blank(cell) else shown(cell)[:60]
             raise ValueError(
-                f'column "{where[number]}": choice {number + 1} of {len(cells)} is {seen}; a text is needed'
+                f'column "{where[number]}": choice {number + 1} of {len(cells)} is {seen}; expected a text'
             )
     if len(cells) < 2:
-        raise ValueError(f'column "{columns.choices[0]}" holds {len(cells)} choices; at least 2 are needed')
+        raise ValueError(f'column "{columns.choices[0]}" holds {counted(len(cells), "choice")}; expected at least 2')
     return tuple(str(cell) for cell in cells)
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from berthead.errors import DataError, did_you_mean, listed, shown
+from berthead.errors import DataError, counted, did_you_mean, listed, shown
 from berthead.records import Label
 
 MOST_LABELS = 1_000
@@ -29,7 +29,7 @@ class Labels:
         self.names = tuple(names)
         self._numbers = {_key(name): number for number, name in enumerate(self.names)}
         if len(self._numbers) < len(self.names):
-            raise DataError("labels", "one label stands twice", "each label once")
+            raise DataError("labels", "a label occurs twice", "each label once")
 
     @classmethod
     def from_values(cls, values: Iterable[Label]) -> Labels:
@@ -59,7 +59,7 @@ class Labels:
         """
         sound = isinstance(names, list) and len(names) > 0
         if not sound or not all(isinstance(name, str | int | float | bool) for name in names):
-            raise ValueError(f"labels are {shown(names)[:60]}")
+            raise ValueError(f"labels are {shown(names)[:60]}; expected a list of texts, numbers or booleans")
         return cls(names)
 
     def __len__(self) -> int:
@@ -76,7 +76,7 @@ class Labels:
     def unknown(self, label: Any) -> tuple[str, str]:
         """What to tell the user about a label that is not known: what was seen, and what is allowed."""
         near = did_you_mean(str(label), [str(name) for name in self.names])
-        known = f"this model knows {len(self)} labels: {listed(map(shown, self.names))}"
+        known = f"expected one of {counted(len(self), 'known label')}: {listed(map(shown, self.names))}"
         return f"is {shown(label)}", f"{known}. {near}" if near else known
 
     def texts(self) -> list[str]:

@@ -223,10 +223,10 @@ def to_tags(spans: Sequence[Entity], words: int) -> list[str]:
     ordered = sorted(spans, key=lambda span: (span.first, span.end))
     for span in ordered:
         if not 0 <= span.first < span.end <= words:
-            raise ValueError(f"{_shown(span)} is no span of {words} words")
+            raise ValueError(f"{_shown(span)} is not in the row; expected a span within its {words} words")
     for left, right in pairwise(ordered):
         if right.first < left.end:
-            raise ValueError(f"{_shown(left)} and {_shown(right)} overlap; a word can be in one span only")
+            raise ValueError(f"{_shown(left)} and {_shown(right)} overlap; expected each word in one span at most")
     tags = [OUTSIDE] * words
     for label, first, end in ordered:
         tags[first:end] = [f"B-{label}"] + [f"I-{label}"] * (end - first - 1)
@@ -297,28 +297,29 @@ def _is_prefixed(tag: str) -> bool:
 def _check_one_scheme(tags: Sequence[str], prefixed: Sequence[str]) -> None:
     other = next((tag for tag in tags if tag != OUTSIDE and not _is_prefixed(tag)), None)
     if other is not None:
-        rule = 'either every tag but "O" has a prefix (B-, I-, E-, S-, L-, U-, W-, M-), or none has'
-        raise ValueError(f'tags such as "{prefixed[0]}" and "{other}" stand side by side; {rule}')
+        rule = 'a prefix (B-, I-, E-, S-, L-, U-, W-, M-) on every tag but "O", or on none'
+        raise ValueError(f'tags such as "{prefixed[0]}" and "{other}" are mixed; expected {rule}')
     second = next((tag for tag in prefixed if tag[1] != prefixed[0][1]), None)
     if second is not None:
-        rule = 'the prefixes of all tags end in "-", or all in "_"'
-        raise ValueError(f'tags such as "{prefixed[0]}" and "{second}" stand side by side; {rule}')
+        rule = '"-" behind every prefix, or "_" behind every prefix'
+        raise ValueError(f'tags such as "{prefixed[0]}" and "{second}" are mixed; expected {rule}')
     for letters in _SAME:
         shown = {tag[0]: tag for tag in prefixed if tag[0] in letters}
         if len(shown) > 1:
             one, other = list(shown.values())[:2]
-            raise ValueError(f'tags such as "{one}" and "{other}" stand side by side, and their letters mean the same')
+            rule = "one of their letters, which mean the same"
+            raise ValueError(f'tags such as "{one}" and "{other}" are mixed; expected {rule}')
 
 
 def _check_closed(rows: Sequence[Sequence[str]], closing: str) -> None:
-    """Where ends have letters, an entity without them is of another scheme: IOB1, or IOB2."""
+    """Refuse an entity that is not closed where others are: it is of another scheme, IOB1 or IOB2."""
     for row in rows:
         closed = {(one.first, one.end) for one in strict_entities(row, "BIOES")}
         for one in entities(row):
             if (one.first, one.end) not in closed:
                 saw = " ".join(row[one.first : one.end][:4]) + (" ..." if one.end - one.first > 4 else "")
-                rule = 'every entity is a single tag such as "S-X", or goes from "B-X" to "E-X"'
-                raise ValueError(f'"{saw}" stands for an entity; where there are tags such as "{closing}", {rule}')
+                rule = 'a single tag such as "S-X", or tags from "B-X" to "E-X"'
+                raise ValueError(f'"{saw}" is not a whole entity beside tags such as "{closing}"; expected {rule}')
 
 
 def _is_iob1(rows: Sequence[Sequence[str]]) -> bool:
@@ -334,7 +335,7 @@ def _is_iob1(rows: Sequence[Sequence[str]]) -> bool:
 
 def _check_scheme(scheme: str, known: Sequence[str]) -> None:
     if scheme not in known:
-        raise ValueError(f'the scheme is "{scheme}"; schemes: {", ".join(known)}')
+        raise ValueError(f'the scheme is "{scheme}"; expected one of {", ".join(known)}')
 
 
 @lru_cache(maxsize=10_000)
@@ -348,7 +349,7 @@ def _parts(tag: str) -> _Word:
 def _strict_parts(tag: str, scheme: str) -> _Word:
     letter, label = _parts(tag)
     if letter not in _LETTERS[scheme]:
-        raise ValueError(f'"{tag}" is no {scheme} tag; prefixes of {scheme}: {", ".join(_LETTERS[scheme])}')
+        raise ValueError(f'"{tag}" is not a {scheme} tag; expected one of the prefixes {", ".join(_LETTERS[scheme])}')
     # seqeval's strict mode, and only that, drops hyphens around the label
     return letter, label.strip("-") or "_"
 

@@ -15,6 +15,7 @@ from berthead.kernels import library, native
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
 from berthead.records import FloatArray, Pack
+from berthead.text.tables import check_pack
 
 CPU = torch.device("cpu")
 
@@ -51,6 +52,7 @@ class Engine:
         return self._run(lambda tensors: self.model.head.pool(self.model.encoder(tensors), tensors), pack)
 
     def _run(self, function: Any, pack: Pack) -> FloatArray:
+        check_pack(pack, self.model.encoder.config)
         with self._lock, torch.inference_mode():
             result: FloatArray = function(TensorPack.from_pack(pack)).float().numpy()
         return result
@@ -76,6 +78,7 @@ class DeviceEngine:
         return self._run(lambda tensors: self.model.head.pool(self.model.encoder(tensors), tensors), pack)
 
     def _run(self, function: Any, pack: Pack) -> FloatArray:
+        check_pack(pack, self.model.encoder.config)
         training = self.model.training
         self.model.eval()
         try:
@@ -131,10 +134,10 @@ def prepared(model: Model, precision: str, memo: dict[Any, Any] | None = None, d
         kernel = varlen.kernel_for(model.encoder, precision, device)
         return varlen.prepared(model, precision, device, kernel, memo)
     if native.computes(model.encoder, precision):
-        return native.laid_out(model, precision, memo)
+        return native.pack_weights(model, precision, memo)
     if precision == "int8":
-        saw = f"{native.why_not(model.encoder)}; torch computes no int8"
-        raise UsageError("--precision int8", saw, "fp32, bf16", "Leave --precision out.")
+        saw = f"{native.why_not(model.encoder)}; torch does not support int8"
+        raise UsageError("--precision int8", saw, "fp32 or bf16", "Leave --precision out.")
     return prepacked(model, precision, memo)
 
 
@@ -175,7 +178,8 @@ def find_device(name: str, precision: str = "fp32") -> torch.device:
     if name == "cuda" and getattr(torch.cuda, "_is_in_bad_fork", bool)():
         raise MachineError(cuda.NO_GPU[0], cuda.NO_GPU[1], fix=cuda.NO_GPU[2])
     if name == "cuda" and precision == "int8":
-        raise UsageError("--precision int8", "--device cuda computes no int8", "fp32, bf16", "Leave --precision out.")
+        saw = "is not supported with --device cuda"
+        raise UsageError("--precision int8", saw, "fp32 or bf16", "Leave --precision out.")
     if name == "cuda" and not torch.cuda.is_available():
         fix = "Leave --device out, or install a torch that was built for this machine's GPU."
         raise UsageError("--device cuda", "torch sees no CUDA device", "cpu", fix)

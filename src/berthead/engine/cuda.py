@@ -15,14 +15,15 @@ from torch import Tensor
 from berthead.engine.cuda_attention import Kernel, kernel_for, prepared
 from berthead.engine.cuda_graphs import Graphs, Record, recorded
 from berthead.engine.forks import refuse_child
-from berthead.errors import UsageError
+from berthead.errors import UsageError, counted
 from berthead.model.model import Model
-from berthead.model.tensors import TensorPack, check_rows
+from berthead.model.tensors import TensorPack
 from berthead.records import FloatArray, Pack
+from berthead.text.tables import check_pack
 
 # Where, what was seen, and what to do, in a child of a fork.
 NO_GPU = (
-    "--device cuda", "this process was forked from one that used the GPU, which does not survive a fork",
+    "--device cuda", "this process was forked from one that used the GPU; CUDA does not survive a fork",
     'Start the process with multiprocessing\'s method "spawn", and load the function there.',
 )  # fmt: skip
 
@@ -33,8 +34,8 @@ def memory_explained(pack: Pack) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        saw = f"its memory does not hold what is computed of {len(pack.ids):,} tokens"
-        raise UsageError("--device cuda", saw, "fewer at once", "Give a smaller --token-budget.") from error
+        saw = f"the GPU has too little memory to compute {counted(len(pack.ids), 'token')} at once"
+        raise UsageError("--device cuda", saw, "fewer tokens", "Give a smaller --token-budget.") from error
 
 
 class CudaEngine:
@@ -69,7 +70,7 @@ class CudaEngine:
         return self._run(self.model.head.pool, pack)
 
     def _run(self, function: Callable[[Tensor, TensorPack], Tensor], pack: Pack) -> FloatArray:
-        check_rows(pack, self.model.encoder.config)  # a GPU that reads beside a table is lost to the whole process
+        check_pack(pack, self.model.encoder.config)  # a GPU that reads beside a table is lost to the whole process
         here = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
         with memory_explained(pack), self._lock, here, torch.inference_mode():
             found: FloatArray = function(*self._encoded(pack)).float().cpu().numpy()

@@ -20,7 +20,7 @@ from berthead.engine import prepacked
 from berthead.engine.cpu import CPU, Engine, kernels_of
 from berthead.engine.cuda import Engines
 from berthead.function.artifact import Artifact
-from berthead.kernels import library, native
+from berthead.kernels import abi, library, native
 from berthead.model.model import Model
 from berthead.records import Pack
 from berthead.storage.files import write_json
@@ -73,7 +73,7 @@ def peak(model: Model, precision: str, seconds: float = 0.1, device: torch.devic
 
     Returns:
         Operations a second of all threads, or of one GPU, an addition and a multiplication being two: of our kernels a
-        tile's product in the nearest cache, of torch a linear layer on large square matrices.
+        tile's product in the L1 cache, of torch a linear layer on large square matrices.
     """
     on_cpu = device.type == "cpu"
     if on_cpu and native.computes(model.encoder, precision):
@@ -147,7 +147,7 @@ def key_of(artifact: Artifact, device: torch.device = CPU) -> dict[str, Any]:
     said = artifact.parameters()
     here: dict[str, Any] = {"gpus": gpus()}
     if device.type == "cpu":
-        kernels = {name: kernels_of(artifact.model, name) for name in library.PRECISIONS}
+        kernels = {name: kernels_of(artifact.model, name) for name in abi.PRECISIONS}
         here = {"cpu": cpu_model(), "kernels": kernels}
     return {
         **here,

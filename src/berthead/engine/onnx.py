@@ -14,7 +14,8 @@ import numpy as np
 from berthead.engine.forks import fork_lock
 from berthead.engine.threads import available_threads
 from berthead.errors import ModelError, UsageError
-from berthead.records import FloatArray, Pack
+from berthead.records import FloatArray, IntArray, Pack
+from berthead.text.tables import Tables, check_pack
 
 INSTALL = "pip install 'berthead[runtime]'"
 # ONNX Runtime sends data on its use to Microsoft unless this is set. Source: its Privacy.md.
@@ -28,6 +29,7 @@ class OnnxEngine:
 
     Args:
         graph: the file.
+        tables: what its packs may index.
         threads: processor threads; None: what this process may use.
 
     Raises:
@@ -35,8 +37,8 @@ class OnnxEngine:
         ModelError: it cannot read the graph.
     """
 
-    def __init__(self, graph: Path, threads: int | None = None) -> None:
-        self.precision, self.workers = "fp32", 1
+    def __init__(self, graph: Path, tables: Tables, threads: int | None = None) -> None:
+        self.precision, self.workers, self.graph, self.tables = "fp32", 1, graph, tables
         self.threads = threads or available_threads()
         self._graph, self._lock = graph.absolute(), fork_lock()
         self._identity = _identity(self._graph)
@@ -44,22 +46,34 @@ class OnnxEngine:
         _ENGINES.add(self)
         self._names = [one.name for one in self._session.get_inputs()]
         if not {"ids"} <= set(self._names) <= {"ids", "segments"}:
-            raise ModelError(str(graph), f"reads {self._names}", "a graph that berthead export wrote")
+            raise ModelError(str(graph), f"has the inputs {self._names}", "a graph that berthead export wrote")
 
     def logits(self, pack: Pack) -> FloatArray:
         """Logits of the pack's rows, float32 [rows, ...], or of its tokens, [tokens, ...].
 
         Rows of one length are computed together, so that the graph knows neither padding nor a mask.
         """
+        check_pack(pack, self.tables)
         lengths, found, session = pack.lengths, [], self._session or self._again()
         edges = np.flatnonzero(np.diff(lengths, prepend=-1, append=-1)).tolist()
         for first, end in pairwise(edges):
             tokens = slice(int(pack.starts[first]), int(pack.starts[end]))
             shape = end - first, int(lengths[first])
             known = {"ids": pack.ids[tokens].reshape(shape), "segments": pack.segments[tokens].reshape(shape)}
-            values = session.run(["logits"], {name: known[name] for name in self._names})[0]
+            values = self._run(session, {name: known[name] for name in self._names})
             found.append(values.reshape(-1, values.shape[-1]))
         return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def _run(self, session: Any, known: dict[str, IntArray]) -> FloatArray:
+        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument
+
+        try:
+            values: FloatArray = session.run(["logits"], known)[0]
+        except (Fail, InvalidArgument) as error:  # an older berthead did not write how large the graph's tables are
+            saw = f"does not compute these tokens ({' '.join(str(error).split())[:200]})"
+            fix = "Export the function again."
+            raise ModelError(str(self.graph), saw, "expected tokens that the graph's tables hold", fix) from error
+        return values
 
     def computed_by(self) -> dict[str, Any]:
         """What decides the last bit of a number: the runtime's version, and its threads."""
@@ -79,8 +93,8 @@ class OnnxEngine:
         with self._lock:
             if self._session is None:
                 if _identity(self._graph) != self._identity:
-                    saw = "was changed or removed after it was loaded, and this process was forked since then"
-                    raise ModelError(str(self._graph), saw, "the file that was loaded", "Load the function anew.")
+                    saw = "was changed or removed between loading it and forking this process"
+                    raise ModelError(str(self._graph), saw, "the file that was loaded", "Load the function again.")
                 self._session, _ = _session(self._graph, self.threads)
             return self._session
 
@@ -121,7 +135,7 @@ def _session(graph: Path, threads: int) -> tuple[Any, str]:
     version = onnxruntime.__version__
     if tuple(map(int, version.split(".")[:2])) < OLDEST:
         allowed = f"{'.'.join(map(str, OLDEST))} or newer"
-        raise UsageError("--engine onnx", f"onnxruntime is of version {version}", allowed, f"Install it: {INSTALL}")
+        raise UsageError("--engine onnx", f"onnxruntime has version {version}", allowed, f"Install it: {INSTALL}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

@@ -84,7 +84,7 @@ def check_bf16(encoder: Encoder) -> None:
         UsageError: which part it is.
     """
     if part := BF16_SUPPORTED.why_not(encoder):
-        raise UsageError("--precision bf16", f"{part}, which is not known in bfloat16", "expected fp32")
+        raise UsageError("--precision bf16", f"{part}, which is not supported in bfloat16", "fp32")
 
 
 def prepacked(model: Model, precision: str, memo: dict[Any, Any] | None = None) -> Model:

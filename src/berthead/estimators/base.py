@@ -129,7 +129,8 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
         refuse_blank(texts)
         pairs = bool(self.fitted_.artifact.columns["pair"])
         if texts and pairs != isinstance(texts[0], tuple):
-            raise DataError("X", "mixes texts and pairs", "what fit saw: " + ("pairs" if pairs else "single texts"))
+            one, other = ("single texts", "pairs") if pairs else ("pairs", "single texts")
+            raise DataError("X", f"holds {one}", f"{other}, as in fit")
         examples = [Example(text[0] if pairs else text, text[1] if pairs else None) for text in texts]
         logits: FloatArray = self.fitted_.applier.logits(examples)
         return logits

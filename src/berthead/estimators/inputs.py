@@ -9,7 +9,7 @@ import numpy as np
 
 from berthead.data.examples import Form
 from berthead.data.labels import is_blank
-from berthead.errors import DataError
+from berthead.errors import DataError, counted
 
 
 def texts_of(X: Any) -> list[Any]:
@@ -17,7 +17,7 @@ def texts_of(X: Any) -> list[Any]:
     if hasattr(X, "to_numpy"):
         X = X.to_numpy()
     if isinstance(X, str):
-        raise DataError("X", "is one text", "a list of texts")
+        raise DataError("X", "got one text", "a list of texts", "Pass [text].")
     if isinstance(X, np.ndarray):
         if X.ndim == 2 and X.shape[1] in (1, 2):
             return [row[0] if X.shape[1] == 1 else tuple(row) for row in X.tolist()]
@@ -28,12 +28,12 @@ def texts_of(X: Any) -> list[Any]:
 
 
 def refuse_blank(texts: Sequence[Any]) -> None:
-    """Refuse what is no text, an empty one, and rows of another number of texts than the first."""
-    wanted = "pairs as tuples of two texts" if texts and isinstance(texts[0], tuple) else "texts"
+    """Refuse what is not a text, blank texts, and rows with more or fewer texts than the first."""
+    wanted = "a tuple of two texts" if texts and isinstance(texts[0], tuple) else "a text"
     for row, text in enumerate(texts):
         parts = text if isinstance(text, tuple) else (text,)
-        if len(parts) != (2 if wanted != "texts" else 1):
-            raise DataError(f"X[{row}]", f"holds {len(parts)} texts", wanted)
+        if len(parts) != (2 if wanted != "a text" else 1):
+            raise DataError(f"X[{row}]", f"holds {counted(len(parts), 'text')}", wanted)
         for part in parts:
             if is_blank(part):
                 raise DataError(f"X[{row}]", "is blank or NaN", wanted)
@@ -44,7 +44,7 @@ def refuse_blank(texts: Sequence[Any]) -> None:
 def rows_of(X: Any) -> list[Any]:
     """X as a list of rows: of a table its rows, of one column the cells."""
     if isinstance(X, str | bytes | dict):
-        raise DataError("X", f"is {type(X).__name__}", "a list of rows", "Put it in a list.")
+        raise DataError("X", f"is {type(X).__name__}", "a list of rows", "Pass [row].")
     if hasattr(X, "columns") and hasattr(X, "to_numpy"):
         X = X.to_numpy()
     if isinstance(X, np.ndarray) and X.ndim == 2 and X.shape[1] == 1:
@@ -68,14 +68,14 @@ def values_of(row: Any, form: Form) -> dict[str, Any]:
     if form.second is None:
         return {"text": row}
     if not isinstance(row, list | tuple) or len(row) != 2:
-        raise DataError("X", f"holds {type(row).__name__}", form.row)
+        raise DataError("X", f"holds {type(row).__name__}", f"rows such as {form.row}")
     return {"text": row[0], form.second: row[1]}
 
 
 def refuse_empty(rows: Sequence[Any]) -> None:
     """Refuse X without rows."""
     if not len(rows):
-        raise DataError("X", "is empty: 0 samples", "at least 2 texts")
+        raise DataError("X", "is empty: 0 samples", "at least 2 rows")
 
 
 def refuse_missing(y: Any) -> None:

@@ -31,9 +31,7 @@ def vectors(graph: Graph, encoder: Encoder, ids: str, segments: str) -> str:
         ModelError: it has a part that is not known here.
     """
     if part := SUPPORTED.why_not(encoder):
-        raise ModelError(
-            "encoder", f"{part}, which ONNX export does not know", "expected the parts of a family of ours"
-        )
+        raise ModelError("encoder", f"{part}, which ONNX export does not support", "the parts of a supported family")
     places = Places(graph, encoder, ids)
     hidden = _embedded(graph, encoder.embeddings, ids, segments, places)
     for number in encoder.order:

@@ -158,4 +158,4 @@ class Graph:
 
 
 def _unknown(what: str, layer: nn.Module) -> ModelError:
-    return ModelError("ONNX export", f"the {what} {type(layer).__name__} is not known", "expected one of our encoders'")
+    return ModelError("ONNX export", f"the {what} {type(layer).__name__} is not supported", "one of a supported family")

@@ -49,13 +49,13 @@ def logits(graph: Graph, head: nn.Module, hidden: str) -> str:
         shape = graph.add("Concat", graph.add("Shape", tokens, start=0, end=2), graph.whole(1), axis=0)
         return graph.add("Concat", tokens, graph.add("Expand", row, shape), axis=-1)
     saw = f"is {type(head).__name__}, of another package"
-    raise ModelError("head", saw, "linear, crf", "Its package knows how it computes; berthead writes its own heads.")
+    raise ModelError("head", saw, "linear or crf", "Only berthead's own heads can be exported.")
 
 
 def _row(graph: Graph, name: str, head: RowHead, hidden: str) -> str:
     if head.pooling not in _POOLINGS:
-        saw, known = f"has the pooling {head.pooling}, which ONNX export does not know", ", ".join(_POOLINGS)
-        raise ModelError("head", saw, f"expected one of {known}")
+        saw, known = f"has the pooling {head.pooling}, which ONNX export does not support", ", ".join(_POOLINGS)
+        raise ModelError("head", saw, f"one of {known}")
     pooled = _POOLINGS[head.pooling](graph, hidden)
     if head.dense is not None:
         pooled = graph.activation(_ACTIVATIONS[head.pooled], graph.linear(f"{name}.dense", head.dense, pooled))

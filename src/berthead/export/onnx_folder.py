@@ -88,9 +88,10 @@ def _record(artifact: Artifact, folder: Path) -> dict[str, Any]:
     del said["transformers"]
     said["run"] = {name: value for name, value in said["run"].items() if name != "gate"}  # of other arithmetic
     files = (GRAPH, f"{GRAPH}.data", TOKENIZER)
+    config = artifact.model.encoder.config
     export: dict[str, Any] = {
         "kind": "onnx", "version": EXPORT_VERSION, "opset": OPSET,
-        "positions": artifact.model.encoder.config.positions,
+        "positions": config.positions, "vocabulary": config.vocabulary, "segments": config.segments,
         "sha256": {name: file_sha256(folder / name) for name in files},
     }  # fmt: skip
     head = artifact.model.head.tokens if isinstance(artifact.model.head, JointHead) else artifact.model.head

@@ -54,7 +54,7 @@ def wanted(values: dict[str, Any], key: str, kind: type, place: str = "") -> Any
         >>> wanted({"start": 3}, "start", int)
         3
     """
-    need, before = f"{_WANTED[kind]} is needed", f"{place} " if place else ""
+    need, before = f"expected {_WANTED[kind]}", f"{place} " if place else ""
     if key not in values:
         raise ValueError(f'{before}has no "{key}"; {need}')
     value = values[key]
@@ -181,7 +181,7 @@ def label_studio_rows(name: str, rows: list[Any]) -> Iterator[Row]:
     for number, row in enumerate(rows):
         where = f"{name}:[{number}]"
         if not isinstance(row, dict):
-            yield Row({}, where, f"is {kind_of(row)}; an object is needed")
+            yield Row({}, where, f"is {kind_of(row)}; expected an object")
             continue
         try:
             yield Row(read(row), where)
@@ -214,13 +214,13 @@ def _results(task: dict[str, Any]) -> tuple[str, list[tuple[int, dict[str, Any]]
     for number, annotation in enumerate(annotations):
         place = f"{key}[{number}]"
         if not isinstance(annotation, dict):
-            raise ValueError(f"{place} is {kind_of(annotation)}; an object is needed")
+            raise ValueError(f"{place} is {kind_of(annotation)}; expected an object")
         if annotation.get("was_cancelled"):
             continue
         results = wanted(annotation, "result", list, place)
         for position, result in enumerate(results):
             if not isinstance(result, dict):
-                raise ValueError(f"{place}.result[{position}] is {kind_of(result)}; an object is needed")
+                raise ValueError(f"{place}.result[{position}] is {kind_of(result)}; expected an object")
         return f"{place}.result", list(enumerate(results))
     return key, None
 
@@ -263,7 +263,7 @@ def _spans(value: dict[str, Any], place: str, text: str) -> list[Span]:
     start, end = _where_quoted(value.get("text"), start, end, text, place)
     labels = wanted(value, "labels", list, place)
     if not all(isinstance(label, str) for label in labels):
-        raise ValueError(f'{place} has "labels" that are no texts; a list of texts is needed')
+        raise ValueError(f'{place} has "labels" that are not texts; expected a list of texts')
     return [{"start": start, "end": end, "label": label} for label in labels]
 
 
@@ -276,24 +276,26 @@ def _where_quoted(quote: Any, start: int, end: int, text: str, place: str) -> tu
     through = units[: 2 * end].decode("utf-16-le", "replace")
     if text[len(before) : len(through)].strip() == quote.strip():
         return len(before), len(through)
-    seen = f"{quote[:40]!r}, and the text reads {text[start:end][:40]!r} at {start} to {end}"
-    raise ValueError(f"{place} quotes {seen}; both need to be the same")
+    seen = f"{quote[:40]!r}, but the text reads {text[start:end][:40]!r} at {start} to {end}"
+    raise ValueError(f"{place} quotes {seen}; expected the quoted text there")
 
 
 def _text_key(texts: dict[str, str], named: list[Any], regions: list[dict[str, Any]], place: str) -> str:
     """Which of these texts was annotated: the only one, the one that results name, or the one that regions quote."""
     if not texts:
-        raise ValueError(f"{place} holds no text; a text is needed")
+        raise ValueError(f"{place} holds no text; expected a text")
     if len(texts) == 1:
         return next(iter(texts))
     names = {name for name in named if name in texts}
     if len(names) > 1:
-        raise ValueError(f"has regions of {len(names)} texts ({', '.join(sorted(names))}); one text a task is needed")
+        raise ValueError(
+            f"has regions of {len(names)} texts ({', '.join(sorted(names))}); expected regions of one text in each task"
+        )
     quoting = [key for key in texts if regions and all(_quotes(region, texts[key]) for region in regions)]
     for keys in (list(names), quoting, ["text"] if "text" in texts else []):
         if len(keys) == 1:
             return keys[0]
-    raise ValueError(f'{place} holds several texts ({", ".join(texts)}); name the annotated one "text"')
+    raise ValueError(f'{place} holds several texts ({", ".join(texts)}); expected the annotated one as "text"')
 
 
 def _quotes(region: dict[str, Any], text: str) -> bool:

@@ -39,11 +39,11 @@ class _Layout:
         """What is wrong with a line, or None."""
         if len(cells) != self.width:
             count, between = _counted(len(cells)), f" separated by {'tabs' if self.tabs else 'spaces'}"
-            wanted = f"line {self.line} has {self.width}{between if self.width > 1 else ''}"
-            fix = "every line needs as many, and a blank line ends a sentence"
-            return f"has {count} ({', '.join(map(shown, cells))[:60]}), {wanted}; {fix}"
+            wanted = f"expected {self.width}{between if self.width > 1 else ''}, as in line {self.line}"
+            fix = "and a blank line behind each sentence"
+            return f"has {count} ({', '.join(map(shown, cells))[:60]}); {wanted}, {fix}"
         if self.width > 1 and not cells[-1]:
-            return f"its last column, the tag of {shown(cells[0])[:60]}, is empty; write O for no tag"
+            return f"its last column, the tag of {shown(cells[0])[:60]}, is empty; expected a tag, or O for none"
         return None
 
 
@@ -86,7 +86,7 @@ def _layout(name: str, numbered: Iterator[tuple[int, str]]) -> tuple[list[tuple[
             break
         first = first or (number, line)  # a comment, or the token "#": the next line tells
     if first is None:
-        raise DataError(name, "holds no token", "a line a token, its tag in the last column", "Check the file.")
+        raise DataError(name, "holds no token", "one token on each line, its tag in the last column", "Check the file.")
     number, line = first
     tabs = "\t" in line
     return held, _Layout(number, tabs, len(_cells(line, tabs)))

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from berthead.errors import DataError
+from berthead.errors import DataError, counted
 from berthead.formats.format import Content, Format, Header, Source, Writing
 from berthead.formats.lines import check_unique, copy_files, count_line_ends
 from berthead.formats.values import ESCAPE, text_of
@@ -60,7 +60,7 @@ def _rows(name: str, columns: list[str], records: Iterator[tuple[int, list[str],
         if opened:
             error = f"the quote opened at line {opened} is never closed"
         elif len(cells) != width:
-            error = f"has {len(cells)} field{'s' * (len(cells) > 1)}, the header has {width}"
+            error = f"has {counted(len(cells), 'field')}; expected {width}, as in the header"
         values: dict[str, Any] = dict(zip(columns, cells, strict=False))
         if len(cells) > width:
             values[""] = cells[width:]  # a bad row is put aside whole

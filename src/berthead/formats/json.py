@@ -132,7 +132,7 @@ def _plain_rows(name: str, document: list[Any]) -> Iterator[Row]:
         if isinstance(value, dict):
             yield Row(with_spans(value, marked), where)
         else:
-            yield Row({}, where, f"is {kind_of(value)}; an object is needed")
+            yield Row({}, where, f"is {kind_of(value)}; expected an object")
 
 
 class JsonRows:

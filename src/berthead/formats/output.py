@@ -114,7 +114,7 @@ def _writing(format: str) -> Writing:
     """How a format is written, which is one that was found for an output."""
     writing = find_format(format).writing
     if writing is None:
-        raise ValueError(f"{format} is only read")
+        raise ValueError(f"{format} can only be read; expected a format that can be written")
     return writing
 
 

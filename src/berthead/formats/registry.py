@@ -36,7 +36,7 @@ def find_format(name: str) -> Format:
         ('.tsv',)
     """
     if name not in _BY_NAME:
-        raise UsageError("format", f'is "{name}"', f"known: {listed(_BY_NAME)}", did_you_mean(name, _BY_NAME))
+        raise UsageError("format", f'is "{name}"', f"one of {listed(_BY_NAME)}", did_you_mean(name, _BY_NAME))
     return _BY_NAME[name]
 
 
@@ -67,7 +67,7 @@ def format_of(path: str, reading: bool = False) -> tuple[str, str]:
         texts = listed((one for one in known if known[one].text), len(known))
         others = listed((one for one in known if not known[one].text), len(known))
         allowed = f"{texts} (each also with {' or '.join(CODECS)}) and {others}"
-        raise UsageError(path, saw, f"known: {allowed}", "Convert or rename the file, or use `-`.")
+        raise UsageError(path, saw, f"one of {allowed}", "Convert or rename the file, or use `-`.")
     return known[extension].name, codec
 
 

@@ -80,15 +80,15 @@ def _paragraph(name: str, place: str, paragraph: Any, title: dict[str, str]) -> 
 def _question(question: dict[str, Any], context: str) -> dict[str, Any]:
     name = {"id": question["id"]} if "id" in question else {}
     if name and type(name["id"]) not in (str, int):
-        raise ValueError(f'has {kind_of(name["id"])} as "id"; a text or a number is needed')
+        raise ValueError(f'has {kind_of(name["id"])} as "id"; expected a text or a number')
     values = name | {"question": wanted(question, "question", str), "context": context}
     impossible = question.get("is_impossible")
     if not isinstance(impossible, bool | None):
-        raise ValueError(f'has {kind_of(impossible)} as "is_impossible"; true or false is needed')
+        raise ValueError(f'has {kind_of(impossible)} as "is_impossible"; expected true or false')
     if "answers" in question or impossible:
         values["answers"] = _answers(question) if "answers" in question else []
     if impossible and values["answers"]:
-        raise ValueError('has "answers" although "is_impossible" is true; one of them is wrong')
+        raise ValueError('has "answers" although "is_impossible" is true; expected [], or "is_impossible": false')
     return values if impossible is None else values | {"is_impossible": impossible}
 
 
@@ -97,7 +97,7 @@ def _answers(question: dict[str, Any]) -> list[dict[str, Any]]:
     for number, answer in enumerate(wanted(question, "answers", list)):
         place = f"answers[{number}]"
         if not isinstance(answer, dict):
-            raise ValueError(f"{place} is {kind_of(answer)}; an object is needed")
+            raise ValueError(f"{place} is {kind_of(answer)}; expected an object")
         text, start = wanted(answer, "text", str, place), wanted(answer, "answer_start", int, place)
         answers.append({"text": text, "answer_start": start})
     return answers
@@ -106,14 +106,14 @@ def _answers(question: dict[str, Any]) -> list[dict[str, Any]]:
 def _object(value: Any) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
-    raise ValueError(f"is {kind_of(value)}; an object is needed")
+    raise ValueError(f"is {kind_of(value)}; expected an object")
 
 
 def _rows(name: str, document: Any) -> Iterator[Row]:
     rows = squad_rows(name, document)
     first = next(rows, None)
     if first is None:
-        saw, allowed = "is SQuAD without a question", "questions under qas"
+        saw, allowed = "is a SQuAD document without a question", "questions under qas"
         raise DataError(name, saw, allowed, "Check that this is the right file.")
     return itertools.chain([first], rows)
 
@@ -125,7 +125,7 @@ def _lacks(document: Any) -> str:
 
 SQUAD = Document(
     name="squad",
-    described='SQuAD, as {"data": [{"paragraphs": [...]}]}',
+    described='a SQuAD document, such as {"data": [{"paragraphs": [...]}]}',
     is_one=is_squad,
     rows=_rows,
     needed=("question", "context"),

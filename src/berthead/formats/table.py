@@ -123,7 +123,9 @@ class Table:
 
     def _check_alike(self, other: RowReader) -> None:
         if other.format != self.format:
-            raise DataError(other.name, f"is {other.format}", f"{self.format}, as {self.name}", "Predict it by itself.")
+            raise DataError(
+                other.name, f"is {other.format}", f"{self.format}, as {self.name} is", "Predict it by itself."
+            )
         fix = "Predict files with other columns by themselves."
         if set(other.columns) != set(self.columns):
             missing = [name for name in self.columns if name not in other.columns]

@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Any, BinaryIO
 from xml.sax.saxutils import escape
 
-from berthead.errors import DataError, OutputError, UsageError, did_you_mean, listed
+from berthead.errors import DataError, OutputError, UsageError, counted, did_you_mean, listed
 from berthead.formats.format import Content, Format, Header, Source, UnfitRow, Writing
 from berthead.formats.lines import check_unique, empty
 from berthead.formats.values import ESCAPE, text_of
@@ -61,13 +61,13 @@ def _workbook(source: Source) -> Any:
 
 def _sheet(source: Source, sheets: dict[str, Any]) -> Any:
     if not sheets:
-        raise DataError(source.name, "is a workbook without a sheet of cells", "a sheet", "Name another file.")
+        raise DataError(source.name, "is a workbook without a sheet of cells", "at least one", "Name another file.")
     if not source.sheet:
         return next(iter(sheets.values()))
     if source.sheet not in sheets:
         names = listed(f'"{name}"' for name in sheets)
-        fix = did_you_mean(source.sheet, sheets) or "Name one of them behind the #."
-        raise DataError(source.name, f'has no sheet "{source.sheet}"', f"the sheets are {names}", fix)
+        fix = did_you_mean(source.sheet, sheets) or "Name one of them after the #."
+        raise DataError(source.name, f'has no sheet "{source.sheet}"', f"one of its sheets: {names}", fix)
     return sheets[source.sheet]
 
 
@@ -106,7 +106,7 @@ class _Reader:
         """The columns, named by their number where the header leaves one blank."""
         number, cells = next(self._numbered, (0, []))
         if not number:
-            raise DataError(self._place, "is an empty sheet", "a header and rows", "Name a sheet behind a #.")
+            raise DataError(self._place, "is an empty sheet", "a header and rows", "Name another sheet: FILE#SHEET.")
         texts = [text_of("" if (value := _value(cell)) is None else value) for cell in cells]
         columns = [text if text.strip() else f"column_{number}" for number, text in enumerate(texts, 1)]
         check_unique(f"{self._place}:row {number}", columns)
@@ -124,7 +124,7 @@ class _Reader:
             read = [None if cell.data_type == "e" else _value(cell) for cell in cells]
             values: dict[str, Any] = dict(zip(columns, chain(read, [None] * width), strict=False))
             if len(read) > width:
-                error = f"has {len(read)} cells, the header has {width}"
+                error = f"has {counted(len(read), 'cell')}; expected at most {width}, as in the header"
                 values[""] = read[width:]  # a bad row is put aside whole
             yield Row(values, where, error)
 
@@ -201,7 +201,7 @@ class XlsxRows:
     def __init__(self, stream: BinaryIO, header: Header) -> None:
         if len(header.columns) > MOST_COLUMNS:
             saw = f"has no room for {len(header.columns):,} columns"
-            raise OutputError("an .xlsx file", saw, f"at most {MOST_COLUMNS:,}", _ELSEWHERE)
+            raise OutputError("an .xlsx file", saw, f"at most {MOST_COLUMNS:,} columns", _ELSEWHERE)
         self._columns = header.columns
         self._letters = [_letters(number) for number in range(len(header.columns))]
         self._rows = self._bytes = 0
@@ -222,7 +222,7 @@ class XlsxRows:
         check_row(values)
         if self._rows == MOST_ROWS:
             saw = "has no room for more rows"
-            raise OutputError("an .xlsx file", saw, f"at most {MOST_ROWS - 1:,} and a header", _ELSEWHERE)
+            raise OutputError("an .xlsx file", saw, f"at most {MOST_ROWS - 1:,} rows and a header", _ELSEWHERE)
         self._rows += 1
         cells = (
             _cell(f"{letters}{self._rows}", values[name])

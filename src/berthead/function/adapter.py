@@ -182,7 +182,7 @@ def read_adapter(
     """
     path, base = folder / ADAPTER_WEIGHTS, record["adapter"]["base"]
     if not path.is_file():
-        raise ModelError(str(folder), f"holds no {ADAPTER_WEIGHTS}", "the change of the encoder's weights")
+        raise ModelError(str(folder), f"holds no {ADAPTER_WEIGHTS}", "the LoRA weights", "Copy the folder again.")
     stored = file_tensors(path)
     theta = {name: (peft.of_theta(name), shape) for name, shape in lora_shapes(config, what).items()}
     omega = {name: (peft.of_omega(name), shape) for name, shape in omega_shapes.items()}
@@ -193,7 +193,7 @@ def read_adapter(
     checkpoint = find_base(folder, base, record["parameters"]["pretrained"]["theta_sha256"], given)
     if checkpoint.config != config:
         saw = f"describes another encoder than {checkpoint.folder / 'config.json'}"
-        raise ModelError(str(folder / "config.json"), saw, "the same sizes and functions", "Copy the folder again.")
+        raise ModelError(str(folder / "config.json"), saw, "the same architecture", "Copy the folder again.")
     adapter = Adapter(base, checkpoint.folder, changes)
     _check_config(read_json(folder / ADAPTER_CONFIG), peft.config(adapter, what), folder / ADAPTER_CONFIG)
     return adapter, _changed(checkpoint.encoder(), what, changes), head
@@ -203,10 +203,10 @@ def _check_config(said: Mapping[str, Any], wanted: Mapping[str, Any], path: Path
     """PEFT and berthead read the same function: adapter_config.json says nothing else than berthead.json."""
     for key in sorted(said.keys() | wanted.keys()):
         if key not in wanted:
-            raise ModelError(str(path), f'holds "{key[:80]}"', "what berthead writes")
+            raise ModelError(str(path), f'holds "{key[:80]}"', "only the keys that berthead writes")
         if key not in said or said[key] != wanted[key]:
             saw = f"{key} is {json.dumps(said.get(key))[:80]}"
-            raise ModelError(str(path), saw, f"berthead.json calls for {json.dumps(wanted[key])[:200]}")
+            raise ModelError(str(path), saw, f"{json.dumps(wanted[key])[:200]}, as berthead.json says")
 
 
 def find_base(folder: Path, base: str, theta_sha256: str, given: str | None) -> Checkpoint:
@@ -242,8 +242,8 @@ def find_base(folder: Path, base: str, theta_sha256: str, given: str | None) -> 
             return checkpoint
         seen = seen or f'its encoder "{name}" has sha256 {found}'
     allowed = f"the encoder that the adapter was fitted on, of sha256 {theta_sha256}"
-    fix = "Give it with --base FOLDER; a folder that berthead merge makes needs none."
-    raise ModelError(str(folder), seen or f'its encoder "{base}" is not here', allowed, fix)
+    fix = "Give it with --base FOLDER, or make a folder that needs none with berthead merge."
+    raise ModelError(str(folder), seen or f'its encoder "{base}" was not found', allowed, fix)
 
 
 def _changed(encoder: Encoder, what: Adapt, changes: Mapping[str, Tensor]) -> Encoder:

@@ -24,9 +24,10 @@ from berthead.model.heads import over_arrays
 from berthead.model.model import Model, sha256_of
 from berthead.model.tensors import TensorPack
 from berthead.model.units import unit_logits
-from berthead.records import Example, FloatArray
+from berthead.records import Example, FloatArray, Pack
 from berthead.tasks import TASKS, Task
 from berthead.text.layout import Layout
+from berthead.text.tables import check_pack
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading
 
@@ -189,11 +190,16 @@ def plain_logits(artifact: Artifact, examples: Sequence[Example]) -> FloatArray:
     """
     model = artifact.model.eval()
     layout = Layout(artifact.task.inputs(artifact.tokenizer, examples, artifact.reading))
+
+    def compute(one: Pack) -> FloatArray:
+        check_pack(one, model.encoder.config)
+        logits: FloatArray = model(TensorPack.from_pack(one)).numpy()
+        return logits
+
     with torch.inference_mode():
-        return unit_logits(
-            layout, lambda one: model(TensorPack.from_pack(one)).numpy(), over_arrays(model.head),
-            artifact.task.outputs, token_budget=PLAIN_TOKENS,
-        )[0]  # fmt: skip
+        return unit_logits(layout, compute, over_arrays(model.head), artifact.task.outputs, token_budget=PLAIN_TOKENS)[
+            0
+        ]
 
 
 def with_golden(artifact: Artifact, examples: Sequence[Example]) -> Artifact:

@@ -16,7 +16,7 @@ from berthead.storage.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX,
 
 
 def refuse_strange_files(folder: Path) -> None:
-    """Whether a folder holds a model and nothing that could run or lead elsewhere.
+    """Refuse a folder without a model, and one with files that could run or links that lead out of it.
 
     Args:
         folder: the model folder.
@@ -33,11 +33,11 @@ def refuse_strange_files(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if is_strange(name):
-            raise ModelError(str(folder), f"holds {name}", "safetensors and JSON only: pickles and code are refused")
+            raise ModelError(str(folder), f"holds {name}", "only safetensors and JSON: pickles and code are refused")
         if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder.resolve()):
-            raise ModelError(str(folder), f"{name} is a link to outside the folder", "files of its own")
+            raise ModelError(str(folder), f"{name} is a link to outside the folder", "files within the folder")
         if path.is_symlink() and not path.exists():
-            raise ModelError(str(folder), f"{name} is a link to nowhere", "files of its own")
+            raise ModelError(str(folder), f"{name} is a broken link", "files within the folder")
 
 
 def is_strange(name: str) -> bool:
@@ -53,7 +53,7 @@ _KINDS = {
 
 
 def refuse_other_weights(folder: Path, file: str) -> None:
-    """Whether a folder is one model: what is two at once is another one for each who reads it.
+    """Refuse a folder that could be read as two different models.
 
     Args:
         folder: the model folder.
@@ -66,7 +66,8 @@ def refuse_other_weights(folder: Path, file: str) -> None:
     kind = _KINDS[file][0]
     for name in (one for other, (_, names) in _KINDS.items() if other != file for one in names):
         if (folder / name).exists():
-            raise ModelError(str(folder), f"holds {name}, and {RECORD} says that it is {kind}", "one of the two")
+            saw = f"holds {name}, but {RECORD} says that it is {kind}"
+            raise ModelError(str(folder), saw, "one of the two", "Copy the folder again.")
 
 
 def check_record(record: Mapping[str, Any], positions: int) -> None:
@@ -76,25 +77,25 @@ def check_record(record: Mapping[str, Any], positions: int) -> None:
     texts = [columns["text"], columns["label"], pretrained["name"], parameters["adapt"], head["kind"]]
     texts += columns.get("choices", [])
     if not all(isinstance(text, str) for text in texts) or not isinstance(columns["pair"], str | None):
-        raise ValueError("a name is not a text")
+        raise ValueError("a name is not a text; expected a text")
     if not isinstance(columns.get("intent"), str | None) or not isinstance(columns.get("choices", []), list):
-        raise ValueError("a name is not a text")
+        raise ValueError("a name is not a text; expected a text")
     if not columns.keys() <= {"text", "pair", "label", "choices", "intent"}:
-        raise ValueError(f"columns are {sorted(columns)}")
+        raise ValueError(f"columns are {sorted(columns)}; expected text, pair, label, choices, intent")
     for sha256 in (parameters["theta_sha256"], parameters["omega_sha256"], pretrained["theta_sha256"]):
         if not re.fullmatch("[0-9a-f]{64}", sha256):
-            raise ValueError(f"{sha256!r} is not a sha256")
+            raise ValueError(f"{sha256!r} is not a sha256; expected 64 hexadecimal digits")
     if record["on_long"] not in ("window", "truncate", "error"):
-        raise ValueError(f"on_long is {record['on_long']!r}")
+        raise ValueError(f"on_long is {record['on_long']!r}; expected window, truncate or error")
     stride = record.get("stride")
     if stride is not None and (type(stride) is not int or not 0 <= stride < record["max_tokens"]):
-        raise ValueError(f"stride is {stride!r}")
+        raise ValueError(f"stride is {stride!r}; expected 0 to below max_tokens")
     if type(record["max_tokens"]) is not int or not 2 < record["max_tokens"] <= positions:
-        raise ValueError(f"max_tokens is {record['max_tokens']!r}; config.json allows 3 to {positions}")
+        raise ValueError(f"max_tokens is {record['max_tokens']!r}; expected 3 to {positions}, as config.json allows")
     if not isinstance(record["golden"], list):
-        raise ValueError("golden is not a list")
+        raise ValueError("golden is not a list; expected a list of examples")
     if not isinstance(run["versions"], dict) or not {"rows", "seed", "data_sha256"} <= run.keys():
-        raise ValueError("run does not say what was fitted")
+        raise ValueError("run does not say what was fitted; expected versions, rows, seed and data_sha256")
     if "gate" in run:
         Receipt.from_json(run["gate"])
 
@@ -118,15 +119,15 @@ def golden_example(example: Any, outputs: int, form: str = "text", *, many: bool
     lists = {key: example[key] for key in ("words", "choices") if key in example}
     parts = [text, *(part for values in lists.values() for part in values)]
     if not all(isinstance(values, list) for values in lists.values()):
-        raise ValueError("a golden example's words are not a list")
+        raise ValueError("a golden example's words are not a list; expected a list of texts")
     if not all(isinstance(part, str) for part in parts) or not isinstance(pair, str | None):
-        raise ValueError("a golden example is not a text")
+        raise ValueError("a golden example is not a text; expected a text")
     if (len(lists.get("choices", ())) > 1) != bool(FORMS[form].choices) or (pair is None and FORMS[form].needs_pair):
-        raise ValueError(f"a golden example does not have the form {form!r}")
+        raise ValueError(f"a golden example has another form; expected {form!r}")
     rows = logits if many else [logits]
     for row in rows:
         if len(row) != outputs or not all(type(one) in (int, float) for one in row):
-            raise ValueError(f"a golden example does not hold {outputs} logits")
+            raise ValueError(f"a golden example does not hold logits; expected {outputs} numbers")
     numbers = [[float(one) for one in row] for row in rows]
     return {"text": text, "pair": pair, "logits": numbers if many else numbers[0]} | lists
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from berthead.errors import ModelError, UsageError
+from berthead.errors import ModelError, UsageError, counted
 from berthead.function.adapter import THETA, PeftNames, find_base, lora_shapes, read_adapter
 from berthead.function.artifact import FORMAT_VERSION, Artifact, plain_logits
 from berthead.function.checks import check_record, golden_example, refuse_other_weights
-from berthead.function.golden import has_units, replay
+from berthead.function.golden import has_units, reads_pairs, replay
 from berthead.function.head_record import StoredHead, make_head, omega_names, transformers_class, wrapped_before_4
 from berthead.function.record import read_record
 from berthead.model import families
@@ -36,6 +36,7 @@ from berthead.storage.files import write_json
 from berthead.storage.folders import made_whole
 from berthead.storage.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PART, RECORD, WEIGHTS, read_json
 from berthead.tasks import find_task
+from berthead.text.tables import check_tokenizer
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading
 
@@ -91,7 +92,7 @@ def load(folder: Path, base: str | None = None) -> Artifact:
     record = read_record(folder)
     if record["kind"] in ("onnx", "joined"):
         saw = f"its kind is {record['kind']}"
-        raise ModelError(str(folder), saw, "expected the folder of one function with its parameters")
+        raise ModelError(str(folder), saw, "the folder of one function with its parameters")
     return read(folder, record, base)
 
 
@@ -114,7 +115,9 @@ def read(folder: Path, record: Mapping[str, Any], base: str | None = None) -> Ar
     version = record.get("format_version")
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         fix = "Install a newer berthead." if isinstance(version, int) and version > FORMAT_VERSION else ""
-        raise ModelError(where, f"has format_version {version!r}", f"this berthead reads 1 to {FORMAT_VERSION}", fix)
+        raise ModelError(
+            where, f"has format_version {version!r}", f"1 to {FORMAT_VERSION}, which this berthead reads", fix
+        )
     raw_config = read_json(folder / "config.json")
     config = families.read_config(raw_config, str(folder / "config.json"))
     try:
@@ -122,15 +125,17 @@ def read(folder: Path, record: Mapping[str, Any], base: str | None = None) -> Ar
         task = find_task(record["task"]["name"], record["task"].get("package")).from_json(record["task"])
         head_says = record["head"]
         if head_says["outputs"] != task.outputs:
-            raise ValueError(f"the head has {head_says['outputs']} outputs, the task {task.outputs}")
+            raise ValueError(
+                f"the head has {counted(head_says['outputs'], 'output')}; expected {task.outputs}, as the task"
+            )
         # The caller's random state is left as it was. A head of another package may hold more than its weights.
         with torch.random.fork_rng(devices=[]) if head_says["kind"] == "own" else shapes_only():
             head = make_head(head_says, config.width)
         tags = task.needed_head().get("tags")
         if head_says["kind"] != "own" and tags is not None and head_says["tags"] != tags:
-            raise ValueError(f"the head has {head_says['tags']} outputs for tags, the task {tags}")
+            raise ValueError(f"the head has {head_says['tags']} outputs for tags; expected {tags}, as the task")
         if head.level != task.level:
-            raise ValueError(f"the head answers each {head.level}, the task each {task.level}")
+            raise ValueError(f"the head answers each {head.level}; expected each {task.level}, as the task")
         parameters = record["parameters"]
         changed = _change(record, config)
         # What a change is merged into differs in its last digits between processors: the change itself is compared.
@@ -148,7 +153,7 @@ def read(folder: Path, record: Mapping[str, Any], base: str | None = None) -> Ar
             "dropout": float(head_says["dropout"]),
         }
     except ModelError as error:  # a task or a head that is not installed
-        raise ModelError(f"{where}: {error.where}", error.saw, error.allowed, error.fix) from error
+        raise ModelError(f"{where}: {error.where}", error.saw, error.expected, error.fix) from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(where, f"is not a whole record ({type(error).__name__}: {error})") from error
     about = head, task.problem_type, config.family
@@ -178,8 +183,8 @@ def read(folder: Path, record: Mapping[str, Any], base: str | None = None) -> Ar
     theta = adapter.tensors if adapter else artifact.theta()
     if (sha256_of(theta), sha256_of(artifact.omega())) != hashes:
         raise ModelError(str(folder / file), f"does not match the sha256 in {RECORD}", "", "Copy the folder again.")
-    if artifact.tokenizer.vocabulary > config.vocabulary:
-        raise ModelError(str(folder), "its tokenizer and config.json do not fit together")
+    pairs = reads_pairs(artifact.task, artifact.columns)
+    check_tokenizer(artifact.tokenizer, config, str(folder), pairs=pairs)
     return artifact
 
 
@@ -189,7 +194,7 @@ def _change(record: Mapping[str, Any], config: EncoderConfig) -> Adapt | None:
         return None
     what, said = Adapt.parse(record["parameters"]["adapt"]), record["adapter"]
     if what.kind != "lora" or not isinstance(said["base"], str) or not isinstance(said["sha256"], str):
-        raise ValueError("adapter does not say what is changed of which encoder")
+        raise ValueError("adapter does not say what is changed; expected lora, base and sha256")
     lora_shapes(config, what)
     return what
 
@@ -219,7 +224,7 @@ def _read_part(
     """The encoder, the head's tensors, and where theta-hat lies, of a folder that holds only what differs from it."""
     prefix, folder = families.FAMILIES[config.family].prefix, path.parent
     if not path.is_file():
-        raise ModelError(str(folder), f"holds no {path.name}", "the head, and what differs from its encoder")
+        raise ModelError(str(folder), f"holds no {path.name}", "the head, and the weights that differ from its encoder")
     if record["base"] != THETA:
         raise ModelError(str(folder / RECORD), f"base is {record['base']!r}", f'"{THETA}", beside the folder')
     stored = file_tensors(path)
@@ -228,7 +233,7 @@ def _read_part(
     checkpoint = find_base(folder, str(record["base"]), record["parameters"]["pretrained"]["theta_sha256"], given)
     if checkpoint.config != config:
         saw = f"describes another encoder than {checkpoint.folder / 'config.json'}"
-        raise ModelError(str(folder / "config.json"), saw, "the same sizes and functions", "Copy the folder again.")
+        raise ModelError(str(folder / "config.json"), saw, "the same architecture", "Copy the folder again.")
     theta = families.to_checkpoint(checkpoint.weights, config)
     theta |= {name.removeprefix(f"{prefix}."): stored[name].read().float() for name in own}
     omega = {name: stored[head.names[name]].read().float() for name in omega_shapes}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,11 @@ GOLDEN_UNITS = 64
 def has_units(task: Task) -> bool:
     """Whether an example may get several rows of logits."""
     return not FORMS[task.form].is_plain or task.level != "row"
+
+
+def reads_pairs(task: Task, columns: Mapping[str, Any]) -> bool:
+    """Whether rows of two texts are made of its examples: pairs, questions with contexts, or with choices."""
+    return bool(columns["pair"]) or FORMS[task.form].second is not None
 
 
 def by_example(function: Function, examples: Sequence[Example], logits: FloatArray) -> list[FloatArray]:
@@ -61,7 +66,7 @@ def replay(function: Function, logits_of: Callable[[list[Example]], FloatArray])
             apart = float(gaps.max()) if gaps.size else 0.0
         if not apart <= GOLDEN_TOLERANCE:
             saw = f"logits differ by {apart:.2g} on {json.dumps(example.text[:60], ensure_ascii=False)}"
-            fix = "The weights, the tokenizer or the arithmetic changed: take a whole copy of the folder."
+            fix = "The weights, the tokenizer or the arithmetic changed: copy the whole folder again."
             raise GateError(f"golden example {number}", saw, f"at most {GOLDEN_TOLERANCE:g} (relative)", fix)
         largest = max(largest, apart)
     return largest
@@ -85,7 +90,7 @@ def replay_answers(function: Function, predict: Callable[[list[Example]], Iterab
         for key in found:
             if key not in wanted or not _alike(found[key], wanted[key]):
                 saw, said = (repr(side.get(key))[:100] for side in (found, wanted))
-                raise GateError(f"golden example {number}", f"its {key} is {saw}", f"{RECORD} says {said}")
+                raise GateError(f"golden example {number}", f"its {key} is {saw}", f"{said}, as in {RECORD}")
 
 
 def as_written(prediction: Prediction) -> dict[str, Any]:

@@ -44,9 +44,9 @@ def make_head(record: Mapping[str, Any], width: int) -> nn.Module:
     """
     kind, outputs, dropout = record["kind"], record["outputs"], float(record["dropout"])
     if not 0 <= dropout <= 1 or type(record["dropout"]) not in (int, float):
-        raise ValueError(f"dropout is {record['dropout']!r}; allowed: 0 to 1")
+        raise ValueError(f"dropout is {record['dropout']!r}; expected a number from 0 to 1")
     if type(outputs) is not int or outputs < 1:
-        raise ValueError(f"outputs is {outputs!r}")
+        raise ValueError(f"outputs is {outputs!r}; expected a whole number from 1")
     if kind == "row":
         return _row(record, width, outputs, dropout)
     if kind == "token":
@@ -54,11 +54,11 @@ def make_head(record: Mapping[str, Any], width: int) -> nn.Module:
     if kind == "joint":
         tags = record["tags"]
         if type(tags) is not int or not 0 < tags < outputs:
-            raise ValueError(f"tags is {tags!r}")
+            raise ValueError(f"tags is {tags!r}; expected a whole number from 1 to {outputs - 1}")
         return JointHead(TokenHead(width, tags, dropout, _crf(record)), _row(record, width, outputs - tags, dropout))
     if kind == "own":
         return _own(record["name"], record.get("package"), width, outputs, dropout)
-    raise ValueError(f"kind is {kind!r}; allowed: row, token, joint, own")
+    raise ValueError(f"kind is {kind!r}; expected row, token, joint or own")
 
 
 def head_record(head: Any, name: str | None, outputs: int, dropout: float) -> dict[str, Any]:
@@ -245,12 +245,12 @@ def _head_layers(kind: Family) -> dict[str, tuple[str, ...]]:
 def _row(record: Mapping[str, Any], width: int, outputs: int, dropout: float) -> RowHead:
     pooling, windows = record["pooling"], record.get("windows", "mean")
     if pooling not in POOLINGS:
-        raise ValueError(f"pooling is {pooling!r}; allowed: {listed(POOLINGS)}")
+        raise ValueError(f"pooling is {pooling!r}; expected one of {listed(POOLINGS)}")
     if windows not in WINDOW_POOLINGS:
-        raise ValueError(f"windows is {windows!r}; allowed: {listed(WINDOW_POOLINGS)}")
+        raise ValueError(f"windows is {windows!r}; expected one of {listed(WINDOW_POOLINGS)}")
     pooled = record.get("pooled", "tanh")
     if pooled not in POOLED:
-        raise ValueError(f"pooled is {pooled!r}; allowed: {listed(POOLED)}")
+        raise ValueError(f"pooled is {pooled!r}; expected one of {listed(POOLED)}")
     return RowHead(width, outputs, pooling, dropout, windows, pooled)
 
 
@@ -261,13 +261,13 @@ def _pooled(head: RowHead) -> dict[str, str]:
 
 def _crf(record: Mapping[str, Any]) -> bool:
     if type(record["crf"]) is not bool:
-        raise ValueError(f"crf is {record['crf']!r}; allowed: true, false")
+        raise ValueError(f"crf is {record['crf']!r}; expected true or false")
     return bool(record["crf"])
 
 
 def _own(name: Any, package: Any, width: int, outputs: int, dropout: float) -> nn.Module:
     if not isinstance(name, str):
-        raise ValueError(f"an own head's name is {name!r}")
+        raise ValueError(f"an own head's name is {name!r}; expected a text")
     made = plugins.load(plugins.HEADS, name, package)
     if (
         not inspect.isclass(made)
@@ -281,7 +281,7 @@ def _own(name: Any, package: Any, width: int, outputs: int, dropout: float) -> n
         head: nn.Module = made(width=width, outputs=outputs, dropout=dropout)
     except Exception as error:  # whatever the package's own code raises
         saw = f"cannot be made ({type(error).__name__}: {error})"
-        raise ModelError(f"head {name!r}", saw, "Head(width, outputs, dropout)") from error
+        raise ModelError(f"head {name!r}", saw, "a class that Head(width, outputs, dropout) makes") from error
     return head
 
 

@@ -62,16 +62,16 @@ class JoinedFunctions:
 def _check(functions: Mapping[str, Artifact]) -> None:
     """Whether functions can be applied as one."""
     if not functions:
-        raise UsageError("join", "is given no function", "at least one")
+        raise UsageError("join", "got no function", "at least one")
     for name in functions:
         if not is_name(name):
-            raise UsageError("join", f'has a function called "{name}"', "letters, digits, `_`, `-` and `.`")
+            raise UsageError("join", f'has a function called "{name}"', "a name of letters, digits, `_`, `-` and `.`")
     (first, one), *others = functions.items()
     for name, other in others:
         different = [what for what, a, b in _sides(one, other) if a != b]
         if different:
             allowed = "functions that were fitted on one encoder, and read the same form of input"
-            raise ModelError(name, f"and {first} differ in {listed(different)}", allowed)
+            raise ModelError(name, f"differs from {first} in {listed(different)}", allowed)
 
 
 def _sides(one: Artifact, other: Artifact) -> list[tuple[str, Any, Any]]:

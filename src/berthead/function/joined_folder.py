@@ -60,10 +60,12 @@ def names_in(folder: Path, record: Mapping[str, Any]) -> list[str]:
         raise ModelError(str(folder), "is not a joined folder", "one that berthead join made")
     version = record.get("format_version")
     if type(version) is not int or not 3 <= version <= FORMAT_VERSION:
-        raise ModelError(str(path), f"has format_version {version!r}", f"this berthead reads 3 to {FORMAT_VERSION}")
+        raise ModelError(
+            str(path), f"has format_version {version!r}", f"3 to {FORMAT_VERSION}, which this berthead reads"
+        )
     names, pretrained = record["functions"], record.get("pretrained")
     if not isinstance(names, list) or not names or not isinstance(pretrained, dict):
-        raise ModelError(str(path), "does not say which functions it holds")
+        raise ModelError(str(path), "does not say which functions it holds", "a list of their names")
     for name in names:
         if not isinstance(name, str) or not is_name(name) or not (folder / name).is_dir():
             raise ModelError(str(path), f"names the function {name!r}", "a folder in it")
@@ -176,5 +178,5 @@ def find_theta_hat(artifacts: Sequence[Artifact]) -> ThetaHat:
         tensors = one.theta()
         if sha256_of(tensors) == sha256:
             return ThetaHat(tensors, one, None)
-    saw = f'their encoder "{names[0]}" is not here, and each has changed it'
+    saw = f'their encoder "{names[0]}" was not found, and each of them has changed it'
     raise ModelError("join", saw, f"the encoder of sha256 {sha256}", "Join them where they were fitted.")

@@ -13,20 +13,23 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from berthead.errors import ModelError
+from berthead.errors import ModelError, counted
 from berthead.function.checks import check_record, golden_example
-from berthead.function.golden import has_units
+from berthead.function.golden import has_units, reads_pairs
 from berthead.function.protocol import identity_of
 from berthead.model.units import Combine, pooled
 from berthead.records import FloatArray
 from berthead.storage.hashes import file_sha256
 from berthead.storage.model_files import RECORD
 from berthead.tasks import Task, find_task
+from berthead.text.tables import TableSizes, check_tokenizer
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading
 
 GRAPH, TOKENIZER = "model.onnx", "tokenizer.json"
 EXPORT_VERSION = 1
+# No table is as large.
+_UNKNOWN = 2**40
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ def opened(folder: Path, record: Mapping[str, Any]) -> Iterator[GraphFunction]:
 
     Example:
         >>> with opened(folder, read_record(folder)) as function:  # doctest: +SKIP
-        ...     engine = OnnxEngine(folder / GRAPH)
+        ...     engine = OnnxEngine(folder / GRAPH, tables_of(record["export"]))
     """
     hashes = _Hashes(folder, _hashes(record, folder))
     yield _read(folder, record)
@@ -117,30 +120,35 @@ def _hashes(record: Mapping[str, Any], folder: Path) -> dict[str, str]:
     """The files that a folder has to hold, each with its hash."""
     said, where = record.get("export"), str(folder / RECORD)
     if not isinstance(said, dict) or said.get("kind") != "onnx":
-        raise ModelError(where, "is not of an exported function", "a folder that berthead export --onnx wrote")
+        raise ModelError(
+            where, "is not the record of an exported function", "a folder that berthead export --onnx wrote"
+        )
     version = said.get("version")
     if type(version) is not int or not 1 <= version <= EXPORT_VERSION:
         fix = "Install a newer berthead." if isinstance(version, int) and version > EXPORT_VERSION else ""
-        raise ModelError(where, f"has version {version!r}", f"this berthead reads 1 to {EXPORT_VERSION}", fix)
+        raise ModelError(where, f"has version {version!r}", f"1 to {EXPORT_VERSION}, which this berthead reads", fix)
     files, sha256 = {GRAPH, f"{GRAPH}.data", TOKENIZER}, said.get("sha256")
     if not isinstance(sha256, dict) or sha256.keys() != files or not all(isinstance(x, str) for x in sha256.values()):
-        raise ModelError(where, "does not say the sha256 of each file", f"those of {', '.join(sorted(files))}")
+        raise ModelError(where, "does not list the sha256 of each file", f"those of {', '.join(sorted(files))}")
     for name in files:
         if not (folder / name).is_file():
-            raise ModelError(str(folder), f"holds no {name}", "what berthead export wrote", "Copy the folder again.")
+            raise ModelError(
+                str(folder), f"holds no {name}", "the files that berthead export wrote", "Copy the folder again."
+            )
     return dict(sha256)
 
 
 def _read(folder: Path, record: Mapping[str, Any]) -> GraphFunction:
     where = str(folder / RECORD)
     try:
-        check_record(record, record["export"]["positions"])
+        tables = tables_of(record["export"])
+        check_record(record, tables.positions)
         task = find_task(record["task"]["name"], record["task"].get("package")).from_json(record["task"])
         head, outputs, many = record["head"], task.outputs, has_units(task)
         if head["outputs"] != outputs:
-            raise ValueError(f"the head has {head['outputs']} outputs, the task {outputs}")
+            raise ValueError(f"the head has {counted(head['outputs'], 'output')}; expected {outputs}, as the task")
         if head["kind"] == "row" and head["windows"] not in ("mean", "max", "attention"):
-            raise ValueError(f"windows is {head['windows']!r}")
+            raise ValueError(f"windows is {head['windows']!r}; expected mean, max or attention")
         golden = tuple(
             golden_example(one, outputs, task.form, many=many) | {"prediction": dict(one["prediction"])}
             for one in record["golden"]
@@ -148,11 +156,23 @@ def _read(folder: Path, record: Mapping[str, Any]) -> GraphFunction:
         reading = Reading(record["max_tokens"], record["on_long"], record.get("stride"))
         bound = task.bound(_bound_to(record.get("crf"), head))
     except ModelError as error:  # a task that is not installed
-        raise ModelError(f"{where}: {error.where}", error.saw, error.allowed, error.fix) from error
+        raise ModelError(f"{where}: {error.where}", error.saw, error.expected, error.fix) from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(where, f"is not a whole record ({type(error).__name__}: {error})") from error
     about = {key: value for key, value in record.items() if key not in ("golden", "crf")}
-    return GraphFunction(Tokenizer.from_folder(folder), bound, dict(record["columns"]), reading, golden, about)
+    tokenizer, columns = Tokenizer.from_folder(folder), dict(record["columns"])
+    check_tokenizer(tokenizer, tables, str(folder), pairs=reads_pairs(task, columns))
+    return GraphFunction(tokenizer, bound, columns, reading, golden, about)
+
+
+def tables_of(export: Mapping[str, Any]) -> TableSizes:
+    """The sizes of the graph's tables; folders of an older berthead leave two to ONNX Runtime, which checks them."""
+    sizes = TableSizes(export.get("vocabulary", _UNKNOWN), export.get("segments", _UNKNOWN), export["positions"])
+    for name in ("vocabulary", "segments", "positions"):
+        value = getattr(sizes, name)
+        if type(value) is not int or not (0 if name == "segments" else 1) <= value <= _UNKNOWN:
+            raise ValueError(f"{name} is {value!r}; expected a whole number")
+    return sizes
 
 
 def _bound_to(said: Any, head: Mapping[str, Any]) -> Any:
@@ -164,6 +184,6 @@ def _bound_to(said: Any, head: Mapping[str, Any]) -> Any:
     scores: dict[str, FloatArray] = {name: np.array(said[name], dtype=np.float32) for name in shapes}
     for name, shape in shapes.items():
         if scores[name].shape != shape or not np.isfinite(scores[name]).all():
-            raise ValueError(f"crf.{name} does not hold {shape} numbers")
+            raise ValueError(f"crf.{name} is not an array of numbers; expected the shape {shape}")
     field = SimpleNamespace(crf=True, **scores)
     return SimpleNamespace(tokens=field) if head["kind"] == "joint" else field

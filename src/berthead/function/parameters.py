@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from berthead.errors import BertheadError, ModelError, UsageError, listed
+from berthead.errors import BertheadError, ModelError, UsageError, counted, listed
 from berthead.model import families
 from berthead.model.checkpoint import read_checkpoint
 from berthead.model.model import sha256_of
 
-_ALIKE = "the same names on both sides: one architecture"
+_ALIKE = "the same tensors in both: one architecture"
 # As the families call them: ALBERT has groups of layers.
 _BLOCK = re.compile(r"(?:^|[._])layers?(?:_groups)?\.(\d+)\.")
 _POOLER = re.compile(r"(?:^|\.)pooler\.")
@@ -97,13 +97,14 @@ class Parameters(Mapping[str, Tensor]):
         """
         missing, left_over = [name for name in other if name not in self], [name for name in self if name not in other]
         if missing:
-            raise ModelError(where, f"lacks {len(missing)} tensors: {listed(missing, 3)}", _ALIKE)
+            raise ModelError(where, f"lacks {counted(len(missing), 'tensor')}: {listed(missing, 3)}", _ALIKE)
         if left_over:
-            raise ModelError(where, f"holds {len(left_over)} tensors too many: {listed(left_over, 3)}", _ALIKE)
+            saw = f"holds {counted(len(left_over), 'unknown tensor')}: {listed(left_over, 3)}"
+            raise ModelError(where, saw, _ALIKE)
         own = self.shapes
         for name, shape in other.shapes.items():
             if own[name] != shape:
-                saw, allowed = f"{name} has shape {list(own[name])}", f"this architecture has {list(shape)}"
+                saw, allowed = f"{name} has shape {list(own[name])}", f"{list(shape)}, as this architecture has"
                 raise ModelError(where, saw, allowed)
 
     def difference(self, other: Parameters) -> dict[str, float]:
@@ -143,7 +144,7 @@ class Parameters(Mapping[str, Tensor]):
             ModelError: the names or shapes differ.
         """
         if not members:
-            raise UsageError("mean", "is given no parameters", "at least one set")
+            raise UsageError("mean", "got no parameters", "at least one set")
         for number, member in enumerate(members[1:], 2):
             member.check_like(members[0], f"member {number}")
         means = {}

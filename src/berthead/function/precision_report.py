@@ -50,7 +50,7 @@ class Verdict:
         points = written["points"]
         agreement, largest, mean = (_number(written[name]) for name in ("agreement", "largest_drift", "mean_drift"))
         if written["by"] not in ("kernels", "torch", "cuda"):
-            raise ValueError(f"by is {written['by']!r}")
+            raise ValueError(f"by is {written['by']!r}; expected kernels, torch or cuda")
         return cls(agreement, largest, mean, None if points is None else _number(points), written["by"])
 
 
@@ -93,12 +93,12 @@ class Receipt:
         """What `to_json` wrote; ValueError, KeyError, TypeError or AttributeError where it is something else."""
         rows, of, metric, exact = (written[name] for name in ("rows", "of", "metric", "fp32"))
         if type(rows) is not int or not isinstance(of, str) or not isinstance(metric, str | None):
-            raise ValueError("gate does not say what was measured")
+            raise ValueError("gate does not say what was measured; expected rows, of and metric")
         verdicts = {str(name): Verdict.from_json(one) for name, one in written["precisions"].items()}
         return cls(rows, of, metric, None if exact is None else _number(exact), verdicts)
 
 
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is not a number")
+        raise ValueError(f"{value!r} is not a number; expected a finite number")
     return float(value)

@@ -91,7 +91,7 @@ def one_function(function: AnyFunction, verb: str) -> Function:
     names = list(cast("Functions", function).functions)
     saw = f"the model holds {len(names)} functions, {listed(names)}"
     fix = f'Name one: ["{names[0]}"], or the folder {names[0]} in the joined folder.'
-    raise UsageError(verb, saw, "expected one function", fix)
+    raise UsageError(verb, saw, "one function", fix)
 
 
 def with_parameters(function: AnyFunction, verb: str) -> Function:
@@ -106,7 +106,7 @@ def with_parameters(function: AnyFunction, verb: str) -> Function:
     """
     one = one_function(function, verb)
     if one.kind == "onnx":
-        saw, allowed = "the model is an exported function", "expected a model folder made by berthead fit"
+        saw, allowed = "the model is an exported function", "a model folder made by berthead fit"
         fix = "Use the one that was exported; exported functions are for predict, eval, verify and info."
         raise UsageError(verb, saw, allowed, fix)
     return one

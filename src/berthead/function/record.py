@@ -55,8 +55,8 @@ def kind_of(record: Mapping[str, Any], where: str) -> str:
     kind = record.get("kind", holds)
     if kind not in KINDS:
         fix = "Install a newer berthead, or copy the folder again."
-        raise ModelError(where, f"its kind is {shown(kind)[:60]}", f"expected one of {listed(KINDS)}", fix)
+        raise ModelError(where, f"its kind is {shown(kind)[:60]}", f"one of {listed(KINDS)}", fix)
     if kind != holds:
-        saw = f'its kind is "{kind}", and it holds what "{holds}" does'
-        raise ModelError(where, saw, "expected one of the two", "Copy the folder again.")
+        saw = f'its kind is "{kind}", but it holds the keys of "{holds}"'
+        raise ModelError(where, saw, "one of the two", "Copy the folder again.")
     return str(kind)

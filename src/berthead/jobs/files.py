@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from berthead.errors import Interrupted, OutputError, UsageError
+from berthead.errors import Interrupted, OutputError, UsageError, counted
 from berthead.formats.readers import STDIO
 from berthead.formats.registry import split_sheet
 from berthead.formats.table import Table
@@ -62,7 +62,7 @@ def predict_file(
     lasting = target != STDIO and all(map(is_file, paths))
     _refuse(paths, target, options, lasting)
     if options.ray and pool is None:
-        raise UsageError("ray", f'is "{options.ray}", and no pool was given', fix="Give pool=RayPool(options).")
+        raise UsageError("ray", f'is "{options.ray}", but no pool was given', fix="Give pool=RayPool(options).")
     with Table(paths) as table:
         work = Work.plan(predictor, options, table.columns, table.name)
         if lasting:
@@ -82,10 +82,10 @@ def _refuse(paths: Sequence[str], target: str, options: PredictOptions, lasting:
             raise OutputError(target, "is the input", "another file", "The output would replace it.")
     for flag, given in (("--resume", options.resume), ("--shard", options.shard), ("--ray", options.ray)):
         if given and target == STDIO:
-            raise UsageError(flag, "stdout keeps nothing that could be gone on with", "a file: --out FILE")
+            raise UsageError(flag, "stdout keeps no parts", "a file: --out FILE")
         if given and not lasting:
             pipe = next("stdin" if path == STDIO else f"{path}, a pipe," for path in paths if not is_file(path))
-            raise UsageError(flag, f"{pipe} cannot be read a second time", "a file as IN", "Write the rows to a file.")
+            raise UsageError(flag, f"{pipe} cannot be read twice", "a file as IN", "Write the rows to a file.")
 
 
 def _refuse_many(job: Job, paths: Sequence[str]) -> None:
@@ -134,7 +134,7 @@ def _counted(chunks: Iterable[Chunk], progress: Progress) -> Iterator[Chunk]:
 
 def _interrupted(table: Table, writer: RowWriter, summary: Summary) -> Interrupted:
     kept = writer.keep()
-    saw = f"stopped after {summary.rows:,} rows"
+    saw = f"stopped after {counted(summary.rows, 'row')}"
     return Interrupted(table.name, saw, fix=f"They are kept in {kept}." if kept else "")
 
 

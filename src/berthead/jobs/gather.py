@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from berthead.errors import UsageError, listed
+from berthead.errors import UsageError, counted, listed
 from berthead.formats.registry import format_of
 from berthead.formats.writers import check_writable, left_out_notes
 from berthead.jobs.assembly import put_together
@@ -105,14 +105,18 @@ def _gathered(target: str, folders: Mapping[str, PartsFolder], own: PartsFolder 
     for name, folder in others:
         if changed := differences(manifest, folder.manifest or {}):
             saw = f"is of another job than {first[0]}: {'; '.join(changed)}"
-            raise UsageError(name, saw, fix="Gather what one command computed.")
+            raise UsageError(name, saw, fix="Gather the parts of one job.")
     output = output_in(manifest, first[0])
     if format_of(target)[0] != output.format:
-        raise UsageError(target, f"is {format_of(target)[0]}", f"the parts are of a {output.format} file")
+        raise UsageError(target, f"is {format_of(target)[0]}", f"{output.format}, as the parts are")
     parts = _all_parts(folders)
     end = _end(folders)
     if missing := [number for number in range(end["parts"]) if number not in parts]:
-        raise UsageError(target, _said_missing(missing, parts), fix="Let these shards end (again with --resume).")
+        raise UsageError(
+            target,
+            _said_missing(missing, parts),
+            fix="Let these shards finish, again with --resume if they were stopped.",
+        )
     return gather_parts(target, manifest, parts, end, own)
 
 
@@ -122,8 +126,8 @@ def _all_parts(folders: Mapping[str, PartsFolder]) -> dict[int, Part]:
         for number, part in folder.whole.items():
             other, same = parts.setdefault(number, (name, part))
             if same.sha256 != part.sha256:
-                saw = f"its part {number} is not the one in {other}"
-                raise UsageError(name, saw, fix="Remove the folder that was computed otherwise.")
+                saw = f"its part {number} differs from the one in {other}"
+                raise UsageError(name, saw, fix="Remove the folder that was computed in another way.")
     return {number: part for number, (_, part) in parts.items()}
 
 
@@ -131,7 +135,11 @@ def _end(folders: Mapping[str, PartsFolder]) -> dict[str, Any]:
     ends = [folder.end for folder in folders.values() if folder.end is not None]
     if not ends:
         name = next(iter(folders))
-        raise UsageError(name, "no shard has read the input to its end", fix="Let the shards end.")
+        raise UsageError(
+            name,
+            "no shard has read all of the input",
+            fix="Let the shards finish, again with --resume if they were stopped.",
+        )
     return ends[0]
 
 
@@ -140,4 +148,5 @@ def _said_missing(missing: Sequence[int], parts: Mapping[int, Part]) -> str:
     of = max((int(part.shard.partition("/")[2]) for part in parts.values()), default=1)
     shards = sorted({number % of + 1 for number in missing})
     whose = f" of shard{'s' * (len(shards) > 1)} {listed(f'{one}/{of}' for one in shards)}" if of > 1 else ""
-    return f"{len(missing):,} parts{whose} are missing: {listed(missing)}"
+    are = "is" if len(missing) == 1 else "are"
+    return f"{counted(len(missing), 'part')}{whose} {are} missing: {listed(missing)}"

@@ -43,14 +43,16 @@ def matching(given: str | Path | Sequence[str | Path]) -> list[str]:
         found = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))  # noqa: PTH113, PTH207
         if not found:
             saw = f"matches no file (looked from {Path.cwd()})"
-            raise DataError(one, saw, "* for any letters of a name, ** for any folders", "Check the pattern.")
+            raise DataError(
+                one, saw, "a pattern: * for any letters of a name, ** for any folders", "Check the pattern."
+            )
         paths += [path + sheet for path in found]
     if not paths:
-        raise UsageError("predict", "there is no input", "files, or -")
+        raise UsageError("predict", "got no input", "files, or -")
     for one in paths if len(paths) > 1 else ():
         if not is_file(one):
-            saw = f"{'stands' if one == STDIO else 'is a pipe'} among other inputs"
-            raise UsageError(one, saw, "files, or a pipe alone")
+            saw = f"{'is stdin' if one == STDIO else 'is a pipe'}, among other inputs"
+            raise UsageError(one, saw, "files only, or one pipe")
     return paths
 
 
@@ -103,7 +105,7 @@ class Fingerprint:
         except OSError as error:
             raise unreadable(self.name, error) from error
         if (now.st_size, now.st_mtime_ns) != (self.size, self.mtime_ns):
-            fix = "Start again when nobody writes to it any more."
+            fix = "Start again once nothing writes to it."
             raise DataError(self.name, "was changed while it was read", fix=fix)
 
     def to_json(self) -> dict[str, Any]:

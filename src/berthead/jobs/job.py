@@ -10,7 +10,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from berthead.errors import Interrupted
+from berthead.errors import Interrupted, counted
 from berthead.formats.output import Output
 from berthead.formats.registry import format_of
 from berthead.formats.table import Table
@@ -177,7 +177,8 @@ def _counted(chunks: Iterable[Chunk], progress: Progress) -> Iterator[Chunk]:
 
 def _interrupted(job: Job, whole: Mapping[int, Part]) -> Interrupted:
     rows = sum(part.counts.rows for part in whole.values())
-    kept = f"{rows:,} rows are kept in {job.target}{PARTS}" if rows else "no part was whole"
+    are = "is" if rows == 1 else "are"
+    kept = f"{counted(rows, 'row')} {are} kept in {job.target}{PARTS}" if rows else "no part was finished"
     return Interrupted(job.table.name, f"stopped; {kept}", fix=f"To go on: {job.again}")
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from berthead.errors import UsageError
+from berthead.errors import UsageError, counted
 from berthead.formats.output import Output
 from berthead.jobs.inputs import Fingerprint
 from berthead.jobs.parts import PartsFolder
@@ -93,25 +93,25 @@ def open_parts(
 
 
 def _settle(folder: PartsFolder, manifest: dict[str, Any], resume: bool, name: str) -> None:
-    """Whether this job may go on in this folder; it begins anew where there is nothing to go on with."""
+    """Refuse a folder that this job cannot continue in; start over where there is nothing to continue."""
     left, alone = folder.manifest, folder.shard.alone
-    anew = f"begin anew{'' if alone else ' with all shards'}: rm -r {name}"
+    anew = f"start over{'' if alone else ' with all shards'}: rm -r {name}"
     if left is not None and "finished" in left:
-        # Killed while the parts were removed: there is nothing to be kept but that the job is done.
+        # Killed while the parts were removed: the job is done, and nothing else has to be kept.
         if not alone:
-            raise UsageError(name, "holds what is left of a job that is done", fix=f"To {anew}")
+            raise UsageError(name, "holds the remains of a finished job", fix=f"To {anew}")
         if not resume or differences(left, manifest):
             folder.clear()
     elif folder.empty and alone:
         folder.clear()
     elif left is None and not folder.empty:
-        raise UsageError(name, "holds parts and no manifest", fix=f"To {anew}")
+        raise UsageError(name, "holds parts but no manifest", fix=f"To {anew}")
     folder.begin(manifest)
     if changed := differences(folder.manifest or {}, manifest):
-        fix = f"Give what was given before, or {anew}"
+        fix = f"Use the same data and options as before, or {anew}"
         raise UsageError(name, f"holds parts of another job: {'; '.join(changed)}", fix=fix)
     if folder.whole and not resume:
-        saw = f"holds {len(folder.whole):,} whole parts of a job that was stopped"
+        saw = f"holds {counted(len(folder.whole), 'finished part')} of an interrupted job"
         raise UsageError(name, saw, fix=f"Go on with --resume, or {anew}")
 
 

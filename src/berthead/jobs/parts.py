@@ -217,7 +217,7 @@ class PartsFolder:
             file.close()
             who = f"another process with --shard {self.shard}" if name != LOCK else "another process"
             fix = "Wait for it, or stop it."
-            raise UsageError(str(self.path), f"{who} is at work in it", fix=fix) from None
+            raise UsageError(str(self.path), f"{who} is using it", fix=fix) from None
         except OSError:
             pass  # a shared disk without locks
         return file

@@ -125,13 +125,13 @@ def room(nodes: list[dict[str, float]], options: PredictOptions) -> tuple[int, i
     gpus = options.device == "cuda"
     useful = [node for node in nodes if node.get("CPU", 0) >= 1 and (not gpus or node.get("GPU", 0) >= 1)]
     if not useful:
-        raise UsageError("--ray", f"no node of the cluster has a {'GPU' if gpus else 'processor'}")
+        raise UsageError("--ray", f"no node of the cluster has a {'GPU' if gpus else 'processor'}", "at least one")
     most = [int(min(node["CPU"], node["CPU"] / node["GPU"] if gpus else node["CPU"])) or 1 for node in useful]
     threads = options.threads or min(available_threads(), *most)
     size = sum(int(min(node["CPU"] // threads, node["GPU"] if gpus else node["CPU"])) for node in useful)
     if not size:
         largest = max(int(node["CPU"]) for node in useful)
-        raise UsageError("--threads", f"is {threads}", f"the largest node of the cluster has {largest} processors")
+        raise UsageError("--threads", f"is {threads}", f"at most {largest}, the processors of the largest node")
     return threads, size
 
 
@@ -140,7 +140,7 @@ def _imported() -> Any:
     try:
         import ray
     except ImportError as error:
-        saw, allowed = f"Ray cannot be imported ({error})", "it is an extra of the package"
+        saw, allowed = f"Ray cannot be imported ({error})", "the extra `ray`"
         raise UsageError("--ray", saw, allowed, "Install it: pip install 'berthead[ray]'") from error
     return ray
 
@@ -156,8 +156,8 @@ def _connect(ray: Any, options: PredictOptions) -> None:
         _knock(address)
         ray.init(address, log_to_driver=False, logging_level="error", **(local if address == LOCAL else {}))
     except (OSError, OverflowError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        saw = f"there is no Ray cluster that answers ({str(error).splitlines()[0].rstrip('.')})"
-        allowed = "local, auto where a node of the cluster runs on this machine, or HOST:PORT of its head"
+        saw = f"no Ray cluster answers ({str(error).splitlines()[0].rstrip('.')})"
+        allowed = "local, HOST:PORT of the cluster's head node, or auto on a machine of the cluster"
         raise UsageError(f"--ray {address}", saw, allowed, "Start one: ray start --head") from error
 
 
@@ -241,7 +241,7 @@ class _Crew:
         while not (done := self._ray.wait(waiting, timeout=PATIENCE_S)[0]):
             if not self._ready and not self._told:
                 self._told = True
-                print("waiting for free processors of the Ray cluster: ray status", file=sys.stderr, flush=True)
+                print("waiting for free processors in the Ray cluster; see: ray status", file=sys.stderr, flush=True)
         return list(done)
 
     def _welcome(self, ref: Any) -> None:
@@ -253,14 +253,14 @@ class _Crew:
             self._failed_starts += 1
             if self._failed_starts == MOST_DEATHS:
                 saw = f"the actors cannot start: {str(error).strip().splitlines()[-1]}"
-                fix = "Each node has to have this Python, berthead, memory for the model, and this ~/.ray/auth_token."
+                fix = "Each node needs this Python, berthead, memory for the model, and this ~/.ray/auth_token."
                 raise UsageError("--ray", saw, fix=fix) from error
             self._start()
             return
         other = [f"{name} is {by.get(name)}, here {here}" for name, here in self._by.items() if by.get(name) != here]
         if other:
-            fix = f"Install the same versions; where processors differ: {SWITCH}=avx2"
-            raise UsageError("--ray", f"a node would compute other bytes: {'; '.join(other)}", fix=fix)
+            fix = f"Install the same versions; if the processors differ, set {SWITCH}=avx2"
+            raise UsageError("--ray", f"the results of a node would differ: {'; '.join(other)}", fix=fix)
         self._failed_starts = 0
         self._ready.append(member)
 
@@ -282,7 +282,7 @@ class _Crew:
         task.deaths += 1
         if task.deaths == MOST_DEATHS:
             saw = f"{MOST_DEATHS} actors died with part {task.number}: {str(error).strip().splitlines()[0]}"
-            fix = "Give more memory, or smaller parts: --part-rows. Whole parts are kept: --resume"
+            fix = "Give more memory, or smaller parts (--part-rows). Finished parts are kept: go on with --resume."
             raise OutputError("--ray", saw, fix=fix) from error
         self._again.append(task)
         if member in self._ready:

@@ -1,4 +1,4 @@
-"""The library of kernels of our own: which of them this processor can run, and what is handed over to them."""
+"""The C++ library: loading it, and which of its kernels this processor runs."""
 
 from __future__ import annotations
 
@@ -8,124 +8,73 @@ import os
 from functools import cache
 
 from berthead.errors import UsageError
+from berthead.kernels import abi
+from berthead.kernels.abi import POINTER, AdamWSteps, BlockSpec, EmbeddingSpec, TrainingPass, TrainingSpec
 
 # Chooses the kernels: `torch` for none of ours, or the name of an instruction set that this processor has.
 SWITCH = "BERTHEAD_KERNELS"
-PRECISIONS = {"fp32": 0, "bf16": 1, "int8": 2}
-# Columns of the widest tile of any kernel.
-WIDEST_TILE = 32
 _EXTENSION = "berthead.kernels._native"
-_POINTER = ctypes.c_void_p
 
 ACTIVATIONS = {
-    "gelu": 0, "gelu_python": 0, "gelu_new": 1, "gelu_fast": 1, "gelu_pytorch_tanh": 1, "relu": 2, "silu": 3,
-    "swish": 3, "tanh": 4,
+    name: abi.FUNCTIONS[function]
+    for function, names in {
+        "gelu": ("gelu", "gelu_python"), "gelu_tanh": ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"),
+        "relu": ("relu",), "silu": ("silu", "swish"), "tanh": ("tanh",),
+    }.items()
+    for name in names
 }  # fmt: skip
-WEIGHTS = (
-    "qkv", "qkv_bias", "out", "out_bias", "attention_norm", "attention_norm_bias", "up", "up_bias", "down", "down_bias",
-    "mlp_norm", "mlp_norm_bias",
-)  # fmt: skip
-"""The parameters of a block, in the order of csrc/engine.h."""
-
-
-class BlockSpec(ctypes.Structure):
-    """BlockSpec in csrc/engine.h."""
-
-    _fields_ = [
-        *((name, _POINTER) for name in (
-            *WEIGHTS, "cosines", "sines", "distance_bias", "distance_keys", "distance_queries", "distance_rows",
-            "qkv_shrink", "up_shrink", "down_shrink", "qkv_apart", "up_apart", "down_apart", "qkv_columns",
-            "up_columns", "down_columns",
-        )),
-        *((name, ctypes.c_int32) for name in (
-            "width", "heads", "inner", "activation", "gated", "norm_first", "local", "reach", "distances",
-        )),
-        ("eps", ctypes.c_float),
-        ("scale", ctypes.c_float),
-    ]  # fmt: skip
-
-
-class TrainingSpec(ctypes.Structure):
-    """TrainingSpec in csrc/engine.h: a block that learns."""
-
-    _fields_ = [
-        *((name, _POINTER) for name in WEIGHTS),
-        *((name, ctypes.c_int32) for name in ("width", "heads", "inner", "activation")),
-        *((name, ctypes.c_float) for name in ("eps", "scale", "attention_dropout", "output_dropout", "mlp_dropout")),
-        ("seed", ctypes.c_uint32),
-    ]
-
-
-class TrainingGrads(ctypes.Structure):
-    """TrainingGrads in csrc/engine.h: where gradients go."""
-
-    _fields_ = [(name, _POINTER) for name in WEIGHTS]
-
-
-class Training(ctypes.Structure):
-    """Training in csrc/engine.h."""
-
-    _fields_ = [
-        *((name, _POINTER) for name in ("input", "output", "starts", "wanted", "wanted_starts")),
-        *((name, ctypes.c_int32) for name in ("tokens", "going", "rows", "wants_input")),
-        *((name, _POINTER) for name in ("tape", "arena")),
-        ("grads", TrainingGrads),
-    ]
-
-
-class TableSteps(ctypes.Structure):
-    """TableSteps in csrc/engine.h: rows of a table that learns."""
-
-    _fields_ = [
-        *((name, _POINTER) for name in ("weights", "first", "second", "done", "moved", "chosen", "grads")),
-        *((name, _POINTER) for name in ("shrink", "rate", "root", "shrunk")),
-        *((name, ctypes.c_double) for name in ("beta1", "beta2")),
-        *((name, ctypes.c_int32) for name in ("count", "width", "step")),
-        ("eps", ctypes.c_float),
-    ]
-
-
-class EmbeddingSpec(ctypes.Structure):
-    """EmbeddingSpec in csrc/engine.h."""
-
-    _fields_ = [
-        *((name, _POINTER) for name in ("word", "position", "segment", "norm", "norm_bias")),
-        ("width", ctypes.c_int32),
-        ("first_position", ctypes.c_int32),
-        ("eps", ctypes.c_float),
-    ]
+"""The activations that the kernels compute, by transformers' names."""
 
 
 @cache
 def loaded() -> ctypes.CDLL | None:
-    """The library; None: it was not built when this package was installed."""
-    found = importlib.util.find_spec(_EXTENSION)
-    if found is None or found.origin is None:
-        return None
-    library = ctypes.CDLL(found.origin)
-    library.berthead_kernels.restype = ctypes.c_char_p
-    library.berthead_open.restype = _POINTER
-    library.berthead_open.argtypes = [ctypes.c_char_p, ctypes.c_int]
-    library.berthead_add.argtypes = [_POINTER, ctypes.POINTER(BlockSpec)]
-    library.berthead_run.argtypes = [
-        _POINTER, _POINTER, ctypes.c_int, ctypes.POINTER(EmbeddingSpec), _POINTER, _POINTER, _POINTER, _POINTER,
-        _POINTER, ctypes.c_int, _POINTER, ctypes.c_int, ctypes.c_int,
-    ]  # fmt: skip
-    library.berthead_peak.restype = ctypes.c_double
-    library.berthead_peak.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_int, ctypes.c_double]
-    library.berthead_close.argtypes = [_POINTER]
-    library.berthead_tape_bytes.restype = ctypes.c_size_t
-    library.berthead_tape_bytes.argtypes = [
-        ctypes.c_char_p, ctypes.c_int, ctypes.POINTER(TrainingSpec), ctypes.c_int, ctypes.c_int,
-    ]  # fmt: skip
-    library.berthead_train.argtypes = [
-        ctypes.c_char_p, ctypes.c_int, ctypes.POINTER(TrainingSpec), ctypes.POINTER(Training), ctypes.c_int,
-        ctypes.c_int,
-    ]  # fmt: skip
-    library.berthead_close.restype = None
-    library.berthead_advance.restype = None
-    library.berthead_advance.argtypes = [ctypes.c_char_p, ctypes.POINTER(TableSteps), ctypes.c_int]
+    """The library; None: it was not built when this package was installed.
+
+    Raises:
+        UsageError: it was built from other sources, or cannot be loaded.
+    """
+    spec = importlib.util.find_spec(_EXTENSION)
+    return None if spec is None or spec.origin is None else load(spec.origin)
+
+
+def load(path: str) -> ctypes.CDLL:
+    """Load a library file.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        UsageError: it was built from other sources, or cannot be loaded.
+    """
+    try:
+        library = ctypes.CDLL(path)
+    except OSError as error:
+        raise UsageError(path, f"cannot be loaded ({error})", fix=abi.REBUILD) from error
+    abi.check(library, path)
+    _declare(library)
     return library
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    """The functions of csrc/c_api.cpp: what they take and return."""
+    name, integer, spec = ctypes.c_char_p, ctypes.c_int, ctypes.POINTER
+    functions = {
+        "kernel_name": (name, [integer]),
+        "encoder_new": (POINTER, [name, integer]),
+        "encoder_add_block": (integer, [POINTER, spec(BlockSpec)]),
+        "encoder_run": (integer, [
+            POINTER, POINTER, integer, spec(EmbeddingSpec), POINTER, POINTER, POINTER, POINTER, POINTER, integer,
+            POINTER, integer, integer,
+        ]),
+        "encoder_free": (None, [POINTER]),
+        "tape_bytes": (ctypes.c_size_t, [name, integer, spec(TrainingSpec), integer, integer]),
+        "train": (integer, [name, integer, spec(TrainingSpec), spec(TrainingPass), integer, integer]),
+        "adamw": (None, [name, spec(AdamWSteps), integer]),
+        "peak": (ctypes.c_double, [name, integer, integer, ctypes.c_double]),
+    }  # fmt: skip
+    for function, (returns, takes) in functions.items():
+        entry = getattr(library, f"berthead_{function}")
+        entry.restype, entry.argtypes = returns, takes
 
 
 def built() -> bool:
@@ -137,7 +86,7 @@ def kernels() -> list[str]:
     """Names of the kernels that this processor can run, the best last; none where they were not built."""
     library, names = loaded(), list[str]()
     if library is not None:
-        while (name := library.berthead_kernels(len(names))) is not None:
+        while (name := library.berthead_kernel_name(len(names))) is not None:
             names.append(name.decode())
     return names
 
@@ -149,12 +98,15 @@ def chosen() -> str:
         One of `kernels()`, or `torch`.
 
     Raises:
-        UsageError: the variable names kernels that are not here.
+        UsageError: the variable names kernels that are not here, or the library was built from other sources.
     """
-    usable, wanted = ["torch", *kernels()], os.environ.get(SWITCH, "")
-    if wanted and wanted not in usable:
-        raise UsageError(SWITCH, f"says {wanted!r}", ", ".join(usable), "Unset it: the best kernels are used.")
-    return wanted or usable[-1]
+    named = os.environ.get(SWITCH, "")
+    if named == "torch":
+        return named
+    usable = ["torch", *kernels()]
+    if named and named not in usable:
+        raise UsageError(SWITCH, f"is {named!r}", f"one of {', '.join(usable)}", "Unset it to use the best kernels.")
+    return named or usable[-1]
 
 
 def has_bf16(name: str) -> bool:
@@ -163,7 +115,7 @@ def has_bf16(name: str) -> bool:
 
 
 def peak(precision: str, threads: int, seconds: float = 0.1) -> float:
-    """What this machine multiplies at most: a tile's product in the nearest cache, by the kernels that are chosen.
+    """What this machine multiplies at most: a tile's product in the L1 cache, by the kernels that are chosen.
 
     Args:
         precision: `fp32`, `bf16` or `int8`, which they compute.
@@ -175,6 +127,6 @@ def peak(precision: str, threads: int, seconds: float = 0.1) -> float:
     """
     library = loaded()
     assert library is not None
-    rate: float = library.berthead_peak(chosen().encode(), PRECISIONS[precision], threads, seconds)
+    rate: float = library.berthead_peak(chosen().encode(), abi.PRECISIONS[precision], threads, seconds)
     assert rate > 0, (chosen(), precision)
     return rate

@@ -1,28 +1,19 @@
-"""An encoder applied by kernels of our own: weights laid out once, rows computed by threads that share nothing."""
+"""An encoder applied by the C++ library: weights packed once, rows computed by threads that share nothing."""
 
 from __future__ import annotations
 
 import copy
 import ctypes
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from berthead.kernels.library import (  # fmt: skip
-    ACTIVATIONS,
-    PRECISIONS,
-    SWITCH,
-    BlockSpec,
-    EmbeddingSpec,
-    built,
-    chosen,
-    has_bf16,
-    kernels,
-    loaded,
-)
-from berthead.kernels.quantization import Channels, apart_from, channels
+from berthead.kernels.abi import PRECISIONS, BlockSpec, EmbeddingSpec
+from berthead.kernels.library import ACTIVATIONS, SWITCH, built, chosen, has_bf16, kernels, loaded
+from berthead.kernels.quantization import Smoothing, smoothing, split_outliers
 from berthead.model.capabilities import Supported, activation_name, is_layer_norm
 from berthead.model.config import EncoderConfig
 from berthead.model.encoder import Attention, Block, Embeddings, Encoder
@@ -49,15 +40,15 @@ def computes(encoder: Encoder, precision: str) -> bool:
 
 
 def why_not(encoder: Encoder) -> str:
-    """What keeps our kernels from computing an encoder that they do not compute in int8."""
+    """Why our kernels do not compute an encoder in int8."""
+    if os.environ.get(SWITCH) == "torch":
+        return f"{SWITCH} says torch"
     if not built():
         return "the kernels were not built when berthead was installed: there was no C++ compiler"
     if not kernels():
-        return "this processor has not the instructions of any kernel"
-    if chosen() == "torch":
-        return f"{SWITCH} says torch"
+        return "none of the kernels runs on this processor"
     part = SUPPORTED.why_not(encoder)
-    return f"{part}, which the kernels do not know" if part else "its sizes are not those that the kernels compute"
+    return f"{part}, which the kernels do not support" if part else "the kernels do not support its sizes"
 
 
 class NativeBlock:
@@ -68,7 +59,7 @@ class NativeBlock:
 
 
 class NativeBlocks:
-    """Blocks laid out for one precision and instruction set; safe to call from many threads.
+    """Blocks packed for one precision and instruction set; safe to call from many threads.
 
     Args:
         precision: `fp32`, `bf16` or `int8`.
@@ -79,7 +70,7 @@ class NativeBlocks:
         found = loaded()
         assert found is not None
         self.library, self.name, self.precision, self.config = found, chosen(), precision, config
-        self.handle = found.berthead_open(self.name.encode(), PRECISIONS[precision])
+        self.handle = found.berthead_encoder_new(self.name.encode(), PRECISIONS[precision])
         assert self.handle, (self.name, precision)
         # Tables that the kernels read where they lie.
         self._kept: list[Tensor] = []
@@ -87,20 +78,20 @@ class NativeBlocks:
 
     def __del__(self) -> None:
         if getattr(self, "handle", None):
-            self.library.berthead_close(self.handle)
+            self.library.berthead_encoder_free(self.handle)
 
-    def add(self, block: Block, places: nn.Module, channels: Channels) -> NativeBlock:
-        """Lay a block's weights out.
+    def add(self, block: Block, places: nn.Module, smoothing: Smoothing) -> NativeBlock:
+        """Pack a block's weights.
 
         Args:
             block: it is not changed.
             places: what its attention reads places from.
-            channels: how those before its layers are rounded.
+            smoothing: how the inputs of its layers become bytes.
         """
         attention, config, used = block.attention, self.config, list[Tensor]()
         name_of_activation = activation_name(block.mlp.get_submodule("activation"))
         assert name_of_activation is not None
-        shrinks = channels.shrinks
+        scales = smoothing.scales
 
         def pointer(tensor: Tensor | None, dtype: torch.dtype = torch.float32) -> int | None:
             if tensor is None:
@@ -111,14 +102,14 @@ class NativeBlocks:
         def linear(name: str, place: str, rows: Tensor | None = None) -> dict[str, int | None]:
             layer: Any = block.get_submodule(place)
             weight, bias = layer.weight, layer.bias
-            if place in shrinks:
-                weight = weight / shrinks[place]
+            if place in scales:
+                weight = weight / scales[place]
             if rows is not None:
                 weight, bias = weight * rows[:, None], None if bias is None else bias * rows
             fields = {f"{name}_bias": pointer(bias)}
-            if place in channels.apart:
-                weight, columns = apart_from(weight, channels.apart[place])
-                fields[f"{name}_columns"] = pointer(columns)
+            if place in smoothing.outliers:
+                weight, outlier_weights = split_outliers(weight, smoothing.outliers[place])
+                fields[f"{name}_outlier_weights"] = pointer(outlier_weights)
             return fields | {name: pointer(weight)}
 
         def norm(name: str, layer: nn.Module) -> dict[str, int | None]:
@@ -127,8 +118,8 @@ class NativeBlocks:
             return {name: pointer(layer.weight), f"{name}_bias": pointer(layer.bias)}  # type: ignore[arg-type]
 
         tables, values = _tables(places, attention, config), None
-        if "attention.out" in shrinks:  # attention mixes values, so what its output is multiplied with they can be
-            values = torch.cat((torch.ones(2 * config.width), shrinks["attention.out"]))
+        if "attention.out" in scales:  # attention mixes values, so what its output is multiplied with they can be
+            values = torch.cat((torch.ones(2 * config.width), scales["attention.out"]))
         fields: dict[str, Any] = {
             **linear("qkv", "attention.qkv", values), **linear("out", "attention.out"),
             **linear("up", "mlp.up"), **linear("down", "mlp.down"),
@@ -141,16 +132,16 @@ class NativeBlocks:
             for name, table in tables.items()
         }
         layers = (("qkv", "attention.qkv"), ("up", "mlp.up"), ("down", "mlp.down"))
-        fields |= {f"{name}_shrink": pointer(shrinks.get(place)) for name, place in layers} | {
-            f"{name}_apart": pointer(channels.apart.get(place), torch.int32) for name, place in layers
+        fields |= {f"{name}_smoothing": pointer(scales.get(place)) for name, place in layers} | {
+            f"{name}_outliers": pointer(smoothing.outliers.get(place), torch.int32) for name, place in layers
         }
         spec = BlockSpec(
             **fields, width=config.width, heads=config.heads, inner=config.inner,
             activation=ACTIVATIONS[name_of_activation], gated=config.gated, norm_first=config.norm_first,
-            local=attention.local, reach=config.positions, eps=config.eps, scale=attention.scale,
-            distances=len(tables.get("distance_keys", tables.get("distance_queries", ()))),
+            local=attention.local, max_positions=config.positions, eps=config.eps, attention_scale=attention.scale,
+            num_distances=len(tables.get("distance_keys", tables.get("distance_queries", ()))),
         )  # fmt: skip
-        if self.library.berthead_add(self.handle, ctypes.byref(spec)) != 0:
+        if self.library.berthead_encoder_add_block(self.handle, ctypes.byref(spec)) != 0:
             raise MemoryError("no memory for the encoder's weights")
         self._kept += used[copied:]
         self._count += 1
@@ -158,7 +149,7 @@ class NativeBlocks:
 
     def run(
         self, numbers: Sequence[int], pack: TensorPack, hidden: Tensor | None, embedding: EmbeddingSpec | None,
-        wanted: Tensor | None = None,
+        selected: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Rows through blocks.
 
@@ -167,22 +158,22 @@ class NativeBlocks:
             pack: the rows.
             hidden: float32 [tokens, width] before the first of them; None: it comes from the embedding.
             embedding: the tables that ids are looked up in.
-            wanted: the tokens whose vectors are read, int64, ascending; None: all.
+            selected: the tokens whose vectors are read, int64, ascending; None: all.
 
         Returns:
-            float32 [tokens, width] after the last; of tokens that are not wanted without meaning.
+            float32 [tokens, width] after the last; of tokens that are not selected without meaning.
         """
         order = (ctypes.c_int32 * len(numbers))(*numbers)
         tokens = len(pack.ids)
-        check_rows(pack, self.config, ids=embedding is not None)  # the kernels read where they are told to
+        check_rows(pack, self.config)  # the kernels read where they are told to
         starts = torch.cat((pack.starts, torch.tensor([tokens])))
         output = torch.empty(tokens, self.config.width)
         before = None if hidden is None else hidden.contiguous()
-        failed = self.library.berthead_run(
+        failed = self.library.berthead_encoder_run(
             self.handle, order, len(numbers), None if embedding is None else ctypes.byref(embedding),
             pack.ids.data_ptr(), pack.segments.data_ptr(), None if before is None else before.data_ptr(),
-            output.data_ptr(), starts.data_ptr(), len(starts) - 1, None if wanted is None else wanted.data_ptr(),
-            0 if wanted is None else len(wanted), torch.get_num_threads(),
+            output.data_ptr(), starts.data_ptr(), len(starts) - 1, None if selected is None else selected.data_ptr(),
+            0 if selected is None else len(selected), torch.get_num_threads(),
         )  # fmt: skip
         if failed:
             raise MemoryError("no memory for the activations of a pack")
@@ -195,7 +186,7 @@ class NativeEncoder(nn.Module):
     Args:
         encoder: it is not changed, and its embedding tables are shared.
         precision: `fp32`, `bf16` or `int8`.
-        memo: what was laid out or copied already, by the id of the torch module.
+        memo: what was packed or copied already, by the id of the torch module.
         reads: the tokens of a pack whose last vectors are read, ascending; None: all.
     """
 
@@ -211,7 +202,7 @@ class NativeEncoder(nn.Module):
             known["native"] = NativeBlocks(precision, encoder.config)
         self.native: NativeBlocks = known["native"]
         new = any(id(block) not in known for block in encoder.blocks)
-        found = channels(encoder) if precision == "int8" and new else [Channels() for _ in encoder.blocks]
+        found = smoothing(encoder) if precision == "int8" and new else [Smoothing() for _ in encoder.blocks]
         for block, its in zip(encoder.blocks, found, strict=True):
             if id(block) not in known:
                 assert isinstance(block, Block)
@@ -237,10 +228,10 @@ class NativeEncoder(nn.Module):
         return normed
 
     def _run(
-        self, order: Sequence[int], pack: TensorPack, hidden: Tensor | None, wanted: Tensor | None = None
+        self, order: Sequence[int], pack: TensorPack, hidden: Tensor | None, selected: Tensor | None = None
     ) -> Tensor:
         numbers = [self.blocks[number].number for number in order]
-        return self.native.run(numbers, pack, hidden, None if hidden is not None else self.table, wanted)
+        return self.native.run(numbers, pack, hidden, None if hidden is not None else self.table, selected)
 
 
 def _embedding_table(embeddings: nn.Module) -> EmbeddingSpec | None:
@@ -266,29 +257,29 @@ def _tables(places: nn.Module, attention: Attention, config: EncoderConfig) -> d
         cos, sin = places.waves(torch.arange(config.positions), attention.base)
         return {"cosines": cos, "sines": sin}
     if isinstance(places, RelativeBias):
-        return {"distance_bias": places.bias.weight[places.buckets(_apart(config).neg())].T}
+        return {"distance_bias": places.bias.weight[places.buckets(_distances(config).neg())].T}
     if isinstance(places, Disentangled):
         sides = places.sides(places.norm(places.embeddings.weight), attention)
         names = ("distance_queries", "distance_keys")
         found = {name: side for name, side in zip(names, sides, strict=True) if side is not None}
-        return found | {"distance_rows": places.rows(_apart(config))}
+        return found | {"distance_rows": places.rows(_distances(config))}
     if isinstance(places, NoPositions):
         return {}
-    raise TypeError(f"the kernels do not know the positions {type(places).__name__}")
+    raise TypeError(f"the kernels do not support the positions {type(places).__name__}")
 
 
-def _apart(config: EncoderConfig) -> Tensor:
+def _distances(config: EncoderConfig) -> Tensor:
     """All distances between two tokens of a row, from the least, int64 [2 * positions - 1]."""
     return torch.arange(1 - config.positions, config.positions)
 
 
-def laid_out(model: Model, precision: str, memo: dict[Any, Any] | None = None) -> Model:
+def pack_weights(model: Model, precision: str, memo: dict[Any, Any] | None = None) -> Model:
     """A model of which our kernels compute the encoder; parameters of its head are shared.
 
     Args:
         model: the fitted model; it is not changed.
         precision: `fp32`, `bf16` or `int8`.
-        memo: what was laid out of other models: parts that models share are laid out once.
+        memo: what was packed of other models: parts that models share are packed once.
 
     Returns:
         The prepared model, in evaluation mode.

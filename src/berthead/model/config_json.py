@@ -53,14 +53,14 @@ class Reader:
         """The name of an activation."""
         value = self.config.get(key, default)
         if value not in ACTIVATIONS:
-            raise ModelError(self.where, f'{key} is "{value}"', f"known: {listed(ACTIVATIONS)}")
+            raise ModelError(self.where, f'{key} is "{value}"', f"one of {listed(ACTIVATIONS)}")
         return str(value)
 
     def only(self, key: str, *allowed: Any) -> None:
         """One of these values, the first of which is the default."""
         value = self.config.get(key, allowed[0])
         if value not in allowed and not (value is None and allowed[0] != value):
-            raise ModelError(self.where, f"{key} is {_shown(value)}", f"allowed: {', '.join(map(_shown, allowed))}")
+            raise ModelError(self.where, f"{key} is {_shown(value)}", f"{' or '.join(map(_shown, allowed))}")
 
 
 def _shown(value: Any) -> str:
@@ -92,7 +92,9 @@ def _usual(read: Reader, family: str, **parts: Any) -> EncoderConfig:
 def _checked(read: Reader, keys: tuple[str, str], **fields: Any) -> EncoderConfig:
     sizes = EncoderConfig(**fields)
     if sizes.width % sizes.heads:
-        raise ModelError(read.where, f"{keys[0]} {sizes.width} is not a multiple of {keys[1]} {sizes.heads}")
+        raise ModelError(
+            read.where, f"{keys[0]} {sizes.width} is not a multiple of {keys[1]}", f"a multiple of {sizes.heads}"
+        )
     return sizes
 
 
@@ -110,7 +112,7 @@ def roberta(family: str) -> Callable[[Reader], EncoderConfig]:
         first = read.whole("pad_token_id", 1_000, 1, least=0) + 1
         table = read.whole("max_position_embeddings", 1_000_000)
         if table <= first:
-            raise read.refuse("max_position_embeddings", f"more than {first}: pad_token_id + 1")
+            raise read.refuse("max_position_embeddings", f"a number above {first}, pad_token_id + 1")
         return _usual(read, family, first_position=first, positions=table - first)
 
     return config
@@ -142,9 +144,9 @@ def albert(read: Reader) -> EncoderConfig:
     layers, groups = read.whole("num_hidden_layers", 1_000), read.whole("num_hidden_groups", 1_000, 1)
     inner = read.whole("inner_group_num", 1_000, 1)
     if layers * inner > 1_000:
-        raise read.refuse("inner_group_num", f"at most {1_000 // layers} with {layers} num_hidden_layers")
+        raise read.refuse("inner_group_num", f"at most {1_000 // layers}, as num_hidden_layers is {layers}")
     if groups > layers:
-        raise read.refuse("num_hidden_groups", f"at most num_hidden_layers, {layers}")
+        raise read.refuse("num_hidden_groups", f"at most {layers}, num_hidden_layers")
     dropout = read.share("hidden_dropout_prob", 0.0)
     order = tuple(int(i / (layers / groups)) * inner + j for i in range(layers) for j in range(inner))
     return _usual(
@@ -159,7 +161,7 @@ def mpnet(read: Reader) -> EncoderConfig:
     read.only("relative_attention_num_buckets", 32)
     table = read.whole("max_position_embeddings", 1_000_000)
     if table <= 2:
-        raise read.refuse("max_position_embeddings", "more than 2")
+        raise read.refuse("max_position_embeddings", "a number above 2")
     relative = Relative("bias", buckets=32, max_distance=128)
     return _usual(read, "mpnet", segments=0, first_position=2, positions=table - 2, relative=relative)
 
@@ -238,7 +240,7 @@ def _base(read: Reader, kind: str | None, old: str, default: float) -> float:
         or stored.get("rope_type", "default") != "default"
         or read.config.get("rope_scaling")
     ):
-        raise ModelError(read.where, "has scaled rotary positions", 'rope_type "default", no rope_scaling')
+        raise ModelError(read.where, "has scaled rotary positions", 'rope_type "default" and no rope_scaling')
     base = stored.get("rope_theta") or read.config.get(old) or default
     if type(base) not in (int, float) or not 1 < base < 1e12:
         raise ModelError(read.where, f"the base of the rotary positions is {base!r}", "a number above 1")

@@ -203,7 +203,7 @@ def read_config(config: Mapping[str, Any], where: str) -> EncoderConfig:
     family = config.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
         hint = did_you_mean(str(family), FAMILIES)
-        raise ModelError(where, f'model_type is "{family}"', f"known families: {listed(FAMILIES, len(FAMILIES))}", hint)
+        raise ModelError(where, f'model_type is "{family}"', f"one of {listed(FAMILIES, len(FAMILIES))}", hint)
     return FAMILIES[family].read(Reader(config, where))
 
 

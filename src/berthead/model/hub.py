@@ -48,10 +48,10 @@ def pull(name: str, revision: str | None = None) -> Path:
     except ModelError as error:
         # The folder aside is gone when the user reads this.
         where = f"berthead pull {error.where.replace(str(aside), name)}"
-        raise ModelError(where, error.saw, error.allowed, error.fix) from error
+        raise ModelError(where, error.saw, error.expected, error.fix) from error
     except Exception as error:  # the library lets the errors of its transport through, and those change
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"berthead pull {name}", f"could not be downloaded ({reason})", "owner/name on the hub"
+            f"berthead pull {name}", f"could not be downloaded ({reason})", "the owner/name of an encoder on the hub"
         ) from error
     return folder

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from berthead.model.config import EncoderConfig
 from berthead.records import Pack
+from berthead.text.tables import check_pack
 
 
 class Run(NamedTuple):
@@ -84,23 +85,19 @@ def runs_of(pack: Pack) -> tuple[Run, ...]:
     return tuple(Run(int(pack.starts[a]), int(b - a), int(lengths[a])) for a, b in pairwise(edges))
 
 
-def check_rows(pack: Pack | TensorPack, config: EncoderConfig, ids: bool = True) -> None:
-    """Refuse rows that an encoder has no vectors for, where what computes it would read beside its tables.
+def check_rows(pack: TensorPack, config: EncoderConfig) -> None:
+    """`check_pack` of tensors, where what computes them would read beside its tables.
 
     Args:
-        pack: the rows.
+        pack: the rows, on the CPU.
         config: of the encoder.
-        ids: whether token numbers are read.
 
     Raises:
-        IndexError: a row is too long, or a token is none of the vocabulary's.
+        ModelError: the pack indexes what is not there.
     """
-    longest = int(pack.lengths.max())
-    if longest > config.positions:
-        raise IndexError(f"a row has {longest} tokens; allowed: at most {config.positions}")
-    if ids and not 0 <= int(pack.ids.min()) <= int(pack.ids.max()) < config.vocabulary:
-        saw = f"token numbers from {int(pack.ids.min())} to {int(pack.ids.max())}"
-        raise IndexError(f"{saw}; allowed: from 0 to below {config.vocabulary}")
+    ids, segments, positions = pack.ids.numpy(), pack.segments.numpy(), pack.positions.numpy()
+    starts = np.append(pack.starts.numpy(), len(ids))
+    check_pack(Pack(ids, segments, positions, starts, row=starts[:-1]), config)
 
 
 class _NoFirstValues(TorchFunctionMode):

@@ -75,7 +75,7 @@ def of_units(
         As `unit_logits`.
     """
     if combine is None and rows.shape[1] != outputs:
-        raise ModelError("head", f"gives {rows.shape[1]} numbers a row", f"{outputs}: what the task has outputs")
+        raise ModelError("head", f"gives {rows.shape[1]} numbers a row", f"{outputs}, the outputs of the task")
     units = layout.unit_of_row, layout.n_units
     values = combine(rows, *units) if combine else pooled(rows, *units, "mean", outputs)
     return values, None if layout.plain else rows

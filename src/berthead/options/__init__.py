@@ -25,8 +25,8 @@ ADAPT = (
     rf"(,alpha=(?=[^,]*[1-9])\d{{1,6}}(\.\d{{1,6}})?)?(,targets=({_TARGET})(\+({_TARGET}))*)?"
 )
 ADAPT_ALLOWED = (
-    "allowed: full, frozen, top:K, lora:R[,alpha=A][,targets=a+b], bitfit; K and R from 1, A above 0, "
-    f"targets of {', '.join(LORA_TARGETS)}"
+    "full, frozen, top:K, lora:R[,alpha=A][,targets=a+b] or bitfit, with K and R from 1, A above 0 "
+    f"and targets of {', '.join(LORA_TARGETS)}"
 )
 
 
@@ -84,9 +84,7 @@ class Options:
                 values[name] = os.environ[variable], variable
         for name, value in flags.items():
             if name not in (known := only or names):
-                raise UsageError(
-                    name, "is not an option", f"options are {listed(known, 50)}", did_you_mean(name, known)
-                )
+                raise UsageError(name, "is not an option", f"one of {listed(known, 50)}", did_you_mean(name, known))
             if value is not None:
                 values[name] = value, flag(name)
         return cls(**{name: _checked(cls, name, value, where) for name, (value, where) in values.items()})
@@ -106,7 +104,9 @@ class FitOptions(Options):
     )
     pair: str | None = option(None, "Column of the second text of a pair, or of the context of a question.")
     label: str | None = option(None, "Column of the target, the tags or the answers [default: a usual name].")
-    choices: str | None = option(None, "choose: column of the choices, or one for each: a,b,c [default: a usual name].")
+    choices: str | None = option(
+        None, "choose: column of the choices, or one column for each: a,b,c [default: a usual name]."
+    )
     intent: str | None = option(None, "joint: column of the label beside the tags [default: intent, or label].")
     valid: str | None = option(
         None, "Held-out data: a file, or a share of the rows such as 0.1 [default: 0.1]; 0: none."
@@ -114,23 +114,23 @@ class FitOptions(Options):
     encoder: str = option("minilm", "Pre-trained encoder: minilm, a local folder, or a name that was pulled.")
     adapt: str = option(
         "full",
-        "What learns beside the head: full (the encoder), frozen (nothing), top:K (its last K blocks), "
-        "lora:R[,alpha=A][,targets=a+b] (changes of rank R), bitfit (its biases).",
+        "What is trained besides the head: full (the encoder), frozen (nothing), top:K (its last K blocks), "
+        "lora:R[,alpha=A][,targets=a+b] (low-rank updates of rank R), bitfit (its biases).",
         form=(ADAPT, ADAPT_ALLOWED),
     )
     head: str = option(
         "auto",
-        "Prediction network [auto: linear]; crf: tags as a conditional random field.",
+        "Prediction head [auto: linear]; crf: a conditional random field over tags.",
         choices=HEADS,
         more=plugins.HEADS,
     )
     pooling: str = option(
-        "auto", "How a row becomes one vector [auto: as the checkpoint was trained].", choices=POOLINGS
+        "auto", "How token vectors become one vector a row [auto: as the checkpoint was trained].", choices=POOLINGS
     )
     epochs: int | None = option(
         None, "Passes over the data [default: 3; frozen: 40; top: 6; lora: 6; bitfit: 6].", low=1
     )
-    batch: int = option(32, "Rows of one step.", low=1)
+    batch: int = option(32, "Rows in one training step.", low=1)
     lr: float | None = option(
         None,
         "Peak learning rate [default: 5e-5 x 768 / the encoder's width, minilm: 1e-4; frozen: 1e-3; top: 2e-4; "
@@ -141,41 +141,41 @@ class FitOptions(Options):
         None, "Peak learning rate of the head [default: as --lr; full without --lr: 10 times that].", above=0
     )
     layer_decay: float = option(
-        1.0, "Each block learns at so many times the rate of the one above, embeddings lowest.", above=0, high=1
+        1.0, "Learning rate of a block as a multiple of that of the block above; embeddings come last.", above=0, high=1
     )
-    unfreeze: bool = option(False, "Gradual unfreezing: first the head learns, then with each epoch more blocks.")
+    unfreeze: bool = option(False, "Gradual unfreezing: train the head first, then more blocks in each epoch.")
     weight_decay: float = option(0.01, "Decoupled weight decay of the weight matrices.", low=0)
-    warmup: float = option(0.1, "Share of the steps in which the rate rises.", low=0, high=1)
-    clip: float = option(1.0, "Largest norm of the gradient.", above=0)
+    warmup: float = option(0.1, "Share of the steps in which the learning rate rises.", low=0, high=1)
+    clip: float = option(1.0, "Norm to which gradients are clipped.", above=0)
     class_weight: str = option(
         "none", "balanced: a rare class counts as much as a common one.", choices=("none", "balanced")
     )
     metric: str | None = option(None, "Metric that chooses the best epoch [default: the task's own].")
     max_tokens: int | None = option(None, "Longest row or window in tokens [default: the encoder's].", low=4)
     on_long: str = option(
-        "window", "What happens to longer inputs, in fit and predict alike.", choices=("window", "truncate", "error")
+        "window", "What happens to longer inputs, in fit and in predict.", choices=("window", "truncate", "error")
     )
     stride: int | None = option(
-        None, "Tokens that windows share [default: a quarter of one for tag, span and joint, else none].", low=0
+        None, "Tokens shared by two windows [default: a quarter of a window for tag, span and joint, else 0].", low=0
     )
     windows: str = option(
         "mean", "How the windows of a long text become one answer.", choices=("mean", "max", "attention")
     )
     precision: str = option(
-        "auto", "Arithmetic of training [auto: bf16 where the processor has it].", choices=("auto", "fp32", "bf16")
+        "auto", "Arithmetic of training [auto: bf16 where the processor supports it].", choices=("auto", "fp32", "bf16")
     )
-    device: str = option("cpu", "Where it is fitted; cuda: the first NVIDIA GPU.", choices=("cpu", "cuda"))
+    device: str = option("cpu", "Where the model is fitted; cuda: the first NVIDIA GPU.", choices=("cpu", "cuda"))
     cache: str | None = option(
-        None, "Folder that keeps what a frozen part says of the rows, for later fits [default: for this fit alone]."
+        None, "Folder that keeps the activations of the frozen layers for later fits [default: for this fit only]."
     )
     seed: int = option(0, "Seed of the split, the order, the head and dropout.", low=0, high=2**32 - 1)
     threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1)
     workers: int = option(1, "Processes that fit together on this machine, and share its threads.", low=1)
     skip_bad_rows: bool = option(False, "Leave out rows that cannot be used, and report them.")
     overwrite: bool = option(False, "Replace a model folder that exists.")
-    resume: bool = option(False, "Go on with a fit that did not end, from its last checkpoint in <out>.fit.")
+    resume: bool = option(False, "Continue an interrupted fit from its last checkpoint in <out>.fit.")
     checkpoint_minutes: float = option(
-        10.0, "Time from one checkpoint to the next within an epoch; 0: after every step.", low=0
+        10.0, "Minutes between two checkpoints within an epoch; 0: one after every step.", low=0
     )
 
 
@@ -189,30 +189,34 @@ class PredictOptions(Options):
     choices: str | None = option(None, "choose: column of the choices, or a column for each [default: as fitted].")
     intent: str | None = option(None, "joint: column of the label, for eval [default: as fitted].")
     base: str | None = option(
-        None, "Where the encoder of an adapter folder lies [default: as fitted, or beside the folder]."
+        None, "The encoder that an adapter folder was fitted on [default: as fitted, or beside the folder]."
     )
     precision: str = option(
         "fp32",
-        "Arithmetic: fp32 is exact; auto: the fastest that was measured to answer alike.",
+        "Arithmetic: fp32 is exact; auto: the fastest whose answers were measured to agree with fp32.",
         choices=("auto", "fp32", "bf16", "int8"),
     )
     engine: str = option(
-        "auto", "What computes: auto, as the folder says; onnx: exported functions alone.", choices=("auto", "onnx")
+        "auto",
+        "What computes the model; auto: as the folder says; onnx: only exported functions.",
+        choices=("auto", "onnx"),
     )
-    device: str = option("cpu", "Where it is computed; cuda: all NVIDIA GPUs of this machine.", choices=("cpu", "cuda"))
+    device: str = option(
+        "cpu", "Where the model is computed; cuda: all NVIDIA GPUs of this machine.", choices=("cpu", "cuda")
+    )
     token_budget: int | None = option(None, "Tokens computed at once [default: 2048; cuda: 16384].", low=1)
     threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1)
-    probabilities: bool = option(False, "Add one column for each label's probability.")
-    resume: bool = option(False, "Go on with the parts in OUT.parts, where a job was stopped or killed.")
+    probabilities: bool = option(False, "Add a column with the probability of each label.")
+    resume: bool = option(False, "Continue an interrupted job from the parts in OUT.parts.")
     shard: str | None = option(
-        None, "K/N: every N-th part, from the K-th on; berthead gather puts the shards together [default: all parts].",
-        form=(r"[1-9]\d{0,5}/[1-9]\d{0,5}", "allowed: K/N, as 1/4 to 4/4"),
+        None, "K/N: every N-th part, from the K-th on; berthead gather joins the shards [default: all parts].",
+        form=(r"[1-9]\d{0,5}/[1-9]\d{0,5}", "K/N, such as 1/4"),
     )  # fmt: skip
     ray: str | None = option(
         None,
-        "Compute on a Ray cluster: auto, its HOST:PORT, or local, one that is started here [default: no cluster].",
+        "Compute on a Ray cluster: auto, its HOST:PORT, or local (started on this machine) [default: no cluster].",
     )
-    part_rows: int = option(16384, "Rows of a part: what is lost at most when a job is killed.", low=1)
+    part_rows: int = option(16384, "Rows in a part: the most that is lost when a job is killed.", low=1)
     skip_bad_rows: bool = option(False, "eval: leave out rows that cannot be used, and report them.")
 
     def for_job(self, given: Mapping[str, Any]) -> PredictOptions:
@@ -230,7 +234,7 @@ class PredictOptions(Options):
         for name in LOAD_OPTIONS:
             if name in given:
                 fix = f"Give it there: load(folder, {name}=...)."
-                raise UsageError(name, "is decided when the model is loaded", f"expected {listed(JOB_OPTIONS)}", fix)
+                raise UsageError(name, "is decided when the model is loaded", f"one of {listed(JOB_OPTIONS)}", fix)
         loaded, chosen = self.to_dict(), self.from_sources(given, only=JOB_OPTIONS)
         return replace(chosen, **{name: loaded[name] for name in LOAD_OPTIONS})
 
@@ -260,13 +264,13 @@ def _read_config(path: Path, names: list[str]) -> dict[str, Any]:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise UsageError(str(path), f"cannot be read as YAML ({reason})", "a mapping of option to value") from error
+        raise UsageError(str(path), f"cannot be read as YAML ({reason})", "a mapping of options to values") from error
     if not isinstance(loaded, dict):
         raise UsageError(str(path), "does not hold a mapping", "lines such as `epochs: 3`")
     values = {str(key).replace("-", "_"): value for key, value in loaded.items()}
     for key in values:
         if key not in names:
-            known = f"options are {listed(names, 50)}"
+            known = f"one of {listed(names, 50)}"
             raise UsageError(f"{path}: {key}", "is not an option", known, did_you_mean(key, names))
     return values
 
@@ -290,16 +294,16 @@ def _checked(cls: type[Options], name: str, value: Any, where: str) -> Any:
     if rule["choices"] and value not in rule["choices"]:
         known = (*rule["choices"], *(plugins.names(rule["more"]) if rule["more"] else ()))
         if value not in known:
-            raise UsageError(where, f'is "{value}"', f"allowed: {listed(known)}", did_you_mean(str(value), known))
+            raise UsageError(where, f'is "{value}"', f"one of {listed(known)}", did_you_mean(str(value), known))
     if rule["form"] and not re.fullmatch(rule["form"][0], value):
         raise UsageError(where, f'is "{value}"', rule["form"][1])
     for key, words, broken in (
         ("low", "at least", operator.lt),
         ("high", "at most", operator.gt),
-        ("above", "above", operator.le),
+        ("above", "a number above", operator.le),
     ):
         if rule[key] is not None and broken(value, rule[key]):
-            raise UsageError(where, f"is {value}", f"it must be {words} {rule[key]}")
+            raise UsageError(where, f"is {value}", f"{words} {rule[key]}")
     return value
 
 
@@ -319,7 +323,7 @@ def _converted(kind: type, where: str, value: Any) -> Any:
             return value
         if str(value).lower() in words:
             return words[str(value).lower()]
-        raise UsageError(where, f'is "{value}"', "allowed: true, false")
+        raise UsageError(where, f'is "{value}"', "true or false")
     if kind is str:
         if isinstance(value, dict | list | tuple | set):
             raise UsageError(where, f"is {value}", "one text")

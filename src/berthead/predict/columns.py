@@ -37,7 +37,7 @@ def input_columns(function: Function, options: PredictOptions, names: list[str],
     """
     fitted = function.columns
     if options.pair and not fitted["pair"]:
-        raise UsageError("--pair", "this model was fitted on single texts", "no --pair")
+        raise UsageError("--pair", "this model was fitted on single texts", "", "Leave --pair out.")
     # Other data of the same form may call its columns by other usual names, and hold a text where fit saw tokens.
     form, given = function.task.form, options.to_dict()
     wanted = {

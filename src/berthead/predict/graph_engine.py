@@ -8,7 +8,7 @@ from typing import Any
 
 from berthead.engine.onnx import OnnxEngine
 from berthead.errors import UsageError
-from berthead.function.onnx_folder import GRAPH, GraphFunction, opened
+from berthead.function.onnx_folder import GRAPH, GraphFunction, opened, tables_of
 from berthead.options import PredictOptions
 from berthead.predict.predictor import TOKEN_BUDGET, Applier
 
@@ -58,5 +58,6 @@ def read_onnx(folder: Path, record: Mapping[str, Any], options: PredictOptions) 
     if options.base is not None:
         raise UsageError(f"--base {options.base}", f"{folder} holds an encoder of its own", "", "Leave it out.")
     with opened(folder, record) as function:
-        engine = GraphEngine(function, OnnxEngine(folder / GRAPH, options.threads), options)
+        graph = OnnxEngine(folder / GRAPH, tables_of(record["export"]), options.threads)
+        engine = GraphEngine(function, graph, options)
     return function, engine

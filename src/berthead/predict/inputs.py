@@ -58,8 +58,8 @@ def examples_of(inputs: Any, function: Function) -> Iterator[Example]:
         return
     # Iterating these gives bytes, keys and column names: no texts to be answered.
     if isinstance(inputs, bytes | dict) or hasattr(inputs, "columns") or not isinstance(inputs, Iterable):
-        allowed = "expected a list of texts, of tuples or of dicts, or a data frame of pandas or polars"
-        raise DataError("predict", f"is given {type(inputs).__name__}", allowed, "Put one input in a list.")
+        allowed = "a list of texts, of tuples or of dicts, or a data frame of pandas or polars"
+        raise DataError("predict", f"got {type(inputs).__name__}", allowed, "Pass one input as [input].")
     for number, value in enumerate(inputs, start=1):
         yield example_of(value, function, f"input {number}")
 
@@ -117,7 +117,7 @@ def columns_in(names: Sequence[str], function: Function, where: str) -> Columns:
     try:
         return Columns.find(form, wanted, names, where, label=False)
     except DataError as error:
-        raise DataError(error.where, error.saw, error.allowed, 'Give them as a list: "choices".') from error
+        raise DataError(error.where, error.saw, error.expected, 'Give them as a list: "choices".') from error
 
 
 def _named(role: str, usual: Sequence[str], names: Sequence[str], function: Function, where: str) -> str:
@@ -128,9 +128,10 @@ def _named(role: str, usual: Sequence[str], names: Sequence[str], function: Func
     for name in known:
         if name in names:
             return str(name)
-    allowed = f"expected the column that the model was fitted on; there is {listed(map(_quoted, names), 20) or 'none'}"
+    saw = f'has no column "{fitted}": its columns are {listed(map(_quoted, names), 20) or "none"}'
     near = did_you_mean(fitted, names)
-    raise DataError(where, f'has no column "{fitted}"', allowed, near or f'Call the column "{fitted}", or "{role}".')
+    allowed = "the column that the model was fitted on"
+    raise DataError(where, saw, allowed, near or f'Call the column "{fitted}", or "{role}".')
 
 
 def _quoted(name: str) -> str:
@@ -145,10 +146,10 @@ def _values(value: Any, function: Function, where: str) -> dict[str, Any]:
     if second is None:
         if is_sequence and not form.reads_words:
             fix = "Fit it with --pair to read pairs."
-            raise DataError(where, f"is {type(value).__name__}", "expected a text: this model reads single texts", fix)
+            raise DataError(where, f"is {type(value).__name__}", "a text: this model reads single texts", fix)
         return {"text": value}
     if not is_sequence or len(value) != 2:
         reads, shape = form.two_texts, form.row
         saw = f"is {type(value).__name__}" + (f" of {len(value)}" if is_sequence else "")
-        raise DataError(where, saw, f"expected a tuple of two: this model reads {reads}", f"Give {shape}.")
+        raise DataError(where, saw, f"a tuple of two: this model reads {reads}", f"Give {shape}.")
     return {"text": value[0], second: value[1]}

@@ -22,13 +22,14 @@ from berthead.function.artifact import Artifact
 from berthead.model.heads import over_arrays
 from berthead.model.model import Model
 from berthead.model.sharing import shared
-from berthead.model.tensors import TensorPack, check_rows
+from berthead.model.tensors import TensorPack
 from berthead.model.units import of_units, packs
 from berthead.predict.answers import Computed, answered
 from berthead.predict.predictor import Predictor, budget_of
 from berthead.predict.reading import ReadChunk, chunks, prefetched
 from berthead.records import Example, FloatArray, Pack, Prediction
 from berthead.text.layout import Layout, ranges
+from berthead.text.tables import check_pack
 from berthead.text.tokenizer import Encoded
 from berthead.text.windows import Input
 
@@ -61,7 +62,7 @@ class JoinedEngine:
         found: dict[int, FloatArray] = {}
         if self.device.type == "cuda":
             refuse_child(self._process, *NO_GPU)
-        check_rows(pack, self.models[0].encoder.config)
+        check_pack(pack, self.models[0].encoder.config)
         with memory_explained(pack), self._lock, torch.inference_mode():
             tensors = TensorPack.from_pack(pack, self.device)
             for group in _grouped(members, lambda member: self.models[member].encoder.places):

@@ -32,12 +32,12 @@ def read_function(folder: Path, options: PredictOptions) -> tuple[AnyFunction, E
     export = f"berthead export {folder} --onnx DIR"
     if options.engine == "onnx":
         allowed = "a folder that berthead export wrote"
-        raise UsageError("--engine onnx", f"{folder} is no exported function", allowed, f"Write one: {export}")
+        raise UsageError("--engine onnx", f"{folder} is not an exported function", allowed, f"Write one: {export}")
     try:
         from berthead.predict.torch_engine import read_torch
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        fix = f"Install torch, or where it is installed: {export}"
-        raise ModelError(str(folder), "is no exported function, and torch is not installed", "", fix) from error
+        fix = f"Install torch, or export the function where torch is installed: {export}"
+        raise ModelError(str(folder), "is not an exported function, and torch is not installed", "", fix) from error
     return read_torch(folder, record, options)

@@ -34,7 +34,7 @@ LEAST_GAIN = 1.05
 # On the golden examples a precision may drift so many times as far as the receipt saw, or so far.
 GOLDEN_TIMES = 2.0
 GOLDEN_DRIFT = 0.02
-HOW_TO = "berthead bench MODEL DATA measures them on rows of yours, and keeps the result for auto"
+HOW_TO = "berthead bench MODEL DATA measures them on your rows, and keeps the result for auto"
 ON_GPU = HOW_TO.replace("DATA", "DATA --device cuda")
 
 
@@ -151,12 +151,12 @@ def choose(functions: Mapping[str, Artifact], device: torch.device = CPU) -> Cho
     first = next(iter(functions.values()))
     possible, how_to = candidates(first.model, device), ON_GPU if device.type == "cuda" else HOW_TO
     if not possible:
-        return Choice("fp32", f"nothing lower is computed here: {_nothing_lower(first.model, device)}")
+        return Choice("fp32", f"no lower precision is supported here: {_nothing_lower(first.model, device)}")
     keys = {name: machine.key_of(artifact, device) for name, artifact in functions.items()}
     known = {name: receipts_of(artifact, machine.measured(keys[name])) for name, artifact in functions.items()}
     unknown = [name for name, receipts in known.items() if not receipts]
     if unknown:
-        return Choice("fp32", f"{_whose(unknown[0])}lower precisions were not measured when it was fitted; {how_to}")
+        return Choice("fp32", f"{_whose(unknown[0])}lower precisions were not measured at the fit; {how_to}")
     by = {one: computed_by(first.model, one, device) for one in possible}
     told = {one: {name: _about(receipts, one, by[one]) for name, receipts in known.items()} for one in possible}
     why_not = {one: _refused(told[one], one, how_to) for one in possible}
@@ -168,7 +168,7 @@ def choose(functions: Mapping[str, Artifact], device: torch.device = CPU) -> Cho
         try:
             own, golden = _here(artifact, keys[name], device)
         except GateError:
-            return Choice("fp32", f"{_whose(name)}the golden examples do not replay here; see berthead verify")
+            return Choice("fp32", f"{_whose(name)}the golden examples give other logits here; see berthead verify")
         speed = speed or own
         for one in passed:
             why_not[one] = why_not[one] or _drifted(told[one][name], golden, one)
@@ -183,7 +183,7 @@ def _fastest(
     for one in (one for one, line in why_not.items() if not line):
         gain = speed[one] / speed["fp32"]
         if gain < LEAST_GAIN:
-            why.append(f"{one} gains nothing here: {gain:.2f} x fp32")
+            why.append(f"{one} is not faster here: {gain:.2f} x fp32")
         elif speed[one] > speed[best]:
             best = one
     if best != "fp32":
@@ -227,27 +227,27 @@ def _refused(told: Mapping[str, Receipt | None], precision: str, how_to: str) ->
     """Why a precision is not taken, by what was measured of each function; empty: it passed for all."""
     for name, receipt in told.items():
         if receipt is None:
-            return f"{_whose(name)}{precision} was not measured where it was fitted, as it is computed here; {how_to}"
+            return f"{_whose(name)}{precision} was not measured with what computes it here; {how_to}"
         if not receipt.verdicts[precision].passed:
             allowed = f"{100 * LEAST_AGREEMENT:.1f} %, -{MOST_LOST_POINTS} points"
-            return f"{_whose(name)}{precision} is refused: {receipt.says(precision)} (allowed: {allowed})"
+            return f"{_whose(name)}{precision} is refused: {receipt.says(precision)} (expected {allowed})"
     return ""
 
 
 def _drifted(receipt: Receipt | None, golden: Receipt, precision: str) -> str:
-    """Why a precision is not taken, by what it says here of the golden examples."""
+    """Why a precision is not taken, by its logits for the golden examples on this machine."""
     if receipt is None or precision not in golden.verdicts:
-        return f"{precision} was not replayed"
+        return f"{precision} was not measured on the golden examples"
     allowed = max(GOLDEN_TIMES * receipt.verdicts[precision].largest_drift, GOLDEN_DRIFT)
     drift = golden.verdicts[precision].largest_drift
     if drift <= allowed:
         return ""
-    return f"{precision} is refused: golden examples drift by {drift:.2g} here (allowed: {allowed:.2g})"
+    return f"{precision} is refused: golden examples drift by {drift:.2g} here (expected {allowed:.2g})"
 
 
 def _nothing_lower(model: Model, device: torch.device) -> str:
     if part := BF16_SUPPORTED.why_not(model.encoder):
-        return f"{part}, which is not known in lower precisions"
+        return f"{part}, which is not supported in lower precisions"
     if device.type == "cuda":
         return "this GPU has no bfloat16 in hardware"
     return f"no bfloat16 in hardware, and {native.why_not(model.encoder)}"

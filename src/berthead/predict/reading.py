@@ -10,7 +10,7 @@ from queue import Full, Queue
 from typing import TypeVar
 
 from berthead.engine.forks import refuse_child
-from berthead.errors import DataError
+from berthead.errors import DataError, counted
 from berthead.records import Example
 from berthead.tasks import Task
 from berthead.text.tokenizer import Tokenizer
@@ -139,9 +139,10 @@ def long_notes(truncated: int, windowed: int, rows: int, max_tokens: int) -> lis
     Returns:
         Lines.
     """
-    whats = ((truncated, "their ends were not read"), (windowed, "they were read in windows"))
+    whats = ((truncated, "truncated"), (windowed, "read in windows"))
     return [
-        f"{count:,} of {rows:,} rows ({100 * count / rows:.1f} %) have over {max_tokens} tokens; {what}"
+        f"{count:,} of {counted(rows, 'row')} ({100 * count / rows:.1f} %) "
+        f"{'has' if count == 1 else 'have'} over {max_tokens} tokens and {'was' if count == 1 else 'were'} {what}"
         for count, what in whats
         if count
     ]

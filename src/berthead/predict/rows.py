@@ -38,7 +38,7 @@ def read_rows(data: Any) -> tuple[list[str], Iterable[Row], str]:
     if not records:
         raise DataError("data", "is empty", "at least two labelled rows")
     if not all(isinstance(record, dict) for record in records):
-        raise DataError("data", f"holds {type(records[0]).__name__}", "a file, a data frame, or a list of dicts")
+        raise DataError("data", f"holds {type(records[0]).__name__}", "a file, a data frame or a list of dicts")
     return list(dict.fromkeys(str(name) for record in records for name in record)), rows_of(records), "data"
 
 
@@ -77,7 +77,7 @@ class LabelledRows:
     @property
     def unscored(self) -> list[str]:
         """That there are no targets, as a note; none where there are."""
-        return [] if self.labelled else ["there is no column of targets: answers are compared, and not scored"]
+        return [] if self.labelled else ["there is no column of targets: answers are compared but not scored"]
 
 
 def labelled_rows(
@@ -136,7 +136,7 @@ def knows(task: Task, target: Any) -> bool:
 
 def mended(examples: Iterable[Example]) -> list[str]:
     """What was mended in the rows, as lines."""
-    return [f"mended: {example.where}: {example.note}" for example in examples if example.note]
+    return [f"corrected: {example.where}: {example.note}" for example in examples if example.note]
 
 
 def notes_on(rows: Iterable[Row]) -> list[str]:

@@ -222,5 +222,5 @@ def output_error(name: str, error: OSError, then: str = "") -> OSError | OutputE
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         saw, fix = "the disk is full", "Free some space, or write to another folder."
     elif error.errno == errno.EFBIG:
-        saw, fix = "the file is larger than is allowed here", "Raise `ulimit -f`, or write elsewhere."
+        saw, fix = "the file exceeds the allowed size", "Raise `ulimit -f`, or write elsewhere."
     return OutputError(name, saw, fix=f"{fix} {then}".rstrip())

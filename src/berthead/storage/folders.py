@@ -41,7 +41,7 @@ def check_out(folder: Path, overwrite: bool) -> None:
 
 def _refuse_taken(folder: Path, overwrite: bool) -> None:
     if folder.name in ("", ".."):
-        raise OutputError(str(folder), "has no name of its own", "a new folder", "Give another folder.")
+        raise OutputError(str(folder), "has no name of its own", "the name of a new folder", "Give another folder.")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise OutputError(str(folder), "is not a folder", "", "Give another folder.")
     if folder.is_dir() and any(folder.iterdir()):
@@ -77,7 +77,7 @@ def made_whole(folder: Path, overwrite: bool = False) -> Iterator[Path]:
         with folder_aside(folder) as aside:
             yield aside
     except (OSError, SafetensorError) as error:
-        fix = "Free some space or give another place."
+        fix = "Free some space, or give another folder."
         reason = getattr(error, "strerror", None) or error
         raise OutputError(str(folder), f"could not be written ({reason})", "", fix) from error
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from berthead.errors import counted
+
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 # ASCII only: so it stands in the published script, and other dashes and quotes stay
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -88,9 +90,9 @@ def answer_scores(answers: Sequence[str], golds: Sequence[Sequence[str]]) -> dic
         (1.0, 1.0)
     """
     if len(answers) != len(golds):
-        raise ValueError(f"{len(answers)} answers for {len(golds)} rows; they have to be as many")
+        raise ValueError(f"got {counted(len(answers), 'answer')}; expected {len(golds)}, one for each row")
     if not answers:
-        raise ValueError("there is no row to score")
+        raise ValueError("got no rows; expected at least one to score")
     exacts = np.array([exact(answer, gold) for answer, gold in zip(answers, golds, strict=True)])
     shares = np.array([f1(answer, gold) for answer, gold in zip(answers, golds, strict=True)])
     # the published script asks whether answers are listed at all: a gold answer of punctuation only is one
@@ -127,7 +129,9 @@ def best_threshold(margins: Sequence[float], right_if_answered: Sequence[float],
         2.0
     """
     if not len(margins) == len(right_if_answered) == len(has_answer):
-        raise ValueError("margins, right_if_answered and has_answer have to be as many")
+        raise ValueError(
+            "margins, right_if_answered and has_answer differ in length; expected one value for each question"
+        )
     order = np.argsort(np.asarray(margins, dtype=np.float64), kind="stable")
     ordered = np.asarray(margins, dtype=np.float64)[order]
     cuts = _cuts(np.unique(ordered[np.isfinite(ordered)]))

@@ -28,7 +28,8 @@ def number(state: Mapping[Any, Any], key: Any, above: float = -math.inf) -> floa
     """
     value = state[key]
     if isinstance(value, bool) or not isinstance(value, int | float) or not above < float(value) < math.inf:
-        raise ValueError(f"{key} is {value!r}")
+        bound = "" if above == -math.inf else f" above {above:g}"
+        raise ValueError(f"{key} is {value!r}; expected a finite number{bound}")
     return float(value)
 
 

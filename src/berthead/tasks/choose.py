@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from berthead.data.labels import is_blank, plain
-from berthead.errors import DataError, shown
+from berthead.errors import DataError, listed, shown
 from berthead.records import Example, FloatArray, Prediction
 from berthead.tasks.arrays import number, ragged, softmax
 from berthead.tasks.base import Answer, Batch, Task, stateless
@@ -89,7 +89,7 @@ class Choose(Task):
     def from_json(cls, state: Mapping[str, Any]) -> Self:
         """The task from its written state."""
         if state["style"] not in STYLES:
-            raise ValueError(f"style is {state['style']!r}")
+            raise ValueError(f"style is {state['style']!r}; expected one of {listed(STYLES)}")
         return cls(state["style"], number(state, "temperature", above=0))
 
     def to_json(self) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def choice_of(label: Any, choices: Sequence[str]) -> Choice:
     last = chr(ord("A") + min(count, 26) - 1)
     allowed = f"a number from 0 to {count - 1}, a letter from A to {last}, or the text of a choice"
     if is_blank(label):
-        raise ValueError(f"is blank; {allowed}")
+        raise ValueError(f"is blank; expected {allowed}")
     readings = []
     if isinstance(label, str):
         alike = [place for place, choice in enumerate(choices) if choice == label]
@@ -212,11 +212,11 @@ def choice_of(label: Any, choices: Sequence[str]) -> Choice:
         if word.isascii() and word.isdecimal() and int(word) < count:
             readings.append(("number", int(word)))
         if not readings and alike:
-            raise ValueError(f"is {shown(label)}, and {len(alike)} choices read so; {allowed}")
+            raise ValueError(f"is {shown(label)}, the text of {len(alike)} choices; expected {allowed}")
     elif isinstance(label, int | float) and not isinstance(label, bool) and label in range(count):
         readings.append(("number", int(label)))
     if not readings:
-        raise ValueError(f"is {shown(label)}, and there are {count} choices; {allowed}")
+        raise ValueError(f"is {shown(label)}, and there are {count} choices; expected {allowed}")
     return Choice(count, tuple(readings))
 
 

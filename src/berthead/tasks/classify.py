@@ -51,9 +51,9 @@ class Classify(Task):
         """The cell as a label, with its type."""
         value = plain(value)
         if is_blank(value):
-            raise ValueError("is blank; every row needs a label")
+            raise ValueError("is blank; expected a label")
         if not isinstance(value, str | int | float | bool):
-            raise ValueError(f"is {shown(value)}; a label is a text or a number")
+            raise ValueError(f"is {shown(value)}; expected a text or a number")
         return value
 
     @classmethod
@@ -61,11 +61,11 @@ class Classify(Task):
         """The labels that stand in the targets."""
         labels = Labels.from_values(targets)
         if len(labels) < 2:
-            seen = f"holds one class only: {shown(labels.names[0])}" if len(labels) else "holds no labelled row"
-            raise DataError(where, seen, f"2 to {MOST_LABELS} classes", "Add rows of another class.")
+            seen = f"holds only the class {shown(labels.names[0])}" if len(labels) else "holds no labelled row"
+            raise DataError(where, seen, f"2 to {MOST_LABELS:,} classes", "Add rows of another class.")
         if len(labels) > MOST_LABELS:
-            fix = "Is this the right column? Numbers to be predicted as such need --task regress."
-            raise DataError(where, f"holds {len(labels)} classes", f"2 to {MOST_LABELS} classes", fix)
+            fix = "Is this the right column? To predict numbers, use --task regress."
+            raise DataError(where, f"holds {len(labels):,} classes", f"2 to {MOST_LABELS:,} classes", fix)
         return cls(labels)
 
     @classmethod

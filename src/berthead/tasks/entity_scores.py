@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from berthead.data.tags import entities, strict_entities
+from berthead.errors import counted
 
 Rows = Sequence[Sequence[str]]
 Found = set[tuple[int, str, int, int]]
@@ -67,14 +68,18 @@ def entity_scores(gold: Rows, predicted: Rows, scheme: str = "BIO") -> dict[str,
 def _pairs(gold: Rows, predicted: Rows) -> list[tuple[str, str]]:
     """The gold and the predicted tag of each word."""
     if len(gold) != len(predicted):
-        raise ValueError(f"{len(gold)} rows of gold tags, {len(predicted)} of predicted ones; they have to be as many")
+        raise ValueError(
+            f"got {counted(len(predicted), 'row')} of predicted tags; expected {len(gold)}, as of gold tags"
+        )
     pairs: list[tuple[str, str]] = []
     for number, (wanted, got) in enumerate(zip(gold, predicted, strict=True), 1):
         if len(wanted) != len(got):
-            raise ValueError(f"row {number} has {len(wanted)} gold tags and {len(got)} predicted ones")
+            raise ValueError(
+                f"row {number} has {counted(len(got), 'predicted tag')}; expected {len(wanted)}, as of gold tags"
+            )
         pairs += zip(wanted, got, strict=True)
     if not pairs:
-        raise ValueError("there is no word to score")
+        raise ValueError("got no words; expected at least one to score")
     return pairs
 
 

@@ -40,12 +40,14 @@ def mark_of(value: Any) -> Mark:
     if isinstance(value, list | tuple) and len(value) == 3:
         value = dict(zip(("start", "end", "label"), value, strict=True))
     if not isinstance(value, dict) or not {"start", "end", "label"} <= value.keys():
-        raise ValueError(f'holds {shown(value)[:60]}; a span is {{"start": 0, "end": 5, "label": "PER"}}')
+        raise ValueError(f'holds {shown(value)[:60]}; expected a span such as {{"start": 0, "end": 5, "label": "PER"}}')
     start, end, label = value["start"], value["end"], value["label"]
     if any(isinstance(place, bool) or not isinstance(place, int) for place in (start, end)) or is_blank(label):
-        raise ValueError(f"holds the span {shown(value)[:80]}; start and end are whole numbers, label is a text")
+        raise ValueError(
+            f"holds the span {shown(value)[:80]}; expected whole numbers as start and end, a text as label"
+        )
     if not 0 <= start < end:
-        raise ValueError(f"holds the span {start}-{end}; start is at least 0, and end is above start")
+        raise ValueError(f"holds the span {start}-{end}; expected a start of at least 0, and an end above it")
     return Mark(start, end, str(label))
 
 
@@ -63,14 +65,17 @@ def check_marks(marks: Sequence[Mark], text: str) -> None:
     for mark in ordered:
         if mark.end > len(text):
             raise ValueError(
-                f"holds the span {mark.start}-{mark.end} ({mark.label}); the text has {len(text)} characters"
+                f"holds the span {mark.start}-{mark.end} ({mark.label}); "
+                f"expected an end of at most {len(text)}, the characters of the text"
             )
         if not text[mark.start : mark.end].strip():
-            raise ValueError(f"holds the span {mark.start}-{mark.end} ({mark.label}) of white space; spans hold text")
+            raise ValueError(
+                f"holds the span {mark.start}-{mark.end} ({mark.label}) of white space; expected text in it"
+            )
     for one, other in pairwise(ordered):
         if other.start < one.end:
             both = f"{one.start}-{one.end} ({one.label}) and {other.start}-{other.end} ({other.label})"
-            raise ValueError(f"holds the spans {both}, which overlap; each character belongs to one span at most")
+            raise ValueError(f"holds the spans {both}, which overlap; expected each character in one span at most")
 
 
 def aligned(marks: Sequence[Mark], read: Input, text: str = "") -> tuple[list[str], list[str]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from berthead.data.labels import MOST_LABELS, Labels, is_blank, plain
-from berthead.errors import DataError, listed, shown
+from berthead.errors import DataError, counted, listed, shown
 from berthead.records import Example, FloatArray, IntArray, Label
 from berthead.tasks.arrays import number, sigmoid
 from berthead.tasks.base import Answer, Batch, LinearModel, Task
@@ -64,7 +64,7 @@ class Multilabel(Task):
             value = []
         labels: list[Any] = [plain(one) for one in value] if isinstance(value, list) else [None]
         if any(is_blank(one) or not isinstance(one, str | int | float | bool) for one in labels):
-            raise ValueError(f'is {shown(value)}; labels are a JSON list or "a|b"')
+            raise ValueError(f'is {shown(value)}; expected labels as a JSON list or "a|b"')
         return labels
 
     @classmethod
@@ -72,7 +72,9 @@ class Multilabel(Task):
         """The labels that stand in the targets."""
         labels = Labels.from_values(label for target in targets for label in target)
         if not 1 <= len(labels) <= MOST_LABELS:
-            raise DataError(where, f"holds {len(labels)} labels", f"1 to {MOST_LABELS} labels", 'Write them as "a|b".')
+            raise DataError(
+                where, f"holds {counted(len(labels), 'label')}", f"1 to {MOST_LABELS:,} labels", 'Write them as "a|b".'
+            )
         return cls(labels, (0.5,) * len(labels))
 
     @classmethod
@@ -80,7 +82,9 @@ class Multilabel(Task):
         """The task from its written state."""
         labels, thresholds = Labels.from_json(state["labels"]), dict(enumerate(state["thresholds"]))
         if len(thresholds) != len(labels):
-            raise ValueError(f"{len(labels)} labels have {len(thresholds)} thresholds")
+            raise ValueError(
+                f"holds {counted(len(thresholds), 'threshold')}; expected {len(labels)}, one for each label"
+            )
         return cls(labels, tuple(number(thresholds, place) for place in thresholds))
 
     def to_json(self) -> dict[str, Any]:

@@ -68,9 +68,9 @@ def wrong_with(found: Any) -> str:
     if lacks:
         return f"lacks {listed(lacks, 20)}"
     if found.form not in FORMS:
-        return f"has form {found.form!r} (allowed: {listed(FORMS)})"
+        return f"has form {found.form!r} (expected one of {listed(FORMS)})"
     if found.level not in ("row", "token"):
-        return f"has level {found.level!r} (allowed: row, token)"
+        return f"has level {found.level!r} (expected row or token)"
     if not isinstance(found.metrics, Mapping) or "loss" not in found.metrics:
         return 'has no metric "loss"'
     return ""
@@ -92,6 +92,6 @@ def choose_metric(task: type[Task], wanted: str | None) -> str:
     if wanted is None:
         return next(iter(task.metrics))
     if wanted not in task.metrics:
-        known = f"metrics of {task.name}: {listed(task.metrics)}"
+        known = f"a metric of {task.name}: {listed(task.metrics)}"
         raise UsageError("--metric", f'is "{wanted}"', known, did_you_mean(wanted, task.metrics))
     return wanted

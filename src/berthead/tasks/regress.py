@@ -54,13 +54,13 @@ class Regress(Task):
         """The cell as a finite number."""
         value = plain(value)
         if is_blank(value):
-            raise ValueError("is blank; every row needs a number")
+            raise ValueError("is blank; expected a number")
         try:
             number = float(value)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         if isinstance(value, bool) or not math.isfinite(number):
-            raise ValueError(f"is {shown(value)}; --task regress needs finite numbers such as 3.5")
+            raise ValueError(f"is {shown(value)}; expected a finite number such as 3.5, for --task regress")
         return number
 
     @classmethod
@@ -77,7 +77,7 @@ class Regress(Task):
         """The task from its written state."""
         mean, low, high = (number(state, key) for key in ("mean", "low", "high"))
         if low > high:
-            raise ValueError(f"low {low:g} is above high {high:g}")
+            raise ValueError(f"low is {low:g}; expected at most high, {high:g}")
         return cls(mean, number(state, "deviation", above=0), low, high)
 
     def to_json(self) -> dict[str, Any]:

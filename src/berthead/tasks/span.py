@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from berthead.data.labels import is_blank
-from berthead.errors import DataError, shown
+from berthead.errors import DataError, counted, shown
 from berthead.records import Example, FloatArray, Prediction, Span
 from berthead.tasks.answer_scores import answer_scores, best_threshold, exact, f1
 from berthead.tasks.arrays import number, ragged
@@ -93,14 +93,13 @@ class Extract(Task):
         if isinstance(value, np.ndarray):
             value = value.tolist()
         if not isinstance(value, list | tuple):
-            raise ValueError(
-                f'is {shown(value)[:60]}; answers are [{{"text": "...", "answer_start": 0}}], or [] for no answer'
-            )
+            allowed = 'answers such as [{"text": "...", "answer_start": 0}], or [] for none'
+            raise ValueError(f"is {shown(value)[:60]}; expected {allowed}")
         return tuple(_gold(one) for one in value)
 
     @classmethod
     def settled(cls, example: Example) -> Example:
-        """Answers that stand where they are said to; a wrong place is mended where the text stands once only."""
+        """Answers at the places given; a wrong place is corrected where the text occurs only once."""
         context, golds, notes = example.pair or "", [], []
         for gold in example.target:
             if context[gold.start : gold.start + len(gold.text)] == gold.text and gold.start >= 0:
@@ -111,12 +110,13 @@ class Extract(Task):
                 f"answer_start {gold.start}" if gold.start >= 0 else "no answer_start",
             )
             if count != 1:
-                stands = "does not stand in the context" if not count else f"stands {count} times in the context"
-                raise ValueError(f"has {said}, and {shown(gold.text[:60])} {stands}; give its first character")
+                stands = "is not in the context" if not count else f"occurs {count} times in the context"
+                saw = f"has {said}, and {shown(gold.text[:60])} {stands}"
+                raise ValueError(f"{saw}; expected the place of its first character")
             golds.append(gold._replace(start=context.index(gold.text)))
             if gold.start >= 0:
                 notes.append(
-                    f"{said} is wrong; {shown(gold.text[:60])} stands at {golds[-1].start} only, and is read there"
+                    f"{said} is wrong; {shown(gold.text[:60])} occurs at {golds[-1].start} only, which is used instead"
                 )
         return replace(example, target=tuple(golds), note="; ".join(notes) or None)
 
@@ -133,7 +133,8 @@ class Extract(Task):
         """The task from its written state."""
         longest, unanswerable = state["longest"], state["unanswerable"]
         if type(longest) is not int or longest < 1 or type(unanswerable) is not bool:
-            raise ValueError(f"longest is {longest!r}, unanswerable is {unanswerable!r}")
+            saw = f"longest is {longest!r}, unanswerable is {unanswerable!r}"
+            raise ValueError(f"{saw}; expected a whole number from 1, and true or false")
         return cls(longest, unanswerable, number(state, "threshold"))
 
     def to_json(self) -> dict[str, Any]:
@@ -184,7 +185,7 @@ class Extract(Task):
         for example, one, row in zip(examples, inputs, self.targets([x.target for x in examples], inputs), strict=True):
             assert one.units is not None
             if example.target and not row[one.units.start >= 0, 0].any():
-                lines.append(f"{example.where}: the answer {shown(example.target[0].text[:60])} stands in no window")
+                lines.append(f"{example.where}: the answer {shown(example.target[0].text[:60])} is in no window")
         return lines
 
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None, sizes: Sequence[int] = ()) -> Tensor:
@@ -332,7 +333,8 @@ def _rows(value: dict[str, Any]) -> list[Any]:
         return [value]
     starts = [None] * len(texts) if starts is None else list(starts)
     if len(starts) != len(texts):
-        raise ValueError(f"has {len(texts)} texts and {len(starts)} values of answer_start; as many of both")
+        saw = f"has {counted(len(texts), 'text')} and {counted(len(starts), 'value')} of answer_start"
+        raise ValueError(f"{saw}; expected as many of both")
     return [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
 
 
@@ -340,10 +342,10 @@ def _gold(value: Any) -> Gold:
     if isinstance(value, str):
         value = {"text": value}
     if not isinstance(value, dict) or not isinstance(value.get("text"), str) or is_blank(value["text"]):
-        raise ValueError(f'holds {shown(value)[:60]}; an answer is {{"text": "...", "answer_start": 0}}')
+        raise ValueError(f'holds {shown(value)[:60]}; expected an answer such as {{"text": "...", "answer_start": 0}}')
     start = value.get("answer_start")
     if start is None:
         return Gold(value["text"], -1)
     if isinstance(start, bool) or not isinstance(start, int | np.integer) or start < 0:
-        raise ValueError(f"has answer_start {shown(start)}; a whole number of characters, at least 0")
+        raise ValueError(f"has answer_start {shown(start)}; expected a whole number of characters, at least 0")
     return Gold(value["text"], int(start))

@@ -14,7 +14,7 @@ import numpy as np
 
 from berthead.data import tags as tagging
 from berthead.data.labels import MOST_LABELS, is_blank
-from berthead.errors import DataError, did_you_mean, listed, shown
+from berthead.errors import DataError, counted, did_you_mean, listed, shown
 from berthead.records import Example, FloatArray, IntArray, Prediction, Span
 from berthead.tasks.arrays import ragged, softmax
 from berthead.tasks.base import Answer, Batch, Task, stateless
@@ -70,7 +70,9 @@ class Tag(Task):
             value = value.tolist()
         if not isinstance(value, list | tuple):
             saw = "is blank" if is_blank(value) else f"is {shown(value)[:60]}"
-            raise ValueError(f'{saw}; a list of tags, or of spans such as {{"start": 0, "end": 5, "label": "PER"}}')
+            raise ValueError(
+                f'{saw}; expected a list of tags, or of spans such as {{"start": 0, "end": 5, "label": "PER"}}'
+            )
         if all(isinstance(one, str) for one in value):
             return tuple(value)
         return tuple(mark_of(one) for one in value)
@@ -81,13 +83,14 @@ class Tag(Task):
         target = example.target
         if target and isinstance(target[0], Mark):
             if example.words is not None:
-                raise ValueError("holds spans, and the row holds tokens; spans need the text, tokens need tags")
+                raise ValueError("holds spans, and the row holds tokens; expected a tag for each token")
             check_marks(target, example.text)
             return example
         if example.words is None and target:
-            raise ValueError("holds tags, and the row holds a text; tags need a list of tokens")
+            raise ValueError("holds tags, and the row holds a text; expected spans, or a list of tokens as the text")
         if example.words is not None and len(target) != len(example.words):
-            raise ValueError(f"holds {len(target)} tags for {len(example.words)} tokens; one for each is needed")
+            saw = f"holds {counted(len(target), 'tag')} for {counted(len(example.words), 'token')}"
+            raise ValueError(f"{saw}; expected one for each")
         return example
 
     @classmethod
@@ -99,7 +102,7 @@ class Tag(Task):
         if any(marked) and not all(marked):
             odd = places[marked.index(not marked[0])]
             saw = f"holds {'tags' if marked[0] else 'spans'}, and rows before it {'spans' if marked[0] else 'tags'}"
-            raise DataError(where, saw, "one of the two in every row").about(odd)
+            raise DataError(where, saw, "tags in all rows, or spans in all rows").about(odd)
         if all(marked):
             labels = sorted({mark.label for target in rows for mark in target})
             scheme, letters = "BIO", tagging.STANDARD
@@ -126,11 +129,11 @@ class Tag(Task):
         """The task from its written state."""
         tags, scheme, letters = state["labels"], state["scheme"], state["letters"]
         if not isinstance(tags, list) or len(set(map(str, tags))) < len(tags) or len(tags) < 2:
-            raise ValueError(f"labels are {shown(tags)[:60]}")
+            raise ValueError(f"labels are {shown(tags)[:60]}; expected at least two different tags")
         if not all(isinstance(text, str) for text in (*tags, letters)) or scheme not in tagging.SCHEMES:
-            raise ValueError(f"scheme is {scheme!r}")
+            raise ValueError(f"scheme is {scheme!r}; expected one of {listed(tagging.SCHEMES)}")
         if len(letters) != len(tagging.STANDARD):
-            raise ValueError(f"letters are {letters!r}")
+            raise ValueError(f"letters are {letters!r}; expected {len(tagging.STANDARD)} of them")
         return cls(tuple(tags), scheme, letters)
 
     def to_json(self) -> dict[str, Any]:
@@ -160,7 +163,7 @@ class Tag(Task):
         """Whether every label is known."""
         if self.scheme == "plain":
             if not target or isinstance(target[0], Mark):
-                raise ValueError("holds spans; this model knows a tag for each word")
+                raise ValueError("holds spans; expected a tag for each word, as this model was fitted")
             given, known = set(target), set(self.tags)
         else:
             marks = [one.label for one in target if isinstance(one, Mark)]
@@ -170,7 +173,8 @@ class Tag(Task):
             known = {tag[2:] for tag in self.tags if tag != "O"}
         for label in sorted(given - known):
             near = did_you_mean(label, known)
-            saw = f"holds {shown(label)}; this model knows {len(known)} labels: {listed(map(shown, sorted(known)))}"
+            saw = f"holds {shown(label)}; expected one of {counted(len(known), 'known label')}: "
+            saw += listed(map(shown, sorted(known)))
             raise ValueError(f"{saw}. {near}" if near else saw)
 
     def targets(self, values: Sequence[Any], inputs: Sequence[Input] = ()) -> np.ndarray:
@@ -300,7 +304,7 @@ class Tag(Task):
     def scores(self, paths: Sequence[IntArray], logits: FloatArray, targets: np.ndarray) -> dict[str, Any]:
         """The same from tag numbers that are decoded already: those of each example's words."""
         if len(logits) == 0:
-            raise DataError("", "the rows hold no word that can be scored", "texts with words", "Check the column.")
+            raise DataError("", "the rows hold no words to score", "texts with words", "Check the column.")
         gold = [[self.tags[number] for number in row] for row in targets]
         predicted = [
             self._padded([self.tags[number] for number in path], len(row))
@@ -375,6 +379,6 @@ def _unbegun(examples: Sequence[Example]) -> list[str]:
 
 def _enough(tags: tuple[str, ...], where: str) -> tuple[str, ...]:
     if not 2 <= len(tags) <= MOST_LABELS:
-        saw = "holds no entity" if tags in (("O",), ()) else f"holds {len(tags)} different tags"
-        raise DataError(where, saw, f"2 to {MOST_LABELS} tags", "Is this the right column?")
+        saw = "holds no entity" if tags in (("O",), ()) else f"holds {counted(len(tags), 'different tag')}"
+        raise DataError(where, saw, f"2 to {MOST_LABELS:,} tags", "Is this the right column?")
     return tags

@@ -65,8 +65,12 @@ class _Template:
     pair_segment: int
 
     @property
-    def special_tokens(self) -> int:
-        return len(self.before[0]) + len(self.between[0]) + len(self.after[0])
+    def special_tokens(self) -> list[int]:
+        return [*self.before[0], *self.between[0], *self.after[0]]
+
+    @property
+    def types(self) -> set[int]:
+        return {self.segment, self.pair_segment, *self.before[1], *self.between[1], *self.after[1]}
 
 
 class Tokenizer:
@@ -117,10 +121,24 @@ class Tokenizer:
         raise ModelError(str(folder), "holds no tokenizer", "tokenizer.json, or vocab.txt")
 
     @property
-    def vocabulary(self) -> int:
-        """Token numbers, added tokens included."""
+    def largest_id(self) -> int:
+        """The largest token number that it gives; numbers may have gaps, so that their count says nothing."""
         size: int = self.backend.get_vocab_size(with_added_tokens=True)
-        return size
+        # Without gaps it is the last one. Asking for each costs half of what all tokens by name cost.
+        if all(token is not None for token in map(self.backend.id_to_token, range(size))):
+            largest = size - 1
+        else:
+            largest = max(self.backend.get_vocab(with_added_tokens=True).values())
+        # Special tokens have numbers of their own in the template, whatever the vocabulary says.
+        return max(largest, *self._single.special_tokens, *self._pair.special_tokens)
+
+    def token_types(self, *, pair: bool) -> set[int]:
+        """The token types that it gives in a row of one text, or of a pair."""
+        return (self._pair if pair else self._single).types
+
+    def special_tokens(self, *, pair: bool) -> int:
+        """How many special tokens it puts around one text, or a pair."""
+        return len((self._pair if pair else self._single).special_tokens)
 
     @property
     def sha256(self) -> str:
@@ -151,8 +169,7 @@ class Tokenizer:
 
     def room(self, max_tokens: int, *, pair: bool) -> int:
         """Tokens of the user's text in a row, beside the special ones."""
-        template = self._pair if pair else self._single
-        return max(0, max_tokens - template.special_tokens)
+        return max(0, max_tokens - self.special_tokens(pair=pair))
 
     def first_token(self, *, pair: bool) -> int:
         """The place of the first text's first token in a row."""
@@ -180,7 +197,7 @@ class Tokenizer:
             *[template.pair_segment] * len(second or ()), *template.after[1],
         ]  # fmt: skip
         kept = len(first) + len(second or ())
-        return Encoded(np.array(tokens), np.array(segments), length + template.special_tokens, kept < length)
+        return Encoded(np.array(tokens), np.array(segments), length + len(template.special_tokens), kept < length)
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token numbers of texts, without special tokens."""

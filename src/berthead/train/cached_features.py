@@ -1,4 +1,4 @@
-"""What the frozen part of a model says of each token or row: computed once, kept in a file, looked up afterwards."""
+"""Activations of the frozen layers for each token or row: computed once, kept in a file, then looked up."""
 
 from __future__ import annotations
 
@@ -130,6 +130,8 @@ def above(model: Model, vectors: Vectors) -> Model:
     """The rest of the model, which reads those vectors; it shares the model's weights."""
     encoder = model.encoder.part(frozen_layers(model), len(model.encoder.order))
     encoder.embeddings = Lookup(vectors.values)  # type: ignore[assignment]
+    # What its packs index are the vectors.
+    encoder.config = replace(encoder.config, vocabulary=len(vectors.values), segments=0)
     return Model(encoder, model.head)
 
 
@@ -206,7 +208,7 @@ def check_folder(name: str | None) -> Path | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
-        saw = f"cannot be made ({getattr(error, 'strerror', None) or error})"
+        saw = f"cannot be created ({getattr(error, 'strerror', None) or error})"
         raise UsageError(f"--cache {name}", saw, "a folder that can be written") from error
     return folder
 
@@ -269,5 +271,5 @@ def _temporary(place: Path, parts: Iterable[bytes]) -> Path:
 
 
 def _not_kept(place: Path, error: OSError) -> OutputError:
-    saw = f"the vectors of the frozen part could not be written ({error.strerror})"
+    saw = f"the activations of the frozen layers cannot be written ({error.strerror})"
     return OutputError(str(place), saw, "", "Give a folder with room as --cache.")

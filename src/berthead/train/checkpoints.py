@@ -25,7 +25,7 @@ FORMAT_VERSION = 1
 LEAST_SECONDS, LEAST_TIMES = 5.0, 20
 # safetensors writes to a name of its own first: what is being written lies in a folder.
 _FILE, _ASIDE, _LOCK, _DONE = "checkpoint.safetensors", "part", "lock", "done"
-_ANEW = "Add --overwrite, without --resume, to begin anew."
+_ANEW = "Give --overwrite instead of --resume to start over."
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +73,15 @@ class Checkpoints:
             OutputError: a fit that did not end is there, or something else is.
         """
         if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
-            raise OutputError(str(self.folder), "is not a folder", "the checkpoint's place", "Give another --out.")
+            raise OutputError(str(self.folder), "is not a folder", "the folder of a checkpoint", "Give another --out.")
         there = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
         if not there <= {_FILE, _ASIDE, _LOCK, _DONE}:
-            raise OutputError(str(self.folder), "holds other files", "the checkpoint's place", "Give another --out.")
+            raise OutputError(
+                str(self.folder), "holds other files", "the folder of a checkpoint", "Give another --out."
+            )
         if self.exists() and not self.resume and not overwrite:
-            fix = "Add --resume to go on with it, or --overwrite to begin anew."
-            raise OutputError(str(self.folder), "holds a fit that did not end", "", fix)
+            fix = "Add --resume to continue it, or --overwrite to start over."
+            raise OutputError(str(self.folder), "holds an interrupted fit", "", fix)
 
     def __enter__(self) -> Self:
         if self.writes:
@@ -90,7 +92,7 @@ class Checkpoints:
             except BlockingIOError:
                 self._lock.close()
                 fix = "Wait for it, or give another --out."
-                raise OutputError(str(self.folder), "belongs to a fit that is still at work", "", fix) from None
+                raise OutputError(str(self.folder), "is used by a fit that is still running", "", fix) from None
             except OSError:
                 pass  # some network file systems lock nothing
             if not self.resume:
@@ -114,7 +116,7 @@ class Checkpoints:
         return (self.folder / _FILE).is_file()
 
     def read(self, identity: Mapping[str, Any]) -> Saved | None:
-        """What the fit that is resumed had come to.
+        """The state of the fit that is resumed.
 
         Args:
             identity: what the fit depends on, by the names that its user knows; JSON.
@@ -143,7 +145,7 @@ class Checkpoints:
             if was.get(name) != now.get(name)
         ]
         if changed:
-            fix = f"Give what was given, or begin anew: {_ANEW[0].lower()}{_ANEW[1:]}"
+            fix = f"Use the same data and options as before. {_ANEW}"
             raise UsageError(f"--resume {self.folder}", "; ".join(changed), "", fix)
         return Saved(state, tensors)
 
@@ -158,7 +160,7 @@ class Checkpoints:
 
         Args:
             saved: where the fit stands.
-            say: hears that the place cannot be written: the fit goes on, and the last checkpoint stays.
+            say: told once if the checkpoint cannot be written: the fit continues, and the last checkpoint stays.
         """
         started = time.monotonic()
         about = json.dumps({"identity": self.identity, "state": saved.state})
@@ -170,7 +172,7 @@ class Checkpoints:
             put_in_place(aside, self.folder / _FILE)
         except (OSError, SafetensorError) as error:
             if not self._has_failed:
-                say(f"{self.folder}: the checkpoint could not be written ({error}); the fit goes on")
+                say(f"{self.folder}: the checkpoint could not be written ({error}); the fit continues")
             self._has_failed = True
         self._clear()
         self._last = time.monotonic()

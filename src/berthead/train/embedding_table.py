@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from berthead.kernels import library
 from berthead.kernels import training_passes as passes
+from berthead.kernels.abi import AdamWSteps
 
-# What a step multiplies with, by the step from 1: see csrc/engine.h.
-_BY_STEP = ("shrink", "rate", "root", "shrunk")
+# What a step multiplies with, by the step from 1: see csrc/abi.h.
+_BY_STEP = ("decay_factor", "step_size", "rsqrt_correction", "decay_product")
 
 
 class Table:
@@ -46,11 +47,11 @@ class Table:
         self.embedding, self.decay, self.betas, self.eps = embedding, decay, betas, eps
         rows = len(embedding.weight)
         # numpy's zeros take memory when they are written: rows that are never read cost none.
-        self.first, self.second = (np.zeros(embedding.weight.shape, dtype=np.float32) for _ in range(2))
-        self.done, self.moved = np.zeros(rows, dtype=np.int32), np.zeros(rows, dtype=np.uint8)
+        self.exp_avg, self.exp_avg_sq = (np.zeros(embedding.weight.shape, dtype=np.float32) for _ in range(2))
+        self.row_steps, self.has_moments = np.zeros(rows, dtype=np.int32), np.zeros(rows, dtype=np.uint8)
         self.steps = 0
-        self.shrink, self.rate, self.root = (np.ones(64, dtype=np.float32) for _ in range(3))
-        self.shrunk: np.ndarray = np.ones(64)
+        self.decay_factor, self.step_size, self.rsqrt_correction = (np.ones(64, dtype=np.float32) for _ in range(3))
+        self.decay_product: np.ndarray = np.ones(64)
         embedding.sparse = True
         self._hooks = [
             embedding.register_forward_pre_hook(self._before),
@@ -86,7 +87,7 @@ class Table:
 
     def grad_of(self, rows: Tensor) -> Tensor:
         """The gradients of these rows, ascending; 0 of rows that have none, float32 [rows, width]."""
-        grad, found = self.embedding.weight.grad, self.embedding.weight.new_zeros(len(rows), self.first.shape[1])
+        grad, found = self.embedding.weight.grad, self.embedding.weight.new_zeros(len(rows), self.exp_avg.shape[1])
         if grad is not None:
             found[torch.searchsorted(rows, grad.indices()[0])] = grad.values()
         return found
@@ -100,16 +101,20 @@ class Table:
 
     def tensors(self) -> dict[str, Tensor]:
         """All that it remembers but for the weights, by name; moments of the rows that ever had a gradient."""
-        rows = np.flatnonzero(self.moved)
-        moments = {"rows": rows, "first": self.first[rows], "second": self.second[rows], "done": self.done}
+        rows = np.flatnonzero(self.has_moments)
+        moments = {
+            "rows": rows, "exp_avg": self.exp_avg[rows], "exp_avg_sq": self.exp_avg_sq[rows],
+            "row_steps": self.row_steps,
+        }  # fmt: skip
         by_step = {name: getattr(self, name)[: self.steps + 1] for name in _BY_STEP}
         return {name: torch.from_numpy(array) for name, array in (moments | by_step).items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Remember what `tensors` gave."""
         rows = tensors["rows"].numpy()
-        self.first[rows], self.second[rows] = tensors["first"].numpy(), tensors["second"].numpy()
-        self.done[:], self.moved[rows], self.steps = tensors["done"].numpy(), 1, len(tensors["shrunk"]) - 1
+        self.exp_avg[rows], self.exp_avg_sq[rows] = tensors["exp_avg"].numpy(), tensors["exp_avg_sq"].numpy()
+        self.row_steps[:], self.has_moments[rows] = tensors["row_steps"].numpy(), 1
+        self.steps = len(tensors["decay_product"]) - 1
         self._grow(self.steps + 1)
         for name in _BY_STEP:
             getattr(self, name)[: self.steps + 1] = tensors[name].numpy()
@@ -128,12 +133,12 @@ class Table:
     def _remember(self, lr: float) -> None:
         """What the next step multiplies with."""
         step, (beta1, beta2) = self.steps + 1, self.betas
-        if step == len(self.shrunk):
+        if step == len(self.decay_product):
             self._grow(2 * step)
-        self.shrink[step] = 1 - lr * self.decay
-        self.shrunk[step] = self.shrunk[step - 1] * (1 - lr * self.decay)
-        self.rate[step] = lr / (1 - beta1**step)
-        self.root[step] = (1 - beta2**step) ** -0.5
+        self.decay_factor[step] = 1 - lr * self.decay
+        self.decay_product[step] = self.decay_product[step - 1] * (1 - lr * self.decay)
+        self.step_size[step] = lr / (1 - beta1**step)
+        self.rsqrt_correction[step] = (1 - beta2**step) ** -0.5
 
     def _grow(self, length: int) -> None:
         """Make room for what so many steps multiply with."""
@@ -144,11 +149,15 @@ class Table:
 
     def _advance(self, rows: Tensor | None, grads: Tensor | None = None) -> None:
         weight = self.embedding.weight
-        pointers = {name: getattr(self, name).ctypes.data for name in ("first", "second", "done", "moved", *_BY_STEP)}
+        if rows is not None and len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(weight):
+            saw = f"rows from {int(rows.min())} to {int(rows.max())}"
+            raise IndexError(f"{saw} of an embedding table; expected 0 to {len(weight) - 1}")
+        arrays = ("exp_avg", "exp_avg_sq", "row_steps", "has_moments", *_BY_STEP)
+        pointers = {name: getattr(self, name).ctypes.data for name in arrays}
         passes.advance(
-            library.TableSteps(
+            AdamWSteps(
                 **pointers, weights=weight.data_ptr(),
-                chosen=None if rows is None else rows.data_ptr(), grads=None if grads is None else grads.data_ptr(),
+                row_ids=None if rows is None else rows.data_ptr(), grads=None if grads is None else grads.data_ptr(),
                 count=len(weight) if rows is None else len(rows), width=weight.shape[1], step=self.steps,
                 beta1=self.betas[0], beta2=self.betas[1], eps=self.eps,
             )

@@ -15,7 +15,7 @@ from torch import nn
 from berthead import plugins
 from berthead.data.examples import FORMS, hold_out
 from berthead.engine.cpu import find_device, has_fast_bf16, use_threads
-from berthead.errors import DataError, ModelError, UsageError, listed
+from berthead.errors import DataError, ModelError, UsageError, counted, listed
 from berthead.function.head_record import make_head, row_part
 from berthead.model import families
 from berthead.model.adapt import Adapt, adapt
@@ -27,6 +27,7 @@ from berthead.predict.reading import length_notes, readable, split_readable
 from berthead.records import Example
 from berthead.tasks import Task, find_task
 from berthead.tasks.arrays import ragged
+from berthead.text.tables import check_tokenizer
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import Reading, windows_in_parts
 from berthead.train.cached_features import check_folder
@@ -95,9 +96,9 @@ def learn(
     folds = [_fold(rows, task, tokenizer, reading) for rows in (train, valid)]
     notes = left_out + _notes(task, folds, reading, encoder)
     if not valid and held_out != 0:
-        notes.append("too few rows to hold any out: the last epoch is kept, unscored")
+        notes.append("too few rows for a held-out set: the last epoch is kept, without scores")
     if settings.precision == "bf16" and not has_fast_bf16(find_device(settings.device)):
-        notes.append("--precision bf16: this processor has no arithmetic for it; fp32 is several times faster here")
+        notes.append("--precision bf16: this processor has no bfloat16 arithmetic; fp32 is several times faster here")
     saved = None
     if checkpoints or team.size > 1:
         others = f"{held_out:g} of it" if isinstance(held_out, int | float) else data_sha256(held_out)
@@ -114,7 +115,7 @@ def learn(
         task = task.bound(model.head)
         if settings.balanced and task.weights(folds[0].targets) is None:
             saw = "--head crf weighs whole sequences" if options.head == "crf" else f"--task {task.name} has no classes"
-            raise UsageError("--class-weight balanced", saw, "none")
+            raise UsageError("--class-weight balanced", saw, "--class-weight none")
         if not settings.balanced:
             _start_at_prior(model.head, task, folds[0].targets)
         adapt(model, Adapt.parse(options.adapt))
@@ -150,7 +151,7 @@ def _task_of(kind: type[Task], examples: Sequence[Example], where: str) -> Task:
     except DataError as error:
         if error.row is None:
             raise
-        raise DataError(examples[error.row].where, error.saw, error.allowed, error.fix) from None
+        raise DataError(examples[error.row].where, error.saw, error.expected, error.fix) from None
 
 
 def _refuse_unknown(task: Task, held_out: Sequence[Example]) -> None:
@@ -181,37 +182,35 @@ def _in_parts(task: Task, fold: Fold) -> Fold:
 
 
 def _notes(task: Task, folds: Sequence[Fold], reading: Reading, checkpoint: Checkpoint) -> list[str]:
-    """What the user should know before the fit: rare labels, long texts, targets out of place, unused weights."""
+    """What the user should know before the fit: rare labels, long texts, misplaced targets, unused weights."""
     notes = length_notes([one for fold in folds for one in fold.inputs], reading)
     counts = task.support(folds[0].targets)
     if counts is not None:
         few = [f"{text} ({int(n)})" for text, n in zip(task.label_texts, counts, strict=True) if n < FEW_ROWS]
         notes += [f"labels with fewer than {FEW_ROWS} fitted rows: {listed(few)}"] if few else []
-    notes += [f"out of place: {line}" for fold in folds for line in task.misfits(fold.examples, fold.inputs)]
+    notes += [f"misplaced: {line}" for fold in folds for line in task.misfits(fold.examples, fold.inputs)]
     other = [name for name in checkpoint.left_out if not name.endswith("position_ids")]
     if other:
-        notes.append(
-            f"{checkpoint.name}: {len(other)} weights belong to another head and are not used: {listed(other, 3)}"
-        )
+        notes.append(f"{checkpoint.name}: unused weights of another head: {len(other)} ({listed(other, 3)})")
     return notes
 
 
 def _reader(checkpoint: Checkpoint, options: FitOptions, pairs: bool) -> tuple[Tokenizer, Reading]:
     """The checkpoint's tokenizer, and how long inputs are read."""
     tokenizer = Tokenizer.from_folder(checkpoint.folder)
-    if tokenizer.vocabulary > checkpoint.config.vocabulary:
-        saw = f"its tokenizer knows {tokenizer.vocabulary} tokens, its embeddings {checkpoint.config.vocabulary}"
-        raise ModelError(f"--encoder {options.encoder}", saw, "a tokenizer of this encoder")
-    (probe,) = tokenizer.encode(["a"], ["a"] if pairs else None, 8)
-    if 0 < checkpoint.config.segments <= probe.segments.max():
+    check_tokenizer(tokenizer, checkpoint.config, f"--encoder {options.encoder}", pairs=False)
+    if pairs and checkpoint.config.segments == 1 and tokenizer.token_types(pair=True) == {0, 1}:
         saw = f"{options.encoder} does not tell the second text from the first (type_vocab_size is 1)"
         raise UsageError("--pair", saw, "an encoder with two token types")
+    check_tokenizer(tokenizer, checkpoint.config, f"--encoder {options.encoder}", pairs=pairs)
     most = checkpoint.config.positions
     if options.max_tokens is not None and options.max_tokens > most:
-        raise UsageError("--max-tokens", f"is {options.max_tokens}", f"{options.encoder} reads at most {most} tokens")
+        raise UsageError(
+            "--max-tokens", f"is {options.max_tokens}", f"at most {most}, the tokens that {options.encoder} reads"
+        )
     room = tokenizer.room(options.max_tokens or most, pair=pairs)
     if options.stride is not None and options.stride >= room:
-        saw = f"is {options.stride}, and a window holds {room} tokens of the text"
+        saw = f"is {options.stride}, but a window holds {counted(room, 'token')} of the text"
         raise UsageError("--stride", saw, f"0 to {room - 1}", "Lower --stride, or raise --max-tokens.")
     return tokenizer, Reading(options.max_tokens or most, options.on_long, options.stride)  # type: ignore[arg-type]
 
@@ -221,11 +220,11 @@ def _new_head(checkpoint: Checkpoint, options: FitOptions, task: Task, dropout: 
     needs = task.needed_head()
     read = READ.get(needs["kind"])
     if read is None:
-        raise ModelError(f"task {task.name!r}", f"needs a head of kind {needs['kind']!r}", listed(READ))
+        raise ModelError(f"task {task.name!r}", f"needs a head of kind {needs['kind']!r}", f"one of {listed(READ)}")
     for name, usual in (("pooling", "auto"), ("windows", "mean")):
         if not (options.head in HEADS and name in read) and getattr(options, name) != usual:
-            saw = "is for heads that read rows" if options.head in HEADS else f"is not read by --head {options.head}"
-            raise UsageError(f"--{name} {getattr(options, name)}", f"{saw}; --task {task.name}", usual)
+            by = f"--task {task.name}" if options.head in HEADS else f"--head {options.head}"
+            raise UsageError(f"--{name} {getattr(options, name)}", f"has no effect with {by}", f"--{name} {usual}")
     record: dict[str, Any] = {"outputs": task.outputs, "dropout": dropout, "crf": options.head == "crf"}
     if options.head not in HEADS:
         head = make_head(record | {"kind": "own", "name": options.head}, checkpoint.config.width)
@@ -235,7 +234,7 @@ def _new_head(checkpoint: Checkpoint, options: FitOptions, task: Task, dropout: 
             raise UsageError(f"--head {options.head}", saw, f'a head with level = "{task.level}"')
         return head
     if options.head == "crf" and not task.is_sequence:
-        raise UsageError("--head crf", f"--task {task.name} has no sequence of tags", "auto, linear")
+        raise UsageError("--head crf", f"--task {task.name} has no sequence of tags", "auto or linear")
     if "pooling" in read:
         record |= {"pooling": choose_pooling(options.pooling, checkpoint), "windows": options.windows}
     record["pooled"] = families.FAMILIES[checkpoint.config.family].pooled

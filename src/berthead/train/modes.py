@@ -1,4 +1,4 @@
-"""What is fitted: all that learns, computed in every step, or a head on vectors that are computed once."""
+"""What is fitted: the whole model, computed in every step, or a head on vectors that are computed once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from berthead.engine.cpu import engine_for
-from berthead.errors import MachineError
+from berthead.errors import MachineError, counted
 from berthead.function.head_record import row_part
 from berthead.kernels import training as kernels
 from berthead.model.adapt import frozen_parts
@@ -27,6 +27,7 @@ from berthead.records import Example, FloatArray, IntArray, Pack
 from berthead.tasks import Batch
 from berthead.text.layout import Layout
 from berthead.text.packing import pack, plan
+from berthead.text.tables import check_pack
 from berthead.text.windows import Input
 from berthead.train import memory
 from berthead.train.cached_features import MOST_CACHED_BYTES, Vectors, above, below, frozen_layers, keep
@@ -97,7 +98,7 @@ class Part:
         Raises:
             MachineError: less cannot be computed at once.
         """
-        raise MachineError("--batch", "a step of the head does not fit into memory", "", "Lower --batch.")
+        raise MachineError("--batch", "the memory is too small for a step of the head", "", "Lower --batch.")
 
     def finish(self) -> None:
         """Undo what was done for fitting only."""
@@ -142,6 +143,7 @@ class Whole(Part):
             # The rows of a text are computed together, longest first.
             order = np.argsort([-len(row.ids) for row in layout.rows], kind="stable")
             one = pack(layout.rows, order)
+            check_pack(one, self.model.encoder.config)
             tensors = TensorPack.from_pack(one, self.device)
             # Targets and losses stay on the CPU: logits are few.
             logits = self.model.head(self._hidden(tensors), tensors).cpu()
@@ -151,16 +153,16 @@ class Whole(Part):
         """Halve the tokens of a pass; one row is computed whole."""
         if len(self.computed) <= 1 or self.tokens < 2:
             where = self.examples[self.computed[0]].where if len(self.computed) else "fit"
-            saw = f"{self.tokens:,} tokens of one row do not fit into memory"
+            saw = f"the memory is too small for a row of {counted(self.tokens, 'token')}"
             raise MachineError(where, saw, "", memory.WAYS_OUT)
         self.micro_tokens = min(self.micro_tokens, self.tokens) // 2
-        what = f"{self.tokens:,} tokens did not fit into memory"
-        return f"{what}: from here on at most {self.micro_tokens:,} are computed at once, for the same steps"
+        what = f"the memory was too small for {counted(self.tokens, 'token')} at once"
+        return f"{what}: from now on at most {self.micro_tokens:,} are computed at once; the steps stay the same"
 
     def _hidden(self, pack: TensorPack) -> Tensor:
         """The encoder's vectors, float32 [tokens, width]."""
         encoder = self.model.encoder
-        if kernels.teaches(encoder, self.precision, self.device):
+        if kernels.supports_training(encoder, self.precision, self.device):
             reads = getattr(self.model.head, "reads", None)
             return kernels.hidden(encoder, pack, self.precision, reads(pack) if reads else None)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):

@@ -65,9 +65,9 @@ def settings_for(options: FitOptions, task: type[Task], width: int) -> Settings:
     epochs = int(options.epochs or default["epochs"])
     if kind == "frozen" and (options.unfreeze or options.layer_decay != 1):
         given = "--unfreeze" if options.unfreeze else f"--layer-decay {options.layer_decay:g}"
-        raise UsageError(given, "--adapt frozen fits the head alone", "an --adapt that fits blocks, or leave it out")
+        raise UsageError(given, "--adapt frozen fits the head only", "an --adapt that fits blocks", "Or leave it out.")
     if options.unfreeze and epochs < 2:
-        raise UsageError("--unfreeze", "there is 1 epoch", "--epochs 2 or more: the first one fits the head alone")
+        raise UsageError("--unfreeze", "there is 1 epoch", "--epochs 2 or more: the first one fits only the head")
     lr, head_lr = options.lr, options.head_lr
     if lr is None and kind == "full":
         lr = default["lr"] * USUAL_WIDTH / width

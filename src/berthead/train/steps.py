@@ -156,8 +156,8 @@ class Run:
             return {one.removeprefix(f"{name}."): tensors[one].clone() for one in tensors if one.startswith(f"{name}.")}
 
         if state["kept"] != self.part.kept:
-            saw = f"what is frozen was kept as {state['kept']} and is as {self.part.kept}"
-            raise UsageError("--resume", saw, "", "Give room for it in the temporary folder, or in --cache.")
+            saw = f"frozen activations were kept as {state['kept']} and are now kept as {self.part.kept}"
+            raise UsageError("--resume", saw, "", "Free some space in the temporary folder, or in --cache.")
         self.part.module.load_state_dict(group("now"), strict=False)
         self.optimiser.load(tensors)
         self.best, self.best_value = group("best") or None, tuple(state["best_value"])

@@ -171,14 +171,14 @@ class Team:
 
     @contextmanager
     def _exchange(self) -> Iterator[None]:
-        """A process that is gone is an error that says so."""
+        """Say which process has ended when an exchange fails."""
         try:
             yield
         except RuntimeError as error:
             if self.why:
                 raise self.why(error) from error
             saw = "another process of this fit has ended"
-            raise MachineError("fit", saw, "", "What it said stands above.") from error
+            raise MachineError("fit", saw, "", "Its error is shown above.") from error
 
 
 ALONE = Team()

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from berthead.errors import BertheadError, MachineError, UsageError
+from berthead.errors import BertheadError, MachineError, UsageError, counted
 from berthead.train.team import Team
 
 # A process that stands still for so long is taken for gone.
@@ -63,7 +63,7 @@ def team_of(workers: int, device: str, work: Callable[..., Any], *arguments: Any
     """
     if _is_started_by_torchrun(os.environ):
         if workers > 1:
-            raise UsageError(f"--workers {workers}", "torchrun has started the processes already", "", "Leave it out.")
+            raise UsageError(f"--workers {workers}", "torchrun has already started the processes", "", "Leave it out.")
         with _joined(device, None, *(_number(name) for name in ("RANK", "WORLD_SIZE"))):
             local = _number("LOCAL_RANK", 0), _number("LOCAL_WORLD_SIZE", 1)
             yield Team(_number("RANK"), _number("WORLD_SIZE"), *local)
@@ -155,7 +155,7 @@ class _Workers:
         if self.store.check([f"said/{rank}"]):
             return MachineError(f"worker {rank} of {self.size - 1}", self.store.get(f"said/{rank}").decode())
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        fix = "Is there memory for all of them? Give a lower --workers." if code == -signal.SIGKILL else ""
+        fix = "Memory may be too small for all of them: give a lower --workers." if code == -signal.SIGKILL else ""
         return MachineError("fit", f"worker {rank} (process {number}) {how}", "", fix)
 
     def _wait(self) -> None:
@@ -187,9 +187,9 @@ class _Workers:
 def _joined(device: str, store: Any, rank: int, size: int) -> Iterator[None]:
     """torch's group of processes: gloo on the CPU, and NCCL between GPUs."""
     if not dist.is_available():
-        raise UsageError("--workers", "this torch was built without torch.distributed", "1")
+        raise UsageError("--workers", "this torch was built without torch.distributed", "--workers 1")
     if dist.is_initialized():
-        raise UsageError("--workers", "torch.distributed is in use in this process already", "1")
+        raise UsageError("--workers", "torch.distributed is already in use in this process", "--workers 1")
     if device == "cuda":
         _take_gpu(_number("LOCAL_RANK", rank))
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
@@ -198,7 +198,7 @@ def _joined(device: str, store: Any, rank: int, size: int) -> Iterator[None]:
     try:
         dist.init_process_group(backend, rank=rank, world_size=size, timeout=_PATIENCE, store=store)
     except RuntimeError as error:
-        raise MachineError("fit", f"the processes do not find each other ({error})") from error
+        raise MachineError("fit", f"the processes cannot reach each other ({error})") from error
     finally:
         for name in own:
             del os.environ[name]
@@ -211,8 +211,10 @@ def _joined(device: str, store: Any, rank: int, size: int) -> Iterator[None]:
 def _take_gpu(number: int) -> None:
     count = torch.cuda.device_count()
     if number >= count:
-        fix = "One process computes on one GPU: start no more than there are."
-        raise UsageError("--device cuda", f"process {number + 1} has none: torch sees {count} CUDA devices", "", fix)
+        fix = "Each process needs a GPU of its own: start fewer."
+        raise UsageError(
+            "--device cuda", f"process {number + 1} has no GPU: torch sees {counted(count, 'CUDA device')}", "", fix
+        )
     torch.cuda.set_device(number)
 
 

@@ -31,6 +31,7 @@ from berthead.progress import Progress
 from berthead.records import Example, FloatArray, Pack
 from berthead.tasks import Batch
 from berthead.text.layout import Layout
+from berthead.text.tables import check_pack
 from berthead.text.windows import Input
 
 # Rows whose answers are compared, and tokens that are timed.
@@ -277,6 +278,7 @@ def _stages(artifact: Artifact, predictor: Predictor, examples: Sequence[Example
         seconds[stage] += time.perf_counter() - begun
 
     def compute(one: Pack) -> FloatArray:
+        check_pack(one, model.encoder.config)
         with torch.inference_mode():
             tensors = TensorPack.from_pack(one, device)
             with timed("encoder"):

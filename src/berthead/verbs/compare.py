@@ -263,10 +263,12 @@ def check_flips_file(path: str) -> None:
 def _check_same_question(a: Fitted, b: Fitted) -> None:
     names = [one.artifact.task.name for one in (a, b)]
     if names[0] != names[1]:
-        raise UsageError("compare", f"A is of task {names[0]}, B of task {names[1]}", "two functions of one task")
+        raise UsageError("compare", f"A has the task {names[0]}, B the task {names[1]}", "two functions of one task")
     if bool(a.artifact.columns["pair"]) != bool(b.artifact.columns["pair"]):
         which = ("A", "B") if a.artifact.columns["pair"] else ("B", "A")
-        raise UsageError("compare", f"{which[0]} reads pairs, {which[1]} single texts", "two functions of one input")
+        raise UsageError(
+            "compare", f"{which[0]} reads pairs, {which[1]} single texts", "two functions with the same input"
+        )
 
 
 def _hashes(fitted: Fitted) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from berthead.data.examples import FORMS, SYNONYMS, Columns, find_column, sound_examples, to_example
-from berthead.errors import Interrupted, MachineError, UsageError
+from berthead.errors import Interrupted, MachineError, UsageError, counted
 from berthead.fitted import Fitted, load
 from berthead.formats.readers import STDIO
 from berthead.options import FitOptions
@@ -23,7 +23,7 @@ from berthead.train.steps import History
 from berthead.train.workers import is_writer
 
 DEFAULT_HELD_OUT = 0.1
-GO_ON = "The same command with --resume goes on."
+GO_ON = "To continue, run the same command with --resume."
 
 
 @takes_options(FitOptions)
@@ -58,7 +58,7 @@ def fit(
     if out:
         return _fit_into(Path(out), data, chosen, quiet)
     if chosen.resume:
-        raise UsageError("--resume", "there is no --out", "the one that the fit was given")
+        raise UsageError("--resume", "needs --out", "the folder of the interrupted fit")
     fitted, history = _fitted(data, chosen, quiet)
     if history.interrupted:
         raise _interrupted(history)
@@ -83,7 +83,7 @@ def _fit_into(folder: Path, data: Any, options: FitOptions, quiet: bool) -> Fitt
         except MachineError as error:
             if not checkpoints.exists():
                 raise
-            raise MachineError(error.where, error.saw, error.allowed, f"{error.fix} {GO_ON}".lstrip()) from error
+            raise MachineError(error.where, error.saw, error.expected, f"{error.fix} {GO_ON}".lstrip()) from error
         if not checkpoints.writes:
             if history.interrupted:
                 raise _interrupted(history)
@@ -100,8 +100,8 @@ def _fit_into(folder: Path, data: Any, options: FitOptions, quiet: bool) -> Fitt
 
 def _interrupted(history: History, kept: Path | None = None, fix: str = "") -> Interrupted:
     epochs = len(history.epochs)
-    what = f"The {'best of them is' if epochs else 'weights so far are'} kept in {kept}." if kept else ""
-    return Interrupted("fit", f"stopped after {epochs} whole epochs", fix=f"{what} {fix}".strip())
+    what = f"The {'best one is' if epochs else 'weights so far are'} kept in {kept}." if kept else ""
+    return Interrupted("fit", f"stopped after {counted(epochs, 'whole epoch')}", fix=f"{what} {fix}".strip())
 
 
 def _fitted(

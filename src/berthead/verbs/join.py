@@ -88,7 +88,7 @@ def move(own: Path, folder: Path, name: str, fitted: Fitted) -> None:
         add(folder, name, fitted)
     except BertheadError as error:
         fix = f"{error.fix} The function is kept in {own}.".strip()
-        raise type(error)(error.where, error.saw, error.allowed, fix) from error
+        raise type(error)(error.where, error.saw, error.expected, fix) from error
     shutil.rmtree(own)
 
 
@@ -108,9 +108,9 @@ def check_name(folder: Path, name: str) -> None:
     if not is_name(name):
         raise UsageError(f"--name {name[:100]}", "is not a name for a function", allowed)
     if name in names:
-        raise UsageError(f"--name {name}", f"{folder} has a function of that name", allowed)
+        raise UsageError(f"--name {name}", f"{folder} already has a function of that name", allowed)
     if (folder / name).exists():
-        saw = f"{folder} holds a folder of that name, which no function has"
+        saw = f"{folder} holds a folder of that name that is not one of its functions"
         raise UsageError(f"--name {name}", saw, allowed, f"If a fit was stopped there, remove {folder / name}.")
     check_out(folder / name, overwrite=False)
 
@@ -119,13 +119,15 @@ def _named(members: Sequence[Fitted | str | Path]) -> dict[str, Fitted | str | P
     named: dict[str, Fitted | str | Path] = {}
     for one in members:
         if isinstance(one, Fitted):
-            raise UsageError("join", "is given a function without a name", '{"name": function, ...}, or folders')
+            raise UsageError("join", "got a function without a name", '{"name": function, ...}, or folders')
         words, equals, rest = str(one).partition("=")
         # A folder as it is, where its name has a sign of equality; else NAME=FOLDER.
         is_folder = os.path.exists(one)  # noqa: PTH110 - pathlib raises where a name is too long
         name, place = (words, rest) if equals and not is_folder else (Path(one).resolve().name, str(one))
         if name in named:
-            raise UsageError("join", f'has two functions called "{name}"', "NAME=FOLDER gives one another name")
+            raise UsageError(
+                "join", f'got two functions called "{name}"', "different names", "Rename one: NAME=FOLDER."
+            )
         named[name] = place
     return named
 
@@ -149,19 +151,19 @@ def fitted_on(folder: str | Path, options: dict[str, Any], config: Path | None =
     functions = joined_folder.read(place, read_record(place)).functions
     chosen = FitOptions.from_sources(options, config)
     if chosen.encoder != FitOptions().encoder:
-        saw = f"the function joins those of {folder}, on their encoder"
+        saw = f"the function is fitted on the encoder of {folder}"
         raise UsageError(f"--encoder {chosen.encoder}", saw, "", "Leave it out.")
     if chosen.overwrite:
-        raise UsageError(
-            "--overwrite", "functions of a joined folder are added, and none is replaced", "another --name"
-        )
+        raise UsageError("--overwrite", "functions are added to a joined folder, never replaced", "another --name")
     first = next(iter(functions.values()))
     form = find_task(chosen.task).form
     wanted = read_as(form), bool(chosen.pair) or FORMS[form].needs_pair
     if wanted != form_of(first):
         words = "pairs" if form_of(first)[1] else "single texts"
         raise UsageError(
-            f"--shared {folder}", f"its functions read {words} of the form {form_of(first)[0]}", "the same"
+            f"--shared {folder}",
+            f"its functions read {words} of the form {form_of(first)[0]}",
+            "a task with the same input",
         )
     adapt = chosen.adapt if chosen.adapt != "full" else options.get("adapt") or "frozen"
     return options | {"encoder": str(place / THETA), "adapt": adapt}

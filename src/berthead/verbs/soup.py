@@ -107,10 +107,12 @@ def soup(
     without increasing inference time".
     """
     if isinstance(members, str | Path) or len(members) < 2:
-        raise UsageError("soup", "is given fewer than two members", "two model folders or more")
+        raise UsageError("soup", "got fewer than two members", "two model folders or more")
     if data is None and not uniform:
-        fix = "Give some as --valid DATA, or average all members without data: --uniform"
-        raise UsageError("--valid", "is not given", "held-out rows with targets, which decide who goes in", fix)
+        fix = "Give --valid DATA, or --uniform to average all members without data."
+        raise UsageError(
+            "--valid", "is not given", "held-out rows with targets, which decide which members are averaged", fix
+        )
     if data is None and metric is not None:
         raise UsageError("--metric", "needs held-out rows", "--valid DATA")
     given = [_Member.of(one, number, base) for number, one in enumerate(members, 1)]

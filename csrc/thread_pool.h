@@ -1,0 +1,76 @@
+// The threads that compute. They stay between calls, and the caller is one of them.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "kernels.h"
+
+namespace berthead {
+
+// Lets a processor's other thread work while this one polls.
+inline void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// Polls before a waiting thread gives up its processor: some ten microseconds.
+constexpr int kSpins = 4000;
+
+// A team whose barrier lets no thread on before all have come.
+Team MakeTeam(int size);
+
+// The activations of one chunk.
+struct Workspace {
+  Buffer hidden{}, input{}, scales{}, qkv{}, context{};
+  Chunk gathered{};
+  std::unique_ptr<Workspace> of_gathered;
+  ~Workspace();
+};
+
+// What one thread keeps between calls.
+struct ThreadState {
+  Workspace workspace;
+  Scratch scratch{};
+  ~ThreadState();
+};
+
+class ThreadPool {
+ public:
+  typedef std::function<void(int rank, ThreadState& state)> Task;
+
+  explicit ThreadPool(int size);
+  ~ThreadPool();
+
+  int size() const { return (int)states_.size(); }
+  ThreadState& state(int rank) { return states_[rank]; }
+
+  // Runs a task on every thread, and returns when all are done.
+  void Run(const Task& task);
+
+ private:
+  void Serve(int rank);
+
+  std::vector<ThreadState> states_;
+  std::vector<std::thread> threads_;
+  std::mutex mutex_;
+  std::condition_variable ready_;
+  std::atomic<int64_t> round_{0};
+  std::atomic<int> busy_{0};
+  bool stop_ = false;
+  const Task* task_ = nullptr;
+};
+
+// One call at a time computes: whoever uses the pool holds this.
+extern std::mutex pool_mutex;
+
+// The process's pool of so many threads. The caller holds `pool_mutex`.
+ThreadPool& Threads(int size);
+
+}  // namespace berthead
