@@ -27,6 +27,7 @@ from berthead.cli import main
 for module in pkgutil.walk_packages(berthead.__path__, "berthead."):
     if not module.name.endswith(("__main__", "._native")):
         importlib.import_module(module.name)
+sys.path.remove("")  # as an installed `berthead` runs: the current folder is no place for modules
 control = socket.socket(fileno=int(sys.argv[1]))
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 control.send(b"ready")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
@@ -11,6 +12,8 @@ import re
 import shlex
 import shutil
 import signal
+import sys
+import termios
 import threading
 import time
 from dataclasses import dataclass, field
@@ -557,7 +560,7 @@ def test_ctrl_c_before_anything_is_done_leaves_nothing(started, places, tmp_path
     # A pipe that nobody fills: the process waits in it until it is interrupted.
     pipe = wait_until(lambda: opened_for_writing(tmp_path / "data.csv"), process)
     os.write(pipe, b"text,label\n")
-    time.sleep(1)
+    wait_until(lambda: is_read(pipe), process)
     process.send_signal(signal.SIGINT)
     try:
         out, err = process.communicate(timeout=30)
@@ -580,9 +583,10 @@ def test_ctrl_c_while_rows_are_awaited_ends_at_once_and_keeps_what_is_done(start
     process = started(["predict", places["model"], source, "--out", "out.csv"], stdin=pipe)
     try:
         rows = b"text,n\n" + b"".join(b"good cat,%d\n" % n for n in range(10_000))
-        threading.Thread(target=os.write, args=(pipe, rows), daemon=True).start()
+        writing = threading.Thread(target=os.write, args=(pipe, rows), daemon=True)
+        writing.start()
         wait_until(lambda: any(path.stat().st_size for path in tmp_path.glob(".out.csv.part-*")), process)
-        time.sleep(2)  # until it waits for more
+        wait_until(lambda: not writing.is_alive() and is_read(pipe), process)  # it waits for more
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     finally:
@@ -593,6 +597,11 @@ def test_ctrl_c_while_rows_are_awaited_ends_at_once_and_keeps_what_is_done(start
     kept = answers((tmp_path / "out.csv.partial").read_text(encoding="utf-8"))
     assert [row["n"] for row in kept] == [str(n) for n in range(len(kept))]
     assert kept
+
+
+def is_read(pipe: int) -> bool:
+    """Whether a pipe holds nothing that is still to be read."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder) == 0
 
 
 def opened_for_writing(path: Path) -> int | None:

@@ -35,12 +35,17 @@ def with_path(folder: object) -> str:
     return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))
 
 
-def run(*arguments: object, path: object = "", cwd: Path | None = None) -> Ran:
-    """The command line in a process of its own, where these folders' packages are installed."""
-    command = [sys.executable, "-m", "berthead", *map(str, arguments)]
-    env = shell_env(PYTHONPATH=with_path(path), BERTHEAD_THREADS="1")
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=env, cwd=cwd, timeout=240)
-    return Ran(done.returncode, done.stdout, done.stderr)
+@pytest.fixture(scope="session")
+def run(forks):
+    """The command line in a process of its own, where a folder's packages are installed: run("info", ..., path=...)."""
+
+    def ran(*arguments: object, path: object = "") -> Ran:
+        env = shell_env(PYTHONPATH=with_path(path), BERTHEAD_THREADS="1")
+        process = forks.start(*arguments, cwd=Path.cwd(), env=env)
+        out, err = process.communicate()
+        return Ran(process.returncode, out, err)
+
+    return ran
 
 
 def put_package(folder: Path, name: str, code: str, **points: str) -> Path:
@@ -95,7 +100,7 @@ def stars(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folder_of(tmp_path_factory, site, stars, tiny_bert):
+def folder_of(run, tmp_path_factory, site, stars, tiny_bert):
     """Model folders with the example's head and task, fitted once: folder_of("frozen"), folder_of("full")."""
     folders: dict[str, Path] = {}
 
@@ -128,7 +133,7 @@ def frozen(folder_of) -> Path:
 # The example package
 
 
-def test_an_own_head_and_task_are_fitted_scored_and_applied(fitted, stars, site, tmp_path):
+def test_an_own_head_and_task_are_fitted_scored_and_applied(run, fitted, stars, site, tmp_path):
     record = json.loads((fitted / "berthead.json").read_text(encoding="utf-8"))
     assert record["task"]["package"] == record["head"]["package"] == "berthead-ordinal 0.1"
     assert record["head"]["kind"] == "own"
@@ -156,20 +161,20 @@ def test_an_own_head_and_task_are_fitted_scored_and_applied(fitted, stars, site,
     assert np.mean([row["prediction"] == row["stars"] for row in rows]) == pytest.approx(scores["accuracy"])
 
 
-def test_the_columns_of_probabilities_are_the_labels(frozen, stars, site):
+def test_the_columns_of_probabilities_are_the_labels(run, frozen, stars, site):
     done = run("predict", frozen, stars, "--probabilities", path=site)
     first = next(csv.DictReader(done.out.splitlines()))
     assert [name for name in first if name.startswith("p(")] == ["p(1)", "p(3)", "p(5)"]
 
 
-def test_verify_and_info_of_an_own_head(frozen, site):
+def test_verify_and_info_of_an_own_head(run, frozen, site):
     assert run("verify", frozen, path=site).code == 0
     told = run("info", frozen, path=site)
     assert "ordinal of berthead-ordinal 0.1" in told.out
     assert "BertModel. AutoModel loads the encoder" in told.out
 
 
-def test_an_own_model_is_saved_and_loaded_again_in_python(frozen, site, tmp_path):
+def test_an_own_model_is_saved_and_loaded_again_in_python(shell, frozen, site, tmp_path):
     code = (
         "import berthead, sys\n"
         "model = berthead.load(sys.argv[1]); model.save(sys.argv[2])\n"
@@ -179,21 +184,20 @@ def test_an_own_model_is_saved_and_loaded_again_in_python(frozen, site, tmp_path
         "assert again.labels == [1, 3, 5] and again.verify() < 1e-4\n"
     )
     again = tmp_path / "again"
-    command = [sys.executable, "-c", code, str(frozen), str(again)]
-    done = subprocess.run(command, capture_output=True, text=True, env=shell_env(PYTHONPATH=with_path(site)))
-    assert done.returncode == 0, done.stderr
+    done = shell(frozen, again, program=code, env=shell_env(PYTHONPATH=with_path(site)))
+    assert done.code == 0, done.err
     assert (again / "model.safetensors").read_bytes() == (frozen / "model.safetensors").read_bytes()
 
 
 @pytest.mark.slow
-def test_bf16_goes_through_an_own_head(frozen, stars, site):
+def test_bf16_goes_through_an_own_head(run, frozen, stars, site):
     done = run("eval", frozen, stars, "--precision", "bf16", "--json", path=site)
     assert done.code == 0, done.err
     assert json.loads(done.out)["qwk"] > 0.5
 
 
 @pytest.mark.slow
-def test_each_half_works_alone(site, stars, tiny_bert, tmp_path):
+def test_each_half_works_alone(run, site, stars, tiny_bert, tmp_path):
     words = FIDDLY.format(csv=stars, bert=tiny_bert, out=tmp_path / "task").split()
     task_only = run(*words, "--label", "stars", "--task", "ordinal", "--class-weight", "balanced", path=site)
     assert task_only.code == 0, task_only.err
@@ -234,7 +238,7 @@ def test_a_missing_head_is_named_where_the_task_is_berthead_s_own(install, tiny_
     )
 
 
-def test_nothing_is_imported_from_the_folder(frozen, tmp_path):
+def test_nothing_is_imported_from_the_folder(shell, frozen, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(frozen, folder)
     put_package(
@@ -249,11 +253,9 @@ def test_nothing_is_imported_from_the_folder(frozen, tmp_path):
     )
 
     def loaded() -> str:
-        # -I as an installed `berthead` runs: the current folder is no place for modules.
-        command = [sys.executable, "-I", "-c", code, str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=shell_env())
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        done = shell(folder, program=code, cwd=folder)
+        assert done.code == 0, done.err
+        return done.out
 
     said = loaded()
     assert "is not installed" in said
@@ -290,7 +292,7 @@ def test_a_head_of_another_level_than_its_task_is_refused(toy_model, tmp_path):
         berthead.load(folder)
 
 
-def test_an_unknown_name_gets_did_you_mean_with_the_installed_ones(site, stars, tmp_path):
+def test_an_unknown_name_gets_did_you_mean_with_the_installed_ones(run, site, stars, tmp_path):
     for word, builtin in (("--task", "classify"), ("--head", "linear")):
         done = run("fit", stars, word, "ordnal", "--out", tmp_path / "model", path=site)
         assert done.code == 2
@@ -459,7 +461,7 @@ def test_a_package_that_changed_its_weights_is_refused_by_their_names(install, t
 # Nothing is imported before it is asked for
 
 
-def test_a_package_that_nobody_asked_for_is_not_imported(toy_model, toy_csv, tmp_path):
+def test_a_package_that_nobody_asked_for_is_not_imported(run, toy_model, toy_csv, tmp_path):
     trip = "from pathlib import Path\nPath(__file__).with_name('tripped').touch()\n" + HEAD + TASK
     points = {"heads": "own = own_package:Plain", "tasks": "own = own_package:Own"}
     site = put_package(tmp_path / "site", "own_package", trip, **points)

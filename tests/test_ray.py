@@ -153,7 +153,7 @@ from berthead.jobs import ray as ours
 
 model, said = sys.argv[1], {"lost": [], "killed": 0, "taken": 0}
 predictor = berthead.load(model, threads=1).predictor
-options = PredictOptions(ray="local", threads=1, part_rows=500)
+options = PredictOptions(ray="local", threads=1, part_rows=200)
 lost, taken = ours._Crew._lost, ours._Crew._taken
 
 
@@ -189,7 +189,7 @@ ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level
 said["one"] = asdict(predict_file(predictor, "in.csv", "killed.csv", options, True, pool=ours.RayPool(options)))
 said["lost once"] = said.pop("lost")
 said["lost"] = []
-resumed = PredictOptions(ray="local", threads=1, part_rows=500, resume=True)
+resumed = PredictOptions(ray="local", threads=1, part_rows=200, resume=True)
 said["two"] = asdict(predict_file(predictor, "in.csv", "resumed.parquet", resumed, True, pool=ours.RayPool(resumed)))
 said["connected"] = ray.is_initialized()
 
@@ -198,7 +198,7 @@ with ours.RayPool(options) as pool, Table(["in.csv"]) as table:
     work = Work.plan(predictor, options, table.columns, table.name)
     output = Output.of("csv", table.format, table.columns, table.schema, work.added)
     try:
-        next(pool.compute(work, output, table.parts(500, lambda part: True), {"kernels": "abacus"}))
+        next(pool.compute(work, output, table.parts(200, lambda part: True), {"kernels": "abacus"}))
     except BertheadError as error:
         said["refused"] = str(error)
 print(json.dumps(said))
@@ -209,14 +209,14 @@ print(json.dumps(said))
 @pytest.mark.slow
 def test_a_job_on_ray_gives_the_bytes_of_a_local_one(tmp_path, fit_toy, monkeypatch):
     model = fit_toy(epochs=6)
-    some_rows(tmp_path, 10_250)
+    some_rows(tmp_path, 4_100)
     monkeypatch.setenv("HOME", str(tmp_path))  # where Ray keeps a token
     monkeypatch.chdir(tmp_path)
     predictor = berthead.load(model, threads=1).predictor
     for target in ("local.csv", "local.parquet"):
-        predict_file(predictor, "in.csv", target, PredictOptions(part_rows=500), True)
+        predict_file(predictor, "in.csv", target, PredictOptions(part_rows=200), True)
     # Of this one every other part is there, computed here.
-    predict_file(predictor, "in.csv", "resumed.parquet", PredictOptions(part_rows=500, shard="2/2"), True)
+    predict_file(predictor, "in.csv", "resumed.parquet", PredictOptions(part_rows=200, shard="2/2"), True)
 
     done = subprocess.run(
         [sys.executable, "-c", KILLING, model],
@@ -232,12 +232,12 @@ def test_a_job_on_ray_gives_the_bytes_of_a_local_one(tmp_path, fit_toy, monkeypa
     assert 1 <= len(said["lost once"]) <= 2
     assert said["lost"] == []
     assert said["size"] == 2
-    assert said["one"]["rows"] == said["two"]["rows"] == 10_250
+    assert said["one"]["rows"] == said["two"]["rows"] == 4_100
     assert said["connected"], "the cluster of the program stays"
     for one, other in (("local.csv", "killed.csv"), ("local.parquet", "resumed.parquet")):
         assert Path(other).read_bytes() == Path(one).read_bytes()
         assert Path(f"{other}.errors.jsonl").read_bytes() == Path(f"{one}.errors.jsonl").read_bytes()
-    assert len(pd.read_parquet("resumed.parquet")) == 10_250 - said["two"]["failed"]
+    assert len(pd.read_parquet("resumed.parquet")) == 4_100 - said["two"]["failed"]
     assert not list(tmp_path.glob("*.parts"))
     assert "a node would compute other bytes: kernels is " in said["refused"]
     assert ", here abacus. Install the same versions" in said["refused"]
@@ -259,13 +259,13 @@ def actors_of(pid: int) -> set[int]:
 
 @needs_ray
 @pytest.mark.slow
-def test_a_killed_job_leaves_no_actor_and_is_resumed(tmp_path, fit_toy, shell, monkeypatch):
+def test_a_killed_job_leaves_no_actor_and_is_resumed(tmp_path, fit_toy, shell, forks, monkeypatch):
     model = fit_toy(epochs=6)
-    some_rows(tmp_path, 20_000)
+    some_rows(tmp_path, 6_400)
     monkeypatch.setenv("HOME", str(tmp_path))  # where Ray keeps a token
-    command = ["predict", model, "in.csv", "--threads", "1", "--part-rows", "250", "-q", "--out"]
+    command = ["predict", model, "in.csv", "--threads", "1", "--part-rows", "80", "-q", "--out"]
     assert shell(*command, "local.csv").code == 4  # some rows have no answer
-    driver = subprocess.Popen([sys.executable, "-m", "berthead", *map(str, command), "out.csv", "--ray"], cwd=tmp_path)
+    driver = forks.start(*command, "out.csv", "--ray", cwd=tmp_path, env=shell_env())
     parts, until = tmp_path / "out.csv.parts", time.monotonic() + 120
     while len(list(parts.glob("[0-9]*.json"))) < 3 and driver.poll() is None and time.monotonic() < until:
         time.sleep(0.005)
