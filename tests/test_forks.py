@@ -310,7 +310,7 @@ def test_an_exported_function_whose_file_has_changed_is_refused_in_a_child(expor
     folder = Path(shutil.copytree(exported, tmp_path / "copy"))
     model = berthead.load(folder, threads=2)
     weights = folder / "model.onnx.data"
-    message = r"model\.onnx: was changed or removed after it was loaded.*Load the function again"
+    message = r"model\.onnx: was changed or removed between loading it and forking.*Load the function again"
     weights.rename(tmp_path / "aside")
     with pytest.raises(ModelError, match=message):
         in_child(lambda: model.predict("the good cat"))
