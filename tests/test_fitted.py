@@ -373,7 +373,7 @@ def test_shards_and_parts_are_options_in_python(folders, tmp_path):
     [
         (
             {"precision": "int8"},
-            r"precision: is decided when the model is loaded; expected text, .*load\(folder, precision",
+            r"precision: is decided when the model is loaded; expected one of text, .*load\(folder, precision",
         ),
         ({"shards": "1/2"}, 'Did you mean "shard"'),
         ({"shard": "5"}, '--shard: is "5"'),

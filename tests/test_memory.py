@@ -89,7 +89,7 @@ def test_the_step_is_that_of_the_whole_batch(kind, backward, calm, monkeypatch):
     passed = limited(monkeypatch, 60, ERRORS[kind], backward=backward)
     divided = fitted(calm)
     assert max(passed) <= 60
-    notes = [line for line in divided.warnings if "did not fit into memory" in line]
+    notes = [line for line in divided.warnings if "the memory was too small" in line]
     assert len(notes) == 2  # of some 150 tokens
     assert notes[-1].endswith("are computed at once; the steps stay the same")
     compare(whole, divided)
@@ -141,7 +141,7 @@ def test_what_is_drawn_is_drawn_again(kernels, tiny_bert, monkeypatch):
     with monkeypatch.context() as patch:
         limited(patch, 200, MemoryError(), backward=True)
         short = berthead.fit(long, **options)
-    notes = [line for line in short.warnings if "did not fit into memory" in line]
+    notes = [line for line in short.warnings if "the memory was too small" in line]
     tokens = int(notes[-1].split("at most ")[1].split()[0].replace(",", ""))
     monkeypatch.setattr(parts, "MICRO_TOKENS", tokens)
     other = berthead.fit(long, **options)
@@ -241,7 +241,7 @@ def test_under_a_limit_of_the_system_a_fit_goes_on(shell, tmp_path):
         ran = shell(calm, *limits, program=PROGRAM, stdin=data)
         assert ran.code == 0, ran.err
         found.append(json.loads(ran.out))
-    notes = [[line for line in warnings if "did not fit into memory" in line] for warnings, _ in found]
+    notes = [[line for line in warnings if "the memory was too small" in line] for warnings, _ in found]
     assert not notes[0]
     assert notes[1]
     assert found[1][1] == pytest.approx(found[0][1], rel=1e-5)
