@@ -238,7 +238,7 @@ def test_functions_that_do_not_go_together_are_refused(cli, members, tmp_path, t
     options = {"epochs": 1, "valid": 0, "threads": 1, "quiet": True, "adapt": "frozen"}
     berthead.fit(ROWS, encoder=str(other), out=tmp_path / "elsewhere", **options)
     berthead.fit(ROWS, encoder=str(tiny_bert), pair="pair", out=tmp_path / "pairs", **options)
-    with pytest.raises(ModelError, match="differ in the pre-trained encoder"):
+    with pytest.raises(ModelError, match="differs from mood in the pre-trained encoder"):
         berthead.join([members["mood"], tmp_path / "elsewhere"])
     with pytest.raises(ModelError, match="the form of input"):
         berthead.join([members["mood"], tmp_path / "pairs"])

@@ -250,7 +250,7 @@ def test_whoever_does_not_resume_is_told_or_begins_anew(starter, tmp_path):
         if code == 0:
             assert left(tmp_path, "out.csv") == wanted, step
         else:
-            assert "finished part of an interrupted job. Go on with --resume, or start over: rm -r" in said
+            assert "of an interrupted job. Go on with --resume, or start over: rm -r" in said
             shutil.rmtree(tmp_path / "out.csv.parts")
             left(tmp_path, "out.csv")
         outcomes.add(code)

@@ -580,7 +580,7 @@ def test_pickles_and_code_are_refused(name, copied):
 
 def test_a_folder_that_is_two_models_at_once_is_refused(copied, calm, fit_lora, tmp_path):
     shutil.copy(calm / "model.safetensors", copied)
-    with pytest.raises(ModelError, match=r"holds model\.safetensors, and berthead\.json says that it is an adapter"):
+    with pytest.raises(ModelError, match=r"holds model\.safetensors, but berthead\.json says that it is an adapter"):
         berthead.load(copied)
     berthead.load(fit_lora()).merged().save(tmp_path / "merged")
     shutil.copy(copied / "adapter_config.json", tmp_path / "merged")

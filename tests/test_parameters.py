@@ -36,10 +36,13 @@ def other(fit_toy):
 def in_file(folder, *, theta: bool) -> dict[str, np.ndarray]:
     """Theta or omega as they stand in model.safetensors, theta's names without their prefix."""
     stored = load_file(folder / "model.safetensors")
+    # A head that no class of transformers has lies under a name that none of them reads.
+    own = {name.removeprefix("berthead."): value for name, value in stored.items() if name.startswith("berthead.")}
     head = {name: value for name, value in stored.items() if name.startswith(("classifier.", "bert.pooler."))}
     if not theta:
-        return head
-    return {name.removeprefix("bert."): value for name, value in stored.items() if name not in head}
+        return own or head
+    encoder = {name: value for name, value in stored.items() if name.startswith("bert.") and name not in head}
+    return {name.removeprefix("bert."): value for name, value in encoder.items()}
 
 
 def proba(fitted) -> np.ndarray:
@@ -248,7 +251,7 @@ WRONG = {
         lacking, r"theta: lacks 1 tensor: embeddings\.word_embeddings\.weight; expected the same tensors in both"
     ),
     "left over": (lambda tensors: tensors | {"more": torch.zeros(1)}, r"theta: holds 1 unknown tensor: more;"),
-    "misshapen": (misshapen, r"theta: embeddings\.LayerNorm\.weight has shape \[5\]; this architecture has \[32\]"),
+    "misshapen": (misshapen, r"theta: embeddings\.LayerNorm\.weight has shape \[5\]; expected \[32\]"),
     "not finite": (lambda tensors: tensors | {"embeddings.LayerNorm.weight": torch.full((32,), torch.nan)},
                    r"embeddings\.LayerNorm\.weight: holds a value that is not finite; expected finite numbers"),
     "nothing": (lambda tensors: {}, "theta: lacks 37 tensors"),

@@ -98,7 +98,7 @@ def test_without_ray_the_error_says_what_to_install(tmp_path, cli, fit_toy, monk
     ran = cli("predict", fit_toy(), some_rows(tmp_path, 3), "--out", tmp_path / "out.csv", "--ray")
     assert ran.code == 2
     assert ran.err.startswith("berthead: --ray: Ray cannot be imported (")
-    assert ran.err.endswith("it is an extra of the package. Install it: pip install 'berthead[ray]'\n")
+    assert ran.err.endswith("expected the extra `ray`. Install it: pip install 'berthead[ray]'\n")
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
 
@@ -109,14 +109,14 @@ def test_an_address_without_a_cluster(tmp_path, shell, fit_toy, address):
     ran = shell("predict", fit_toy(), "in.csv", "--out", "out.csv", "--ray", address)
     assert ran.code == 2
     assert ran.err.startswith(f"berthead: --ray {address}: no Ray cluster answers (")
-    assert ran.err.endswith("or HOST:PORT of its head. Start one: ray start --head\n")
+    assert ran.err.endswith("or auto on a machine of the cluster. Start one: ray start --head\n")
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
 
 def test_stdout_is_refused(tmp_path, cli, fit_toy):
     ran = cli("predict", fit_toy(), some_rows(tmp_path, 3), "--ray", "auto")
     assert (ran.code, ran.out) == (2, "")
-    assert "--ray: stdout keeps nothing" in ran.err
+    assert "--ray: stdout keeps no parts" in ran.err
 
 
 @pytest.mark.parametrize("words", [("--ray", "auto"), ("--resume",), ("--shard", "1/2")], ids=lambda words: words[0])
@@ -239,7 +239,7 @@ def test_a_job_on_ray_gives_the_bytes_of_a_local_one(tmp_path, fit_toy, monkeypa
         assert Path(f"{other}.errors.jsonl").read_bytes() == Path(f"{one}.errors.jsonl").read_bytes()
     assert len(pd.read_parquet("resumed.parquet")) == 4_100 - said["two"]["failed"]
     assert not list(tmp_path.glob("*.parts"))
-    assert "a node would compute other bytes: kernels is " in said["refused"]
+    assert "the results of a node would differ: kernels is " in said["refused"]
     assert ", here abacus. Install the same versions" in said["refused"]
 
 
@@ -278,7 +278,7 @@ def test_a_killed_job_leaves_no_actor_and_is_resumed(tmp_path, fit_toy, shell, f
     assert 3 <= done < 80
     refused = shell(*command, "out.csv")
     assert refused.code == 2
-    assert "finished parts of an interrupted job" in refused.err
+    assert "of an interrupted job" in refused.err
     assert shell(*command, "out.csv", "--resume").code == 4
     for name in ("out.csv", "out.csv.errors.jsonl"):
         assert (tmp_path / name).read_bytes() == (tmp_path / name.replace("out", "local")).read_bytes()

@@ -430,7 +430,7 @@ def test_a_broken_checkpoint_is_told(cut, tmp_path):
     for content in (path.read_bytes()[:1000], b"", b"{}", b"\x80\x04\x95pickled"):
         path.write_bytes(content)
         with pytest.raises(
-            OutputError, match=r"checkpoint.safetensors: cannot be read .*--overwrite, without --resume"
+            OutputError, match=r"checkpoint.safetensors: cannot be read .*--overwrite instead of --resume"
         ):
             fit_with(cut, resume=True)
     assert fit_with(cut, overwrite=True).info()["run"]["best_epoch"]
