@@ -544,7 +544,7 @@ def test_vocab_alone_tokenises_as_bert_does(tmp_path, config):
     ]  # fmt: skip
     pairs = [*texts[1:], "the end"]
     ours = Tokenizer.from_folder(folder)
-    assert ours.vocabulary == len(theirs)
+    assert ours.largest_id == len(theirs) - 1
     for mine, text in zip(ours.encode(texts, None, 512), texts, strict=True):
         assert mine.ids.tolist() == theirs(text)["input_ids"], text
     for mine, text, pair in zip(ours.encode(texts, pairs, 512), texts, pairs, strict=True):
