@@ -341,5 +341,5 @@ def test_info_says_that_parameters_were_put_in_place(cli, one, other, tmp_path):
     one.with_parameters(other.theta).save(tmp_path / "mixed")
     ran = cli("info", tmp_path / "mixed")
     assert ran.code == 0, ran.err
-    assert "θ and ω were put in place of those that the fit gave" in ran.out
+    assert "θ and ω were replaced after the fit" in ran.out
     assert "held out" not in ran.out

@@ -94,7 +94,7 @@ class Artifact:
             UsageError: it is one already.
         """
         if self.adapter is None:
-            raise UsageError("merge", "the model holds an encoder of its own", "a folder that a LoRA fit made")
+            raise UsageError("merge", "not an adapter folder", "one made by --adapt lora")
         return replace(self, adapter=None)
 
     def theta(self) -> dict[str, Tensor]:
