@@ -505,7 +505,7 @@ def test_a_folder_that_lacks_a_file_is_refused(name, copied):
 
 
 @pytest.mark.parametrize(
-    ("version", "reason"), [(5, "newer berthead"), (0, "reads 1"), ("1", "reads 1"), (None, "reads 1"), (True, "reads")]
+    ("version", "reason"), [(5, "newer berthead"), (0, "expected 1 to 4"), ("1", "expected 1 to 4"), (None, "expected 1 to 4"), (True, "reads")]
 )
 def test_another_format_version_is_refused(version, reason, copied):
     edit_json(copied / "berthead.json", lambda record: record.update(format_version=version))
@@ -623,7 +623,7 @@ def test_the_command_line_reads_a_folder_of_the_first_version(first_version, cli
 def test_pickles_and_code_are_refused(name, copied):
     (copied / name).parent.mkdir(parents=True, exist_ok=True)
     (copied / name).write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    refused(copied, f"holds {name}; safetensors and JSON only")
+    refused(copied, f"holds {name}; expected only safetensors and JSON")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "notes.txt"])
@@ -655,7 +655,7 @@ def test_a_link_to_the_folder_itself_is_fine(copied, tmp_path):
         (lambda t: t.pop("classifier.bias"), "lacks 1 weight: classifier.bias"),
         (lambda t: t.pop("bert.encoder.layer.0.attention.self.key.bias"), "lacks 1 weight: bert.encoder.layer.0"),
         (lambda t: t.update(extra=torch.zeros(2)), "holds 1 unknown weight: extra"),
-        (lambda t: t.update({"classifier.bias": torch.zeros(3)}), r"classifier.bias has shape \[3\].*calls for \[2\]"),
+        (lambda t: t.update({"classifier.bias": torch.zeros(3)}), r"classifier.bias has shape \[3\].*expected \[2\]"),
         (
             lambda t: t.update({"bert.embeddings.word_embeddings.weight": torch.zeros(5, 32)}),
             r"word_embeddings.weight has shape \[5, 32\]",

@@ -100,7 +100,7 @@ CASES = {
         FIT + " --task multilabel", 3, ("data.csv: holds 0 labels", '"a|b"'), {"data.csv": "text,label\nx,\ny,\n"}
     ),
     "blank label": Case(
-        FIT, 3, ('data.csv:58: column "label" is blank', "every row needs a label", "--skip-bad-rows"),
+        FIT, 3, ('data.csv:58: column "label" is blank', "expected a label", "--skip-bad-rows"),
         {"data.csv": TOY + "a,\n"},
     ),
     "label unseen at eval": Case(
@@ -111,7 +111,7 @@ CASES = {
     ),
     "label unseen in a valid file": Case(
         FIT + " --valid valid.csv", 3,
-        ('valid.csv:3: the target is "neutral"', '2 labels: "negative", "positive"', "Correct the row"),
+        ('valid.csv:3: the target is "neutral"', '2 known labels: "negative", "positive"', "Correct the row"),
         {"data.csv": TOY, "valid.csv": "text,label\na,positive\nb,neutral\n"},
     ),
     "number where a text label was fitted": Case(
@@ -119,11 +119,11 @@ CASES = {
         {"data.jsonl": '{"text": "a", "label": 1}\n'},
     ),
     "words to be regressed": Case(
-        FIT + " --task regress", 3, ('data.csv:58: column "label" is "ten"', "finite numbers such as 3.5"),
+        FIT + " --task regress", 3, ('data.csv:58: column "label" is "ten"', "finite number such as 3.5"),
         {"data.csv": STARS + "a,ten\n"},
     ),
     "infinity to be regressed": Case(
-        FIT + " --task regress", 3, ('data.csv:58: column "label" is "inf"', "finite numbers"),
+        FIT + " --task regress", 3, ('data.csv:58: column "label" is "inf"', "finite number"),
         {"data.csv": STARS + "a,inf\n"},
     ),
     "one number only": Case(
@@ -151,7 +151,7 @@ CASES = {
     "one text for pairs": Case("predict {pairs} 'good cat'", 2, ("this model reads pairs", 'predict MODEL "a" "b"')),
     "two texts for single texts": Case("predict {model} good cat", 2, ("a single text", "quotes")),
     "pair column for single texts": Case(
-        "predict {model} data.csv --pair label", 2, ("--pair: this model was fitted on single texts", "no --pair"),
+        "predict {model} data.csv --pair label", 2, ("--pair: this model was fitted on single texts", "Leave --pair out"),
         {"data.csv": TOY},
     ),
     # flags
@@ -180,7 +180,7 @@ CASES = {
         {"data.csv": TOY, "valid.csv": TOY},
     ),
     "more tokens than the encoder reads": Case(
-        FIT + " --max-tokens 65", 2, ("--max-tokens: is 65", "at most 64 tokens"), {"data.csv": TOY}
+        FIT + " --max-tokens 65", 2, ("--max-tokens: is 65", "at most 64, the tokens"), {"data.csv": TOY}
     ),
     "balanced regression": Case(
         FIT + " --task regress --class-weight balanced", 2, ("--class-weight balanced", "no classes"),
@@ -193,7 +193,7 @@ CASES = {
         {"fit.yaml": "epocs: 3\n"},
     ),
     "broken YAML": Case(
-        FIT + " --config fit.yaml", 2, ("fit.yaml: cannot be read as YAML", "option to value"),
+        FIT + " --config fit.yaml", 2, ("fit.yaml: cannot be read as YAML", "options to values"),
         {"fit.yaml": "epochs: [3\n"},
     ),
     "YAML list": Case(

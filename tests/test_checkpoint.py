@@ -398,7 +398,7 @@ def test_pairs_are_refused_by_an_encoder_with_one_token_type(tmp_path):
     import berthead
 
     folder = make_bert(tmp_path / "bert", type_vocab_size=1)
-    with pytest.raises(UsageError, match=r"--pair: .*has one token type for both texts"):
+    with pytest.raises(UsageError, match=r"--pair: .*does not tell the second text from the first"):
         berthead.fit(toy_rows(), encoder=str(folder), pair="pair", epochs=1, quiet=True, threads=1)
     single = berthead.fit(toy_rows(1), encoder=str(folder), epochs=1, quiet=True, threads=1)
     assert single.predict("good cat").answer in ("positive", "negative")
@@ -767,7 +767,7 @@ def test_shards_are_pulled(pull, encoder, tmp_path):
 def test_a_repository_that_is_not_there_leaves_nothing_behind(pull, tmp_path):
     with serving(Hub({})) as address:
         done = pull(address, tmp_path, "owner/nothing")
-    assert_refused(done, tmp_path, "berthead pull owner/nothing", "could not be downloaded", "owner/name on the hub")
+    assert_refused(done, tmp_path, "berthead pull owner/nothing", "could not be downloaded", "owner/name of an encoder on the hub")
 
 
 def test_names_that_no_hub_has_are_refused(pull, tmp_path):

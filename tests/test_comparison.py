@@ -375,7 +375,7 @@ def test_compare_shows_ten_rows_and_writes_all(cli, fit_toy, tmp_path):
     assert written_rows["where"].tolist() == [one.where for one in found.flips]
     assert written_rows["a"].tolist() == pytest.approx([one.a for one in found.flips])
     assert "Wilcoxon signed-rank: p = " in ran.out
-    assert ": --out FILE takes all" in cli("compare", *folders, data).out
+    assert ": --out FILE writes all" in cli("compare", *folders, data).out
 
 
 def test_compare_shows_both_answers_side_by_side(cli, fit_toy, tmp_path):

@@ -221,7 +221,7 @@ def test_memory_that_does_not_suffice_is_an_error_that_says_what_helps(tiny_bert
     joined = JoinedEngine([model])
     joined.models = [prepared(model, "fp32", CPU, full_kernel)]
     for compute in (engine_of(model, kernel=full_kernel).logits, lambda one: joined.logits(one, [0])):
-        with pytest.raises(UsageError, match=r"does not hold what is computed of 124 tokens.*--token-budget"):
+        with pytest.raises(UsageError, match=r"has too little memory to compute 124 tokens at once.*--token-budget"):
             compute(a_pack())
 
 
@@ -431,13 +431,13 @@ def test_the_option_names_the_budgets_that_are_taken():
 
 
 @has_gpu
-def test_a_gpu_that_is_not_there_is_an_error_before_anything_is_read(cli, tmp_path):
-    for words in (["predict", "nowhere", "a text"], ["eval", "nowhere", "rows.csv"], ["bench", "nowhere"]):
+def test_a_gpu_that_is_not_there_is_an_error_before_anything_is_read(cli, toy_model):
+    for words in (["predict", toy_model, "a text"], ["eval", toy_model, "rows.csv"], ["bench", toy_model]):
         ran = cli(*words, "--device", "cuda")
         assert (ran.code, ran.out) == (2, "")
-        assert ran.err.startswith("berthead: --device cuda: torch sees no CUDA device; cpu")
+        assert ran.err.startswith("berthead: --device cuda: torch sees no CUDA device; expected cpu")
     with pytest.raises(UsageError, match="torch sees no CUDA device"):
-        berthead.load(tmp_path / "nowhere", device="cuda")
+        berthead.load(toy_model, device="cuda")
 
 
 def test_int8_is_no_precision_of_a_gpu(cli, toy_model):
@@ -453,7 +453,7 @@ def test_another_device_is_refused(cli, toy_model):
 
 def test_a_pickle_keeps_the_device(toy_model):
     fitted = berthead.load(toy_model)
-    fitted.options = replace(fitted.options, device="cuda")
+    fitted.engine.options = replace(fitted.options, device="cuda")
     assert pickle.loads(pickle.dumps(fitted)).options.device == "cuda"
 
 

@@ -204,7 +204,7 @@ def test_what_cannot_be_fitted_is_a_value_error_that_says_where(estimator, name)
 
 
 def test_classes_that_cannot_be_learnt_are_value_errors(classifier):
-    with pytest.raises(ValueError, match="one class only"):
+    with pytest.raises(ValueError, match="holds only the class"):
         classifier.fit(X, ["positive"] * len(X))
     with pytest.raises(ValueError, match="Unknown label type"):
         classifier.fit(X, STARS)

@@ -261,7 +261,7 @@ def test_a_changed_or_missing_file_is_refused(copied, name):
         (("head", "windows"), "sum", "windows is 'sum'"),
         (("head",), None, "is not a whole record"),
         (("on_long",), "cut", "on_long is 'cut'"),
-        (("golden", 0, "logits"), [1.0], "does not hold 2 logits"),
+        (("golden", 0, "logits"), [1.0], "does not hold logits; expected 2 numbers"),
         (("golden", 0, "prediction"), None, "is not a whole record"),
     ],
 )
@@ -313,7 +313,7 @@ def test_a_field_with_other_scores_is_refused(tiny_bert, tmp_path):
     exported(fit_task(tiny_bert, "tag", head="crf", epochs=4), tmp_path / "onnx")
     assert np.shape(record_of(tmp_path / "onnx")["crf"]["step"]) == (5, 5)
     change(tmp_path / "onnx", "crf", "last", to=[0.0])
-    with pytest.raises(ModelError, match=r"crf\.last does not hold"):
+    with pytest.raises(ModelError, match=r"crf\.last is not an array of numbers"):
         berthead.load(tmp_path / "onnx")
 
 

@@ -375,7 +375,7 @@ def test_merge_writes_a_folder_that_needs_no_other(fit_lora, tmp_path, cli):
     assert cli("merge", folder, "--out", tmp_path / "merged", "--overwrite").code == 0
     for models, words in (
         ([tmp_path / "merged"], "not an adapter folder; expected one made by --adapt lora"),
-        ([folder, folder], "there are 2 models"),
+        ([folder, folder], "got 2 models"),
     ):
         refused = cli("merge", *models, "--out", tmp_path / "other")
         assert (refused.code, words in refused.err) == (2, True)

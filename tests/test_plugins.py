@@ -342,7 +342,7 @@ BROKEN_HEADS = {
     ),
     "cannot be made": (
         HEAD.replace("super()", "raise ValueError('width')\n        super()"),
-        "cannot be made (ValueError: width); Head(width, outputs, dropout)",
+        "cannot be made (ValueError: width); expected a class that Head(width, outputs, dropout) makes",
     ),
     "answers tokens": (
         HEAD.replace('"row"', '"token"'),
@@ -455,7 +455,7 @@ def test_a_package_that_changed_its_weights_is_refused_by_their_names(install, t
     importlib.invalidate_caches()
     done = cli("info", tmp_path / "model")
     assert done.code == 2
-    assert "lacks 2 weights: head.last.bias, head.last.weight" in done.err
+    assert "lacks 2 weights: berthead.head.last.bias, berthead.head.last.weight" in done.err
 
 
 # Nothing is imported before it is asked for
@@ -498,7 +498,7 @@ def test_loading_what_is_not_there_says_what_is(install):
     install(HEAD, heads="plain = {}:Plain")
     with pytest.raises(ModelError, match=r"expected one that is installed: plain\. Did you mean \"plain\"\?"):
         plugins.load(plugins.HEADS, "plane")
-    with pytest.raises(ModelError, match=r"fitted with the package some-heads 2\.1rc1\+cpu\. Install it, if you trust"):
+    with pytest.raises(ModelError, match=r"expected the package some-heads 2\.1rc1\+cpu, with which the model was fitted\. Install it, if you trust"):
         plugins.load(plugins.HEADS, "plane", "some-heads 2.1rc1+cpu")
 
 
