@@ -151,7 +151,7 @@ CASES = {
     "one text for pairs": Case("predict {pairs} 'good cat'", 2, ("this model reads pairs", 'predict MODEL "a" "b"')),
     "two texts for single texts": Case("predict {model} good cat", 2, ("a single text", "quotes")),
     "pair column for single texts": Case(
-        "predict {model} data.csv --pair label", 2, ("--pair: this model was fitted on single texts", "Leave --pair out"),
+        "predict {model} data.csv --pair label", 2, ("--pair: this model was fitted on single texts", "Leave --pair out"),  # noqa: E501
         {"data.csv": TOY},
     ),
     # flags

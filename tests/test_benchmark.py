@@ -102,7 +102,7 @@ def test_long_texts_are_read_in_windows(toy_model):
     rows = [{"text": " ".join(["good cat"] * 80), "label": "positive"}, {"text": "bad", "label": "negative"}]
     found = berthead.bench(toy_model, rows)
     assert found.padding == 0
-    assert any("over 64 tokens" in note for note in found.notes)
+    assert any("over 64 tokens and" in note and "read in windows" in note for note in found.notes)
 
 
 def test_by_torch_alone(toy_model, monkeypatch):

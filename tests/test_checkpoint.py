@@ -767,7 +767,9 @@ def test_shards_are_pulled(pull, encoder, tmp_path):
 def test_a_repository_that_is_not_there_leaves_nothing_behind(pull, tmp_path):
     with serving(Hub({})) as address:
         done = pull(address, tmp_path, "owner/nothing")
-    assert_refused(done, tmp_path, "berthead pull owner/nothing", "could not be downloaded", "owner/name of an encoder on the hub")
+    assert_refused(
+        done, tmp_path, "berthead pull owner/nothing", "could not be downloaded", "owner/name of an encoder on the hub"
+    )  # noqa: E501
 
 
 def test_names_that_no_hub_has_are_refused(pull, tmp_path):

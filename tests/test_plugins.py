@@ -238,7 +238,7 @@ def test_a_missing_head_is_named_where_the_task_is_berthead_s_own(install, tiny_
     )
 
 
-def test_nothing_is_imported_from_the_folder(shell, frozen, tmp_path):
+def test_nothing_is_imported_from_the_folder(frozen, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(frozen, folder)
     put_package(
@@ -253,9 +253,11 @@ def test_nothing_is_imported_from_the_folder(shell, frozen, tmp_path):
     )
 
     def loaded() -> str:
-        done = shell(folder, program=code, cwd=folder)
-        assert done.code == 0, done.err
-        return done.out
+        # -I as an installed `berthead` runs: the current folder is no place for modules.
+        command = [sys.executable, "-I", "-c", code, str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=shell_env())
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     said = loaded()
     assert "is not installed" in said
@@ -498,7 +500,10 @@ def test_loading_what_is_not_there_says_what_is(install):
     install(HEAD, heads="plain = {}:Plain")
     with pytest.raises(ModelError, match=r"expected one that is installed: plain\. Did you mean \"plain\"\?"):
         plugins.load(plugins.HEADS, "plane")
-    with pytest.raises(ModelError, match=r"expected the package some-heads 2\.1rc1\+cpu, with which the model was fitted\. Install it, if you trust"):
+    with pytest.raises(
+        ModelError,
+        match=r"expected the package some-heads 2\.1rc1\+cpu, with which the model was fitted\. Install it, if you trust",
+    ):  # noqa: E501
         plugins.load(plugins.HEADS, "plane", "some-heads 2.1rc1+cpu")
 
 
