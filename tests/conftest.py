@@ -44,7 +44,7 @@ LONG_FILES = {
 }  # fmt: skip
 
 
-# These were not run whole since the code moved into its rooms and the messages were rewritten. Until `make test-all` has
+# Not run whole since the code moved into its rooms and the messages were rewritten. Until `make test-all` has
 # run them, they stand with the slow ones.
 NOT_YET = {f"test_{name}.py" for name in (
     "families", "fitted", "formats", "gate", "huggingface", "huggingface_tasks", "inputs", "jobs", "joining", "kills",
@@ -54,6 +54,7 @@ NOT_YET = {f"test_{name}.py" for name in (
 )}  # fmt: skip
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m is looked at
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in LONG_FILES)
     for item in items:

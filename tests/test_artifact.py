@@ -512,7 +512,7 @@ def test_a_folder_that_lacks_a_file_is_refused(name, copied):
         ("1", "expected 1 to 4"),
         (None, "expected 1 to 4"),
         (True, "reads"),
-    ],  # noqa: E501
+    ],
 )
 def test_another_format_version_is_refused(version, reason, copied):
     edit_json(copied / "berthead.json", lambda record: record.update(format_version=version))

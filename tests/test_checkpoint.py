@@ -769,7 +769,7 @@ def test_a_repository_that_is_not_there_leaves_nothing_behind(pull, tmp_path):
         done = pull(address, tmp_path, "owner/nothing")
     assert_refused(
         done, tmp_path, "berthead pull owner/nothing", "could not be downloaded", "owner/name of an encoder on the hub"
-    )  # noqa: E501
+    )
 
 
 def test_names_that_no_hub_has_are_refused(pull, tmp_path):
