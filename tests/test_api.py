@@ -483,6 +483,7 @@ def test_there_are_docstring_examples():
 def test_an_interrupted_fit_keeps_the_best_epoch_beside_the_target(adapt, quick, tmp_path, monkeypatch):
     from berthead.train import steps
 
+    options = quick | {"epochs": 5, "batch": 8, "adapt": adapt, "valid": 0.1}
     passes, count = steps._passes, 0
 
     def interrupted(*args):
@@ -496,7 +497,7 @@ def test_an_interrupted_fit_keeps_the_best_epoch_beside_the_target(adapt, quick,
     with pytest.raises(
         (Interrupted, KeyboardInterrupt), match=r"stopped after 2 whole epochs.*toy\.interrupted"
     ) as caught:
-        berthead.fit(toy_rows(), out=tmp_path / "toy", **(quick | {"epochs": 5, "batch": 8, "adapt": adapt}))
+        berthead.fit(toy_rows(), out=tmp_path / "toy", **options)
     assert caught.value.exit_code == 130
     assert str(caught.value).endswith("To continue, run the same command with --resume.")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["toy.fit", "toy.interrupted"]
@@ -509,7 +510,6 @@ def test_an_interrupted_fit_keeps_the_best_epoch_beside_the_target(adapt, quick,
     best = run["epochs"][run["best_epoch"] - 1]
     assert kept.info()["run"]["metrics"]["accuracy"] == best["accuracy"] == max(e["accuracy"] for e in run["epochs"])
     monkeypatch.undo()
-    options = quick | {"epochs": 5, "batch": 8, "adapt": adapt}
     berthead.fit(toy_rows(), out=tmp_path / "toy", resume=True, **options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["toy", "toy.interrupted"]
     berthead.fit(toy_rows(), out=tmp_path / "whole", **options)
@@ -540,7 +540,7 @@ def test_ctrl_c_after_the_last_epoch_does_not_lose_the_fitted_weights(quick, tmp
 
     monkeypatch.setattr("berthead.train.fit.baselines", interrupted)
     with pytest.raises((Interrupted, KeyboardInterrupt), match="kept in"):
-        berthead.fit(toy_rows(), out=tmp_path / "toy", **quick)
+        berthead.fit(toy_rows(), out=tmp_path / "toy", valid=0.1, **quick)
     assert berthead.load(tmp_path / "toy.interrupted").verify() < 1e-5
 
 

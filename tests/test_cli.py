@@ -38,7 +38,9 @@ RECORD = {
 @pytest.fixture(scope="session")
 def frozen(tiny_bert) -> list:
     """Flags of a fit that takes a moment."""
-    return ["--encoder", tiny_bert, "--adapt", "frozen", "--epochs", 10, "--lr", 0.1, "--precision", "fp32"]
+    return [
+        "--encoder", tiny_bert, "--adapt", "frozen", "--epochs", 10, "--lr", 0.1, "--precision", "fp32", "--valid", 0.1,
+    ]  # fmt: skip
 
 
 @pytest.fixture

@@ -28,7 +28,11 @@ E = TypeVar("E", bound="TextEstimator")
 
 # What estimators have beside the options of a fit: name to default and help.
 OWN_PARAMETERS: dict[str, tuple[Any, str]] = {
-    "valid": (0.1, "Share of the rows held out: it chooses the best epoch, the temperature, the thresholds; 0: none."),
+    "valid": (
+        None,
+        "Share of the rows held out: it chooses the best epoch, the temperature, the thresholds; 0: none; "
+        "None: 0.1, below 256 rows 0.",
+    ),
     "random_state": (0, "A seed; None or a `numpy.random.RandomState`: another one each time."),
     "verbose": (False, "Show progress on stderr."),
     "class_weight": (None, "None, or `balanced`: a rare class counts as much as a common one."),
@@ -109,8 +113,8 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
     def _fit_examples(
         self, task: str, examples: Sequence[Example], columns: dict[str, Any], class_weight: str = "none"
     ) -> Fitted:
-        if not 0 <= self.valid < 1:
-            raise UsageError("valid", f"is {self.valid!r}", "a share from 0 to below 1")
+        if self.valid is not None and not 0 <= self.valid < 1:
+            raise UsageError("valid", f"is {self.valid!r}", "None, or a share from 0 to below 1")
         chosen = {name: getattr(self, name) for name in ESTIMATOR_OPTIONS}
         options = FitOptions(task=task, seed=_seed(self.random_state), class_weight=class_weight, **chosen)
         result = fit_examples(examples, self.valid, options, columns, "y", with_baselines=False, quiet=not self.verbose)

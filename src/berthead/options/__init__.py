@@ -109,7 +109,7 @@ class FitOptions(Options):
     )
     intent: str | None = option(None, "joint: column of the label beside the tags [default: intent, or label].")
     valid: str | None = option(
-        None, "Held-out data: a file, or a share of the rows such as 0.1 [default: 0.1]; 0: none."
+        None, "Held-out data: a file, or a share of the rows such as 0.1 [default: 0.1; below 256 rows: 0]; 0: none."
     )
     encoder: str = option("minilm", "Pre-trained encoder: minilm, a local folder, or a name that was pulled.")
     adapt: str = option(
@@ -128,7 +128,9 @@ class FitOptions(Options):
         "auto", "How token vectors become one vector a row [auto: as the checkpoint was trained].", choices=POOLINGS
     )
     epochs: int | None = option(
-        None, "Passes over the data [default: 3; frozen: 40; top: 6; lora: 6; bitfit: 6].", low=1
+        None,
+        "Passes over the data [default: 3; frozen: 40; top: 6; lora: 6; bitfit: 6]; below 256 rows enough for 100 steps.",
+        low=1,
     )
     batch: int = option(32, "Rows in one training step.", low=1)
     lr: float | None = option(

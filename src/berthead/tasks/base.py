@@ -148,6 +148,11 @@ class Task(Protocol):
     decided: ClassVar[tuple[str, ...]] = ()
     """What of that state is decided after the weights: functions whose weights are averaged may differ in it."""
 
+    @property
+    def needs_held_out(self) -> bool:
+        """Whether its answers hang on a threshold that held-out rows decide: some are held out then, however few."""
+        return False
+
     def undecided(self) -> dict[str, Any]:
         """The written state without what is decided after the weights."""
         return {name: value for name, value in self.to_json().items() if name not in self.decided}

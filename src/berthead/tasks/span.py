@@ -194,6 +194,11 @@ class Extract(Task):
 
         return window_losses(logits, targets, sizes)
 
+    @property
+    def needs_held_out(self) -> bool:
+        """Where a question may have no answer."""
+        return self.unanswerable
+
     def tuned(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> Self:
         """The threshold with the best F1 on held-out rows, where some have no answer."""
         assert batch is not None

@@ -48,7 +48,7 @@ class FitResult:
 
 def fit_examples(
     examples: Sequence[Example],
-    held_out: Sequence[Example] | float,
+    held_out: Sequence[Example] | float | None,
     options: FitOptions,
     columns: dict[str, Any],
     where: str,
@@ -61,7 +61,8 @@ def fit_examples(
 
     Args:
         examples: rows with targets.
-        held_out: rows that choose the best epoch, or the share of `examples` to hold out (0: none).
+        held_out: rows that choose the best epoch, or the share of `examples` to hold out (0: none); None: a tenth, of
+            few rows none.
         options: what to fit and how.
         columns: the columns the rows came from.
         where: the data's name, for errors.

@@ -35,11 +35,11 @@ from berthead.train.checkpoints import Checkpoints
 from berthead.train.identity import data_sha256, identity_of
 from berthead.train.loop import fit_model
 from berthead.train.modes import MOST_WINDOWS, Fold
-from berthead.train.settings import Settings, head_dropout, settings_for
+from berthead.train.settings import FEW_ROWS, HELD_OUT, Settings, head_dropout, held_out_by_default, settings_for
 from berthead.train.steps import History
 from berthead.train.team import Team
 
-FEW_ROWS = 5
+RARE = 5
 # What each kind of head reads of the options.
 READ = {"row": ("pooling", "windows"), "token": (), "joint": ("pooling",)}
 
@@ -76,16 +76,20 @@ class Learnt:
 
 
 def learn(
-    examples: Sequence[Example], held_out: Sequence[Example] | float, options: FitOptions, columns: dict[str, Any],
-    where: str, quiet: bool, checkpoints: Checkpoints | None, team: Team,
+    examples: Sequence[Example], held_out: Sequence[Example] | float | None, options: FitOptions,
+    columns: dict[str, Any], where: str, quiet: bool, checkpoints: Checkpoints | None, team: Team,
 ) -> Learnt:  # fmt: skip
     """From rows to fitted parameters: what each process of a team does."""
     kind = find_task(options.task)
-    task, train, valid = _folds(kind, examples, held_out, options.seed, where)
+    task = _task_of(kind, examples, where)
+    by_default = held_out is None
+    held_out = held_out_by_default(len(examples), task) if held_out is None else held_out
+    task, train, valid = _folds(task, examples, held_out, options.seed, where)
     threads = use_threads(team.threads(options.threads))
     encoder = read_checkpoint(options.encoder)
     data_hash, theta_hash = data_sha256(examples), encoder.theta_sha256
-    settings = settings_for(options, kind, encoder.config.width)
+    few = len(train) if len(examples) < FEW_ROWS else None
+    settings = settings_for(options, kind, encoder.config.width, few)
     pairs = any(example.pair is not None or example.choices for example in train)
     tokenizer, reading = _reader(encoder, options, pairs)
     left_out: list[str] = []
@@ -95,7 +99,9 @@ def learn(
         left_out = [f"left out: {line}" for line in long + more]
     folds = [_fold(rows, task, tokenizer, reading) for rows in (train, valid)]
     notes = left_out + _notes(task, folds, reading, encoder)
-    if not valid and held_out != 0:
+    if by_default and held_out == 0:
+        notes.append(_none_held_out(len(examples)))
+    elif not valid and held_out != 0:
         notes.append("too few rows for a held-out set: the last epoch is kept, without scores")
     if settings.precision == "bf16" and not has_fast_bf16(find_device(settings.device)):
         notes.append("--precision bf16: this processor has no bfloat16 arithmetic; fp32 is several times faster here")
@@ -126,10 +132,9 @@ def learn(
 
 
 def _folds(
-    kind: type[Task], examples: Sequence[Example], held_out: Sequence[Example] | float, seed: int, where: str
+    task: Task, examples: Sequence[Example], held_out: Sequence[Example] | float, seed: int, where: str
 ) -> tuple[Task, list[Example], list[Example]]:
-    """The task that the targets call for, fitted rows and held-out rows."""
-    task = _task_of(kind, examples, where)
+    """The task that the fitted rows call for, fitted rows and held-out rows."""
     if not isinstance(held_out, int | float):
         _refuse_unknown(task, held_out)
         return task, list(examples), list(held_out)
@@ -141,8 +146,15 @@ def _folds(
 
     train, valid = hold_out(examples, held_out, seed, group, by_pair=FORMS[task.form].needs_pair)
     if task.measures_targets:
-        task = _task_of(kind, train, where)
+        task = _task_of(type(task), train, where)
     return task, train, valid
+
+
+def _none_held_out(rows: int) -> str:
+    return (
+        f"{rows} rows are too few for a held-out set (fewer than {FEW_ROWS}): the last epoch is kept, without scores; "
+        f"--valid {HELD_OUT} holds out a tenth"
+    )
 
 
 def _task_of(kind: type[Task], examples: Sequence[Example], where: str) -> Task:
@@ -186,8 +198,8 @@ def _notes(task: Task, folds: Sequence[Fold], reading: Reading, checkpoint: Chec
     notes = length_notes([one for fold in folds for one in fold.inputs], reading)
     counts = task.support(folds[0].targets)
     if counts is not None:
-        few = [f"{text} ({int(n)})" for text, n in zip(task.label_texts, counts, strict=True) if n < FEW_ROWS]
-        notes += [f"labels with fewer than {FEW_ROWS} fitted rows: {listed(few)}"] if few else []
+        few = [f"{text} ({int(n)})" for text, n in zip(task.label_texts, counts, strict=True) if n < RARE]
+        notes += [f"labels with fewer than {RARE} fitted rows: {listed(few)}"] if few else []
     notes += [f"misplaced: {line}" for fold in folds for line in task.misfits(fold.examples, fold.inputs)]
     other = [name for name in checkpoint.left_out if not name.endswith("position_ids")]
     if other:

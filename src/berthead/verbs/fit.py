@@ -22,7 +22,6 @@ from berthead.train.fit import fit_examples
 from berthead.train.steps import History
 from berthead.train.workers import is_writer
 
-DEFAULT_HELD_OUT = 0.1
 GO_ON = "To continue, run the same command with --resume."
 
 
@@ -132,9 +131,9 @@ def _labelled(
 
 def _held_out(
     options: FitOptions, task: type[Task], columns: Columns
-) -> tuple[Sequence[Example] | float, list[str], list[str]]:
+) -> tuple[Sequence[Example] | float | None, list[str], list[str]]:
     if options.valid is None:
-        return DEFAULT_HELD_OUT, [], []
+        return None, [], []
     try:
         share = float(options.valid)
     except ValueError:
