@@ -4,7 +4,7 @@
     python benchmarks/precision_tasks.py table FILE...
 
 `run` appends one JSON line per task to FILE; `table` prints the Markdown table that stands in docs/benchmarks.md. DATA
-holds one folder per public data set, as published. A tenth of the training rows is held out; the gate's receipt is what
+holds one folder per public data set, as published. A tenth of the training rows is held out; the gate's report is what
 the fit measured on those, and `auto` takes the fastest precision that passes it.
 """
 
@@ -105,9 +105,9 @@ def print_table(lines: Lines) -> None:
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for line in lines:
         scores = " | ".join(f"{line['scores'][name]:.2f}" for name in PRECISIONS)
-        receipt = f"{line['gate']['rows']} | {verdict(line, 'bf16')} | {verdict(line, 'int8')}"
+        report = f"{line['gate']['rows']} | {verdict(line, 'bf16')} | {verdict(line, 'int8')}"
         cells = f"{line['case']} | {line['task']} | {line['test_rows']:,} | {line['metric']}"
-        print(f"| {cells} | {scores} | {receipt} |")
+        print(f"| {cells} | {scores} | {report} |")
 
 
 def main() -> None:

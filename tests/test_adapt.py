@@ -196,9 +196,9 @@ def test_below_what_learns_nothing_is_dropped(lively, monkeypatch):
 
     monkeypatch.setattr(model.encoder.blocks[0], "forward", forward)
     model.encoder.blocks[0].requires_grad_(False)
-    from berthead.train.modes import Whole
+    from berthead.train.modes import FullModel
 
-    part = Whole(model, made.outputs, train, None, settings())
+    part = FullModel(model, made.outputs, train, None, settings())
     part.train()
     list(part.training_logits(np.arange(4)))
     assert training == [[False, False, True, True, True]]

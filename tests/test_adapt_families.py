@@ -22,7 +22,7 @@ from berthead.model.checkpoint import read_checkpoint
 from berthead.model.heads import RowHead
 from berthead.model.model import Model
 from berthead.records import Example
-from berthead.train import modes as parts
+from berthead.train import modes
 from berthead.train.optim import peak_rate
 
 TEXTS = ["good cat", "the awful dog sat, red.", "b a d " * 9, "fine"]
@@ -122,7 +122,7 @@ def test_a_fit_on_looked_up_vectors_is_the_fit(encoder_of, name, monkeypatch):  
         run = fitted.info()["run"]
         losses.append([epoch[key] for epoch in run["epochs"] for key in ("train_loss", "loss")])
         kept.append("kept" in run)
-        monkeypatch.setattr(parts, "frozen_layers", lambda model: 0)
+        monkeypatch.setattr(modes, "frozen_layers", lambda model: 0)
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     encoder = fitted.artifact.model.encoder
     assert kept == [encoder.order.index(len(encoder.blocks) - 1) > 0, False]

@@ -545,7 +545,7 @@ def test_a_folder_of_the_first_version_gives_the_answers_of_its_time(first_versi
     assert len(model.artifact.golden) == 8
     assert model.verify() < 1e-5
     assert model.labels == ["negative", "positive"]
-    assert (model.artifact.max_tokens, model.artifact.reading.on_long) == (24, "truncate")
+    assert (model.artifact.max_tokens, model.artifact.policy.on_long) == (24, "truncate")
     assert max(one["text"].count(" ") for one in model.artifact.golden) > 24  # so that cutting is replayed too
     assert_answers_of_the_first_version(model)
 

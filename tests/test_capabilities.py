@@ -25,7 +25,7 @@ from berthead.model.config import EncoderConfig, Relative
 from berthead.model.encoder import Encoder, Gated
 from berthead.model.heads import Pooling, RowHead
 from berthead.model.model import Model
-from berthead.model.positions import NoPositions, Places
+from berthead.model.positions import NoPositions, PackPositions
 from berthead.model.tensors import TensorPack
 from berthead.options import POOLINGS
 from berthead.predict.precision import candidates
@@ -40,17 +40,17 @@ TOLERANCE = 1e-4
 class Reversed(NoPositions):
     """Positions that no path knows: each token's query is scaled by where it stands. A subclass of a known part."""
 
-    def forward(self, pack: TensorPack, dtype: torch.dtype) -> Places:
+    def forward(self, pack: TensorPack, dtype: torch.dtype) -> PackPositions:
         return Scaled((1 + pack.positions % 5).to(dtype))
 
 
-class Scaled(Places):
+class Scaled(PackPositions):
     """What attention reads of Reversed."""
 
     def __init__(self, factors: Tensor) -> None:
         self.factors = factors
 
-    def turned(self, qkv: Tensor, attention: object) -> Tensor:
+    def rotated(self, qkv: Tensor, attention: object) -> Tensor:
         query, rest = qkv[:, : qkv.shape[1] // 3], qkv[:, qkv.shape[1] // 3 :]
         return torch.cat((query * self.factors[:, None], rest), 1)
 
@@ -58,11 +58,11 @@ class Scaled(Places):
 class Added(NoPositions):
     """Positions that no path knows: something is added to the scores."""
 
-    def forward(self, pack: TensorPack, dtype: torch.dtype) -> Places:
+    def forward(self, pack: TensorPack, dtype: torch.dtype) -> PackPositions:
         return AddedScores()
 
 
-class AddedScores(Places):
+class AddedScores(PackPositions):
     """What attention reads of Added."""
 
     def bias(self, attention: object):
@@ -108,7 +108,7 @@ def largest(hidden: Tensor, pack: TensorPack) -> Tensor:
 
 def with_positions(part: type[nn.Module]):
     def change(model: Model) -> None:
-        model.encoder.places = part()
+        model.encoder.positions = part()
 
     return change
 

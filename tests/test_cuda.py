@@ -249,7 +249,7 @@ def test_functions_on_one_encoder_share_what_is_prepared(tiny_bert):
     other = Model(one.encoder, RowHead(32, 2, "cls").eval())
     memo: dict = {}
     first, second = (prepared(model, "fp32", CPU, PLAIN, memo) for model in shared([one, other]))
-    assert first.encoder.places is second.encoder.places
+    assert first.encoder.positions is second.encoder.positions
     assert [*first.encoder.blocks] == [*second.encoder.blocks]
     assert isinstance(first.encoder.blocks[0].attention, VarlenAttention)
     engine, tried = JoinedEngine([one, other]), a_pack()
@@ -474,7 +474,7 @@ def test_a_gpu_takes_float32_until_bf16_was_measured_on_it(toy_model, monkeypatc
     assert "cpu" not in machine.key_of(artifact, CUDA)
 
 
-def test_a_receipt_of_a_gpu_counts_on_gpus_alone(toy_model, monkeypatch, tmp_path):
+def test_a_precision_report_of_a_gpu_counts_on_gpus_alone(toy_model, monkeypatch, tmp_path):
     monkeypatch.setenv("BERTHEAD_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(gate, "has_fast_bf16", lambda device=None: True)
     monkeypatch.setattr(machine, "gpus", lambda: "1 x Some GPU")
@@ -487,10 +487,10 @@ def test_a_receipt_of_a_gpu_counts_on_gpus_alone(toy_model, monkeypatch, tmp_pat
     monkeypatch.setattr(machine, "speeds", lambda engines, one: {"fp32": 100.0, "bf16": 250.0})
     artifact = berthead.load(toy_model).artifact
     batch = gate.golden_batch(artifact)
-    receipt = gate.measure(artifact, batch, None, "given", device=CUDA)
-    assert {name: one.by for name, one in receipt.verdicts.items()} == {"bf16": "cuda"}
-    assert receipt.verdicts["bf16"].passed
-    machine.keep(machine.key_of(artifact, CUDA), {"receipt": receipt.to_json()})
+    report = gate.measure(artifact, batch, None, "given", device=CUDA)
+    assert {name: one.by for name, one in report.verdicts.items()} == {"bf16": "cuda"}
+    assert report.verdicts["bf16"].passed
+    machine.keep(machine.key_of(artifact, CUDA), {"receipt": report.to_json()})
     choice = gate.choose({"": artifact}, CUDA)
     assert (choice.precision, choice.reason[:18]) == ("bf16", "2.50 x fp32 here; ")
     assert machine.measured(machine.key_of(artifact)) == {}

@@ -14,7 +14,7 @@ from berthead.model.units import packs
 from berthead.options import FitOptions
 from berthead.records import Example
 from berthead.text.layout import Layout
-from berthead.train import modes as parts
+from berthead.train import modes
 
 CPU = torch.device("cpu")
 QUICK = {"epochs": 4, "batch": 8, "lr": 2e-3, "valid": "0.2", "threads": 1, "precision": "fp32", "quiet": True}
@@ -42,7 +42,7 @@ def test_the_device_engine_gives_the_engines_logits_and_leaves_the_model_as_it_w
     model = berthead.fit(toy_rows(2), encoder=bert, **QUICK).artifact.model.train()
     fitted = berthead.fit(toy_rows(2), encoder=bert, **QUICK)
     examples = [Example(row["text"]) for row in toy_rows(2)]
-    inputs = fitted.artifact.task.inputs(fitted.artifact.tokenizer, examples, fitted.artifact.reading)
+    inputs = fitted.artifact.task.inputs(fitted.artifact.tokenizer, examples, fitted.artifact.policy)
     pack = next(packs(Layout(inputs).rows, 512))
     plain = DeviceEngine(model, CPU)
     np.testing.assert_allclose(plain.logits(pack), Engine(model).logits(pack), atol=1e-5)
@@ -53,7 +53,7 @@ def test_the_device_engine_gives_the_engines_logits_and_leaves_the_model_as_it_w
 @pytest.mark.parametrize("adapt", ["full", "frozen"])
 def test_a_fit_scored_by_the_device_engine_is_the_same_fit(bert, monkeypatch, adapt):
     usual = berthead.fit(toy_rows(2), encoder=bert, adapt=adapt, **QUICK)
-    monkeypatch.setattr(parts, "engine_for", lambda model, device, precision="fp32": DeviceEngine(model, device))
+    monkeypatch.setattr(modes, "engine_for", lambda model, device, precision="fp32": DeviceEngine(model, device))
     other = berthead.fit(toy_rows(2), encoder=bert, adapt=adapt, **QUICK)
     for name, tensor in usual.artifact.model.state_dict().items():
         torch.testing.assert_close(other.artifact.model.state_dict()[name], tensor, atol=1e-5, rtol=1e-5)

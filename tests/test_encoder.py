@@ -21,8 +21,8 @@ from berthead.model.dropout import Dropout, keep_mask
 from berthead.model.encoder import Attention, Encoder
 from berthead.model.heads import RowHead
 from berthead.model.model import Model
-from berthead.model.positions import Places
-from berthead.model.tensors import Run, TensorPack
+from berthead.model.positions import PackPositions
+from berthead.model.tensors import RowGroup, TensorPack
 from berthead.text.packing import pack, plan
 from berthead.text.tokenizer import Encoded
 
@@ -322,14 +322,16 @@ def test_attention_drops_its_own_share_of_weights_in_training_only(tmp_path):
     torch.manual_seed(0)
     with torch.no_grad():
         # A row of one token has one weight a head, 1.0: what comes out is that weight after dropout.
-        mixed = layer.train()(torch.zeros(rows, 32), (Run(0, rows, 1),), Places()).view(rows, layer.heads, -1)
+        mixed = layer.train()(torch.zeros(rows, 32), (RowGroup(0, rows, 1),), PackPositions()).view(
+            rows, layer.heads, -1
+        )
     assert torch.equal(mixed, mixed[..., :1].expand_as(mixed))  # a weight is dropped for a head's whole vector
     weights = mixed[..., 0]
     dropped = float((weights == 0).float().mean())
     assert dropped == pytest.approx(ATTENTION_DROPOUT, abs=0.015)  # 20,000 draws: six deviations
     torch.testing.assert_close(weights[weights != 0].unique(), torch.tensor([1 / (1 - ATTENTION_DROPOUT)]))
     with torch.no_grad():
-        assert torch.equal(layer.eval()(torch.zeros(9, 32), (Run(0, 3, 3),), Places()), torch.ones(9, 32))
+        assert torch.equal(layer.eval()(torch.zeros(9, 32), (RowGroup(0, 3, 3),), PackPositions()), torch.ones(9, 32))
 
 
 @pytest.mark.parametrize("length", [16, 200])
@@ -337,7 +339,7 @@ def test_attention_dropout_keeps_the_mean_for_rows_of_any_length(tmp_path, lengt
     layer, rows = ones_attention(tmp_path), 25_000 // length
     torch.manual_seed(0)
     with torch.no_grad():
-        mixed = layer.train()(torch.zeros(rows * length, 32), (Run(0, rows, length),), Places())
+        mixed = layer.train()(torch.zeros(rows * length, 32), (RowGroup(0, rows, length),), PackPositions())
     weights = mixed.view(-1, layer.heads, 8)[..., 0]
     # The mean of `length` kept-or-dropped weights: 1, with variance p / ((1 - p) * length).
     variance = ATTENTION_DROPOUT / (1 - ATTENTION_DROPOUT) / length
@@ -358,7 +360,7 @@ def test_attention_with_dropout_is_torchs_function_of_the_mask_with_its_gradient
     monkeypatch.setattr(attention_module, "CHUNK_WEIGHTS", weights_at_once)
     torch.manual_seed(0)
     qkv = torch.randn(rows * length, 3 * heads * size, dtype=torch.float64, requires_grad=True)
-    ours = attention(qkv, (Run(0, rows, length),), heads, ATTENTION_DROPOUT)
+    ours = attention(qkv, (RowGroup(0, rows, length),), heads, ATTENTION_DROPOUT)
     mask = torch.cat(masks).view(rows, heads, length, length)
     query, key, value = qkv.view(rows, length, 3, heads, size).permute(2, 0, 3, 1, 4).unbind(0)
     weights = torch.nn.functional.softmax(query @ key.transpose(-1, -2) / size**0.5, -1)
@@ -407,7 +409,7 @@ def test_dropout_learns_where_autocast_takes_softmax_in_float32(monkeypatch):
     for enabled in (False, True):
         torch.manual_seed(1)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            mixed = attention(qkv.bfloat16() if enabled else qkv, (Run(0, 4, 70),), heads=2, dropout=0.2)
+            mixed = attention(qkv.bfloat16() if enabled else qkv, (RowGroup(0, 4, 70),), heads=2, dropout=0.2)
         mixed.float().square().sum().backward()
         grads.append(qkv.grad)
         qkv.grad = None
@@ -430,19 +432,19 @@ def fused_calls(monkeypatch) -> list[int]:
 
 def test_the_kernel_that_runs_is_the_one_chosen(fused_calls, monkeypatch):
     lengths = (129, 128, 127)
-    runs, first = [], 0
+    groups, first = [], 0
     for length in lengths:
-        runs.append(Run(first, 2, length))
+        groups.append(RowGroup(first, 2, length))
         first += 2 * length
     qkv = torch.randn(first, 3 * 32, generator=torch.Generator().manual_seed(0))
     plain = {}
     for longest, fused in ((128, [129]), (0, [129, 128, 127]), (127, [129, 128]), (1000, [])):
         monkeypatch.setattr(attention_module, "LONGEST_MATMUL", longest)
         fused_calls.clear()
-        plain[longest] = attention(qkv, tuple(runs), heads=4)
+        plain[longest] = attention(qkv, tuple(groups), heads=4)
         assert fused_calls == fused
     fused_calls.clear()
-    attention(qkv, tuple(runs), heads=4, dropout=0.1)
+    attention(qkv, tuple(groups), heads=4, dropout=0.1)
     assert fused_calls == []  # the fused kernel would drop in evaluation too
     for first_way, second_way in pairwise(plain.values()):
         torch.testing.assert_close(first_way, second_way, atol=1e-6, rtol=0)
@@ -465,7 +467,7 @@ def test_both_kernels_equal_attention_written_out(length, monkeypatch):
             )
     for longest in (0, 1000):
         monkeypatch.setattr(attention_module, "LONGEST_MATMUL", longest)
-        mixed = attention(qkv, (Run(0, rows, length),), heads)
+        mixed = attention(qkv, (RowGroup(0, rows, length),), heads)
         torch.testing.assert_close(mixed, wanted, atol=1e-12, rtol=0)
 
 
@@ -525,8 +527,8 @@ def test_no_padding_token_is_ever_computed(tiny_bert):
 
 
 def test_rows_of_one_length_that_lie_together_are_one_run():
-    assert packed(random_rows([7, 7, 3, 7])).runs == (Run(0, 2, 7), Run(14, 1, 3), Run(17, 1, 7))
-    assert packed(random_rows([4])).runs == (Run(0, 1, 4),)
+    assert packed(random_rows([7, 7, 3, 7])).groups == (RowGroup(0, 2, 7), RowGroup(14, 1, 3), RowGroup(17, 1, 7))
+    assert packed(random_rows([4])).groups == (RowGroup(0, 1, 4),)
 
 
 # --- the row head ---

@@ -17,7 +17,7 @@ import berthead
 from berthead.engine import machine
 from berthead.engine.cpu import use_threads
 from berthead.errors import UsageError
-from berthead.function.precision_report import Receipt, Verdict
+from berthead.function.precision_report import PrecisionReport, Verdict
 from berthead.kernels import library
 from berthead.predict import precision as gate
 from berthead.predict.predictor import Predictor
@@ -39,7 +39,7 @@ def own_cache(monkeypatch, tmp_path):
 
 def batch_of(artifact, texts) -> Batch:
     examples = [Example(*(text if isinstance(text, tuple) else (text,))) for text in texts]
-    return Batch(examples, artifact.task.inputs(artifact.tokenizer, examples, artifact.reading))
+    return Batch(examples, artifact.task.inputs(artifact.tokenizer, examples, artifact.policy))
 
 
 def with_outliers(fitted, size: float = 1e4, pairs: int = 6):
@@ -104,9 +104,9 @@ def test_the_bounds_of_the_gate(agreement, points, passed):
     assert Verdict(agreement, 0.0, 0.0, points).passed is passed
 
 
-def test_a_receipt_is_written_and_read(toy_model):
+def test_a_precision_report_is_written_and_read(toy_model):
     written = berthead.load(toy_model).info()["run"]["gate"]
-    assert Receipt.from_json(written).to_json() == written
+    assert PrecisionReport.from_json(written).to_json() == written
     assert (written["of"], written["metric"], written["rows"]) == ("held-out", "accuracy", 14)
     assert list(written["precisions"]) == gate.candidates(berthead.load(toy_model).artifact.model)
 
@@ -121,10 +121,10 @@ OPTIONS = {
 def test_every_kind_of_answer_is_compared(fit_toy, kind):
     task = {"pairs": "classify"}.get(kind, kind)
     artifact = berthead.load(fit_toy(task=task, precision="fp32", **OPTIONS[kind])).artifact
-    receipt = Receipt.from_json(artifact.run["gate"])
-    assert receipt.metric == next(iter(artifact.task.metrics))
-    assert receipt.exact == pytest.approx(artifact.run["metrics"][receipt.metric], abs=1e-6)
-    for one in receipt.verdicts.values():
+    report = PrecisionReport.from_json(artifact.run["gate"])
+    assert report.metric == next(iter(artifact.task.metrics))
+    assert report.exact == pytest.approx(artifact.run["metrics"][report.metric], abs=1e-6)
+    for one in report.verdicts.values():
         assert 0 <= one.mean_drift <= one.largest_drift
         assert 0 < one.largest_drift < 0.2  # another arithmetic, and near
 
@@ -133,13 +133,13 @@ def test_every_kind_of_answer_is_compared(fit_toy, kind):
 @pytest.mark.parametrize("task", ["tag", "span", "choose", "joint"])
 def test_answers_with_several_units_are_compared(task, tiny_bert):
     fitted = fit_task(tiny_bert, task, valid=0.25)
-    receipt = Receipt.from_json(fitted.info()["run"]["gate"])
-    assert receipt.of == "held-out"
-    assert receipt.rows == fitted.info()["run"]["held_out_rows"]
-    assert receipt.metric == next(iter(fitted.artifact.task.metrics))
+    report = PrecisionReport.from_json(fitted.info()["run"]["gate"])
+    assert report.of == "held-out"
+    assert report.rows == fitted.info()["run"]["held_out_rows"]
+    assert report.metric == next(iter(fitted.artifact.task.metrics))
     # A choice between good and bad can be so sure that its probability does not move.
-    assert all(one.largest_drift > 0 for one in receipt.verdicts.values()) or task == "choose"
-    assert all(one.agreement > 0.9 for one in receipt.verdicts.values())
+    assert all(one.largest_drift > 0 for one in report.verdicts.values()) or task == "choose"
+    assert all(one.agreement > 0.9 for one in report.verdicts.values())
 
 
 def test_a_fit_measures_at_most_so_many_rows_evenly_spread(tiny_bert, monkeypatch):
@@ -151,7 +151,7 @@ def test_a_fit_measures_at_most_so_many_rows_evenly_spread(tiny_bert, monkeypatc
     assert "gate" not in berthead.fit(toy_rows(), valid=0, **options).info()["run"]  # there is nothing to measure on
 
 
-def test_two_fits_keep_the_same_receipt(tiny_bert):
+def test_two_fits_keep_the_same_precision_report(tiny_bert):
     options = {"encoder": str(tiny_bert), "epochs": 2, "threads": 1, "quiet": True, "valid": 0.25}
     one, two = (berthead.fit(toy_rows(), **options).info() for _ in range(2))
     assert one == two
@@ -206,7 +206,7 @@ def test_minilm_passes_and_minilm_with_outliers_is_refused(tmp_path, cli, own_ca
     rows = SAMPLE / "train.csv"
     options = {"label": "queue", "adapt": "frozen", "threads": 1, "quiet": True, "precision": "fp32"}
     fitted = berthead.fit(rows, **options)
-    assert Receipt.from_json(fitted.info()["run"]["gate"]).verdicts["int8"].passed
+    assert PrecisionReport.from_json(fitted.info()["run"]["gate"]).verdicts["int8"].passed
     planted = with_outliers(fitted)
     folder = tmp_path / "planted"
     planted.save(folder)
@@ -244,9 +244,9 @@ def test_auto_takes_the_fastest_that_passes(toy_model, monkeypatch, own_cache):
 
 @needs_int8
 def test_what_other_kernels_answered_does_not_count(toy_model, monkeypatch):
-    receipt = Receipt.from_json(berthead.load(toy_model).info()["run"]["gate"])
+    report = PrecisionReport.from_json(berthead.load(toy_model).info()["run"]["gate"])
     assert {
-        one.by for name, one in receipt.verdicts.items() if name == "int8" or library.has_bf16(library.chosen())
+        one.by for name, one in report.verdicts.items() if name == "int8" or library.has_bf16(library.chosen())
     } == {"kernels"}
     monkeypatch.setenv(library.SWITCH, "torch")
     monkeypatch.setattr(gate, "candidates", lambda model, device: ["bf16"])
@@ -321,7 +321,7 @@ def test_golden_examples_that_do_not_replay_leave_float32(toy_model, tmp_path):
 
 
 @needs_int8
-def test_a_folder_without_a_receipt_takes_float32_and_bench_makes_one(toy_model, toy_csv, tmp_path, cli, monkeypatch):
+def test_a_folder_without_a_report_takes_float32_and_bench_makes_one(toy_model, toy_csv, tmp_path, cli, monkeypatch):
     monkeypatch.setattr(machine, "speeds", fast("int8"))
     folder = copied(toy_model, tmp_path, lambda run: run.pop("gate"))
     before = cli("predict", folder, "good cat", "--precision", "auto")
@@ -501,7 +501,7 @@ def test_a_gate_that_is_no_gate_is_refused(toy_model, tmp_path, value):
         berthead.load(copied(toy_model, tmp_path, lambda run: run.update(gate=value)))
 
 
-def test_info_shows_the_receipt(toy_model, cli):
+def test_info_shows_the_precision_report(toy_model, cli):
     shown = {line.split()[0]: line for line in cli("info", toy_model).out.splitlines()}
     for name in gate.candidates(berthead.load(toy_model).artifact.model):
         assert "passes: 100.00 % of 14 held-out rows answered as in fp32" in shown[name]

@@ -24,7 +24,7 @@ from berthead.cli.reports import info_text
 from berthead.predict.rows import read_rows
 from berthead.records import Example
 from berthead.text.layout import Layout
-from berthead.text.windows import Reading, read_texts
+from berthead.text.windows import LengthPolicy, read_texts
 
 KINDS = {
     "classify": {},
@@ -78,7 +78,7 @@ def their_model(folder: Path):
 def rows_read(model, examples):
     """What the model reads of examples whose ends are cut: one row each."""
     artifact = model.artifact
-    layout = Layout(artifact.task.inputs(artifact.tokenizer, examples, artifact.reading))
+    layout = Layout(artifact.task.inputs(artifact.tokenizer, examples, artifact.policy))
     assert layout.plain
     return layout.rows
 
@@ -121,11 +121,11 @@ def test_the_tokenizer_of_the_folder_gives_our_ids(pair, max_tokens, fit_toy):
 def test_long_pairs_are_cut_as_transformers_cuts_them(lengths, room, fit_toy):
     folder = fit_toy(pooling="mean", pair="pair")
     tokenizer = berthead.load(folder).artifact.tokenizer
-    reading = Reading(room, "truncate")
+    policy = LengthPolicy(room, "truncate")
     first = [" ".join("abcdefghijklmnopqrstuvwxyz!?.0123"[n] for n in range(one)) for one, _ in lengths]
     second = [" ".join("zyxwvutsrqponmlkjihgfedcba3210.?!,"[n] for n in range(two)) for _, two in lengths]
     theirs = AutoTokenizer.from_pretrained(folder)(first, second, truncation=True, max_length=room)
-    ours = [row for one in read_texts(tokenizer, first, second, reading) for row in one.rows]
+    ours = [row for one in read_texts(tokenizer, first, second, policy) for row in one.rows]
     for mine, encoded in zip(ours, tokenizer.encode(first, second, room), strict=True):
         assert (mine.ids.tolist(), mine.segments.tolist()) == (encoded.ids.tolist(), encoded.segments.tolist())
         assert (mine.n_tokens, mine.truncated) == (encoded.n_tokens, encoded.truncated)

@@ -92,9 +92,9 @@ def counted(monkeypatch, request) -> list[int]:
     found: list[int] = []
     by_torch, by_kernels = Block.forward, native.NativeBlocks.run
 
-    def forward(self, hidden, runs, places):
+    def forward(self, hidden, groups, positions):
         found.append(len(hidden))
-        return by_torch(self, hidden, runs, places)
+        return by_torch(self, hidden, groups, positions)
 
     def run(self, numbers, *rest):
         found.extend(numbers)

@@ -13,8 +13,7 @@ import berthead
 from berthead.errors import MachineError
 from berthead.kernels import library
 from berthead.kernels import training_passes as passes
-from berthead.train import memory, steps
-from berthead.train import modes as parts
+from berthead.train import memory, modes, steps
 from berthead.train.memory import is_out_of_memory
 from berthead.train.optim import Optimiser
 
@@ -63,7 +62,7 @@ def test_other_errors_are_not_taken_for_it():
 
 def limited(monkeypatch, most: int, error: Exception, *, backward: bool) -> list[int]:
     """Passes of more tokens fail, on the way there or halfway back; the tokens of all that did not."""
-    passed, real = [], parts.Whole._hidden
+    passed, real = [], modes.FullModel._hidden
 
     def fail(grad):
         raise error
@@ -78,7 +77,7 @@ def limited(monkeypatch, most: int, error: Exception, *, backward: bool) -> list
             passed.append(len(pack.ids))
         return vectors
 
-    monkeypatch.setattr(parts.Whole, "_hidden", hidden)
+    monkeypatch.setattr(modes.FullModel, "_hidden", hidden)
     return passed
 
 
@@ -111,9 +110,9 @@ def test_no_gradient_counts_twice(adapt, calm, monkeypatch):
         seen.append(torch.cat([grad.flatten() for grad in grads]))
 
     monkeypatch.setattr(Optimiser, "step", keep)
-    monkeypatch.setattr(parts, "MICRO_TOKENS", 100)
+    monkeypatch.setattr(modes, "MICRO_TOKENS", 100)
     fitted(calm, adapt=adapt, epochs=1, valid=0, batch=28)
-    real, count = parts.Whole._hidden, 0
+    real, count = modes.FullModel._hidden, 0
 
     def hidden(self, pack):
         nonlocal count
@@ -123,7 +122,7 @@ def test_no_gradient_counts_twice(adapt, calm, monkeypatch):
             vectors.register_hook(lambda grad: (_ for _ in ()).throw(MemoryError()))
         return vectors
 
-    monkeypatch.setattr(parts.Whole, "_hidden", hidden)
+    monkeypatch.setattr(modes.FullModel, "_hidden", hidden)
     fitted(calm, adapt=adapt, epochs=1, valid=0, batch=28)
     assert count > 4
     assert len(seen) == 2
@@ -143,7 +142,7 @@ def test_what_is_drawn_is_drawn_again(kernels, tiny_bert, monkeypatch):
         short = berthead.fit(long, **options)
     notes = [line for line in short.warnings if "the memory was too small" in line]
     tokens = int(notes[-1].split("at most ")[1].split()[0].replace(",", ""))
-    monkeypatch.setattr(parts, "MICRO_TOKENS", tokens)
+    monkeypatch.setattr(modes, "MICRO_TOKENS", tokens)
     other = berthead.fit(long, **options)
     assert short.info()["parameters"] == other.info()["parameters"]
     assert short.info()["run"] == other.info()["run"]
@@ -172,7 +171,7 @@ def test_other_errors_pass(calm, monkeypatch):
     def hidden(self, pack):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(parts.Whole, "_hidden", hidden)
+    monkeypatch.setattr(modes.FullModel, "_hidden", hidden)
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         fitted(calm)
 

@@ -131,5 +131,5 @@ def test_help_texts_say_the_numbers():
     assert [held_out_by_default(rows, labels) for rows in (FEW_ROWS - 1, FEW_ROWS)] == [0.0, HELD_OUT]
     help_of = {name: field.metadata["help"] for name, field in FitOptions.__dataclass_fields__.items()}
     assert f"[default: {HELD_OUT}; below {FEW_ROWS} rows: 0]" in help_of["valid"]
-    assert f"below {FEW_ROWS} rows enough for {LEAST_STEPS} steps." in help_of["epochs"]
+    assert f"below {FEW_ROWS} rows at least {LEAST_STEPS} steps." in help_of["epochs"]
     assert f"below {FEW_ROWS} rows 0." in (TextClassifier.__doc__ or "")

@@ -35,8 +35,8 @@ from berthead.tasks.span import Gold
 from berthead.text.layout import Layout
 from berthead.text.packing import pack
 from berthead.text.tokenizer import Tokenizer
-from berthead.text.windows import Reading, read_texts
-from berthead.train import modes as parts
+from berthead.text.windows import LengthPolicy, read_texts
+from berthead.train import modes
 from berthead.train.modes import Fold
 from berthead.train.settings import Settings
 
@@ -188,7 +188,7 @@ def test_the_loss_of_joint_is_the_sum_of_both(crf, tiny_bert):
     task = Joint(field(("O", "B-X", "I-X"), 1) if crf else Tag(("O", "B-X", "I-X")), Classify(Labels(("a", "b"))))
     lengths = [3, 20, 1]
     examples = [Example("", words=("cat",) * length) for length in lengths]
-    inputs = task.inputs(Tokenizer.from_folder(tiny_bert), examples, Reading(10))
+    inputs = task.inputs(Tokenizer.from_folder(tiny_bert), examples, LengthPolicy(10))
     assert [one.n_windows for one in inputs] == [1, 3, 1]
     draw = np.random.default_rng(0)
     values = [TagsAndLabel(("B-X", *("I-X",) * (length - 1)), "ab"[length % 2]) for length in lengths]
@@ -201,8 +201,8 @@ def test_the_loss_of_joint_is_the_sum_of_both(crf, tiny_bert):
     tags = torch.tensor([task.tag.tags.index(tag) for value in values for tag in value.tags])
     of_words = task.tag.loss(logits[~whole, :3], tags, None, lengths)
     labels = [torch.full((one.n_windows,), number) for one, number in zip(inputs, [1, 0, 1], strict=True)]
-    parts = logits[whole, 3:].split([one.n_windows for one in inputs])
-    of_labels = torch.stack([F.cross_entropy(part, label) for part, label in zip(parts, labels, strict=True)])
+    windows = logits[whole, 3:].split([one.n_windows for one in inputs])
+    of_labels = torch.stack([F.cross_entropy(part, label) for part, label in zip(windows, labels, strict=True)])
     np.testing.assert_allclose(found.detach(), (of_words + of_labels).detach(), rtol=1e-5)
     weights = torch.tensor([0.5, 2.0, 1.0, 3.0, 0.2])
     found = task.loss(logits, torch.from_numpy(np.concatenate(targets)), weights, sizes)
@@ -239,7 +239,7 @@ def test_an_impossible_best_tag_gives_way_to_the_best_sequence():
 def two_answers(logits, *, longest: int = 100, unanswerable: bool = False, threshold: float = 0.0):
     """Answers of span where the context "red cat ran" was read in one window: no answer, then the three words."""
     units = {"window": [0] * 4, "token": [0, 3, 4, 5], "start": [-1, 0, 4, 8], "end": [-1, 3, 7, 11]}
-    one = berthead.text.windows.Input(
+    one = berthead.text.windows.EncodedExample(
         (berthead.text.tokenizer.Encoded(np.zeros(7, int), np.zeros(7, int), 7, False),), 7, False,
         units=berthead.text.windows.Units(**{name: np.array(value) for name, value in units.items()}),
     )  # fmt: skip
@@ -275,7 +275,7 @@ def test_the_threshold_says_how_much_better_an_answer_must_be_than_none():
 
 def test_probabilities_of_choices_are_their_softmax_at_the_temperature():
     examples = [Example("?", choices=("a", "b", "c")), Example("?", choices=("d", "e"))]
-    inputs = [berthead.text.windows.Input((None,) * n, 5, False, groups=tuple(range(n))) for n in (3, 2)]
+    inputs = [berthead.text.windows.EncodedExample((None,) * n, 5, False, groups=tuple(range(n))) for n in (3, 2)]
     logits = np.array([[1.0], [3.0], [2.0], [5.0], [4.0]], dtype=np.float32)
     for style, answers in (("number", [1, 0]), ("letter", ["B", "A"]), ("text", ["b", "d"])):
         found = Choose(style, 2.0).decode(logits, Batch(examples, inputs))
@@ -336,7 +336,7 @@ def test_the_threshold_is_tuned_on_held_out_rows(threshold, tiny_bert):
     """Logits are made so that only one threshold, far from 0, tells the answered from the others."""
     rows = [Example("?", "red cat ran", (Gold("red", 0),)), Example("?", "red cat ran", ())] * 3
     task = Extract(100, True)
-    inputs = task.inputs(Tokenizer.from_folder(tiny_bert), rows, Reading(20))
+    inputs = task.inputs(Tokenizer.from_folder(tiny_bert), rows, LengthPolicy(20))
     logits = []
     for number, row in enumerate(rows):
         margin = threshold + (2 if row.target else -2) + number / 10
@@ -354,10 +354,10 @@ def test_the_head_alone_learns_what_it_would_learn_in_the_whole_model(task, tiny
     options = {"adapt": "frozen", "epochs": 3, "lr": 1e-2, "seed": 5}
     without_head_dropout(monkeypatch)
     # Without its scale, which is a matter of the optimiser, both learn from the same numbers.
-    monkeypatch.setattr("berthead.train.modes.HeadOnly._scaled", lambda self, vectors: vectors)
-    monkeypatch.setattr("berthead.train.modes.HeadOnly.finish", lambda self: None)
+    monkeypatch.setattr("berthead.train.modes.CachedFeatures._scaled", lambda self, vectors: vectors)
+    monkeypatch.setattr("berthead.train.modes.CachedFeatures.finish", lambda self: None)
     kept = fit_task(tiny_bert, task, max_tokens=12, **options)
-    monkeypatch.setattr(parts, "MOST_CACHED_BYTES", 0)
+    monkeypatch.setattr(modes, "MOST_CACHED_BYTES", 0)
     anew = fit_task(tiny_bert, task, max_tokens=12, on_long="window", **options)
     examples = [Example("the cat", "a good red dog sat on the mat , the cat ran fine", choices=("good cat", "bad"))]
     ours, theirs = kept.predictor.logits(examples), anew.predictor.logits(examples)
@@ -370,7 +370,7 @@ def test_the_head_alone_learns_what_it_would_learn_in_the_whole_model(task, tiny
 @pytest.mark.parametrize("task", KINDS)
 def test_a_training_step_sees_the_logits_that_predict_gives(task, tiny_bert, monkeypatch):
     """Both ways of training, without dropout, and the prepared model: long inputs in several windows."""
-    monkeypatch.setattr(parts, "MOST_WINDOWS", 1000)  # of more windows each step takes a part
+    monkeypatch.setattr(modes, "MOST_WINDOWS", 1000)  # of more windows each step takes a part
     checkpoint, draw = read_checkpoint(str(tiny_bert)), np.random.default_rng(0)
     tokenizer, joint = Tokenizer.from_folder(tiny_bert), Joint(Tag(BIO), Classify(Labels(("a", "b"))))
     kind = {"tag": Tag(BIO), "span": Extract(100), "choose": Choose(), "joint": joint}[task]
@@ -381,15 +381,15 @@ def test_a_training_step_sees_the_logits_that_predict_gives(task, tiny_bert, mon
     words = [" ".join(draw.choice(["the", "cat", "good", "bad"], length)) for length in (1, 40, 3, 17, 90)]
     examples = [Example(text if kind.form.startswith("words") else text[:30], f"{text} dog",
                         choices=(text, "a dog", "bad " * len(text))) for text in words]  # fmt: skip
-    inputs = kind.inputs(tokenizer, examples, Reading(24))
+    inputs = kind.inputs(tokenizer, examples, LengthPolicy(24))
     most = max(one.n_windows for one in inputs)
     assert most > 3
     fold = Fold(examples, inputs, np.zeros(len(inputs)))
     bare = Settings(1, 8, 1e-3, 0.0, 0.0, 1.0, "loss", "fp32", 0, False)
     wanted = np.concatenate([plain_rows(model, kind, one) for one in inputs])
     ways = [
-        parts.Whole(model, kind.outputs, fold, fold, bare),
-        parts.HeadOnly(model, fold, fold, bare, True),
+        modes.FullModel(model, kind.outputs, fold, fold, bare),
+        modes.CachedFeatures(model, fold, fold, bare, True),
     ]
     for part in ways:
         np.testing.assert_allclose(part.valid_logits() if part is ways[0] else unscaled(part).valid_logits(), wanted,
@@ -428,7 +428,7 @@ def test_a_batch_computed_in_parts_has_the_loss_of_the_whole(task, tmp_path, mon
             row["tags"] = row["tags"] + ["O"] * 40
     found = []
     for tokens in (1, 60, 10**6):
-        monkeypatch.setattr(parts, "MICRO_TOKENS", tokens)
+        monkeypatch.setattr(modes, "MICRO_TOKENS", tokens)
         bert = dict(encoder=str(calm), epochs=1, batch=12, lr=1e-3, warmup=0, clip=1e9, valid=0, seed=2)
         fitted = berthead.fit(rows, task=task, quiet=True, threads=1, precision="fp32", weight_decay=0, **bert)
         found.append(fitted.info()["run"]["epochs"][0]["train_loss"])
@@ -526,7 +526,7 @@ def long_texts(tiny_bert, windows: str, adapt: str = "full", **options):
 def windows_alone(fitted, text: str) -> np.ndarray:
     """What the head says of each window of a text, alone."""
     artifact = fitted.artifact
-    (one,) = read_texts(artifact.tokenizer, [text], None, artifact.reading)
+    (one,) = read_texts(artifact.tokenizer, [text], None, artifact.policy)
     with torch.no_grad():
         rows = [artifact.model(TensorPack.from_pack(pack([row], np.array([0])))).numpy()[0] for row in one.rows]
     return np.stack(rows)
@@ -578,7 +578,7 @@ def test_the_windows_of_a_choice_are_pooled_among_themselves(tiny_bert):
     assert one.n_windows > 2
     logits = fitted.predictor.logits([Example("a b ?", choices=tuple(choices))])[:, 0]
     for choice, logit in zip(choices, logits, strict=True):
-        (read,) = read_texts(fitted.artifact.tokenizer, ["a b ?"], [choice], fitted.artifact.reading)
+        (read,) = read_texts(fitted.artifact.tokenizer, ["a b ?"], [choice], fitted.artifact.policy)
         with torch.no_grad():
             rows = [float(fitted.artifact.model(TensorPack.from_pack(pack([row], np.array([0]))))) for row in read.rows]
         assert logit == pytest.approx(max(rows), abs=1e-5)
@@ -610,14 +610,12 @@ def test_what_windows_attend_to_is_learnt(tiny_bert):
 
 
 def test_a_layout_of_all_kinds_of_inputs_counts_units_and_rows(tiny_bert):
-    tokenizer, reading = Tokenizer.from_folder(tiny_bert), Reading(12)
+    tokenizer, policy = Tokenizer.from_folder(tiny_bert), LengthPolicy(12)
     examples = [Example("cat " * n, "dog " * (3 * n), choices=("a " * n, "b")) for n in (1, 30, 4)]
     for task in (Tag(BIO), Extract(9), Choose(), Joint(Tag(BIO), Classify(Labels(("a", "b"))))):
-        layout = Layout(task.inputs(tokenizer, examples, reading))
+        layout = Layout(task.inputs(tokenizer, examples, policy))
         assert layout.by_token == (task.level == "token")
-        assert np.diff(layout.unit_starts).tolist() == [
-            one.n_units for one in task.inputs(tokenizer, examples, reading)
-        ]
+        assert np.diff(layout.unit_starts).tolist() == [one.n_units for one in task.inputs(tokenizer, examples, policy)]
 
 
 def test_rows_without_a_word_are_fitted_and_answered_but_cannot_be_scored(tiny_bert, tmp_path):
@@ -638,9 +636,9 @@ def test_a_step_reads_a_bounded_share_of_long_choices(choices, tiny_bert):
     """Every choice keeps windows of its own, and all of them together no more than a step may hold."""
     tokenizer = Tokenizer.from_folder(tiny_bert)
     example = Example("the cat", choices=tuple("good " * (900 + 50 * n) for n in range(choices)))
-    (whole,) = Choose().inputs(tokenizer, [example], Reading(24))
-    part = parts._bounded(whole, np.random.default_rng(0))
-    assert len(whole.rows) > parts.MOST_WINDOWS >= len(part.rows)
+    (whole,) = Choose().inputs(tokenizer, [example], LengthPolicy(24))
+    part = modes._bounded(whole, np.random.default_rng(0))
+    assert len(whole.rows) > modes.MOST_WINDOWS >= len(part.rows)
     assert part.n_units == choices
     assert len(part.groups) == len(part.rows)
     for row, group in zip(part.rows, part.groups, strict=True):

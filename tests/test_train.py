@@ -30,9 +30,8 @@ from berthead.tasks import TASKS, Classify, Regress
 from berthead.text.layout import Layout
 from berthead.text.packing import pack
 from berthead.text.tokenizer import Tokenizer
-from berthead.text.windows import Reading
-from berthead.train import modes as parts
-from berthead.train import steps
+from berthead.text.windows import LengthPolicy
+from berthead.train import modes, steps
 from berthead.train.loop import fit_model
 from berthead.train.modes import Fold
 from berthead.train.optim import Optimiser, adamw, rate
@@ -63,8 +62,8 @@ def problem(folder, task="classify", rows=None, held_out=8, pooling="pooler", st
     examples = [Example(row["text"], target=kind.read(row[column])) for row in rows]
     made = kind.from_targets([one.target for one in examples], "toy")
     tokenizer = Tokenizer.from_folder(folder)
-    parts = (examples[held_out:], examples[:held_out]) if held_out else (examples, [])
-    folds = [fold_of(made, tokenizer, part) if part else None for part in parts]
+    halves = (examples[held_out:], examples[:held_out]) if held_out else (examples, [])
+    folds = [fold_of(made, tokenizer, part) if part else None for part in halves]
     checkpoint = read_checkpoint(str(folder))
     torch.manual_seed(1)
     head = RowHead(checkpoint.config.width, made.outputs, pooling, dropout)
@@ -77,7 +76,7 @@ def problem(folder, task="classify", rows=None, held_out=8, pooling="pooler", st
 
 def fold_of(task, tokenizer, examples):
     """Examples read to be fitted or scored."""
-    inputs = task.inputs(tokenizer, examples, Reading(64))
+    inputs = task.inputs(tokenizer, examples, LengthPolicy(64))
     return Fold(examples, inputs, task.targets([one.target for one in examples], inputs))
 
 
@@ -348,7 +347,7 @@ def test_every_row_is_fitted_once_in_each_epoch_in_a_new_order(calm, monkeypatch
 def test_a_batch_computed_in_parts_has_the_gradient_of_the_whole(calm, monkeypatch, task):
     gradients, packs = [], []
     for micro_tokens in (10**6, 24, 1):
-        monkeypatch.setattr(parts, "MICRO_TOKENS", micro_tokens)
+        monkeypatch.setattr(modes, "MICRO_TOKENS", micro_tokens)
         model, made, train, _ = problem(calm, task, held_out=0)
 
         def keep(optimiser, share, model=model):
@@ -409,7 +408,7 @@ def test_a_full_fit_moves_every_weight_that_the_rows_reach(calm):
 @pytest.mark.parametrize("task", list(COLUMNS))
 def test_folding_the_scale_of_the_features_keeps_the_logits(calm, monkeypatch, pooling, task):
     model, made, train, valid = problem(calm, task, pooling=pooling, strategy="frozen")
-    before, finish = [], parts.HeadOnly.finish
+    before, finish = [], modes.CachedFeatures.finish
 
     def spy(self):
         before.append(self.valid_logits())
@@ -417,7 +416,7 @@ def test_folding_the_scale_of_the_features_keeps_the_logits(calm, monkeypatch, p
         assert np.abs(raw.detach().numpy() - before[0]).max() > 1e-2  # so that there is something to fold
         finish(self)
 
-    monkeypatch.setattr(parts.HeadOnly, "finish", spy)
+    monkeypatch.setattr(modes.CachedFeatures, "finish", spy)
     fit_model(model, made, train, valid, settings(metric=next(iter(made.metrics)), lr=0.02), quiet=True)
     np.testing.assert_allclose(logits_of(model, valid), before[0], rtol=1e-4, atol=1e-4)
 

@@ -28,7 +28,7 @@ from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
 from berthead.text.packing import pack
 from berthead.train import cached_features as vectors
-from berthead.train import modes as parts
+from berthead.train import modes
 from berthead.train.loop import fit_model
 
 
@@ -49,7 +49,7 @@ def temporary(tmp_path, monkeypatch) -> Path:
 
 def without(monkeypatch):
     """No vectors are kept: everything is computed in every step."""
-    monkeypatch.setattr(parts, "frozen_layers", lambda model: 0)
+    monkeypatch.setattr(modes, "frozen_layers", lambda model: 0)
 
 
 def fitted(folder, rows=None, **options):

@@ -19,8 +19,8 @@ from berthead.text.layout import Layout, ranges
 from berthead.text.packing import pack, plan
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import (
-    Input,
-    Reading,
+    EncodedExample,
+    LengthPolicy,
     owners,
     read_choices,
     read_questions,
@@ -123,7 +123,7 @@ def test_ranges_are_the_numbers_from_first_to_end(pairs):
 def test_a_long_text_is_read_whole(words, length, most, stride, tokenizer):
     text = " ".join(words[:length])
     ids = tokenizer.ids([text])[0]
-    (one,) = read_texts(tokenizer, [text], None, Reading(most, "window", stride))
+    (one,) = read_texts(tokenizer, [text], None, LengthPolicy(most, "window", stride))
     room = most - 2
     assert all(len(row.ids) == min(most, length + 2) for row in one.rows)
     assert all((row.ids[0], row.ids[-1]) == (one.rows[0].ids[0], one.rows[0].ids[-1]) for row in one.rows)
@@ -138,7 +138,7 @@ def test_of_a_long_pair_the_shorter_side_stands_in_every_window(words, first, se
     second = min(second, len(words) - first)
     pair = " ".join(words[:first]), " ".join(words[first : first + second])
     a, b = (tokenizer.ids([text])[0] for text in pair)
-    (one,) = read_texts(tokenizer, [pair[0]], [pair[1]], Reading(most, "window", 0))
+    (one,) = read_texts(tokenizer, [pair[0]], [pair[1]], LengthPolicy(most, "window", 0))
     room = most - 3
     assert one.n_tokens == first + second + 3
     if first + second <= room:
@@ -166,13 +166,13 @@ def test_of_a_long_pair_the_shorter_side_stands_in_every_window(words, first, se
 def test_truncated_texts_keep_their_first_tokens(words, first, second, most, tokenizer):
     second = min(second, len(words) - first)
     texts, pairs = [" ".join(words[:first])], [" ".join(words[first : first + second])] if second else None
-    (one,) = read_texts(tokenizer, texts, pairs, Reading(most, "truncate"))
+    (one,) = read_texts(tokenizer, texts, pairs, LengthPolicy(most, "truncate"))
     (wanted,) = tokenizer.encode(texts, pairs, most)
     (row,) = one.rows
     assert row.ids.tolist() == wanted.ids.tolist()
     assert row.segments.tolist() == wanted.segments.tolist()
     assert (one.n_tokens, one.truncated, one.error) == (wanted.n_tokens, wanted.truncated, None)
-    (refused,) = read_texts(tokenizer, texts, pairs, Reading(most, "error"))
+    (refused,) = read_texts(tokenizer, texts, pairs, LengthPolicy(most, "error"))
     assert bool(refused.error) == wanted.truncated
     if refused.error:
         room = most - (3 if pairs else 2)
@@ -187,9 +187,9 @@ def test_truncated_texts_keep_their_first_tokens(words, first, second, most, tok
 def test_each_choice_is_read_as_a_pair_with_its_question(words, question, lengths, on_long, tokenizer):
     asked, rest = " ".join(words[:question]), words[question:]
     choices = [" ".join(rest[:length]) for length in lengths]
-    reading = Reading(16, on_long)
-    (one,) = read_choices(tokenizer, [Example(asked, choices=tuple(choices))], reading)
-    alone = [read_texts(tokenizer, [asked], [choice], reading)[0] for choice in choices]
+    policy = LengthPolicy(16, on_long)
+    (one,) = read_choices(tokenizer, [Example(asked, choices=tuple(choices))], policy)
+    alone = [read_texts(tokenizer, [asked], [choice], policy)[0] for choice in choices]
     assert [row.ids.tolist() for row in one.rows] == [row.ids.tolist() for pair in alone for row in pair.rows]
     assert one.groups == tuple(n for n, pair in enumerate(alone) for _ in pair.rows)
     assert one.n_units == len(choices)
@@ -220,7 +220,7 @@ def most_context(starts: list[int], room: int, place: int) -> int:
 def test_every_word_of_a_text_is_answered_once(words, length, most, stride, whole, tokenizer):
     text = " ".join(words[:length])
     ids, room = tokenizer.ids([text])[0], most - 2
-    (one,) = read_words(tokenizer, [Example(text)], Reading(most, "window", stride), whole=whole)
+    (one,) = read_words(tokenizer, [Example(text)], LengthPolicy(most, "window", stride), whole=whole)
     starts = [starts_in(row, ids, 1, -1) for row in one.rows]
     check_windows(starts, length, room, room // 4 if stride is None else stride)
     assert (one.n_tokens, one.truncated, one.error) == (length + 2, False, None)
@@ -244,7 +244,7 @@ def test_every_word_of_a_text_is_answered_once(words, length, most, stride, whol
 @settings(deadline=None, max_examples=100)
 def test_every_given_word_is_answered_once_at_its_first_token(words, most, whole, tokenizer):
     text, room = " ".join(words), most - 2
-    (one,) = read_words(tokenizer, [Example(text, words=tuple(words))], Reading(most), whole=whole)
+    (one,) = read_words(tokenizer, [Example(text, words=tuple(words))], LengthPolicy(most), whole=whole)
     pieces = tokenizer.word_ids([words])[0]
     assert all(pieces)
     firsts = np.cumsum([0, *map(len, pieces)])
@@ -268,7 +268,7 @@ def test_every_given_word_is_answered_once_at_its_first_token(words, most, whole
 def test_of_truncated_words_the_first_are_answered(words, length, most, given_words, whole, tokenizer):
     text = " ".join(words[:length])
     case = Example(text, words=tuple(words[:length]) if given_words else None)
-    (one,) = read_words(tokenizer, [case], Reading(most, "truncate"), whole=whole)
+    (one,) = read_words(tokenizer, [case], LengthPolicy(most, "truncate"), whole=whole)
     read = min(length, most - 2)
     assert len(one.rows) == 1
     assert one.truncated == (read < length)
@@ -276,12 +276,12 @@ def test_of_truncated_words_the_first_are_answered(words, length, most, given_wo
     assert len(one.units.start) == length + whole  # all words keep their places, for tags that are given
     assert [text[a:b] for a, b in zip(one.units.start[whole:], one.units.end[whole:], strict=True)] == words[:length]
     assert one.rows[0].ids[one.units.token[whole:]].tolist() == tokenizer.ids([text])[0][:read]
-    (refused,) = read_words(tokenizer, [case], Reading(most, "error"), whole=whole)
+    (refused,) = read_words(tokenizer, [case], LengthPolicy(most, "error"), whole=whole)
     assert bool(refused.error) == (read < length)
 
 
 def test_a_word_of_many_windows_is_answered_at_its_first_token(tokenizer):
-    (one,) = read_words(tokenizer, [Example("a", words=("cat", "b" * 90, "dog"))], Reading(12), whole=True)
+    (one,) = read_words(tokenizer, [Example("a", words=("cat", "b" * 90, "dog"))], LengthPolicy(12), whole=True)
     assert one.n_windows > 8
     assert one.units.start[one.units.start >= 0].tolist() == [0, 4, 95]
     assert one.units.window[one.units.start >= 0].tolist() == [0, 0, one.n_windows - 1]
@@ -290,9 +290,9 @@ def test_a_word_of_many_windows_is_answered_at_its_first_token(tokenizer):
 
 @pytest.mark.parametrize("text", ["\u200b", "\u0301", "\x07"])
 def test_a_text_without_a_token_has_a_row_and_no_word(text, tokenizer):
-    (one,) = read_words(tokenizer, [Example(text)], Reading(12), whole=False)
+    (one,) = read_words(tokenizer, [Example(text)], LengthPolicy(12), whole=False)
     assert (len(one.rows), one.n_units, one.n_tokens, one.error) == (1, 0, 2, None)
-    (one,) = read_questions(tokenizer, [Example("cat", text)], Reading(12))
+    (one,) = read_questions(tokenizer, [Example("cat", text)], LengthPolicy(12))
     assert (len(one.rows), one.units.start.tolist()) == (1, [-1])
 
 
@@ -310,7 +310,7 @@ def test_every_token_of_a_context_is_in_a_window_and_the_question_in_none_of_the
     context = min(context, len(words) - question)
     asked, text = " ".join(words[:question]), " ".join(words[question : question + context])
     a, b = tokenizer.ids([asked, text])
-    (one,) = read_questions(tokenizer, [Example(asked, text)], Reading(most, "window", stride))
+    (one,) = read_questions(tokenizer, [Example(asked, text)], LengthPolicy(most, "window", stride))
     room = most - 3
     kept = a[: max(room // 2, room - context)]
     left = room - len(kept)
@@ -340,30 +340,30 @@ def test_every_token_of_a_context_is_in_a_window_and_the_question_in_none_of_the
 @settings(deadline=None, max_examples=60)
 def test_of_a_truncated_context_the_first_tokens_are_read(words, question, context, tokenizer):
     asked, text = " ".join(words[:question]), " ".join(words[question : question + context])
-    (one,) = read_questions(tokenizer, [Example(asked, text)], Reading(24, "truncate"))
+    (one,) = read_questions(tokenizer, [Example(asked, text)], LengthPolicy(24, "truncate"))
     context = min(context, len(words) - question)
     asked_whole = question <= max(10, 21 - context)
     read = min(context, 21 - question if asked_whole else 21 - max(10, 21 - context))
     assert len(one.rows) == 1
     assert [text[a:b] for a, b in zip(one.units.start, one.units.end, strict=True) if a >= 0] == words[question:][:read]
     assert one.truncated == (question + context > 21)
-    (refused,) = read_questions(tokenizer, [Example(asked, text)], Reading(24, "error"))
+    (refused,) = read_questions(tokenizer, [Example(asked, text)], LengthPolicy(24, "error"))
     assert bool(refused.error) == one.truncated
 
 
 # Parts and layouts
 
 
-def inputs_of_all_kinds(tokenizer: Tokenizer, lengths: list[int], kind: str) -> list[Input]:
+def inputs_of_all_kinds(tokenizer: Tokenizer, lengths: list[int], kind: str) -> list[EncodedExample]:
     examples = [Example("cat " * n, "dog " * (2 * n) + "ran", choices=("a " * n, "b")) for n in lengths]
-    reading = Reading(12)
+    policy = LengthPolicy(12)
     if kind == "texts":
-        return read_texts(tokenizer, [one.text for one in examples], None, reading)
+        return read_texts(tokenizer, [one.text for one in examples], None, policy)
     if kind == "questions":
-        return read_questions(tokenizer, examples, reading)
+        return read_questions(tokenizer, examples, policy)
     if kind == "choices":
-        return read_choices(tokenizer, examples, reading)
-    return read_words(tokenizer, examples, reading, whole=kind == "joint")
+        return read_choices(tokenizer, examples, policy)
+    return read_words(tokenizer, examples, policy, whole=kind == "joint")
 
 
 @given(

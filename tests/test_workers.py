@@ -32,12 +32,12 @@ if os.environ.get("NO_HEAD_DROPOUT"):
     Task.head_dropout = settings.FROZEN_DROPOUT = 0.0
 if "MOST_TOKENS" in os.environ:
     from berthead.train import modes
-    real = modes.Whole._hidden
+    real = modes.FullModel._hidden
     def hidden(self, pack):
         if self.team.rank and len(pack.ids) > int(os.environ["MOST_TOKENS"]):
             raise MemoryError
         return real(self, pack)
-    modes.Whole._hidden = hidden
+    modes.FullModel._hidden = hidden
 """
 
 

@@ -25,7 +25,7 @@ from berthead.model.tensors import TensorPack
 from berthead.records import FloatArray
 from berthead.tasks import Answer, Batch, Task
 from berthead.tasks.label_scores import per_label
-from berthead.text.windows import Input
+from berthead.text.windows import EncodedExample
 
 MOST_LABELS = 100
 
@@ -128,7 +128,7 @@ class Ordinal(Task):
         if target not in self.labels:
             raise ValueError(f"is {shown(target)}; this model knows {listed(self.labels, 20)}")
 
-    def targets(self, values: Sequence[int | float], inputs: Sequence[Input] = ()) -> np.ndarray:
+    def targets(self, values: Sequence[int | float], inputs: Sequence[EncodedExample] = ()) -> np.ndarray:
         """The labels' places in their order, int64 [rows]."""
         return np.array([self.labels.index(value) for value in values], dtype=np.int64)
 

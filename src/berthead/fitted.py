@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from berthead.function.parameters import Parameters
     from berthead.jobs.counts import Summary
     from berthead.predict.joined import JoinedPredictor
-    from berthead.predict.precision import Choice
+    from berthead.predict.precision import PrecisionChoice
 
     Answers = TypeVarWithDefault("Answers", default=Prediction)
 else:
@@ -72,7 +72,7 @@ class Fitted(Generic[Answers]):
         return self.engine.options
 
     @property
-    def choice(self) -> Choice | None:
+    def choice(self) -> PrecisionChoice | None:
         """The precision that `auto` took, and why; None: the options name one, or there is nothing to choose from."""
         return self.engine.choice
 

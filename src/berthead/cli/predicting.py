@@ -86,8 +86,8 @@ def _predict_text(fitted: Fitted[Any], text: str, more: list[str], probabilities
         for label, share in (prediction.probabilities or {}).items():
             print_text(f"  p({label})  {share:.4f}")
     if prediction.truncated:
-        limit = function.reading.max_tokens
-        whole = function.reading.on_long == "truncate"
+        limit = function.policy.max_tokens
+        whole = function.policy.on_long == "truncate"
         read = f"only the first {limit} were read" if whole else f"not all were read: at most {limit} fit at once"
         warn([f"the text has {prediction.n_tokens} tokens; {read}"])
 

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from berthead.errors import counted
-from berthead.function.precision_report import Receipt
+from berthead.function.precision_report import PrecisionReport
 
 if TYPE_CHECKING:
     from berthead.tasks import Task
@@ -50,9 +50,9 @@ def gate_rows(run: dict[str, Any]) -> list[tuple[str, str]]:
     """
     if "gate" not in run:
         return []
-    receipt = Receipt.from_json(run["gate"])
-    return [(name, f"{'passes' if one.passed else 'is refused'}: {receipt.says(name)}")
-            for name, one in receipt.verdicts.items()]  # fmt: skip
+    report = PrecisionReport.from_json(run["gate"])
+    return [(name, f"{'passes' if one.passed else 'is refused'}: {report.says(name)}")
+            for name, one in report.verdicts.items()]  # fmt: skip
 
 
 def score_table(scores: dict[str, Any]) -> str:

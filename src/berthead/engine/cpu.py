@@ -15,7 +15,7 @@ from berthead.kernels import library, native
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
 from berthead.records import FloatArray, Pack
-from berthead.text.tables import check_pack
+from berthead.text.bounds import check_pack
 
 CPU = torch.device("cpu")
 

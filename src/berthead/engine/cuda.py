@@ -19,7 +19,7 @@ from berthead.errors import UsageError, counted
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
 from berthead.records import FloatArray, Pack
-from berthead.text.tables import check_pack
+from berthead.text.bounds import check_pack
 
 # Where, what was seen, and what to do, in a child of a fork.
 NO_GPU = (

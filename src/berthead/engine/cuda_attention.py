@@ -14,8 +14,8 @@ from berthead.engine.prepacked import PRECISIONS, CastEmbeddings, check_bf16
 from berthead.model.attention import attention
 from berthead.model.encoder import Attention, Block, Encoder
 from berthead.model.model import Model
-from berthead.model.positions import NoPositions, Places, Rotary
-from berthead.model.tensors import Run, TensorPack
+from berthead.model.positions import NoPositions, PackPositions, Rotary
+from berthead.model.tensors import RowGroup, TensorPack
 
 
 class Rows(NamedTuple):
@@ -88,7 +88,7 @@ POSITIONS = frozenset({NoPositions, Rotary})
 def supports(encoder: Encoder) -> bool:
     """Whether the attention of an encoder may be replaced: by exact type, for a subclass may compute something else."""
     blocks = all(type(block) is Block and type(block.attention) is Attention for block in encoder.blocks)
-    return type(encoder.places) in POSITIONS and blocks
+    return type(encoder.positions) in POSITIONS and blocks
 
 
 def kernel_for(encoder: Encoder, precision: str, device: torch.device) -> Kernel | None:
@@ -117,8 +117,8 @@ def agrees(kernel: Kernel, encoder: Encoder, precision: str, device: torch.devic
         edges = torch.tensor((0, *lengths)).cumsum(0)
         tokens = int(edges[-1])
         qkv = torch.randn(tokens, 3 * config.width, generator=torch.Generator().manual_seed(0)).to(dtype)
-        runs = tuple(Run(int(first), 1, length) for first, length in zip(edges, lengths, strict=False) if length)
-        wanted = attention(qkv.float(), runs, config.heads, local=local)
+        groups = tuple(RowGroup(int(first), 1, length) for first, length in zip(edges, lengths, strict=False) if length)
+        wanted = attention(qkv.float(), groups, config.heads, local=local)
         query, key, value = qkv.to(device).view(tokens, 3, config.heads, size).unbind(1)
         try:
             mixed = kernel.attend(query, key, value, Rows(edges.int().to(device), tokens), size**-0.5, local)
@@ -141,42 +141,42 @@ class VarlenAttention(nn.Module):
         super().__init__()
         self.attention, self.kernel = attention, kernel
 
-    def forward(self, hidden: Tensor, runs: tuple[Run, ...], places: RowPlaces) -> Tensor:
+    def forward(self, hidden: Tensor, groups: tuple[RowGroup, ...], positions: RowPositions) -> Tensor:
         """Attended vectors, [tokens, width]."""
         inner = self.attention
-        qkv = places.turned(inner.qkv(hidden), inner)
+        qkv = positions.rotated(inner.qkv(hidden), inner)
         query, key, value = qkv.view(len(qkv), 3, inner.heads, -1).unbind(1)  # each [tokens, heads, size]
-        mixed = self.kernel.attend(query, key, value, places.rows, inner.scale, inner.local)
+        mixed = self.kernel.attend(query, key, value, positions.rows, inner.scale, inner.local)
         projected: Tensor = inner.out(mixed.reshape(len(qkv), -1))
         return projected
 
 
-class RowPlaces(Places):
-    """What the encoder's own part says of places, and where the rows lie."""
+class RowPositions(PackPositions):
+    """What the encoder's own part says of positions, and where the rows lie."""
 
-    def __init__(self, places: Places, rows: Rows) -> None:
-        self.places, self.rows = places, rows
+    def __init__(self, positions: PackPositions, rows: Rows) -> None:
+        self.positions, self.rows = positions, rows
 
-    def turned(self, qkv: Tensor, attention: Any) -> Tensor:
+    def rotated(self, qkv: Tensor, attention: Any) -> Tensor:
         """Queries, keys and values as attention reads them, [tokens, 3 * width]."""
-        return self.places.turned(qkv, attention)
+        return self.positions.rotated(qkv, attention)
 
 
 class WithRows(nn.Module):
-    """The part that attention reads places from, with the rows beside it.
+    """The part that attention reads positions from, with the rows beside it.
 
     Args:
-        places: the encoder's own part.
+        positions: the encoder's own part.
     """
 
-    def __init__(self, places: nn.Module) -> None:
+    def __init__(self, positions: nn.Module) -> None:
         super().__init__()
-        self.places = places
+        self.positions = positions
 
-    def forward(self, pack: TensorPack, dtype: torch.dtype) -> RowPlaces:
-        """The pack's places and rows, once for all layers."""
+    def forward(self, pack: TensorPack, dtype: torch.dtype) -> RowPositions:
+        """The pack's positions and rows, once for all layers."""
         edges = torch.cat((pack.starts, pack.starts[-1:] + pack.lengths[-1:])).int()
-        return RowPlaces(self.places(pack, dtype), Rows(edges, max(run.length for run in pack.runs)))
+        return RowPositions(self.positions(pack, dtype), Rows(edges, max(group.length for group in pack.groups)))
 
 
 def prepared(
@@ -205,7 +205,7 @@ def prepared(
     copied = copy.deepcopy(model, known)
     encoder: Any = copied.encoder
     if kernel is not None:
-        encoder.places = known.setdefault(("rows of", id(encoder.places)), WithRows(encoder.places))
+        encoder.positions = known.setdefault(("rows of", id(encoder.positions)), WithRows(encoder.positions))
         for block in encoder.blocks:
             if type(block.attention) is Attention:  # not yet replaced in a block that models share
                 block.attention = VarlenAttention(block.attention, kernel)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from berthead.model.encoder import Encoder
-from berthead.model.tensors import Run, TensorPack, runs_of
+from berthead.model.tensors import RowGroup, TensorPack, groups_of
 from berthead.records import Pack
 
 # Packs up to this size are replayed, tokens rounded up to the next step: at most 8 recordings.
@@ -61,12 +61,12 @@ class Graphs:
         for place, tensor in zip(read[:-1], given[:-1], strict=True):
             place.copy_(tensor)
         ids, segments, positions = (tensor[:tokens] for tensor in given[:3])
-        own = TensorPack(ids, segments, positions, given.starts[:rows], given.lengths[:rows], runs_of(pack))
+        own = TensorPack(ids, segments, positions, given.starts[:rows], given.lengths[:rows], groups_of(pack))
         return replay()[:tokens], own
 
     def _recorded(self, given: TensorPack, size: int) -> tuple[TensorPack, Replay] | None:
         # As if one row could be all of it: what is recorded holds for rows of any lengths.
-        read = TensorPack._make([*(tensor.clone() for tensor in given[:-1]), (Run(0, 1, size),)])
+        read = TensorPack._make([*(tensor.clone() for tensor in given[:-1]), (RowGroup(0, 1, size),)])
         try:
             return read, self.record(lambda: self.encoder(read))
         except RuntimeError:  # a GPU or a torch that cannot: packs are computed as larger ones are

@@ -15,7 +15,7 @@ from berthead.engine.forks import fork_lock
 from berthead.engine.threads import available_threads
 from berthead.errors import ModelError, UsageError
 from berthead.records import FloatArray, IntArray, Pack
-from berthead.text.tables import Tables, check_pack
+from berthead.text.bounds import Tables, check_pack
 
 INSTALL = "pip install 'berthead[runtime]'"
 # ONNX Runtime sends data on its use to Microsoft unless this is set. Source: its Privacy.md.

@@ -8,7 +8,7 @@ from torch import nn
 
 from berthead.errors import ModelError
 from berthead.export.graph import Graph
-from berthead.export.positions import Places
+from berthead.export.positions import GraphPositions
 from berthead.model.capabilities import Supported
 from berthead.model.encoder import Attention, Block, Embeddings, Encoder, Gated
 
@@ -32,15 +32,15 @@ def vectors(graph: Graph, encoder: Encoder, ids: str, segments: str) -> str:
     """
     if part := SUPPORTED.why_not(encoder):
         raise ModelError("encoder", f"{part}, which ONNX export does not support", "the parts of a supported family")
-    places = Places(graph, encoder, ids)
-    hidden = _embedded(graph, encoder.embeddings, ids, segments, places)
+    positions = GraphPositions(graph, encoder, ids)
+    hidden = _embedded(graph, encoder.embeddings, ids, segments, positions)
     for number in encoder.order:
         block: Block = encoder.blocks[number]  # type: ignore[assignment]
-        hidden = _block(graph, f"encoder.blocks.{number}", block, hidden, places)
+        hidden = _block(graph, f"encoder.blocks.{number}", block, hidden, positions)
     return graph.norm("encoder.final_norm", encoder.final_norm, hidden)
 
 
-def _embedded(graph: Graph, part: Embeddings, ids: str, segments: str, places: Places) -> str:
+def _embedded(graph: Graph, part: Embeddings, ids: str, segments: str, positions: GraphPositions) -> str:
     name = "encoder.embeddings"
     summed = graph.add("Gather", graph.weight(f"{name}.word", part.word.weight), ids)
     if part.segment is not None:
@@ -48,7 +48,7 @@ def _embedded(graph: Graph, part: Embeddings, ids: str, segments: str, places: P
         summed = graph.add("Add", summed, graph.add("Gather", table, segments))
     if part.position is not None:
         table = graph.weight(f"{name}.position", part.position.weight[part.first_position :])
-        summed = graph.add("Add", summed, graph.add("Gather", table, places.numbers))
+        summed = graph.add("Add", summed, graph.add("Gather", table, positions.numbers))
     if part.project is None:
         return graph.norm(f"{name}.norm", part.norm, summed)
     if part.projects_first:
@@ -56,9 +56,9 @@ def _embedded(graph: Graph, part: Embeddings, ids: str, segments: str, places: P
     return graph.linear(f"{name}.project", part.project, graph.norm(f"{name}.norm", part.norm, summed))
 
 
-def _block(graph: Graph, name: str, block: Block, hidden: str, places: Places) -> str:
+def _block(graph: Graph, name: str, block: Block, hidden: str, positions: GraphPositions) -> str:
     def attended(values: str) -> str:
-        return _attended(graph, f"{name}.attention", block.attention, values, places)
+        return _attended(graph, f"{name}.attention", block.attention, values, positions)
 
     def fed(values: str) -> str:
         return _fed(graph, f"{name}.mlp", block.mlp, values)
@@ -72,15 +72,15 @@ def _block(graph: Graph, name: str, block: Block, hidden: str, places: Places) -
     return hidden
 
 
-def _attended(graph: Graph, name: str, attention: Attention, hidden: str, places: Places) -> str:
+def _attended(graph: Graph, name: str, attention: Attention, hidden: str, positions: GraphPositions) -> str:
     heads, width = attention.heads, attention.qkv.in_features
     shape = graph.whole(0, 0, heads, width // heads)
     split = graph.parts("Split", 3, graph.linear(f"{name}.qkv", attention.qkv, hidden), axis=-1)
     query, key, value = (graph.add("Transpose", graph.add("Reshape", part, shape), perm=[0, 2, 1, 3]) for part in split)
-    query, key = places.turned(query, attention), places.turned(key, attention)
+    query, key = positions.rotated(query, attention), positions.rotated(key, attention)
     query = graph.add("Mul", query, graph.number(attention.scale))
     scores = graph.add("MatMul", query, graph.add("Transpose", key, perm=[0, 1, 3, 2]))
-    weights = graph.add("Softmax", places.scored(name, attention, query, key, scores), axis=-1)
+    weights = graph.add("Softmax", positions.scored(name, attention, query, key, scores), axis=-1)
     mixed = graph.add("Transpose", graph.add("MatMul", weights, value), perm=[0, 2, 1, 3])
     return graph.linear(f"{name}.out", attention.out, graph.add("Reshape", mixed, graph.whole(0, 0, width)))
 

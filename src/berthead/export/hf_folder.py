@@ -80,7 +80,7 @@ def _beyond(artifact: Artifact, left_out: list[str]) -> list[str]:
         lines.append(f"berthead keeps its answers between {state['low']:g} and {state['high']:g}.")
     if state.get("threshold"):
         lines.append(f"berthead answers where a span's score is above that of no answer by {state['threshold']}.")
-    if artifact.reading.on_long == "window":
+    if artifact.policy.on_long == "window":
         lines.append(f"Of over {artifact.max_tokens} tokens berthead reads all, in windows.")
     return lines
 

@@ -65,7 +65,7 @@ def _write_graph(artifact: Artifact, path: Path) -> None:
 
 def _about(artifact: Artifact, names: list[str]) -> dict[str, str]:
     """What the graph says of itself, for who finds nothing but the file."""
-    task, reading = artifact.task, artifact.reading
+    task, policy = artifact.task, artifact.policy
     each = "token" if artifact.model.head.level == "token" else "row"
     doc = (
         f"A fitted function of the task {task.name}. {' and '.join(names)}: int64 [rows, tokens], rows of one length "
@@ -77,7 +77,7 @@ def _about(artifact: Artifact, names: list[str]) -> dict[str, str]:
         "task": {"name": task.name, **task.to_json()},
         "outputs": task.output_texts + ["weight of the window"] * attends,
         "columns": artifact.columns,
-        "reading": {"max_tokens": reading.max_tokens, "on_long": reading.on_long, "stride": reading.stride},
+        "reading": {"max_tokens": policy.max_tokens, "on_long": policy.on_long, "stride": policy.stride},
     }
     return {"doc": doc} | {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
 

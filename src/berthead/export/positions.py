@@ -12,11 +12,11 @@ from berthead.model.encoder import Attention, Encoder
 from berthead.model.positions import Disentangled, RelativeBias, Rotary
 
 
-class Places:
+class GraphPositions:
     """Where the tokens of a row stand, as attention reads it; what blocks share is computed once."""
 
     def __init__(self, graph: Graph, encoder: Encoder, ids: str) -> None:
-        self.graph, self.part = graph, encoder.places
+        self.graph, self.part = graph, encoder.positions
         # No row is longer: tables hold what there is to know of each distance between its tokens.
         self.most = encoder.config.positions
         self.length = graph.add("Shape", ids, start=1, end=2)
@@ -24,7 +24,7 @@ class Places:
         zero, one = (graph.add("Squeeze", graph.whole(value), graph.whole(0)) for value in (0, 1))
         self.numbers = graph.add("Range", zero, end, one)
 
-    def turned(self, values: str, attention: Attention) -> str:
+    def rotated(self, values: str, attention: Attention) -> str:
         """Queries or keys, [rows, heads, tokens, size], as rotary positions turn them."""
         if not isinstance(self.part, Rotary):
             return values
@@ -54,7 +54,7 @@ class Places:
         def angles() -> str:
             turns = base ** -(torch.arange(0, part.size, 2) / part.size)
             column = graph.add("Unsqueeze", graph.add("Cast", self.numbers, to=1), graph.whole(1))
-            return graph.add("Mul", column, graph.weight(f"encoder.places.{base!r}", turns))
+            return graph.add("Mul", column, graph.weight(f"encoder.positions.{base!r}", turns))
 
         angle = graph.once(("angles", base), angles)
         cos, sin = (graph.once((wave, base), partial(graph.add, wave, angle)) for wave in ("Cos", "Sin"))
@@ -74,19 +74,19 @@ class Places:
         """What each head adds for each distance, [heads, tokens, tokens]."""
         part: RelativeBias = self.part  # type: ignore[assignment]
         table = part.bias(part.buckets(self._apart())).t()
-        weight = self.graph.weight("encoder.places.bias", table)
+        weight = self.graph.weight("encoder.positions.bias", table)
         return self.graph.add("Gather", weight, self.graph.once("distances", self._distances), axis=1)
 
     def _near(self, attention: Attention) -> str:
         """0 where a key is near enough to be seen, and minus infinity elsewhere, [tokens, tokens]."""
         table = np.where(np.abs(self._apart().numpy()) <= attention.local, 0, -np.inf).astype(np.float32)
-        weight = self.graph.weight(f"encoder.places.local.{attention.local}", table)
+        weight = self.graph.weight(f"encoder.positions.local.{attention.local}", table)
         return self.graph.add("Gather", weight, self.graph.once("distances", self._distances), axis=0)
 
     def _disentangled(self, name: str, part: Disentangled, attention: Attention, query: str, key: str) -> list[str]:
         """What the vectors of distances say to queries and to keys, each [rows, heads, tokens, tokens]."""
         graph, added = self.graph, []
-        table = graph.weight("encoder.places.rows", part.rows(self._apart()))
+        table = graph.weight("encoder.positions.rows", part.rows(self._apart()))
 
         def rows() -> str:
             return graph.add("Gather", table, graph.once("distances", self._distances), axis=0)

@@ -26,10 +26,10 @@ from berthead.model.tensors import TensorPack
 from berthead.model.units import unit_logits
 from berthead.records import Example, FloatArray, Pack
 from berthead.tasks import TASKS, Task
+from berthead.text.bounds import check_pack
 from berthead.text.layout import Layout
-from berthead.text.tables import check_pack
 from berthead.text.tokenizer import Tokenizer
-from berthead.text.windows import Reading
+from berthead.text.windows import LengthPolicy
 
 # 1: one answer a row, long texts cut. 2: every task, and windows. 3: a change of theta-hat in place of theta-tilde.
 # 4: a head that no class of transformers gives, in a file that its classes with a head refuse (`StoredHead`); a part of
@@ -52,7 +52,7 @@ class Artifact:
         tokenizer: text to token numbers.
         task: the meaning of the logits.
         columns: the columns it was fitted on: `text`, `pair` (or None), `label`, and what else the task reads.
-        reading: how long inputs are read.
+        policy: how long inputs are read.
         raw_config: the encoder's config.json.
         pretrained: `name` of the encoder and `theta_sha256` of theta-hat.
         adapt: what learnt, as `Adapt.parse` reads it.
@@ -67,7 +67,7 @@ class Artifact:
     tokenizer: Tokenizer
     task: Task
     columns: dict[str, Any]
-    reading: Reading
+    policy: LengthPolicy
     raw_config: dict[str, Any]
     pretrained: dict[str, str]
     adapt: str
@@ -85,7 +85,7 @@ class Artifact:
     @property
     def max_tokens(self) -> int:
         """The longest row in tokens."""
-        return self.reading.max_tokens
+        return self.policy.max_tokens
 
     def merged(self) -> Artifact:
         """The same function as one that needs no other folder: LoRA's change is part of the encoder.
@@ -155,9 +155,9 @@ class Artifact:
             "task": {"name": self.task.name, **_package(self.task.name), **self.task.to_json()},
             "head": head_record(head, self.own_head, self.task.outputs, self.dropout),
             "columns": self.columns,
-            "max_tokens": self.reading.max_tokens,
-            "on_long": self.reading.on_long,
-            "stride": self.reading.stride,
+            "max_tokens": self.policy.max_tokens,
+            "on_long": self.policy.on_long,
+            "stride": self.policy.stride,
             "parameters": self.parameters(),
             **({"adapter": self.adapter.record()} if self.adapter else {}),
             "transformers": its_class,
@@ -189,7 +189,7 @@ def plain_logits(artifact: Artifact, examples: Sequence[Example]) -> FloatArray:
         float32 [units, outputs].
     """
     model = artifact.model.eval()
-    layout = Layout(artifact.task.inputs(artifact.tokenizer, examples, artifact.reading))
+    layout = Layout(artifact.task.inputs(artifact.tokenizer, examples, artifact.policy))
 
     def compute(one: Pack) -> FloatArray:
         check_pack(one, model.encoder.config)

@@ -10,7 +10,7 @@ from typing import Any
 
 from berthead.data.examples import FORMS
 from berthead.errors import ModelError
-from berthead.function.precision_report import Receipt
+from berthead.function.precision_report import PrecisionReport
 from berthead.records import Example
 from berthead.storage.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, PART, PICKLES, RECORD, WEIGHTS
 
@@ -97,7 +97,7 @@ def check_record(record: Mapping[str, Any], positions: int) -> None:
     if not isinstance(run["versions"], dict) or not {"rows", "seed", "data_sha256"} <= run.keys():
         raise ValueError("run does not say what was fitted; expected versions, rows, seed and data_sha256")
     if "gate" in run:
-        Receipt.from_json(run["gate"])
+        PrecisionReport.from_json(run["gate"])
 
 
 def golden_example(example: Any, outputs: int, form: str = "text", *, many: bool = False) -> dict[str, Any]:

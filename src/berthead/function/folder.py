@@ -36,9 +36,9 @@ from berthead.storage.files import write_json
 from berthead.storage.folders import made_whole
 from berthead.storage.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PART, RECORD, WEIGHTS, read_json
 from berthead.tasks import find_task
-from berthead.text.tables import check_tokenizer
+from berthead.text.bounds import check_tokenizer
 from berthead.text.tokenizer import Tokenizer
-from berthead.text.windows import Reading
+from berthead.text.windows import LengthPolicy
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
@@ -142,7 +142,7 @@ def read(folder: Path, record: Mapping[str, Any], base: str | None = None) -> Ar
         hashes = (record["adapter"]["sha256"] if changed else parameters["theta_sha256"]), parameters["omega_sha256"]
         artifact_fields = {
             "columns": dict(record["columns"]),
-            "reading": Reading(record["max_tokens"], record["on_long"], record.get("stride")),
+            "reading": LengthPolicy(record["max_tokens"], record["on_long"], record.get("stride")),
             "pretrained": dict(parameters["pretrained"]),
             "adapt": parameters["adapt"],
             "run": record["run"],

@@ -22,9 +22,9 @@ from berthead.records import FloatArray
 from berthead.storage.hashes import file_sha256
 from berthead.storage.model_files import RECORD
 from berthead.tasks import Task, find_task
-from berthead.text.tables import TableSizes, check_tokenizer
+from berthead.text.bounds import TableSizes, check_tokenizer
 from berthead.text.tokenizer import Tokenizer
-from berthead.text.windows import Reading
+from berthead.text.windows import LengthPolicy
 
 GRAPH, TOKENIZER = "model.onnx", "tokenizer.json"
 EXPORT_VERSION = 1
@@ -40,7 +40,7 @@ class GraphFunction:
         tokenizer: text to token numbers.
         task: the meaning of the logits.
         columns: the columns it was fitted on.
-        reading: how long inputs are read.
+        policy: how long inputs are read.
         golden: inputs with their logits and their answers.
         record: the rest of berthead.json.
     """
@@ -50,7 +50,7 @@ class GraphFunction:
     tokenizer: Tokenizer
     task: Task
     columns: dict[str, Any]
-    reading: Reading
+    policy: LengthPolicy
     golden: tuple[dict[str, Any], ...]
     record: dict[str, Any]
 
@@ -153,7 +153,7 @@ def _read(folder: Path, record: Mapping[str, Any]) -> GraphFunction:
             golden_example(one, outputs, task.form, many=many) | {"prediction": dict(one["prediction"])}
             for one in record["golden"]
         )
-        reading = Reading(record["max_tokens"], record["on_long"], record.get("stride"))
+        policy = LengthPolicy(record["max_tokens"], record["on_long"], record.get("stride"))
         bound = task.bound(_bound_to(record.get("crf"), head))
     except ModelError as error:  # a task that is not installed
         raise ModelError(f"{where}: {error.where}", error.saw, error.expected, error.fix) from error
@@ -162,7 +162,7 @@ def _read(folder: Path, record: Mapping[str, Any]) -> GraphFunction:
     about = {key: value for key, value in record.items() if key not in ("golden", "crf")}
     tokenizer, columns = Tokenizer.from_folder(folder), dict(record["columns"])
     check_tokenizer(tokenizer, tables, str(folder), pairs=reads_pairs(task, columns))
-    return GraphFunction(tokenizer, bound, columns, reading, golden, about)
+    return GraphFunction(tokenizer, bound, columns, policy, golden, about)
 
 
 def tables_of(export: Mapping[str, Any]) -> TableSizes:

@@ -55,7 +55,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
+class PrecisionReport:
     """What lower precisions were measured to answer, beside float32.
 
     Args:
@@ -76,7 +76,8 @@ class Receipt:
         """What was measured of a precision, in words.
 
         Example:
-            >>> Receipt(200, "held-out", "accuracy", 0.9, {"int8": Verdict(0.995, 0.04, 0.01, -0.5)}).says("int8")
+            >>> verdicts = {"int8": Verdict(0.995, 0.04, 0.01, -0.5)}
+            >>> PrecisionReport(200, "held-out", "accuracy", 0.9, verdicts).says("int8")
             '99.50 % of 200 held-out rows answered as in fp32, accuracy -0.50 points'
         """
         one = self.verdicts[precision]
@@ -84,7 +85,7 @@ class Receipt:
         return f"{100 * one.agreement:.2f} % of {self.rows:,} {self.of} rows answered as in fp32{metric}"
 
     def to_json(self) -> dict[str, Any]:
-        """The receipt as `run.gate` in berthead.json."""
+        """The report as `run.gate` in berthead.json."""
         verdicts = {name: one.to_json() for name, one in self.verdicts.items()}
         return {"rows": self.rows, "of": self.of, "metric": self.metric, "fp32": self.exact, "precisions": verdicts}
 

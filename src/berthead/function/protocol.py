@@ -9,7 +9,7 @@ from berthead.data.examples import FORMS
 from berthead.errors import UsageError, listed
 from berthead.tasks import Task
 from berthead.text.tokenizer import Tokenizer
-from berthead.text.windows import Reading
+from berthead.text.windows import LengthPolicy
 
 
 class Function(Protocol):
@@ -36,7 +36,7 @@ class Function(Protocol):
         ...
 
     @property
-    def reading(self) -> Reading:
+    def policy(self) -> LengthPolicy:
         """How long inputs are read."""
         ...
 
@@ -128,12 +128,12 @@ def identity_of(function: Function, parameters: Mapping[str, Any], head: Mapping
     Returns:
         A JSON object: equal ones are of equal functions.
     """
-    reading = function.reading
+    policy = function.policy
     return {
         "theta_sha256": parameters["theta_sha256"],
         "omega_sha256": parameters["omega_sha256"],
         "task": {"name": function.task.name, **function.task.to_json()},
         "tokenizer_sha256": function.tokenizer.sha256,
         "head": {**head, "dropout": 0.0},
-        "reading": {"max_tokens": reading.max_tokens, "on_long": reading.on_long, "stride": reading.stride},
+        "reading": {"max_tokens": policy.max_tokens, "on_long": policy.on_long, "stride": policy.stride},
     }

@@ -71,7 +71,7 @@ def predict_file(
             with pool or nullcontext():
                 return run(job)
         summary = _stream(work, table, target, options, quiet)
-    summary.max_tokens = widest(predictor.functions).reading.max_tokens
+    summary.max_tokens = widest(predictor.functions).policy.max_tokens
     return summary
 
 

@@ -80,12 +80,12 @@ class NativeBlocks:
         if getattr(self, "handle", None):
             self.library.berthead_encoder_free(self.handle)
 
-    def add(self, block: Block, places: nn.Module, smoothing: Smoothing) -> NativeBlock:
+    def add(self, block: Block, positions: nn.Module, smoothing: Smoothing) -> NativeBlock:
         """Pack a block's weights.
 
         Args:
             block: it is not changed.
-            places: what its attention reads places from.
+            positions: what its attention reads positions from.
             smoothing: how the inputs of its layers become bytes.
         """
         attention, config, used = block.attention, self.config, list[Tensor]()
@@ -117,7 +117,7 @@ class NativeBlocks:
                 return {}
             return {name: pointer(layer.weight), f"{name}_bias": pointer(layer.bias)}  # type: ignore[arg-type]
 
-        tables, values = _tables(places, attention, config), None
+        tables, values = _tables(positions, attention, config), None
         if "attention.out" in scales:  # attention mixes values, so what its output is multiplied with they can be
             values = torch.cat((torch.ones(2 * config.width), scales["attention.out"]))
         fields: dict[str, Any] = {
@@ -206,18 +206,18 @@ class NativeEncoder(nn.Module):
         for block, its in zip(encoder.blocks, found, strict=True):
             if id(block) not in known:
                 assert isinstance(block, Block)
-                known[id(block)] = self.native.add(block, encoder.places, its)
+                known[id(block)] = self.native.add(block, encoder.positions, its)
         self.blocks: list[NativeBlock] = [known[id(block)] for block in encoder.blocks]
         self.embeddings = copy.deepcopy(encoder.embeddings, known)
-        self.places = copy.deepcopy(encoder.places, known)
+        self.positions = copy.deepcopy(encoder.positions, known)
         self.final_norm = copy.deepcopy(encoder.final_norm, known)
         self.table = _embedding_table(encoder.embeddings)
 
     def begin(self, pack: TensorPack) -> tuple[Tensor, None]:
-        """The embeddings' vectors, float32 [tokens, width]; the kernels know the places themselves."""
+        """The embeddings' vectors, float32 [tokens, width]; the kernels know the positions themselves."""
         return self._run([], pack, None if self.table else self.embeddings(pack).float()), None
 
-    def through(self, hidden: Tensor, pack: TensorPack, places: None, first: int, last: int) -> Tensor:
+    def through(self, hidden: Tensor, pack: TensorPack, positions: None, first: int, last: int) -> Tensor:
         """Vectors [tokens, width] after the layers from `first` to below `last`."""
         return self._run(self.order[first:last], pack, hidden)
 
@@ -250,22 +250,22 @@ def _embedding_table(embeddings: nn.Module) -> EmbeddingSpec | None:
     return EmbeddingSpec(**pointers, width=width, first_position=first, eps=embeddings.norm.eps)
 
 
-def _tables(places: nn.Module, attention: Attention, config: EncoderConfig) -> dict[str, Tensor]:
-    """What attention reads of places, for all distances that a row can have."""
-    if isinstance(places, Rotary):
+def _tables(positions: nn.Module, attention: Attention, config: EncoderConfig) -> dict[str, Tensor]:
+    """What attention reads of positions, for all distances that a row can have."""
+    if isinstance(positions, Rotary):
         assert attention.base is not None
-        cos, sin = places.waves(torch.arange(config.positions), attention.base)
+        cos, sin = positions.waves(torch.arange(config.positions), attention.base)
         return {"cosines": cos, "sines": sin}
-    if isinstance(places, RelativeBias):
-        return {"distance_bias": places.bias.weight[places.buckets(_distances(config).neg())].T}
-    if isinstance(places, Disentangled):
-        sides = places.sides(places.norm(places.embeddings.weight), attention)
+    if isinstance(positions, RelativeBias):
+        return {"distance_bias": positions.bias.weight[positions.buckets(_distances(config).neg())].T}
+    if isinstance(positions, Disentangled):
+        sides = positions.sides(positions.norm(positions.embeddings.weight), attention)
         names = ("distance_queries", "distance_keys")
         found = {name: side for name, side in zip(names, sides, strict=True) if side is not None}
-        return found | {"distance_rows": places.rows(_distances(config))}
-    if isinstance(places, NoPositions):
+        return found | {"distance_rows": positions.rows(_distances(config))}
+    if isinstance(positions, NoPositions):
         return {}
-    raise TypeError(f"the kernels do not support the positions {type(places).__name__}")
+    raise TypeError(f"the kernels do not support the positions {type(positions).__name__}")
 
 
 def _distances(config: EncoderConfig) -> Tensor:

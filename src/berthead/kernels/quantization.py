@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from berthead.kernels.abi import OUTLIERS
 from berthead.model.encoder import Embeddings, Encoder
-from berthead.model.tensors import Run, TensorPack
+from berthead.model.tensors import RowGroup, TensorPack
 
 # Rows and tokens of the synthetic text that shows which channels are large: that is a trait of the weights.
 ROWS, TOKENS = 16, 32
@@ -115,5 +115,5 @@ def _synthetic_rows(encoder: Encoder) -> TensorPack:
     places = torch.arange(ROWS * length)
     lengths = torch.full((ROWS,), length)
     return TensorPack(
-        ids, torch.zeros_like(ids), places % length, places[::length], lengths, (Run(0, ROWS, length),)
+        ids, torch.zeros_like(ids), places % length, places[::length], lengths, (RowGroup(0, ROWS, length),)
     )  # fmt: skip

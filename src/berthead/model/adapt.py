@@ -119,7 +119,7 @@ def frozen_parts(encoder: Any) -> list[nn.Module]:
     """The embeddings, the positions and the layers below everything that learns, from the bottom up."""
     parts: list[nn.Module] = []
     layers = [encoder.blocks[number] for number in encoder.order]
-    for part in (encoder.embeddings, encoder.places, *layers):
+    for part in (encoder.embeddings, encoder.positions, *layers):
         if any(parameter.requires_grad for parameter in part.parameters()):
             break
         parts.append(part)
@@ -140,6 +140,6 @@ def stages(model: Model) -> list[list[nn.Parameter]]:
     """
     encoder = model.encoder
     parts = [[encoder.final_norm, encoder.blocks[-1]], *([block] for block in reversed(list(encoder.blocks)[:-1]))]
-    parts.append([encoder.places, encoder.embeddings])
+    parts.append([encoder.positions, encoder.embeddings])
     learning = [[one for part in some for one in part.parameters() if one.requires_grad] for some in parts]
     return [group for group in learning if group]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from berthead.model.dropout import keep_mask
 from berthead.model.positions import Bias
-from berthead.model.tensors import Run
+from berthead.model.tensors import RowGroup
 
 # Measured on CPU at head size 32: plain products win on short rows, the fused kernel's memory on long ones.
 LONGEST_MATMUL = 128
@@ -46,7 +46,7 @@ def kernel_for(device: torch.device, length: int, dropout: float) -> str:
 
 def attention(
     qkv: Tensor,
-    runs: tuple[Run, ...],
+    groups: tuple[RowGroup, ...],
     heads: int,
     dropout: float = 0.0,
     *,
@@ -58,7 +58,7 @@ def attention(
 
     Args:
         qkv: queries, keys and values side by side, [tokens, 3 * width].
-        runs: the pack's rows as runs of equal length.
+        groups: the pack's rows in groups of equal length.
         heads: attention heads; width is a multiple of it.
         dropout: share of attention weights dropped (0 in evaluation: the caller gates it).
         scale: what queries are multiplied with; None: 1 / sqrt(head size).
@@ -69,24 +69,24 @@ def attention(
         The attended values, [tokens, width].
 
     Example:
-        >>> attention(torch.zeros(5, 12), (Run(0, 1, 2), Run(2, 1, 3)), heads=2).shape
+        >>> attention(torch.zeros(5, 12), (RowGroup(0, 1, 2), RowGroup(2, 1, 3)), heads=2).shape
         torch.Size([5, 4])
 
     Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.2.
     """
     width = qkv.shape[1] // 3
     attended = []
-    for run in runs:
-        tokens = qkv[run.first : run.first + run.rows * run.length]
-        split = tokens.view(run.rows, run.length, 3, heads, width // heads)
+    for group in groups:
+        tokens = qkv[group.first : group.first + group.rows * group.length]
+        split = tokens.view(group.rows, group.length, 3, heads, width // heads)
         query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)  # each [rows, heads, length, size]
         if bias is not None:
             mixed = _biased(query * (scale or _scale(query)), key, value, dropout, bias)
-        elif 0 < local < run.length - 1:
+        elif 0 < local < group.length - 1:
             mixed = _local(query, key, value, dropout, local)
         else:
             mixed = _attend(query, key, value, dropout)
-        attended.append(mixed.transpose(1, 2).reshape(run.rows * run.length, width))
+        attended.append(mixed.transpose(1, 2).reshape(group.rows * group.length, width))
     return attended[0] if len(attended) == 1 else torch.cat(attended)
 
 
@@ -116,11 +116,11 @@ def _biased(query: Tensor, key: Tensor, value: Tensor, dropout: float, bias: Bia
 def _local(query: Tensor, key: Tensor, value: Tensor, dropout: float, local: int) -> Tensor:
     """Attention to the nearest tokens only, some queries of all rows at a time: linear in the length."""
     length, mixed = query.shape[2], []
-    places = torch.arange(length, device=query.device)
+    positions = torch.arange(length, device=query.device)
     for first in range(0, length, LOCAL_QUERIES):
         last = min(first + LOCAL_QUERIES, length)
         low, high = max(0, first - local), min(length, last + local)
-        near = (places[first:last, None] - places[low:high]).abs() <= local
+        near = (positions[first:last, None] - positions[low:high]).abs() <= local
         q, k, v = query[:, :, first:last], key[:, :, low:high], value[:, :, low:high]
         if dropout == 0:
             mixed.append(F.scaled_dot_product_attention(q, k, v, attn_mask=near))

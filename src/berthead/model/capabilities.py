@@ -44,7 +44,7 @@ class Supported:
     Parts are known by their exact type: a subclass may compute something else.
 
     Args:
-        positions: what attention reads places from.
+        positions: what attention reads positions from.
         activations: names as `activation_name` gives them.
         gates: whether feed-forward networks may have a gate.
         embeddings: whether it computes the embeddings too, and has to know them.
@@ -79,8 +79,8 @@ class Supported:
     def _unknown(self, encoder: Encoder) -> Iterator[str]:
         if type(encoder) is not Encoder:
             yield f"the encoder is {_name(encoder)}"
-        if type(encoder.places) not in self.positions:
-            yield f"its positions are {_name(encoder.places)}"
+        if type(encoder.positions) not in self.positions:
+            yield f"its positions are {_name(encoder.positions)}"
         if self.embeddings and (
             type(encoder.embeddings) is not Embeddings or not is_layer_norm(encoder.embeddings.norm)
         ):

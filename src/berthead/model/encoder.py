@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from berthead.model.attention import attention
 from berthead.model.config import EncoderConfig
 from berthead.model.dropout import Dropout
-from berthead.model.positions import Places, positions
-from berthead.model.tensors import Run, TensorPack
+from berthead.model.positions import PackPositions, positions
+from berthead.model.tensors import RowGroup, TensorPack
 
 
 def activation(name: str) -> nn.Module:
@@ -104,11 +104,11 @@ class Attention(nn.Module):
             self.distance_query = nn.Linear(config.width, config.width) if "p2c" in relative.terms else None
             self.distance_key = nn.Linear(config.width, config.width) if "c2p" in relative.terms else None
 
-    def forward(self, hidden: Tensor, runs: tuple[Run, ...], places: Places) -> Tensor:
+    def forward(self, hidden: Tensor, groups: tuple[RowGroup, ...], positions: PackPositions) -> Tensor:
         """Attended vectors, [tokens, width]."""
         mixed = attention(
-            places.turned(self.qkv(hidden), self), runs, self.heads, self.dropout if self.training else 0.0,
-            scale=self.scale, bias=places.bias(self), local=self.local,
+            positions.rotated(self.qkv(hidden), self), groups, self.heads, self.dropout if self.training else 0.0,
+            scale=self.scale, bias=positions.bias(self), local=self.local,
         )  # fmt: skip
         projected: Tensor = self.out(mixed)
         return projected
@@ -140,13 +140,13 @@ class Block(nn.Module):
         self.mlp_norm = nn.LayerNorm(config.width, config.eps, bias=config.norm_bias)
         self.attention_dropout, self.mlp_dropout = (Dropout(share) for share in config.output_dropout)
 
-    def forward(self, hidden: Tensor, runs: tuple[Run, ...], places: Places) -> Tensor:
+    def forward(self, hidden: Tensor, groups: tuple[RowGroup, ...], positions: PackPositions) -> Tensor:
         """The block's output, [tokens, width]."""
         if self.norm_first:
-            hidden = hidden + self.attention_dropout(self.attention(self.attention_norm(hidden), runs, places))
+            hidden = hidden + self.attention_dropout(self.attention(self.attention_norm(hidden), groups, positions))
             summed: Tensor = hidden + self.mlp_dropout(self.mlp(self.mlp_norm(hidden)))
             return summed
-        hidden = self.attention_norm(hidden + self.attention_dropout(self.attention(hidden, runs, places)))
+        hidden = self.attention_norm(hidden + self.attention_dropout(self.attention(hidden, groups, positions)))
         normed: Tensor = self.mlp_norm(hidden + self.mlp_dropout(self.mlp(hidden)))
         return normed
 
@@ -167,7 +167,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.embeddings = Embeddings(config)
-        self.places = positions(config)
+        self.positions = positions(config)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.blocks))
         self.order = config.order or tuple(range(config.layers))
         self.final_norm = nn.Identity()
@@ -183,19 +183,19 @@ class Encoder(nn.Module):
         Returns:
             float32 (or the engine's precision) [tokens, width].
         """
-        hidden, places = self.begin(pack)
-        normed: Tensor = self.final_norm(self.through(hidden, pack, places, 0, len(self.order)))
+        hidden, positions = self.begin(pack)
+        normed: Tensor = self.final_norm(self.through(hidden, pack, positions, 0, len(self.order)))
         return normed
 
-    def begin(self, pack: TensorPack) -> tuple[Tensor, Places]:
+    def begin(self, pack: TensorPack) -> tuple[Tensor, PackPositions]:
         """The embeddings' vectors [tokens, width], and where the tokens stand."""
         hidden: Tensor = self.embeddings(pack)
-        return hidden, self.places(pack, hidden.dtype)
+        return hidden, self.positions(pack, hidden.dtype)
 
-    def through(self, hidden: Tensor, pack: TensorPack, places: Places, first: int, last: int) -> Tensor:
+    def through(self, hidden: Tensor, pack: TensorPack, positions: PackPositions, first: int, last: int) -> Tensor:
         """Vectors [tokens, width] after the layers from `first` to below `last`."""
         for number in self.order[first:last]:
-            hidden = self.blocks[number](hidden, pack.runs, places)
+            hidden = self.blocks[number](hidden, pack.groups, positions)
         return hidden
 
     def part(self, first: int, last: int) -> Encoder:
@@ -211,8 +211,8 @@ class Encoder(nn.Module):
 
     def hidden_states(self, pack: TensorPack) -> list[Tensor]:
         """The embeddings' output and each layer's: layers + 1 tensors [tokens, width]."""
-        first, places = self.begin(pack)
+        first, positions = self.begin(pack)
         states = [first]
         for layer in range(len(self.order)):
-            states.append(self.through(states[-1], pack, places, layer, layer + 1))
+            states.append(self.through(states[-1], pack, positions, layer, layer + 1))
         return [*states[:-1], self.final_norm(states[-1])]

@@ -132,7 +132,8 @@ FAMILIES: dict[str, Family] = {
         },
     ),
     "mpnet": Family(
-        "MPNet", "mpnet", config_json.mpnet, whole=_EMBEDDINGS | {"places.bias": ("encoder.relative_attention_bias",)},
+        "MPNet", "mpnet", config_json.mpnet,
+        whole=_EMBEDDINGS | {"positions.bias": ("encoder.relative_attention_bias",)},
         pooler=_POOLER, row=("classifier.dense", "classifier.out_proj"), choice=("mpnet.pooler.dense", "classifier"),
         block=_BLOCK | {
             "attention.qkv": ("attention.attn.q", "attention.attn.k", "attention.attn.v"),
@@ -145,8 +146,8 @@ FAMILIES: dict[str, Family] = {
         row=("pooler.dense", "classifier"), choice=("pooler.dense", "classifier"),
         whole=_EMBEDDINGS | {
             "embeddings.project": ("embeddings.embed_proj",),
-            "places.embeddings": ("encoder.rel_embeddings",),
-            "places.norm": ("encoder.LayerNorm",),
+            "positions.embeddings": ("encoder.rel_embeddings",),
+            "positions.norm": ("encoder.LayerNorm",),
         },
         block=_BLOCK | {
             "attention.qkv": tuple(f"attention.self.{part}_proj" for part in _QKV),

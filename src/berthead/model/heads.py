@@ -40,8 +40,8 @@ def row_means(hidden: Tensor, pack: TensorPack) -> Tensor:
     if hidden.is_cuda and not hidden.requires_grad:
         return segment_means(hidden, pack.lengths)
     means = [
-        hidden[run.first : run.first + run.rows * run.length].view(run.rows, run.length, -1).float().mean(1)
-        for run in pack.runs
+        hidden[group.first : group.first + group.rows * group.length].view(group.rows, group.length, -1).float().mean(1)
+        for group in pack.groups
     ]
     return means[0] if len(means) == 1 else torch.cat(means)
 

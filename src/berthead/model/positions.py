@@ -17,10 +17,10 @@ Bias = Callable[[Tensor, Tensor], Tensor]
 """Scaled queries and keys, each [rows, heads, length, size] -> what is added to their scores, [..., length, length]."""
 
 
-class Places:
-    """What all blocks of one forward pass share about their tokens' places; this one knows nothing."""
+class PackPositions:
+    """What all blocks of one forward pass share about their tokens' positions; this one knows nothing."""
 
-    def turned(self, qkv: Tensor, attention: Any) -> Tensor:
+    def rotated(self, qkv: Tensor, attention: Any) -> Tensor:
         """Queries, keys and values as attention reads them, [tokens, 3 * width]."""
         return qkv
 
@@ -32,9 +32,9 @@ class Places:
 class NoPositions(nn.Module):
     """Positions are part of the embeddings."""
 
-    def forward(self, pack: TensorPack, dtype: torch.dtype) -> Places:
+    def forward(self, pack: TensorPack, dtype: torch.dtype) -> PackPositions:
         """Nothing to share."""
-        return Places()
+        return PackPositions()
 
 
 class Rotary(nn.Module):
@@ -51,26 +51,26 @@ class Rotary(nn.Module):
         super().__init__()
         self.size, self.bases = size, sorted(set(bases))
 
-    def forward(self, pack: TensorPack, dtype: torch.dtype) -> Places:
+    def forward(self, pack: TensorPack, dtype: torch.dtype) -> PackPositions:
         """Cosines and sines of the pack's tokens, once for all layers of a base."""
-        return _Turns({base: self.waves(pack.positions, base) for base in self.bases})
+        return _Rotations({base: self.waves(pack.positions, base) for base in self.bases})
 
-    def waves(self, places: Tensor, base: float) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of places [tokens], each [tokens, size / 2]."""
-        angles = places[:, None] * base ** -(torch.arange(0, self.size, 2, device=places.device) / self.size)
+    def waves(self, positions: Tensor, base: float) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of positions [tokens], each [tokens, size / 2]."""
+        angles = positions[:, None] * base ** -(torch.arange(0, self.size, 2, device=positions.device) / self.size)
         return angles.cos(), angles.sin()
 
 
-class _Turns(Places):
+class _Rotations(PackPositions):
     def __init__(self, waves: dict[float, tuple[Tensor, Tensor]]) -> None:
         self.waves = waves
 
-    def turned(self, qkv: Tensor, attention: Any) -> Tensor:
+    def rotated(self, qkv: Tensor, attention: Any) -> Tensor:
         cos, sin = (wave[:, None, None] for wave in self.waves[attention.base])
         parts = qkv.view(len(qkv), 3, attention.heads, -1)
         first, second = parts[:, :2].float().chunk(2, -1)
-        turned = torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
-        return torch.cat((turned.to(qkv.dtype), parts[:, 2:]), 1).view_as(qkv)
+        rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+        return torch.cat((rotated.to(qkv.dtype), parts[:, 2:]), 1).view_as(qkv)
 
 
 class RelativeBias(nn.Module):
@@ -88,11 +88,11 @@ class RelativeBias(nn.Module):
         self.relative = relative
         self.bias = nn.Embedding(relative.buckets, heads)
 
-    def forward(self, pack: TensorPack, dtype: torch.dtype) -> Places:
+    def forward(self, pack: TensorPack, dtype: torch.dtype) -> PackPositions:
         """Biases of each length of row in the pack."""
-        lengths = {run.length for run in pack.runs}
+        lengths = {group.length for group in pack.groups}
         buckets = {length: self.buckets(_distances(length, pack.ids.device)) for length in lengths}
-        return _Biases({length: self.bias(found).permute(2, 0, 1).to(dtype) for length, found in buckets.items()})
+        return _PackBiases({length: self.bias(found).permute(2, 0, 1).to(dtype) for length, found in buckets.items()})
 
     def buckets(self, apart: Tensor) -> Tensor:
         """The bucket of each distance from key to query: half for each direction, far ones by logarithm."""
@@ -103,7 +103,7 @@ class RelativeBias(nn.Module):
         return torch.where(apart.abs() < exact, apart.abs(), coarse) + half * (apart < 0)
 
 
-class _Biases(Places):
+class _PackBiases(PackPositions):
     def __init__(self, biases: dict[int, Tensor]) -> None:
         self.biases = biases
 
@@ -127,12 +127,12 @@ class Disentangled(nn.Module):
         self.norm = nn.LayerNorm(config.width, config.eps) if relative.normed else nn.Identity()
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, pack: TensorPack, dtype: torch.dtype) -> Places:
+    def forward(self, pack: TensorPack, dtype: torch.dtype) -> PackPositions:
         """The distances' vectors, and which of them each query and key of a length of row has."""
-        lengths = {run.length for run in pack.runs}
+        lengths = {group.length for group in pack.groups}
         rows = {length: self.rows(_distances(length, pack.ids.device)) for length in lengths}
         table = self.norm(self.embeddings.weight)
-        return _Distances(self, lambda: self.dropout(table).to(dtype), rows)
+        return _PackDistances(self, lambda: self.dropout(table).to(dtype), rows)
 
     def sides(self, table: Tensor, attention: Any) -> tuple[Tensor | None, Tensor | None]:
         """The distances' vectors that keys meet, and those that queries meet, by a block's own layers."""
@@ -157,7 +157,7 @@ class Disentangled(nn.Module):
         return (apart + span).clamp(0, 2 * span - 1)
 
 
-class _Distances(Places):
+class _PackDistances(PackPositions):
     def __init__(self, part: Disentangled, table: Callable[[], Tensor], rows: dict[int, Tensor]) -> None:
         self.part, self.table, self.rows = part, table, rows
 
@@ -186,12 +186,12 @@ def _span(relative: Relative) -> int:
 
 def _distances(length: int, device: torch.device) -> Tensor:
     """How far each query stands behind each key, int64 [length, length]."""
-    places = torch.arange(length, device=device)
-    return places[:, None] - places
+    positions = torch.arange(length, device=device)
+    return positions[:, None] - positions
 
 
 def positions(config: EncoderConfig) -> nn.Module:
-    """The part that an encoder's attention reads places from."""
+    """The part that an encoder's attention reads positions from."""
     if config.rotary:
         return Rotary(config.width // config.heads, config.rotary)
     if config.relative is None:

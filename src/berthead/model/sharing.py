@@ -28,9 +28,9 @@ def shared(models: Sequence[Model]) -> list[Model]:
     for model in models:
         # The encoder alone is copied; what lies in it is the same.
         encoder = copy.deepcopy(model.encoder, {id(part): part for part in model.encoder.children()})
-        # What attention reads of places belongs to the embeddings: both are the same, or neither.
-        both = nn.ModuleList([encoder.embeddings, encoder.places])
-        encoder.embeddings, encoder.places = first(both, "embeddings")  # type: ignore[misc]
+        # What attention reads of positions belongs to the embeddings: both are the same, or neither.
+        both = nn.ModuleList([encoder.embeddings, encoder.positions])
+        encoder.embeddings, encoder.positions = first(both, "embeddings")  # type: ignore[misc]
         encoder.blocks = nn.ModuleList(first(block, f"block {n}") for n, block in enumerate(encoder.blocks))
         joined.append(Model(encoder, model.head))
     return joined

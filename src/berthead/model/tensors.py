@@ -14,14 +14,14 @@ from torch.overrides import TorchFunctionMode
 
 from berthead.model.config import EncoderConfig
 from berthead.records import Pack
-from berthead.text.tables import check_pack
+from berthead.text.bounds import check_pack
 
 
-class Run(NamedTuple):
+class RowGroup(NamedTuple):
     """Neighbouring rows of one length: attention computes them in one product.
 
     Args:
-        first: the first token of the run.
+        first: the first token of the group.
         rows: how many rows.
         length: tokens in each row.
     """
@@ -40,7 +40,7 @@ class TensorPack(NamedTuple):
         positions: place in the row, int64 [tokens].
         starts: where each row starts, without the end of the last, int64 [rows].
         lengths: tokens in each row, int64 [rows].
-        runs: the rows as runs of equal length.
+        groups: neighbouring rows of equal length.
     """
 
     ids: Tensor
@@ -48,7 +48,7 @@ class TensorPack(NamedTuple):
     positions: Tensor
     starts: Tensor
     lengths: Tensor
-    runs: tuple[Run, ...]
+    groups: tuple[RowGroup, ...]
 
     @classmethod
     def from_pack(cls, pack: Pack, device: torch.device | str = "cpu") -> TensorPack:
@@ -59,7 +59,7 @@ class TensorPack(NamedTuple):
             device: where the tensors go.
 
         Returns:
-            The tensors and the runs.
+            The tensors and the groups of rows.
         """
         device = torch.device(device)
 
@@ -74,15 +74,15 @@ class TensorPack(NamedTuple):
             tensor(pack.positions),
             tensor(pack.starts[:-1]),
             tensor(pack.lengths),
-            runs_of(pack),
+            groups_of(pack),
         )
 
 
-def runs_of(pack: Pack) -> tuple[Run, ...]:
-    """A pack's rows as runs of equal length."""
+def groups_of(pack: Pack) -> tuple[RowGroup, ...]:
+    """A pack's rows in groups of equal length."""
     lengths = pack.lengths
     edges = np.flatnonzero(np.diff(lengths, prepend=-1, append=-1))
-    return tuple(Run(int(pack.starts[a]), int(b - a), int(lengths[a])) for a, b in pairwise(edges))
+    return tuple(RowGroup(int(pack.starts[a]), int(b - a), int(lengths[a])) for a, b in pairwise(edges))
 
 
 def check_rows(pack: TensorPack, config: EncoderConfig) -> None:

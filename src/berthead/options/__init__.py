@@ -129,7 +129,7 @@ class FitOptions(Options):
     )
     epochs: int | None = option(
         None,
-        "Passes over the data [default: 3; frozen: 40; top: 6; lora: 6; bitfit: 6]; below 256 rows enough for 100 steps.",
+        "Passes over the data [default: 3; frozen: 40; top: 6; lora: 6; bitfit: 6]; below 256 rows at least 100 steps.",
         low=1,
     )
     batch: int = option(32, "Rows in one training step.", low=1)

@@ -12,7 +12,7 @@ from berthead.function.protocol import Function
 from berthead.records import Example, FloatArray, Prediction
 from berthead.tasks import Answer, Batch, Task
 from berthead.text.layout import Layout
-from berthead.text.windows import Input
+from berthead.text.windows import EncodedExample
 
 DECODED_ROWS = 128
 
@@ -33,7 +33,7 @@ class Computed:
 
 
 def answered(
-    function: Function, examples: Sequence[Example], inputs: Sequence[Input | None], computed: Computed
+    function: Function, examples: Sequence[Example], inputs: Sequence[EncodedExample | None], computed: Computed
 ) -> Iterator[Prediction]:
     """What a function answers to examples.
 
@@ -115,7 +115,7 @@ def _deciding_window(task: Task, computed: Computed, number: int) -> int | None:
     return int(task.window_scores(values[unit], own).argmax())
 
 
-def _prediction(example: Example, read: Input, answer: Answer, window: int | None) -> Prediction:
+def _prediction(example: Example, read: EncodedExample, answer: Answer, window: int | None) -> Prediction:
     return Prediction(
         answer.answer, answer.score, answer.probabilities, read.n_tokens, read.truncated, read.n_windows,
         window if answer.spans is None else None, answer.spans, answer.tags, where=example.where,

@@ -9,7 +9,7 @@ from berthead.predict.predictor import Applier
 
 if TYPE_CHECKING:
     from berthead.predict.joined import JoinedPredictor
-    from berthead.predict.precision import Choice
+    from berthead.predict.precision import PrecisionChoice
 
 
 class Engine(Protocol):
@@ -21,7 +21,7 @@ class Engine(Protocol):
         ...
 
     @property
-    def choice(self) -> Choice | None:
+    def choice(self) -> PrecisionChoice | None:
         """The precision that `auto` took, and why; None: the options name one."""
         ...
 

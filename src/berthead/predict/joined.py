@@ -28,10 +28,10 @@ from berthead.predict.answers import Computed, answered
 from berthead.predict.predictor import Predictor, budget_of
 from berthead.predict.reading import ReadChunk, chunks, prefetched
 from berthead.records import Example, FloatArray, Pack, Prediction
+from berthead.text.bounds import check_pack
 from berthead.text.layout import Layout, ranges
-from berthead.text.tables import check_pack
 from berthead.text.tokenizer import Encoded
-from berthead.text.windows import Input
+from berthead.text.windows import EncodedExample
 
 
 class JoinedEngine:
@@ -65,7 +65,7 @@ class JoinedEngine:
         check_pack(pack, self.models[0].encoder.config)
         with memory_explained(pack), self._lock, torch.inference_mode():
             tensors = TensorPack.from_pack(pack, self.device)
-            for group in _grouped(members, lambda member: self.models[member].encoder.places):
+            for group in _grouped(members, lambda member: self.models[member].encoder.positions):
                 hidden, places = self.models[group[0]].encoder.begin(tensors)
                 self._descend(tensors, hidden, places, group, 0, found)
         return [found[member] for member in members]
@@ -160,13 +160,13 @@ class JoinedPredictor:
         """What is computed together: chunks of examples, and what each function reads of them."""
         for chunk in chunks(examples):
             sound = [example for example in chunk if not example.error]
-            known: dict[Any, list[Input | None]] = {}
+            known: dict[Any, list[EncodedExample | None]] = {}
             read = []
             for artifact in self.functions.values():
                 task = artifact.task
-                key = (task.inputs_key, artifact.reading)
+                key = (task.inputs_key, artifact.policy)
                 if key not in known:
-                    inputs = iter(task.inputs(artifact.tokenizer, sound, artifact.reading))
+                    inputs = iter(task.inputs(artifact.tokenizer, sound, artifact.policy))
                     known[key] = [None if example.error else next(inputs) for example in chunk]
                 read.append(known[key])
             yield chunk, read
@@ -183,7 +183,7 @@ class JoinedPredictor:
         for predictions in zip(*answers, strict=True):
             yield dict(zip(self.functions, predictions, strict=True))
 
-    def compute(self, read: Sequence[Sequence[Input]]) -> list[Computed]:
+    def compute(self, read: Sequence[Sequence[EncodedExample]]) -> list[Computed]:
         """Logits of what each function reads, each distinct row computed once.
 
         Args:

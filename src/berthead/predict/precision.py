@@ -16,7 +16,7 @@ from berthead.errors import GateError
 from berthead.function.artifact import Artifact
 from berthead.function.checks import golden_input
 from berthead.function.golden import replay
-from berthead.function.precision_report import LEAST_AGREEMENT, MOST_LOST_POINTS, Receipt, Verdict
+from berthead.function.precision_report import LEAST_AGREEMENT, MOST_LOST_POINTS, PrecisionReport, Verdict
 from berthead.kernels import native
 from berthead.model.model import Model
 from berthead.predict.answers import decoded
@@ -31,7 +31,7 @@ MOST_ROWS = 512
 NEAR = 0.1
 # A lower precision is taken if it is so many times as fast as float32.
 LEAST_GAIN = 1.05
-# On the golden examples a precision may drift so many times as far as the receipt saw, or so far.
+# On the golden examples a precision may drift so many times as far as the report saw, or so far.
 GOLDEN_TIMES = 2.0
 GOLDEN_DRIFT = 0.02
 HOW_TO = "berthead bench MODEL DATA measures them on your rows, and keeps the result for auto"
@@ -51,7 +51,7 @@ def candidates(model: Model, device: torch.device = CPU) -> list[str]:
 
 
 def computed_by(model: Model, precision: str, device: torch.device = CPU) -> str:
-    """What computes a model here, as a receipt says it: `kernels` of ours, `torch` or `cuda`."""
+    """What computes a model here, as a report says it: `kernels` of ours, `torch` or `cuda`."""
     if device.type == "cuda":
         return "cuda"
     return "kernels" if native.computes(model.encoder, precision) else "torch"
@@ -60,7 +60,7 @@ def computed_by(model: Model, precision: str, device: torch.device = CPU) -> str
 def measure(
     artifact: Artifact, batch: Batch, targets: np.ndarray | None, of: str, exact: FloatArray | None = None,
     predictors: Mapping[str, Predictor] | None = None, device: torch.device = CPU,
-) -> Receipt:  # fmt: skip
+) -> PrecisionReport:  # fmt: skip
     """Compare the answers of each lower precision with those of float32.
 
     Args:
@@ -96,7 +96,7 @@ def measure(
         verdict = _verdict(task, batch, exact, values, points)
         verdicts[precision] = replace(verdict, by=computed_by(artifact.model, precision, device))
     value = None if metric is None or scores is None else round(float(scores[metric]), 6)
-    return Receipt(len(batch.inputs), of, metric, value, verdicts)
+    return PrecisionReport(len(batch.inputs), of, metric, value, verdicts)
 
 
 def _points(better: int, exact: float, found: float) -> float:
@@ -123,7 +123,7 @@ def _verdict(task: Task, batch: Batch, exact: FloatArray, values: FloatArray, po
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class PrecisionChoice:
     """The precision that `auto` took.
 
     Args:
@@ -138,8 +138,8 @@ class Choice:
         return f"precision {self.precision}: {self.reason}"
 
 
-def choose(functions: Mapping[str, Artifact], device: torch.device = CPU) -> Choice:
-    """The fastest precision in which every function answers as in float32, by its receipt; float32 is always allowed.
+def choose(functions: Mapping[str, Artifact], device: torch.device = CPU) -> PrecisionChoice:
+    """The fastest precision in which every function answers as in float32, by its report; float32 is always allowed.
 
     Args:
         functions: one, or several on one encoder, by name.
@@ -151,24 +151,26 @@ def choose(functions: Mapping[str, Artifact], device: torch.device = CPU) -> Cho
     first = next(iter(functions.values()))
     possible, how_to = candidates(first.model, device), ON_GPU if device.type == "cuda" else HOW_TO
     if not possible:
-        return Choice("fp32", f"no lower precision is supported here: {_nothing_lower(first.model, device)}")
+        return PrecisionChoice("fp32", f"no lower precision is supported here: {_nothing_lower(first.model, device)}")
     keys = {name: machine.key_of(artifact, device) for name, artifact in functions.items()}
-    known = {name: receipts_of(artifact, machine.measured(keys[name])) for name, artifact in functions.items()}
-    unknown = [name for name, receipts in known.items() if not receipts]
+    known = {name: reports_of(artifact, machine.measured(keys[name])) for name, artifact in functions.items()}
+    unknown = [name for name, reports in known.items() if not reports]
     if unknown:
-        return Choice("fp32", f"{_whose(unknown[0])}lower precisions were not measured at the fit; {how_to}")
+        return PrecisionChoice("fp32", f"{_whose(unknown[0])}lower precisions were not measured at the fit; {how_to}")
     by = {one: computed_by(first.model, one, device) for one in possible}
-    told = {one: {name: _about(receipts, one, by[one]) for name, receipts in known.items()} for one in possible}
+    told = {one: {name: _about(reports, one, by[one]) for name, reports in known.items()} for one in possible}
     why_not = {one: _refused(told[one], one, how_to) for one in possible}
     passed = [one for one in possible if not why_not[one]]
     if not passed:
-        return Choice("fp32", "; ".join(why_not.values()))
+        return PrecisionChoice("fp32", "; ".join(why_not.values()))
     speed: dict[str, float] = {}
     for name, artifact in functions.items():
         try:
             own, golden = _here(artifact, keys[name], device)
         except GateError:
-            return Choice("fp32", f"{_whose(name)}the golden examples give other logits here; see berthead verify")
+            return PrecisionChoice(
+                "fp32", f"{_whose(name)}the golden examples give other logits here; see berthead verify"
+            )
         speed = speed or own
         for one in passed:
             why_not[one] = why_not[one] or _drifted(told[one][name], golden, one)
@@ -176,8 +178,8 @@ def choose(functions: Mapping[str, Artifact], device: torch.device = CPU) -> Cho
 
 
 def _fastest(
-    speed: Mapping[str, float], why_not: Mapping[str, str], told: Mapping[str, Mapping[str, Receipt | None]]
-) -> Choice:
+    speed: Mapping[str, float], why_not: Mapping[str, str], told: Mapping[str, Mapping[str, PrecisionReport | None]]
+) -> PrecisionChoice:
     """The choice among precisions that are not refused, by tokens a second."""
     best, why = "fp32", [line for line in why_not.values() if line]
     for one in (one for one, line in why_not.items() if not line):
@@ -187,10 +189,10 @@ def _fastest(
         elif speed[one] > speed[best]:
             best = one
     if best != "fp32":
-        receipts = [receipt for receipt in told[best].values() if receipt is not None]
-        worst = min(receipts, key=lambda receipt: receipt.verdicts[best].agreement)
+        reports = [report for report in told[best].values() if report is not None]
+        worst = min(reports, key=lambda report: report.verdicts[best].agreement)
         why.insert(0, f"{speed[best] / speed['fp32']:.2f} x fp32 here; {worst.says(best)}")
-    return Choice(best, "; ".join(why))
+    return PrecisionChoice(best, "; ".join(why))
 
 
 def _whose(name: str) -> str:
@@ -198,7 +200,7 @@ def _whose(name: str) -> str:
     return f"{name}: " if name else ""
 
 
-def receipts_of(artifact: Artifact, kept: Mapping[str, Any]) -> list[Receipt]:
+def reports_of(artifact: Artifact, kept: Mapping[str, Any]) -> list[PrecisionReport]:
     """What was measured of a function: on this machine on the user's own rows, and at the fit.
 
     Args:
@@ -206,39 +208,39 @@ def receipts_of(artifact: Artifact, kept: Mapping[str, Any]) -> list[Receipt]:
         kept: what was measured on this machine.
 
     Returns:
-        The receipts, that of the most rows first; none where nothing was measured.
+        The reports, that of the most rows first; none where nothing was measured.
     """
     found = []
     for written in (kept.get("receipt"), artifact.run.get("gate")):
         try:
-            found += [] if written is None else [Receipt.from_json(written)]
+            found += [] if written is None else [PrecisionReport.from_json(written)]
         except (ValueError, KeyError, TypeError, AttributeError):
             continue  # a cache that something else wrote
-    return sorted(found, key=lambda receipt: -receipt.rows)
+    return sorted(found, key=lambda report: -report.rows)
 
 
-def _about(receipts: Sequence[Receipt], precision: str, by: str) -> Receipt | None:
+def _about(reports: Sequence[PrecisionReport], precision: str, by: str) -> PrecisionReport | None:
     """What was measured, on the most rows, of a precision as it is computed here."""
-    known = (one for one in receipts if precision in one.verdicts and one.verdicts[precision].by == by)
+    known = (one for one in reports if precision in one.verdicts and one.verdicts[precision].by == by)
     return next(known, None)
 
 
-def _refused(told: Mapping[str, Receipt | None], precision: str, how_to: str) -> str:
+def _refused(told: Mapping[str, PrecisionReport | None], precision: str, how_to: str) -> str:
     """Why a precision is not taken, by what was measured of each function; empty: it passed for all."""
-    for name, receipt in told.items():
-        if receipt is None:
+    for name, report in told.items():
+        if report is None:
             return f"{_whose(name)}{precision} was not measured with what computes it here; {how_to}"
-        if not receipt.verdicts[precision].passed:
+        if not report.verdicts[precision].passed:
             allowed = f"{100 * LEAST_AGREEMENT:.1f} %, -{MOST_LOST_POINTS} points"
-            return f"{_whose(name)}{precision} is refused: {receipt.says(precision)} (expected {allowed})"
+            return f"{_whose(name)}{precision} is refused: {report.says(precision)} (expected {allowed})"
     return ""
 
 
-def _drifted(receipt: Receipt | None, golden: Receipt, precision: str) -> str:
+def _drifted(report: PrecisionReport | None, golden: PrecisionReport, precision: str) -> str:
     """Why a precision is not taken, by its logits for the golden examples on this machine."""
-    if receipt is None or precision not in golden.verdicts:
+    if report is None or precision not in golden.verdicts:
         return f"{precision} was not measured on the golden examples"
-    allowed = max(GOLDEN_TIMES * receipt.verdicts[precision].largest_drift, GOLDEN_DRIFT)
+    allowed = max(GOLDEN_TIMES * report.verdicts[precision].largest_drift, GOLDEN_DRIFT)
     drift = golden.verdicts[precision].largest_drift
     if drift <= allowed:
         return ""
@@ -253,7 +255,7 @@ def _nothing_lower(model: Model, device: torch.device) -> str:
     return f"no bfloat16 in hardware, and {native.why_not(model.encoder)}"
 
 
-def _here(artifact: Artifact, key: Mapping[str, Any], device: torch.device) -> tuple[dict[str, float], Receipt]:
+def _here(artifact: Artifact, key: Mapping[str, Any], device: torch.device) -> tuple[dict[str, float], PrecisionReport]:
     """Tokens a second, and what is answered to the golden examples, on this machine: measured once, and kept.
 
     Raises:
@@ -282,9 +284,9 @@ def _kept_speed(kept: Mapping[str, Any], names: Sequence[str]) -> dict[str, floa
     return speed if all(one > 0 for one in speed.values()) else {}
 
 
-def _kept_golden(kept: Mapping[str, Any]) -> Receipt | None:
+def _kept_golden(kept: Mapping[str, Any]) -> PrecisionReport | None:
     try:
-        return Receipt.from_json(kept["golden"])
+        return PrecisionReport.from_json(kept["golden"])
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -292,4 +294,4 @@ def _kept_golden(kept: Mapping[str, Any]) -> Receipt | None:
 def golden_batch(artifact: Artifact) -> Batch:
     """The golden examples, and what is read of them."""
     examples = [golden_input(one) for one in artifact.golden]
-    return Batch(examples, artifact.task.inputs(artifact.tokenizer, examples, artifact.reading))
+    return Batch(examples, artifact.task.inputs(artifact.tokenizer, examples, artifact.policy))

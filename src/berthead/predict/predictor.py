@@ -15,7 +15,7 @@ from berthead.predict.reading import ReadChunk, chunks, length_notes, prefetched
 from berthead.records import Example, FloatArray, Pack, Prediction
 from berthead.tasks import Batch
 from berthead.text.layout import Layout
-from berthead.text.windows import Input
+from berthead.text.windows import EncodedExample
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +96,7 @@ class Applier:
         function = self.function
         for chunk in chunks(examples):
             sound = [example for example in chunk if not example.error]
-            inputs = iter(function.task.inputs(function.tokenizer, sound, function.reading))
+            inputs = iter(function.task.inputs(function.tokenizer, sound, function.policy))
             yield chunk, [[None if example.error else next(inputs) for example in chunk]]
 
     def answer(self, chunk: ReadChunk) -> Iterator[dict[str, Prediction]]:
@@ -143,10 +143,10 @@ class Applier:
         targets = task.targets([example.target for example in examples], inputs)
         scores = task.evaluate(values, targets, Batch(examples, inputs))
         misfits = [f"misplaced: {line}" for line in task.misfits(examples, inputs)]
-        scores["warnings"] += misfits + length_notes(inputs, self.function.reading)
+        scores["warnings"] += misfits + length_notes(inputs, self.function.policy)
         return {"rows": len(examples)} | scores
 
-    def computed(self, examples: Sequence[Example]) -> tuple[FloatArray, list[Input]]:
+    def computed(self, examples: Sequence[Example]) -> tuple[FloatArray, list[EncodedExample]]:
         """Logits of examples, and what was read of each, for who scores them.
 
         Args:
@@ -158,14 +158,14 @@ class Applier:
         Raises:
             DataError: an example cannot be read, and the function was fitted so that this is an error.
         """
-        values, inputs = [np.empty((0, self.function.task.outputs), dtype=np.float32)], list[Input]()
+        values, inputs = [np.empty((0, self.function.task.outputs), dtype=np.float32)], list[EncodedExample]()
         for chunk, (read,) in prefetched(self.read(examples)):
             sound = readable(chunk, read)
             values.append(self.compute(sound).values)
             inputs += [one.without_rows() for one in sound]
         return np.concatenate(values), inputs
 
-    def compute(self, inputs: Sequence[Input]) -> Computed:
+    def compute(self, inputs: Sequence[EncodedExample]) -> Computed:
         """Logits of what was read, in its order."""
         layout, engine, outputs = Layout(inputs), self.engine, self.function.task.outputs
         found = unit_logits(layout, engine.logits, self.combine, outputs, self.token_budget, engine.workers)

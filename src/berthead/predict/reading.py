@@ -14,7 +14,7 @@ from berthead.errors import DataError, counted
 from berthead.records import Example
 from berthead.tasks import Task
 from berthead.text.tokenizer import Tokenizer
-from berthead.text.windows import Input, Reading
+from berthead.text.windows import EncodedExample, LengthPolicy
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ CHUNK_CHARACTERS = 4_000_000
 READER_THREAD = "berthead-reader"
 
 # Examples, and of each function what it reads of each of them; None where the example has an error.
-ReadChunk = tuple[list[Example], list[list[Input | None]]]
+ReadChunk = tuple[list[Example], list[list[EncodedExample | None]]]
 
 
 def chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
@@ -81,7 +81,7 @@ def prefetched(items: Iterator[T]) -> Generator[T]:
 
 
 def split_readable(
-    task: Task, tokenizer: Tokenizer, examples: Sequence[Example], reading: Reading
+    task: Task, tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy
 ) -> tuple[list[Example], list[str]]:
     """Examples that can be read, and a line for each of the others.
 
@@ -89,16 +89,16 @@ def split_readable(
         task: how they are read.
         tokenizer: the encoder's.
         examples: without errors.
-        reading: how long ones are read; with `window` and `truncate` all can be read.
+        policy: how long ones are read; with `window` and `truncate` all can be read.
 
     Returns:
         The sound examples, and `file:line: what is wrong`.
     """
-    if reading.on_long != "error":
+    if policy.on_long != "error":
         return list(examples), []
     sound, bad = [], []
     for chunk in chunks(examples):
-        for example, one in zip(chunk, task.inputs(tokenizer, chunk, reading), strict=True):
+        for example, one in zip(chunk, task.inputs(tokenizer, chunk, policy), strict=True):
             if one.error:
                 bad.append(f"{example.where}: {one.error}")
             else:
@@ -106,7 +106,7 @@ def split_readable(
     return sound, bad
 
 
-def readable(examples: Sequence[Example], inputs: Sequence[Input | None]) -> list[Input]:
+def readable(examples: Sequence[Example], inputs: Sequence[EncodedExample | None]) -> list[EncodedExample]:
     """What was read of the examples.
 
     Raises:
@@ -121,10 +121,10 @@ def readable(examples: Sequence[Example], inputs: Sequence[Input | None]) -> lis
     return sound
 
 
-def length_notes(inputs: Sequence[Input], reading: Reading) -> list[str]:
+def length_notes(inputs: Sequence[EncodedExample], policy: LengthPolicy) -> list[str]:
     """How many rows were longer than the model reads at once, as lines; nothing where none were."""
     cut, windowed = sum(one.truncated for one in inputs), sum(one.n_windows > 1 for one in inputs)
-    return long_notes(cut, windowed, len(inputs), reading.max_tokens)
+    return long_notes(cut, windowed, len(inputs), policy.max_tokens)
 
 
 def long_notes(truncated: int, windowed: int, rows: int, max_tokens: int) -> list[str]:

@@ -117,7 +117,7 @@ def labelled_rows(
     read = (to_example(row, columns, known if labelled else None, task.settled) for row in rows)
     examples, bad = sound_examples(read, options.skip_bad_rows)
     for one in functions if options.skip_bad_rows else ():
-        examples, long = split_readable(one.task, one.tokenizer, examples, one.reading)
+        examples, long = split_readable(one.task, one.tokenizer, examples, one.policy)
         bad += long
     if not examples:
         what = "scored" if labelled else "answered"

@@ -15,7 +15,7 @@ from berthead.function.artifact import Artifact
 from berthead.function.joined import JoinedFunctions
 from berthead.options import PredictOptions
 from berthead.predict.joined import JoinedPredictor
-from berthead.predict.precision import Choice, choose
+from berthead.predict.precision import PrecisionChoice, choose
 from berthead.predict.predictor import Predictor
 
 
@@ -31,11 +31,11 @@ class TorchEngine:
         self.function, self.options = function, options or PredictOptions()
         # Python 3.11's cached_property holds a lock, which a child of a fork may find taken for ever.
         self._lock = fork_lock()
-        self._choice: Choice | None = None
+        self._choice: PrecisionChoice | None = None
         self._predictor: Predictor | JoinedPredictor | None = None
 
     @property
-    def choice(self) -> Choice | None:
+    def choice(self) -> PrecisionChoice | None:
         """The precision that `auto` took, and why; None: the options name one."""
         if self.options.precision != "auto":
             return None

@@ -14,12 +14,12 @@ from berthead.errors import listed
 from berthead.records import Example, FloatArray, IntArray, Label, Prediction, Span
 from berthead.tasks.cells import answer_json, common_type, quoted, short
 from berthead.text.tokenizer import Tokenizer
-from berthead.text.windows import Input, Reading, read_texts
+from berthead.text.windows import EncodedExample, LengthPolicy, read_texts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Inputs = TypeVar("Inputs", bound=Callable[..., list[Input]])
+Inputs = TypeVar("Inputs", bound=Callable[..., list[EncodedExample]])
 LinearModel = Callable[[Any, np.ndarray, Any, int], FloatArray]
 """Features of fitted texts, their targets, features of other texts, outputs -> logits of the others: `linear.py`."""
 
@@ -50,7 +50,7 @@ class Batch:
     """
 
     examples: Sequence[Example]
-    inputs: Sequence[Input]
+    inputs: Sequence[EncodedExample]
 
     def split(self, values: np.ndarray) -> list[np.ndarray]:
         """Values of all units as those of each example."""
@@ -119,10 +119,10 @@ class Task(Protocol):
         return target if self.answer_labels and isinstance(target, str | int | float | bool) else None
 
     @stateless
-    def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], reading: Reading) -> list[Input]:
+    def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy) -> list[EncodedExample]:
         """Examples as the encoder reads them."""
         pairs = [example.pair or "" for example in examples] if any(x.pair is not None for x in examples) else None
-        return read_texts(tokenizer, [example.text for example in examples], pairs, reading)
+        return read_texts(tokenizer, [example.text for example in examples], pairs, policy)
 
     @property
     def inputs_key(self) -> Hashable:
@@ -130,7 +130,7 @@ class Task(Protocol):
         read = type(self).inputs
         return read if getattr(read, "stateless", False) else id(self)
 
-    def misfits(self, examples: Sequence[Example], inputs: Sequence[Input]) -> list[str]:
+    def misfits(self, examples: Sequence[Example], inputs: Sequence[EncodedExample]) -> list[str]:
         """Targets that do not fit what was read, as lines with their rows."""
         return []
 
@@ -202,7 +202,7 @@ class Task(Protocol):
     # Learning.
 
     @abstractmethod
-    def targets(self, values: Sequence[Any], inputs: Sequence[Input] = ()) -> np.ndarray:
+    def targets(self, values: Sequence[Any], inputs: Sequence[EncodedExample] = ()) -> np.ndarray:
         """Targets as the loss reads them: int64 [rows], float32 [rows, outputs], or an array [units, ...] for each."""
 
     def support(self, targets: np.ndarray) -> IntArray | None:
@@ -306,7 +306,7 @@ class Task(Protocol):
             shares[one.start, one.end, one.label] = 1.0 if one.score is None else one.score
         return shares or {self.identity(answer): 1.0 if answer.score is None else answer.score}
 
-    def is_right(self, answer: Answer, example: Example, read: Input) -> bool | None:
+    def is_right(self, answer: Answer, example: Example, read: EncodedExample) -> bool | None:
         """Whether an answer is wholly right; None: this cannot be said, as of numbers.
 
         Args:

@@ -16,7 +16,7 @@ from berthead.tasks.base import Answer, Batch, Task, stateless
 from berthead.tasks.cells import short
 from berthead.tasks.label_scores import best_temperature
 from berthead.text.tokenizer import Tokenizer
-from berthead.text.windows import Input, Reading, read_choices
+from berthead.text.windows import EncodedExample, LengthPolicy, read_choices
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,14 +107,14 @@ class Choose(Task):
         return ["score"]
 
     @stateless
-    def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], reading: Reading) -> list[Input]:
+    def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy) -> list[EncodedExample]:
         """Each question with each of its choices."""
-        return read_choices(tokenizer, examples, reading)
+        return read_choices(tokenizer, examples, policy)
 
     def check(self, target: Choice) -> None:
         """Any choice can be compared."""
 
-    def targets(self, values: Sequence[Choice], inputs: Sequence[Input] = ()) -> np.ndarray:
+    def targets(self, values: Sequence[Choice], inputs: Sequence[EncodedExample] = ()) -> np.ndarray:
         """1 for the right choice and 0 for the others, int64 [choices, 1]."""
         return ragged([(np.arange(value.of) == value.number(self.style)).astype(np.int64)[:, None] for value in values])
 
@@ -166,7 +166,7 @@ class Choose(Task):
         shares = answer.probabilities or {}
         return max(shares, key=shares.__getitem__)
 
-    def is_right(self, answer: Answer, example: Example, read: Input) -> bool:
+    def is_right(self, answer: Answer, example: Example, read: EncodedExample) -> bool:
         """Whether it is the right choice."""
         return bool(self.identity(answer) == example.target.number(self.style))
 

@@ -16,7 +16,7 @@ from berthead.tasks.base import Answer, Batch, LinearModel, Task
 from berthead.tasks.cells import typed
 from berthead.tasks.label_scores import best_temperature, calibration_error, nll, per_label
 from berthead.tasks.linear import softmax_regression
-from berthead.text.windows import Input
+from berthead.text.windows import EncodedExample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,7 +94,7 @@ class Classify(Task):
         except KeyError:
             raise ValueError("; ".join(self.labels.unknown(target))) from None
 
-    def targets(self, values: Sequence[Label], inputs: Sequence[Input] = ()) -> np.ndarray:
+    def targets(self, values: Sequence[Label], inputs: Sequence[EncodedExample] = ()) -> np.ndarray:
         """Label numbers, int64 [rows]."""
         return np.array([self.labels.number(value) for value in values], dtype=np.int64)
 
@@ -156,6 +156,6 @@ class Classify(Task):
         """The label, with its type."""
         return typed(answer.answer)
 
-    def is_right(self, answer: Answer, example: Example, read: Input) -> bool:
+    def is_right(self, answer: Answer, example: Example, read: EncodedExample) -> bool:
         """Whether the label is the row's, with its type."""
         return self.identity(answer) == typed(example.target)

@@ -16,7 +16,7 @@ from berthead.tasks.cells import common_type, short, spans_json, typed
 from berthead.tasks.classify import Classify
 from berthead.tasks.tag import Tag
 from berthead.text.tokenizer import Tokenizer
-from berthead.text.windows import Input, Reading, read_words
+from berthead.text.windows import EncodedExample, LengthPolicy, read_words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,16 +126,16 @@ class Joint(Task):
         return replace(self, tag=self.tag.bound(getattr(head, "tokens", None)))
 
     @stateless
-    def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], reading: Reading) -> list[Input]:
+    def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy) -> list[EncodedExample]:
         """Texts by their words, and one unit more for each window."""
-        return read_words(tokenizer, examples, reading, whole=True)
+        return read_words(tokenizer, examples, policy, whole=True)
 
     def check(self, target: TagsAndLabel) -> None:
         """Whether tags and label are known."""
         self.tag.check(target.tags)
         self.classify.check(target.label)
 
-    def targets(self, values: Sequence[TagsAndLabel], inputs: Sequence[Input] = ()) -> np.ndarray:
+    def targets(self, values: Sequence[TagsAndLabel], inputs: Sequence[EncodedExample] = ()) -> np.ndarray:
         """Tag number (-1: none) and label number (-1: none) of each unit, int64 [units, 2]."""
         tags = self.tag.targets([value.tags for value in values], inputs)
         labels = self.classify.targets([value.label for value in values])
@@ -148,7 +148,7 @@ class Joint(Task):
             rows.append(row)
         return ragged(rows)
 
-    def misfits(self, examples: Sequence[Example], inputs: Sequence[Input]) -> list[str]:
+    def misfits(self, examples: Sequence[Example], inputs: Sequence[EncodedExample]) -> list[str]:
         """Spans that begin or end inside a word."""
         return self.tag.misfits([replace(one, target=one.target.tags) for one in examples], inputs)
 
@@ -206,7 +206,7 @@ class Joint(Task):
         """The label with its type, and the set of spans."""
         return typed(answer.answer), self.tag.identity(answer)
 
-    def is_right(self, answer: Answer, example: Example, read: Input) -> bool:
+    def is_right(self, answer: Answer, example: Example, read: EncodedExample) -> bool:
         """Whether both the label and all spans are the row's."""
         target: TagsAndLabel = example.target
         return self.identity(answer) == (typed(target.label), self.tag.wanted(target.tags, read))
@@ -254,7 +254,7 @@ class Joint(Task):
         return np.concatenate(words), stacked, Batch(batch.examples, inputs)
 
 
-def _is_whole(one: Input) -> np.ndarray:
+def _is_whole(one: EncodedExample) -> np.ndarray:
     assert one.units is not None
     whole: np.ndarray = one.units.start < 0
     return whole

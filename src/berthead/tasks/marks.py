@@ -10,7 +10,7 @@ import numpy as np
 
 from berthead.data.labels import is_blank
 from berthead.errors import shown
-from berthead.text.windows import Input
+from berthead.text.windows import EncodedExample
 
 
 class Mark(NamedTuple):
@@ -78,7 +78,7 @@ def check_marks(marks: Sequence[Mark], text: str) -> None:
             raise ValueError(f"holds the spans {both}, which overlap; expected each character in one span at most")
 
 
-def aligned(marks: Sequence[Mark], read: Input, text: str = "") -> tuple[list[str], list[str]]:
+def aligned(marks: Sequence[Mark], read: EncodedExample, text: str = "") -> tuple[list[str], list[str]]:
     """Spans of characters as BIO tags of words.
 
     Args:

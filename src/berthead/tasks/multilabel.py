@@ -17,7 +17,7 @@ from berthead.tasks.base import Answer, Batch, LinearModel, Task
 from berthead.tasks.cells import typed
 from berthead.tasks.label_scores import per_label
 from berthead.tasks.linear import logistic_regressions
-from berthead.text.windows import Input
+from berthead.text.windows import EncodedExample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,7 +109,7 @@ class Multilabel(Task):
             except KeyError:
                 raise ValueError("; ".join(self.labels.unknown(label))) from None
 
-    def targets(self, values: Sequence[list[Label]], inputs: Sequence[Input] = ()) -> np.ndarray:
+    def targets(self, values: Sequence[list[Label]], inputs: Sequence[EncodedExample] = ()) -> np.ndarray:
         """0 or 1 for each label, float32 [rows, labels]."""
         hot = np.zeros((len(values), self.outputs), dtype=np.float32)
         for row, value in enumerate(values):
@@ -198,7 +198,7 @@ class Multilabel(Task):
         """The set of labels, with their types."""
         return frozenset(map(typed, answer.answer))
 
-    def is_right(self, answer: Answer, example: Example, read: Input) -> bool:
+    def is_right(self, answer: Answer, example: Example, read: EncodedExample) -> bool:
         """Whether all labels are the row's."""
         return self.identity(answer) == frozenset(map(typed, example.target))
 

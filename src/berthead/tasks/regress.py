@@ -16,7 +16,7 @@ from berthead.tasks.arrays import number
 from berthead.tasks.base import Answer, Batch, LinearModel, Task
 from berthead.tasks.cells import short
 from berthead.tasks.linear import ridge
-from berthead.text.windows import Input
+from berthead.text.windows import EncodedExample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,7 +106,7 @@ class Regress(Task):
     def check(self, target: float) -> None:
         """Any finite number can be compared."""
 
-    def targets(self, values: Sequence[float], inputs: Sequence[Input] = ()) -> np.ndarray:
+    def targets(self, values: Sequence[float], inputs: Sequence[EncodedExample] = ()) -> np.ndarray:
         """The numbers, float32 [rows, 1]."""
         return np.array(values, dtype=np.float32)[:, None]
 

@@ -17,7 +17,7 @@ from berthead.tasks.arrays import number, ragged
 from berthead.tasks.base import Answer, Batch, Task, stateless
 from berthead.tasks.cells import short
 from berthead.text.tokenizer import Tokenizer
-from berthead.text.windows import Input, Reading, read_questions
+from berthead.text.windows import EncodedExample, LengthPolicy, read_questions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -157,14 +157,14 @@ class Extract(Task):
         return ["start", "end"]
 
     @stateless
-    def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], reading: Reading) -> list[Input]:
+    def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy) -> list[EncodedExample]:
         """Questions, each with windows of its context."""
-        return read_questions(tokenizer, examples, reading)
+        return read_questions(tokenizer, examples, policy)
 
     def check(self, target: tuple[Gold, ...]) -> None:
         """Any answer can be compared."""
 
-    def targets(self, values: Sequence[tuple[Gold, ...]], inputs: Sequence[Input] = ()) -> np.ndarray:
+    def targets(self, values: Sequence[tuple[Gold, ...]], inputs: Sequence[EncodedExample] = ()) -> np.ndarray:
         """For each unit whether the answer starts there, whether it ends there, and its window, int64 [units, 3]."""
         rows = []
         for golds, one in zip(values, inputs, strict=True):
@@ -179,7 +179,7 @@ class Extract(Task):
             rows.append(row)
         return ragged(rows)
 
-    def misfits(self, examples: Sequence[Example], inputs: Sequence[Input]) -> list[str]:
+    def misfits(self, examples: Sequence[Example], inputs: Sequence[EncodedExample]) -> list[str]:
         """Answers that no window holds whole."""
         lines = []
         for example, one, row in zip(examples, inputs, self.targets([x.target for x in examples], inputs), strict=True):
@@ -256,7 +256,7 @@ class Extract(Task):
         """The text, wherever it stands."""
         return str(answer.answer)
 
-    def is_right(self, answer: Answer, example: Example, read: Input) -> bool:
+    def is_right(self, answer: Answer, example: Example, read: EncodedExample) -> bool:
         """Whether it is one of the right answers, as SQuAD's exact match counts it."""
         return bool(exact(answer.answer, _texts(example)))
 
@@ -309,7 +309,7 @@ def _spans(logits: FloatArray, starts: np.ndarray, ends: np.ndarray, longest: in
     return [(int(first[rows[n]]), int(last[columns[n]]), float(score[rows[n], columns[n]])) for n in order]
 
 
-def _within(one: Input, first: int, end: int, gold: Gold) -> tuple[int, int] | None:
+def _within(one: EncodedExample, first: int, end: int, gold: Gold) -> tuple[int, int] | None:
     """The units at which the answer starts and ends in a window, or None where it is not whole there."""
     assert one.units is not None
     starts, ends = one.units.start[first + 1 : end], one.units.end[first + 1 : end]
@@ -320,7 +320,7 @@ def _within(one: Input, first: int, end: int, gold: Gold) -> tuple[int, int] | N
     return (first + 1 + start, first + 1 + last) if whole else None
 
 
-def _reaches(one: Input, first: int, end: int, gold: Gold) -> bool:
+def _reaches(one: EncodedExample, first: int, end: int, gold: Gold) -> bool:
     """Whether a window ends behind the answer, or with the context."""
     assert one.units is not None
     is_last = end == len(one.units.window) and not one.truncated

@@ -24,7 +24,7 @@ from berthead.tasks.entity_scores import entity_scores
 from berthead.tasks.label_scores import nll
 from berthead.tasks.marks import Mark, aligned, check_marks, mark_of
 from berthead.text.tokenizer import Tokenizer
-from berthead.text.windows import Input, Reading, read_words
+from berthead.text.windows import EncodedExample, LengthPolicy, read_words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -155,9 +155,9 @@ class Tag(Task):
         return replace(self, head=head if getattr(head, "crf", None) is True else None)
 
     @stateless
-    def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], reading: Reading) -> list[Input]:
+    def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy) -> list[EncodedExample]:
         """Texts by their words."""
-        return read_words(tokenizer, examples, reading, whole=False)
+        return read_words(tokenizer, examples, policy, whole=False)
 
     def check(self, target: Sequence[Any]) -> None:
         """Whether every label is known."""
@@ -177,7 +177,7 @@ class Tag(Task):
             saw += listed(map(shown, sorted(known)))
             raise ValueError(f"{saw}. {near}" if near else saw)
 
-    def targets(self, values: Sequence[Any], inputs: Sequence[Input] = ()) -> np.ndarray:
+    def targets(self, values: Sequence[Any], inputs: Sequence[EncodedExample] = ()) -> np.ndarray:
         """Tag numbers of each example's words, int64 [words]."""
         number = {tag: place for place, tag in enumerate(self.tags)}
         rows = []
@@ -189,7 +189,7 @@ class Tag(Task):
             rows.append(np.array([number[tag] for tag in tags], dtype=np.int64))
         return ragged(rows)
 
-    def misfits(self, examples: Sequence[Example], inputs: Sequence[Input]) -> list[str]:
+    def misfits(self, examples: Sequence[Example], inputs: Sequence[EncodedExample]) -> list[str]:
         """Spans that begin or end inside a word; entities that begin with I- where others begin with B-."""
         lines, tagged = [], []
         for example, one in zip(examples, inputs, strict=True):
@@ -277,11 +277,11 @@ class Tag(Task):
             return tuple(answer.tags)
         return frozenset((one.start, one.end, one.label) for one in answer.spans or ())
 
-    def is_right(self, answer: Answer, example: Example, read: Input) -> bool:
+    def is_right(self, answer: Answer, example: Example, read: EncodedExample) -> bool:
         """Whether all spans, or all plain tags, are the row's."""
         return self.identity(answer) == self.wanted(example.target, read)
 
-    def wanted(self, target: Sequence[Any], read: Input) -> Hashable:
+    def wanted(self, target: Sequence[Any], read: EncodedExample) -> Hashable:
         """The target as `identity` gives the answer: spans by characters, or plain tags."""
         if self.scheme == "plain":
             return tuple(target)

@@ -8,7 +8,7 @@ import numpy as np
 
 from berthead.records import IntArray, Pack
 from berthead.text.tokenizer import Encoded
-from berthead.text.windows import Input
+from berthead.text.windows import EncodedExample
 
 
 class Layout:
@@ -25,7 +25,7 @@ class Layout:
         plain: whether each input is one row with one unit.
     """
 
-    def __init__(self, inputs: Sequence[Input]) -> None:
+    def __init__(self, inputs: Sequence[EncodedExample]) -> None:
         self.rows: list[Encoded] = [row for one in inputs for row in one.rows]
         self.row_starts = _edges([len(one.rows) for one in inputs])
         self.unit_starts = _edges([one.n_units for one in inputs])

@@ -18,7 +18,7 @@ _NO_TOKENS = Encoded(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), 0
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class LengthPolicy:
     """How long inputs are read, the same in fit and predict.
 
     Args:
@@ -57,7 +57,7 @@ class Units:
 
 
 @dataclass(frozen=True, slots=True)
-class Input:
+class EncodedExample:
     """An example as the encoder reads it.
 
     Args:
@@ -88,7 +88,7 @@ class Input:
         """The most windows that one text of the example was read in."""
         return len(self.rows) if self.groups is None else int(np.bincount(self.groups).max())
 
-    def without_rows(self) -> Input:
+    def without_rows(self) -> EncodedExample:
         """The same without its tokens, which are needed once only."""
         return replace(self, rows=(_NO_TOKENS,) * len(self.rows))
 
@@ -133,7 +133,7 @@ def owners(starts: Sequence[int], room: int, places: IntArray) -> IntArray:
     return np.searchsorted(np.array(edges), places, side="right").astype(np.int64)
 
 
-def windows_in_parts(one: Input, target: np.ndarray, most: int) -> list[tuple[Input, np.ndarray]]:
+def windows_in_parts(one: EncodedExample, target: np.ndarray, most: int) -> list[tuple[EncodedExample, np.ndarray]]:
     """An input with units and their targets, cut into inputs of at most so many windows.
 
     Args:
@@ -158,42 +158,42 @@ def windows_in_parts(one: Input, target: np.ndarray, most: int) -> list[tuple[In
 
 
 def read_texts(
-    tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, reading: Reading
-) -> list[Input]:
+    tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, policy: LengthPolicy
+) -> list[EncodedExample]:
     """Texts or pairs that get one answer each.
 
     Args:
         tokenizer: the encoder's.
         texts: the first texts.
         pairs: the second ones, as many; or None.
-        reading: how long ones are read; of a long pair the longer side is read in windows.
+        policy: how long ones are read; of a long pair the longer side is read in windows.
 
     Returns:
         One input a text.
     """
     first = tokenizer.ids(texts)
     second: Sequence[list[int] | None] = tokenizer.ids(pairs) if pairs is not None else [None] * len(first)
-    return [_text_input(tokenizer, a, b, reading) for a, b in zip(first, second, strict=True)]
+    return [_text_input(tokenizer, a, b, policy) for a, b in zip(first, second, strict=True)]
 
 
-def read_choices(tokenizer: Tokenizer, examples: Sequence[Example], reading: Reading) -> list[Input]:
+def read_choices(tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy) -> list[EncodedExample]:
     """Questions with choices: each choice is a pair of its own.
 
     Args:
         tokenizer: the encoder's.
         examples: with `choices`.
-        reading: how long ones are read.
+        policy: how long ones are read.
 
     Returns:
         One input a question.
     """
     questions = tokenizer.ids([example.text for example in examples])
     every = iter(tokenizer.ids([choice for example in examples for choice in example.choices or ()]))
-    found: list[Input] = []
+    found: list[EncodedExample] = []
     for example, question in zip(examples, questions, strict=True):
-        pairs = [_text_input(tokenizer, question, next(every), reading) for _ in example.choices or ()]
+        pairs = [_text_input(tokenizer, question, next(every), policy) for _ in example.choices or ()]
         found.append(
-            Input(
+            EncodedExample(
                 tuple(row for pair in pairs for row in pair.rows),
                 max(pair.n_tokens for pair in pairs),
                 any(pair.truncated for pair in pairs),
@@ -204,13 +204,15 @@ def read_choices(tokenizer: Tokenizer, examples: Sequence[Example], reading: Rea
     return found
 
 
-def read_words(tokenizer: Tokenizer, examples: Sequence[Example], reading: Reading, *, whole: bool) -> list[Input]:
+def read_words(
+    tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy, *, whole: bool
+) -> list[EncodedExample]:
     """Texts whose words get an answer each: the words given, or those that the tokenizer finds.
 
     Args:
         tokenizer: the encoder's.
         examples: with `words`, or with a text alone.
-        reading: how long ones are read.
+        policy: how long ones are read.
         whole: each window gets an answer too, before its words.
 
     Returns:
@@ -219,7 +221,7 @@ def read_words(tokenizer: Tokenizer, examples: Sequence[Example], reading: Readi
     texts = [example.text for example in examples if example.words is None]
     given = [example.words for example in examples if example.words is not None]
     pieces, word_ids = iter(tokenizer.pieces(texts)), iter(tokenizer.word_ids(given))
-    found: list[Input] = []
+    found: list[EncodedExample] = []
     for example in examples:
         if example.words is None:
             one = next(pieces)
@@ -236,32 +238,32 @@ def read_words(tokenizer: Tokenizer, examples: Sequence[Example], reading: Readi
             lengths = np.array([len(word) for word in example.words], dtype=np.int64)
             start = np.cumsum(lengths + 1) - lengths - 1  # joined by single spaces
             end = start + lengths
-        found.append(_word_input(tokenizer, ids, firsts, start, end, reading, whole))
+        found.append(_word_input(tokenizer, ids, firsts, start, end, policy, whole))
     return found
 
 
-def read_questions(tokenizer: Tokenizer, examples: Sequence[Example], reading: Reading) -> list[Input]:
+def read_questions(tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy) -> list[EncodedExample]:
     """Questions with a context in which the answer stands; every token of the context can begin or end it.
 
     Args:
         tokenizer: the encoder's.
         examples: the question as text, the context as pair.
-        reading: how long contexts are read.
+        policy: how long contexts are read.
 
     Returns:
         One input a question; the first unit of each window stands for "no answer here".
     """
     questions = tokenizer.ids([example.text for example in examples])
     contexts = tokenizer.pieces([example.pair or "" for example in examples])
-    found: list[Input] = []
+    found: list[EncodedExample] = []
     for example, question, context in zip(examples, questions, contexts, strict=True):
         ends = whole_characters(example.pair or "", context.starts, context.ends)
-        room = tokenizer.room(reading.max_tokens, pair=True)
+        room = tokenizer.room(policy.max_tokens, pair=True)
         kept = question[: max(room // 2, room - len(context.ids))]
         length = len(question) + len(context.ids)
-        error = _too_long(length, room, reading)
+        error = _too_long(length, room, policy)
         room -= len(kept)
-        starts, cut = _windows(len(context.ids), room, reading, "token")
+        starts, cut = _windows(len(context.ids), room, policy, "token")
         before = tokenizer.first_token(pair=True) + len(kept) + tokenizer.gap()
         rows, window, token, start, end = [], [], [], [], []
         for number, first in enumerate(starts):
@@ -272,7 +274,9 @@ def read_questions(tokenizer: Tokenizer, examples: Sequence[Example], reading: R
             start.append(np.concatenate([[-1], context.starts[first : first + room]]))
             end.append(np.concatenate([[-1], ends[first : first + room]]))
         units = Units(*(np.concatenate(part).astype(np.int64) for part in (window, token, start, end)))
-        found.append(Input(tuple(rows), rows[0].n_tokens, cut or len(kept) < len(question), None, units, error))
+        found.append(
+            EncodedExample(tuple(rows), rows[0].n_tokens, cut or len(kept) < len(question), None, units, error)
+        )
     return found
 
 
@@ -301,34 +305,36 @@ def whole_characters(text: str, starts: IntArray, ends: IntArray) -> IntArray:
     return moved
 
 
-def _text_input(tokenizer: Tokenizer, first: list[int], second: list[int] | None, reading: Reading) -> Input:
-    room = tokenizer.room(reading.max_tokens, pair=second is not None)
+def _text_input(
+    tokenizer: Tokenizer, first: list[int], second: list[int] | None, policy: LengthPolicy
+) -> EncodedExample:
+    room = tokenizer.room(policy.max_tokens, pair=second is not None)
     length = len(first) + len(second or ())
     if length <= room:
         row = tokenizer.row(first, second, length)
-        return Input((row,), row.n_tokens, False)
+        return EncodedExample((row,), row.n_tokens, False)
     # One side of a pair stands whole in every window: the shorter one, or its first half of the room.
     slides_first = second is None or len(first) > len(second)
     still = (second or []) if slides_first else first
     kept, moving = still[: room // 2], first if slides_first else (second or [])
-    error = _too_long(length, room, reading)
+    error = _too_long(length, room, policy)
     room -= len(kept)
-    starts, cut = _windows(len(moving), room, reading, "row")
+    starts, cut = _windows(len(moving), room, policy, "row")
     rows = []
     for start in starts:
         part = moving[start : start + room]
         a, b = (part, kept if second is not None else None) if slides_first else (kept, part)
         rows.append(tokenizer.row(a, b, length))
-    return Input(tuple(rows), rows[0].n_tokens, cut or len(kept) < len(still), error=error)
+    return EncodedExample(tuple(rows), rows[0].n_tokens, cut or len(kept) < len(still), error=error)
 
 
 def _word_input(
-    tokenizer: Tokenizer, ids: list[int], firsts: IntArray, start: IntArray, end: IntArray, reading: Reading,
+    tokenizer: Tokenizer, ids: list[int], firsts: IntArray, start: IntArray, end: IntArray, policy: LengthPolicy,
     whole: bool,
-) -> Input:  # fmt: skip
-    room = tokenizer.room(reading.max_tokens, pair=False)
-    error = _too_long(len(ids), room, reading)
-    starts, cut = _windows(len(ids), room, reading, "token")
+) -> EncodedExample:  # fmt: skip
+    room = tokenizer.room(policy.max_tokens, pair=False)
+    error = _too_long(len(ids), room, policy)
+    starts, cut = _windows(len(ids), room, policy, "token")
     rows = tuple(tokenizer.row(ids[first : first + room], None, len(ids)) for first in starts)
     if cut:
         firsts = firsts[firsts < room]
@@ -340,20 +346,20 @@ def _word_input(
         window, token = np.insert(window, places, np.arange(len(rows))), np.insert(token, places, 0)
         start, end = np.insert(start, places, -1), np.insert(end, places, -1)
     units = Units(*(np.asarray(part, dtype=np.int64) for part in (window, token, start, end)))
-    return Input(rows, rows[0].n_tokens, cut, None, units, error)
+    return EncodedExample(rows, rows[0].n_tokens, cut, None, units, error)
 
 
-def _too_long(length: int, room: int, reading: Reading) -> str | None:
+def _too_long(length: int, room: int, policy: LengthPolicy) -> str | None:
     """Why an input of so many tokens cannot be read at all, or None."""
-    if length <= room or reading.on_long != "error":
+    if length <= room or policy.on_long != "error":
         return None
     return f"is too long: {length} tokens where {room} fit (--on-long error)"
 
 
-def _windows(length: int, room: int, reading: Reading, level: str) -> tuple[list[int], bool]:
+def _windows(length: int, room: int, policy: LengthPolicy, level: str) -> tuple[list[int], bool]:
     """Where windows of a text begin, and whether its end is cut."""
     if length <= room:
         return [0], False
-    if reading.on_long != "window" or room < 1:
+    if policy.on_long != "window" or room < 1:
         return [0], True
-    return window_starts(length, room, reading.shared(room, level=level)), False
+    return window_starts(length, room, policy.shared(room, level=level)), False

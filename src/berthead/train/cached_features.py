@@ -29,7 +29,7 @@ from berthead.records import FloatArray, Pack
 from berthead.storage.files import Aside
 from berthead.text.layout import ranges
 from berthead.text.tokenizer import Encoded
-from berthead.text.windows import Input
+from berthead.text.windows import EncodedExample
 from berthead.train.team import ALONE, Team
 
 # Vectors are kept exactly up to this size of the file, beyond it in bfloat16.
@@ -67,7 +67,7 @@ class Vectors:
 
         return vectors_of
 
-    def numbered(self, one: Input) -> Input:
+    def numbered(self, one: EncodedExample) -> EncodedExample:
         """The same input with the places of its tokens' vectors in place of its tokens."""
         rows = (replace(row, ids=self.first[_content(row)] + np.arange(len(row.ids))) for row in one.rows)
         return replace(one, rows=tuple(rows))

@@ -17,7 +17,7 @@ from berthead.kernels.abi import AdamWSteps
 _BY_STEP = ("decay_factor", "step_size", "rsqrt_correction", "decay_product")
 
 
-class Table:
+class EmbeddingTable:
     """An embedding table that learns as AdamW would have all of its rows learn, by the rows that are read.
 
     A row without a gradient changes too, by its moments and its decay; these steps are made up for when the row is read
@@ -30,10 +30,10 @@ class Table:
         eps: beside the root of the second moment.
 
     Example:
-        >>> from berthead.train.embedding_table import Table, learns_by_row
+        >>> from berthead.train.embedding_table import EmbeddingTable, learns_by_row
         >>> embedding = torch.nn.Embedding(5, 2)
         >>> if learns_by_row(embedding):
-        ...     table = Table(embedding, decay=0.01)
+        ...     table = EmbeddingTable(embedding, decay=0.01)
         ...     embedding(torch.tensor([1, 3])).sum().backward()
         ...     table.step(1e-3)
         ...     table.close()
@@ -58,7 +58,7 @@ class Table:
             embedding.weight.register_post_accumulate_grad_hook(_coalesce),  # type: ignore[no-untyped-call]
         ]
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Table:
+    def __deepcopy__(self, memo: dict[int, Any]) -> EmbeddingTable:
         return self  # a copy of the embedding, made to apply it, shares the weights
 
     @property

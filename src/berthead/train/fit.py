@@ -11,7 +11,7 @@ import numpy as np
 from berthead.engine.cpu import use_threads
 from berthead.function.adapter import taken_out
 from berthead.function.artifact import Artifact, with_golden
-from berthead.function.precision_report import Receipt
+from berthead.function.precision_report import PrecisionReport
 from berthead.model.adapt import Adapt
 from berthead.options import HEADS, FitOptions
 from berthead.predict import precision as gate
@@ -96,7 +96,7 @@ def fit_examples(
     data_hash, theta_hash = learnt.hashes
     pretrained = {"name": encoder.label, "theta_sha256": theta_hash}
     artifact = Artifact(
-        model, learnt.tokenizer, task, columns, learnt.reading, encoder.raw_config, pretrained, options.adapt,
+        model, learnt.tokenizer, task, columns, learnt.policy, encoder.raw_config, pretrained, options.adapt,
         own_head=options.head if options.head not in HEADS else None, dropout=head_dropout(options), adapter=adapter,
     )  # fmt: skip
     run: dict[str, Any] = {
@@ -133,7 +133,7 @@ def fit_examples(
     return FitResult(with_golden(artifact, golden_inputs(valid.examples or train.examples)), history, notes)
 
 
-def _gate(artifact: Artifact, fold: Fold, logits: np.ndarray) -> Receipt:
+def _gate(artifact: Artifact, fold: Fold, logits: np.ndarray) -> PrecisionReport:
     """What lower precisions answer to some of the held-out rows."""
     rows = np.unique(np.linspace(0, len(fold.inputs) - 1, min(gate.MOST_ROWS, len(fold.inputs))).astype(int))
     some = Batch([fold.examples[row] for row in rows], [fold.inputs[row] for row in rows])

@@ -12,7 +12,7 @@ import torch
 from berthead.kernels import library
 from berthead.options import FitOptions, flag
 from berthead.records import Example
-from berthead.text.windows import Input
+from berthead.text.windows import EncodedExample
 from berthead.train.settings import Settings
 
 # Options that change no parameter, or say in other words what is compared below.
@@ -23,7 +23,7 @@ _NOT_COMPARED = frozenset({
 
 
 def identity_of(
-    options: FitOptions, settings: Settings, inputs: Sequence[Input], hashes: Mapping[str, str],
+    options: FitOptions, settings: Settings, inputs: Sequence[EncodedExample], hashes: Mapping[str, str],
     how: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """What a fit depends on.
@@ -61,7 +61,7 @@ def data_sha256(examples: Sequence[Example]) -> str:
     return digest.hexdigest()
 
 
-def _tokens_sha256(inputs: Sequence[Input]) -> str:
+def _tokens_sha256(inputs: Sequence[EncodedExample]) -> str:
     digest = hashlib.sha256()
     for one in inputs:
         for row in one.rows:

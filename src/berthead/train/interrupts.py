@@ -10,11 +10,11 @@ from typing import Any
 
 
 @contextmanager
-def whole() -> Iterator[None]:
+def defer_sigint() -> Iterator[None]:
     """Let Ctrl-C wait until this is over; it only ever comes to the main thread.
 
     Example:
-        >>> with whole():
+        >>> with defer_sigint():
         ...     step = 1
     """
     before: Any = signal.getsignal(signal.SIGINT)

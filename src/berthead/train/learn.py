@@ -27,9 +27,9 @@ from berthead.predict.reading import length_notes, readable, split_readable
 from berthead.records import Example
 from berthead.tasks import Task, find_task
 from berthead.tasks.arrays import ragged
-from berthead.text.tables import check_tokenizer
+from berthead.text.bounds import check_tokenizer
 from berthead.text.tokenizer import Tokenizer
-from berthead.text.windows import Reading, windows_in_parts
+from berthead.text.windows import LengthPolicy, windows_in_parts
 from berthead.train.cached_features import check_folder
 from berthead.train.checkpoints import Checkpoints
 from berthead.train.identity import data_sha256, identity_of
@@ -53,7 +53,7 @@ class Learnt:
         task: bound to its head.
         encoder: what it began with.
         tokenizer: the encoder's.
-        reading: how long inputs are read.
+        policy: how long inputs are read.
         settings: how it was fitted.
         threads: of this process.
         folds: rows that were fitted, and rows that were scored.
@@ -66,7 +66,7 @@ class Learnt:
     task: Task
     encoder: Checkpoint
     tokenizer: Tokenizer
-    reading: Reading
+    policy: LengthPolicy
     settings: Settings
     threads: int
     folds: list[Fold]
@@ -91,14 +91,14 @@ def learn(
     few = len(train) if len(examples) < FEW_ROWS else None
     settings = settings_for(options, kind, encoder.config.width, few)
     pairs = any(example.pair is not None or example.choices for example in train)
-    tokenizer, reading = _reader(encoder, options, pairs)
+    tokenizer, policy = _reader(encoder, options, pairs)
     left_out: list[str] = []
     if options.skip_bad_rows:
-        train, long = split_readable(task, tokenizer, train, reading)
-        valid, more = split_readable(task, tokenizer, valid, reading)
+        train, long = split_readable(task, tokenizer, train, policy)
+        valid, more = split_readable(task, tokenizer, valid, policy)
         left_out = [f"left out: {line}" for line in long + more]
-    folds = [_fold(rows, task, tokenizer, reading) for rows in (train, valid)]
-    notes = left_out + _notes(task, folds, reading, encoder)
+    folds = [_fold(rows, task, tokenizer, policy) for rows in (train, valid)]
+    notes = left_out + _notes(task, folds, policy, encoder)
     if by_default and held_out == 0:
         notes.append(_none_held_out(len(examples)))
     elif not valid and held_out != 0:
@@ -128,7 +128,7 @@ def learn(
         rows, scored, cache = _in_parts(task, folds[0]), folds[1] if valid else None, check_folder(options.cache)
         history = fit_model(model, task, rows, scored, settings, quiet, cache, checkpoints, saved, team)
     hashes = data_hash, theta_hash
-    return Learnt(model, task, encoder, tokenizer, reading, settings, threads, folds, hashes, history, notes)
+    return Learnt(model, task, encoder, tokenizer, policy, settings, threads, folds, hashes, history, notes)
 
 
 def _folds(
@@ -175,8 +175,8 @@ def _refuse_unknown(task: Task, held_out: Sequence[Example]) -> None:
             raise DataError(example.where, f"the target {error}", fix=fix) from None
 
 
-def _fold(rows: Sequence[Example], task: Task, tokenizer: Tokenizer, reading: Reading) -> Fold:
-    inputs = readable(rows, task.inputs(tokenizer, rows, reading))
+def _fold(rows: Sequence[Example], task: Task, tokenizer: Tokenizer, policy: LengthPolicy) -> Fold:
+    inputs = readable(rows, task.inputs(tokenizer, rows, policy))
     return Fold(rows, inputs, task.targets([example.target for example in rows], inputs) if rows else np.empty(0))
 
 
@@ -193,9 +193,9 @@ def _in_parts(task: Task, fold: Fold) -> Fold:
     return Fold(examples, inputs, ragged(targets))
 
 
-def _notes(task: Task, folds: Sequence[Fold], reading: Reading, checkpoint: Checkpoint) -> list[str]:
+def _notes(task: Task, folds: Sequence[Fold], policy: LengthPolicy, checkpoint: Checkpoint) -> list[str]:
     """What the user should know before the fit: rare labels, long texts, misplaced targets, unused weights."""
-    notes = length_notes([one for fold in folds for one in fold.inputs], reading)
+    notes = length_notes([one for fold in folds for one in fold.inputs], policy)
     counts = task.support(folds[0].targets)
     if counts is not None:
         few = [f"{text} ({int(n)})" for text, n in zip(task.label_texts, counts, strict=True) if n < RARE]
@@ -207,7 +207,7 @@ def _notes(task: Task, folds: Sequence[Fold], reading: Reading, checkpoint: Chec
     return notes
 
 
-def _reader(checkpoint: Checkpoint, options: FitOptions, pairs: bool) -> tuple[Tokenizer, Reading]:
+def _reader(checkpoint: Checkpoint, options: FitOptions, pairs: bool) -> tuple[Tokenizer, LengthPolicy]:
     """The checkpoint's tokenizer, and how long inputs are read."""
     tokenizer = Tokenizer.from_folder(checkpoint.folder)
     check_tokenizer(tokenizer, checkpoint.config, f"--encoder {options.encoder}", pairs=False)
@@ -224,7 +224,7 @@ def _reader(checkpoint: Checkpoint, options: FitOptions, pairs: bool) -> tuple[T
     if options.stride is not None and options.stride >= room:
         saw = f"is {options.stride}, but a window holds {counted(room, 'token')} of the text"
         raise UsageError("--stride", saw, f"0 to {room - 1}", "Lower --stride, or raise --max-tokens.")
-    return tokenizer, Reading(options.max_tokens or most, options.on_long, options.stride)  # type: ignore[arg-type]
+    return tokenizer, LengthPolicy(options.max_tokens or most, options.on_long, options.stride)  # type: ignore[arg-type]
 
 
 def _new_head(checkpoint: Checkpoint, options: FitOptions, task: Task, dropout: float) -> nn.Module:

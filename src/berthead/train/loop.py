@@ -16,9 +16,9 @@ from berthead.progress import Progress
 from berthead.tasks import Task
 from berthead.train import memory
 from berthead.train.checkpoints import Checkpoints, Saved
-from berthead.train.modes import Fold, HeadOnly, part_of
+from berthead.train.modes import CachedFeatures, Fold, mode_of
 from berthead.train.settings import Settings
-from berthead.train.steps import History, Run
+from berthead.train.steps import FitState, History
 from berthead.train.team import ALONE, Team
 
 
@@ -51,15 +51,15 @@ def fit_model(
     if isinstance(model.head, RowHead):
         model.head.scale, model.head.shift = task.affine()
     model.to(torch.device(settings.device))
-    part = part_of(model, task.outputs, train, valid, settings, quiet, cache, team)
-    if team.ends_early and isinstance(part, HeadOnly):
+    mode = mode_of(model, task.outputs, train, valid, settings, quiet, cache, team)
+    if team.ends_early and isinstance(mode, CachedFeatures):
         return History()  # its share is done
-    with _one_thread() if isinstance(part, HeadOnly) else nullcontext():
-        run = Run(part, task, train.targets, valid, settings)
+    with _one_thread() if isinstance(mode, CachedFeatures) else nullcontext():
+        state = FitState(mode, task, train.targets, valid, settings)
         if saved:
-            run.load(saved)
-        history = _ran(run, checkpoints, quiet)
-    part.finish()
+            state.load(saved)
+        history = _ran(state, checkpoints, quiet)
+    mode.finish()
     model.cpu()
     if rescaled:
         model.head.fold()
@@ -78,19 +78,19 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _ran(run: Run, checkpoints: Checkpoints | None, quiet: bool) -> History:
+def _ran(state: FitState, checkpoints: Checkpoints | None, quiet: bool) -> History:
     """A run, from where it stands to its end; then the best epoch is in the module."""
-    settings, history = run.settings, run.history
-    with Progress("fit", run.rows_left, "rows", quiet) as progress:
-        if run.has_begun:
-            place = f"{run.step:,} of {run.per_epoch:,} steps of epoch {run.epoch + 1}/{settings.epochs}"
-            progress.say(f"resumed after {place if run.epoch < settings.epochs else 'the last epoch'}")
+    settings, history = state.settings, state.history
+    with Progress("fit", state.rows_left, "rows", quiet) as progress:
+        if state.has_begun:
+            place = f"{state.step:,} of {state.per_epoch:,} steps of epoch {state.epoch + 1}/{settings.epochs}"
+            progress.say(f"resumed after {place if state.epoch < settings.epochs else 'the last epoch'}")
         try:
             with memory.explained():
-                while run.epoch < settings.epochs:
-                    _epoch(run, checkpoints, progress)
+                while state.epoch < settings.epochs:
+                    _epoch(state, checkpoints, progress)
         except (KeyboardInterrupt, MachineError) as error:
-            _keep(run, checkpoints, progress)
+            _keep(state, checkpoints, progress)
             if isinstance(error, MachineError):
                 raise
             history.interrupted = True
@@ -99,34 +99,34 @@ def _ran(run: Run, checkpoints: Checkpoints | None, quiet: bool) -> History:
                 checkpoints.remove()
             raise
         finally:
-            run.optimiser.close()
-    if run.best is not None:
-        run.part.module.load_state_dict(run.best, strict=False)
-    run.part.module.eval()
+            state.optimiser.close()
+    if state.best is not None:
+        state.mode.module.load_state_dict(state.best, strict=False)
+    state.mode.module.eval()
     return history
 
 
-def _epoch(run: Run, checkpoints: Checkpoints | None, progress: Progress) -> None:
+def _epoch(state: FitState, checkpoints: Checkpoints | None, progress: Progress) -> None:
     """An epoch, or the rest of one."""
-    started, rows, number = time.monotonic(), 0, run.epoch + 1
-    order = run.begin_epoch()
-    while run.step < run.per_epoch:
-        read = run.take_step(order, progress.say)
+    started, rows, number = time.monotonic(), 0, state.epoch + 1
+    order = state.begin_epoch()
+    while state.step < state.per_epoch:
+        read = state.take_step(order, progress.say)
         progress.advance(read)
         rows += read
         if checkpoints and checkpoints.is_due():
-            _keep(run, checkpoints, progress)
-    run.end_epoch()
+            _keep(state, checkpoints, progress)
+    state.end_epoch()
     if checkpoints and checkpoints.is_due(epoch_ended=True):
-        _keep(run, checkpoints, progress)
-    if _is_told(number, run.settings.epochs):
+        _keep(state, checkpoints, progress)
+    if _is_told(number, state.settings.epochs):
         speed = rows / (time.monotonic() - started)
-        progress.say(_epoch_line(number, run.settings, run.history.epochs[-1], speed))
+        progress.say(_epoch_line(number, state.settings, state.history.epochs[-1], speed))
 
 
-def _keep(run: Run, checkpoints: Checkpoints | None, progress: Progress) -> None:
+def _keep(state: FitState, checkpoints: Checkpoints | None, progress: Progress) -> None:
     """Write down how far a run has come."""
-    if checkpoints and checkpoints.writes and run.has_begun and (saved := run.saved()):
+    if checkpoints and checkpoints.writes and state.has_begun and (saved := state.saved()):
         checkpoints.write(saved, progress.say)
 
 

@@ -25,10 +25,10 @@ from berthead.predict.predictor import TOKEN_BUDGET
 from berthead.progress import Progress
 from berthead.records import Example, FloatArray, IntArray, Pack
 from berthead.tasks import Batch
+from berthead.text.bounds import check_pack
 from berthead.text.layout import Layout
 from berthead.text.packing import pack, plan
-from berthead.text.tables import check_pack
-from berthead.text.windows import Input
+from berthead.text.windows import EncodedExample
 from berthead.train import memory
 from berthead.train.cached_features import MOST_CACHED_BYTES, Vectors, above, below, frozen_layers, keep
 from berthead.train.settings import Settings
@@ -51,7 +51,7 @@ class Fold:
     """
 
     examples: Sequence[Example]
-    inputs: Sequence[Input]
+    inputs: Sequence[EncodedExample]
     targets: np.ndarray
 
     @property
@@ -60,7 +60,7 @@ class Fold:
         return Batch(self.examples, self.inputs)
 
 
-class Part:
+class TrainingMode:
     """What is fitted: its learning module, its logits in training, its logits for held-out rows."""
 
     module: nn.Module
@@ -104,7 +104,7 @@ class Part:
         """Undo what was done for fitting only."""
 
 
-class Whole(Part):
+class FullModel(TrainingMode):
     """Encoder and head, computed anew in every step."""
 
     def __init__(
@@ -177,7 +177,7 @@ class Whole(Part):
         return unit_logits(layout, compute, over_arrays(self.model.head), self.outputs, TOKEN_BUDGET)[0]
 
 
-class HeadOnly(Part):
+class CachedFeatures(TrainingMode):
     """The head alone: what the frozen encoder says of each row or token is computed once."""
 
     def __init__(
@@ -248,10 +248,10 @@ class HeadOnly(Part):
             self.head.fold_input(self.mean, self.deviation)
 
 
-def part_of(
+def mode_of(
     model: Model, outputs: int, train: Fold, valid: Fold | None, settings: Settings, quiet: bool, cache: Path | None,
     team: Team = ALONE,
-) -> Part:  # fmt: skip
+) -> TrainingMode:  # fmt: skip
     """What is fitted of a model.
 
     Args:
@@ -269,7 +269,7 @@ def part_of(
     """
     frozen = not any(parameter.requires_grad for parameter in model.encoder.parameters())
     if frozen and _fits_in_memory(model, (train, valid)):
-        return HeadOnly(model, train, valid, settings, quiet, cache, team)
+        return CachedFeatures(model, train, valid, settings, quiet, cache, team)
     return _whole(model, outputs, train, valid, settings, quiet, cache, team)
 
 
@@ -285,7 +285,7 @@ def _fits_in_memory(model: Model, folds: Sequence[Fold | None]) -> bool:
 def _whole(
     model: Model, outputs: int, train: Fold, valid: Fold | None, settings: Settings, quiet: bool, cache: Path | None,
     team: Team,
-) -> Whole:  # fmt: skip
+) -> FullModel:  # fmt: skip
     """All that learns with what lies below it, or with what that said of each token, looked up."""
     folds = [fold for fold in (train, valid) if fold]
     if frozen_layers(model) and (settings.epochs > 1 or cache):
@@ -293,10 +293,12 @@ def _whole(
         vectors = below(model, rows, torch.device(settings.device), settings.precision, cache, quiet, team)
         if vectors is not None:
             looked_up = [replace(fold, inputs=[vectors.numbered(one) for one in fold.inputs]) for fold in folds]
-            part = Whole(above(model, vectors), outputs, looked_up[0], looked_up[1] if valid else None, settings, team)
-            part.kept = vectors.to_json() | {"layers": frozen_layers(model)}
-            return part
-    return Whole(model, outputs, train, valid, settings, team)
+            mode = FullModel(
+                above(model, vectors), outputs, looked_up[0], looked_up[1] if valid else None, settings, team
+            )
+            mode.kept = vectors.to_json() | {"layers": frozen_layers(model)}
+            return mode
+    return FullModel(model, outputs, train, valid, settings, team)
 
 
 def _stored(
@@ -312,11 +314,11 @@ def _stored(
     return keep(rows, compute, model, pooling, by_token=head.level == "token", folder=cache, quiet=quiet, team=team)
 
 
-def _sizes(inputs: Sequence[Input]) -> IntArray:
+def _sizes(inputs: Sequence[EncodedExample]) -> IntArray:
     return np.array([one.n_units for one in inputs], dtype=np.int64)
 
 
-def _bounded(one: Input, random: np.random.Generator) -> Input:
+def _bounded(one: EncodedExample, random: np.random.Generator) -> EncodedExample:
     """A text as a training step sees it: of very many windows a random choice, in their order."""
     if len(one.rows) <= MOST_WINDOWS:
         return one

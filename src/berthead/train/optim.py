@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from berthead.train.embedding_table import Table
+from berthead.train.embedding_table import EmbeddingTable
 
 _BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.")
 
@@ -35,7 +35,7 @@ class Optimiser:
         self.named = {names[one]: one for group in self.adamw.param_groups for one in group["params"]}
         if table:
             (name,) = (name for name, parameter in module.named_parameters() if parameter is table.weight)
-            self.table, self.peak = Table(table, weight_decay), peak(name) if peak else lr
+            self.table, self.peak = EmbeddingTable(table, weight_decay), peak(name) if peak else lr
 
     def zero_grad(self) -> None:
         """Forget the gradients of the last step."""
@@ -142,7 +142,7 @@ def peak_rate(name: str, blocks: int, lr: float, head_lr: float, layer_decay: fl
     block = _BLOCK.match(name)
     if block:
         return lr * layer_decay ** (blocks - 1 - int(block[1]))
-    return lr * layer_decay**blocks if name.startswith(("encoder.embeddings.", "encoder.places.")) else lr
+    return lr * layer_decay**blocks if name.startswith(("encoder.embeddings.", "encoder.positions.")) else lr
 
 
 def unfrozen(epoch: int, epochs: int, stages: int) -> int:

@@ -17,8 +17,8 @@ from berthead.tasks import Task
 from berthead.train import memory
 from berthead.train.checkpoints import Saved
 from berthead.train.embedding_table import learns_by_row
-from berthead.train.interrupts import whole
-from berthead.train.modes import Fold, Part
+from berthead.train.interrupts import defer_sigint
+from berthead.train.modes import Fold, TrainingMode
 from berthead.train.optim import Optimiser, peak_rate, rate, unfrozen
 from berthead.train.random_states import Randomness
 from berthead.train.settings import Settings
@@ -43,25 +43,27 @@ class History:
     notes: list[str] = field(default_factory=list)
 
 
-class Run:
+class FitState:
     """A fit under way: what changes from step to step, and can be written down."""
 
-    def __init__(self, part: Part, task: Task, targets: np.ndarray, valid: Fold | None, settings: Settings) -> None:
-        self.part, self.task, self.targets, self.valid, self.settings = part, task, targets, valid, settings
+    def __init__(
+        self, mode: TrainingMode, task: Task, targets: np.ndarray, valid: Fold | None, settings: Settings
+    ) -> None:
+        self.mode, self.task, self.targets, self.valid, self.settings = mode, task, targets, valid, settings
         self.per_epoch = -(-len(targets) // settings.batch)
-        self.optimiser = _optimiser(part.module, settings)
-        self.groups = stages(part.module) if settings.unfreeze and isinstance(part.module, Model) else []
-        self.fixed = {name for name, parameter in part.module.named_parameters() if not parameter.requires_grad}
+        self.optimiser = _optimiser(mode.module, settings)
+        self.groups = stages(mode.module) if settings.unfreeze and isinstance(mode.module, Model) else []
+        self.fixed = {name for name, parameter in mode.module.named_parameters() if not parameter.requires_grad}
         weights = task.weights(targets) if settings.balanced else None
         self.weights = torch.from_numpy(weights) if weights is not None else None
-        self.history = History(kept=part.kept)
+        self.history = History(kept=mode.kept)
         self.best: dict[str, Tensor] | None = None
         self.best_value = -np.inf, -np.inf
         self.epoch, self.step, self.loss = 0, 0, 0.0
         self.orders = np.random.default_rng(settings.seed)
         self.order_state = self.orders.bit_generator.state
         # As it was when all of the above was true; None: in between.
-        self.randomness: Randomness | None = Randomness.of(part.random)
+        self.randomness: Randomness | None = Randomness.of(mode.random)
 
     @property
     def has_begun(self) -> bool:
@@ -78,7 +80,7 @@ class Run:
         """Get ready for an epoch, or for the rest of one: the order of its rows."""
         if self.groups:
             _unfreeze(self.groups, unfrozen(self.epoch, self.settings.epochs, len(self.groups)))
-        self.part.train()
+        self.mode.train()
         self.orders.bit_generator.state = self.order_state
         return self.orders.permutation(len(self.targets))
 
@@ -86,15 +88,15 @@ class Run:
         """One update; the number of rows that it read."""
         rows = order[self.step * self.settings.batch : (self.step + 1) * self.settings.batch]
         number = self.epoch * self.per_epoch + self.step
-        if self.part.team.size > 1:
-            self.part.team.seed(self.settings.seed, number)
-            self.randomness = Randomness.of(self.part.random)
-        loss = self.part.team.sum(self.optimiser, self._gradients(rows, say), self.part.read)
+        if self.mode.team.size > 1:
+            self.mode.team.seed(self.settings.seed, number)
+            self.randomness = Randomness.of(self.mode.random)
+        loss = self.mode.team.sum(self.optimiser, self._gradients(rows, say), self.mode.read)
         share = rate(number, self.per_epoch * self.settings.epochs, self.settings.warmup)
-        with whole():
+        with defer_sigint():
             self.randomness = None
             self.optimiser.step(share)
-            self.step, self.loss, self.randomness = self.step + 1, self.loss + loss, Randomness.of(self.part.random)
+            self.step, self.loss, self.randomness = self.step + 1, self.loss + loss, Randomness.of(self.mode.random)
         return len(rows)
 
     def _gradients(self, rows: np.ndarray, say: Callable[[str], None]) -> float:
@@ -104,7 +106,7 @@ class Run:
         while True:
             self.optimiser.zero_grad()
             try:
-                return _passes(self.part, self.task, self.targets, rows, self.weights)
+                return _passes(self.mode, self.task, self.targets, rows, self.weights)
             except (MemoryError, RuntimeError) as error:
                 if not memory.is_out_of_memory(error):
                     raise
@@ -112,8 +114,8 @@ class Run:
             # gradients is forgotten: a pass may have stopped halfway back.
             self.optimiser.zero_grad()
             memory.give_back()
-            before.restore(self.part.random)
-            note = self.part.shrink()
+            before.restore(self.mode.random)
+            note = self.mode.shrink()
             self.history.notes.append(note)
             say(note)
 
@@ -123,13 +125,13 @@ class Run:
         if not np.isfinite(self.loss):
             saw = f"the training loss is {self.loss} in epoch {self.epoch + 1}"
             raise UsageError("fit", saw, "a finite loss", f"Lower --lr (it is {self.settings.lr:g}).")
-        scores = _score(self.part, self.task, self.valid)
+        scores = _score(self.mode, self.task, self.valid)
         value = _value(self.task, self.settings.metric, scores, self.epoch)
-        with whole():
+        with defer_sigint():
             before, self.randomness = self.randomness, None
             self.history.epochs.append({"train_loss": self.loss / len(self.targets)} | scores)
             if value > self.best_value or self.best is None:
-                self.best, self.best_value = _copy(self.part.module, self.fixed), value
+                self.best, self.best_value = _copy(self.mode.module, self.fixed), value
                 self.history.best_epoch = self.epoch + 1
             self.epoch, self.step, self.loss = self.epoch + 1, 0, 0.0
             self.order_state, self.randomness = self.orders.bit_generator.state, before
@@ -141,9 +143,9 @@ class Run:
         names = ("epoch", "step", "loss", "order_state", "best_value")
         state = {name: getattr(self, name) for name in names} | {
             "epochs": self.history.epochs, "best_epoch": self.history.best_epoch, "notes": self.history.notes,
-            "kept": self.part.kept, "micro_tokens": self.part.micro_tokens, "windows": self.randomness.windows,
+            "kept": self.mode.kept, "micro_tokens": self.mode.micro_tokens, "windows": self.randomness.windows,
         }  # fmt: skip
-        now = {name: one for name, one in self.part.module.state_dict().items() if name not in self.fixed}
+        now = {name: one for name, one in self.mode.module.state_dict().items() if name not in self.fixed}
         groups = {"now": now, "best": self.best or {}, "random": self.randomness.tensors()}
         tensors = {f"{group}.{name}": one for group, some in groups.items() for name, one in some.items()}
         return Saved(state, tensors | self.optimiser.tensors())
@@ -155,25 +157,25 @@ class Run:
         def group(name: str) -> dict[str, Tensor]:
             return {one.removeprefix(f"{name}."): tensors[one].clone() for one in tensors if one.startswith(f"{name}.")}
 
-        if state["kept"] != self.part.kept:
-            saw = f"frozen activations were kept as {state['kept']} and are now kept as {self.part.kept}"
+        if state["kept"] != self.mode.kept:
+            saw = f"frozen activations were kept as {state['kept']} and are now kept as {self.mode.kept}"
             raise UsageError("--resume", saw, "", "Free some space in the temporary folder, or in --cache.")
-        self.part.module.load_state_dict(group("now"), strict=False)
+        self.mode.module.load_state_dict(group("now"), strict=False)
         self.optimiser.load(tensors)
         self.best, self.best_value = group("best") or None, tuple(state["best_value"])
         self.epoch, self.step, self.loss = state["epoch"], state["step"], state["loss"]
-        self.order_state, self.part.micro_tokens = state["order_state"], state["micro_tokens"]
+        self.order_state, self.mode.micro_tokens = state["order_state"], state["micro_tokens"]
         self.history.epochs, self.history.best_epoch = state["epochs"], state["best_epoch"]
         self.history.notes = state["notes"]
         self.randomness = Randomness.from_tensors(group("random"), state["windows"])
-        self.randomness.restore(self.part.random)
+        self.randomness.restore(self.mode.random)
 
 
-def _passes(part: Part, task: Task, targets: np.ndarray, rows: np.ndarray, weights: Tensor | None) -> float:
+def _passes(mode: TrainingMode, task: Task, targets: np.ndarray, rows: np.ndarray, weights: Tensor | None) -> float:
     """Forwards and backwards: the gradients of the rows' mean loss; the sum of their losses."""
     total = 0.0
-    task = task.over(_wanted(targets[rows], part.sizes[rows].tolist()), len(rows))
-    for logits, places, sizes in part.training_logits(rows):
+    task = task.over(_wanted(targets[rows], mode.sizes[rows].tolist()), len(rows))
+    for logits, places, sizes in mode.training_logits(rows):
         loss = task.loss(logits, _wanted(targets[rows[places]], sizes), weights, sizes).sum()
         (loss / len(rows)).backward()  # type: ignore[no-untyped-call]
         total += loss.item()
@@ -187,11 +189,11 @@ def _wanted(targets: np.ndarray, sizes: Sequence[int]) -> Tensor:
     return torch.from_numpy(np.concatenate([one[:size] for one, size in zip(targets, sizes, strict=True)]))
 
 
-def _score(part: Part, task: Task, valid: Fold | None) -> dict[str, float]:
+def _score(mode: TrainingMode, task: Task, valid: Fold | None) -> dict[str, float]:
     if valid is None:
         return {}
-    part.module.eval()
-    scores = task.evaluate(part.valid_logits(), valid.targets, valid.batch)
+    mode.module.eval()
+    scores = task.evaluate(mode.valid_logits(), valid.targets, valid.batch)
     return {name: scores[name] for name in task.metrics}
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from berthead.model.config import EncoderConfig
 from berthead.model.heads import over_arrays
 from berthead.model.tensors import TensorPack
 from berthead.model.units import packs, unit_logits
+from berthead.options import ROW_OPTIONS, PredictOptions
+from berthead.options.keywords import RowKeywords
+from berthead.options.signatures import takes_options
 from berthead.predict import precision as gate
 from berthead.predict.answers import Computed, answered
 from berthead.predict.predictor import Predictor
@@ -30,9 +33,9 @@ from berthead.predict.rows import labelled_rows
 from berthead.progress import Progress
 from berthead.records import Example, FloatArray, Pack
 from berthead.tasks import Batch
+from berthead.text.bounds import check_pack
 from berthead.text.layout import Layout
-from berthead.text.tables import check_pack
-from berthead.text.windows import Input
+from berthead.text.windows import EncodedExample
 
 # Rows whose answers are compared, and tokens that are timed.
 MOST_ROWS = 2048
@@ -44,7 +47,7 @@ STAGES = ("reading", "tokenising", "packing", "encoder", "head", "decoding")
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class PrecisionSpeed:
     """How a function is applied in one precision.
 
     Args:
@@ -100,7 +103,7 @@ class Bench:
     tokens: int
     of: str
     padding: float
-    runs: list[Run]
+    runs: list[PrecisionSpeed]
     gate: dict[str, Any] | None
     kept: bool
     auto: str
@@ -112,31 +115,16 @@ class Bench:
         return asdict(self)
 
 
-def bench(
-    model: Fitted | str | Path,
-    data: Any = None,
-    *,
-    text: str | None = None,
-    pair: str | None = None,
-    label: str | None = None,
-    choices: str | None = None,
-    intent: str | None = None,
-    skip_bad_rows: bool | None = None,
-    quiet: bool = True,
-) -> Bench:
+@takes_options(PredictOptions, ROW_OPTIONS)
+def bench(model: Fitted | str | Path, data: Any = None, *, quiet: bool = True, **options: Unpack[RowKeywords]) -> Bench:
     """Measure a fitted function on this machine, in every precision that it computes.
 
     Args:
         model: the function, or its folder.
         data: a file, a data frame, or a list of dicts; with targets the change of the metric is measured too; None: the
             golden examples, repeated, and no answers are compared.
-        text: column of the text; None: as fitted.
-        pair: column of the second text; None: as fitted.
-        label: column of the target; None: as fitted, where it is there.
-        choices: column of the choices, or one for each, as a,b,c; None: as fitted.
-        intent: column of the label beside tags; None: as fitted.
-        skip_bad_rows: leave out rows that cannot be used; they are counted as `skipped`.
         quiet: show no progress.
+        {options}
 
     Returns:
         The measurements. Speeds, and what was measured on `data`, are kept in the user's cache folder, where `auto`
@@ -156,9 +144,7 @@ def bench(
     artifact = fitted.artifact
     device = find_device(fitted.options.device)
     most = MOST_TOKENS if device.type == "cpu" else GPU_TOKENS
-    rows = _golden(artifact, most) if data is None else _given(
-        artifact, data, text=text, pair=pair, label=label, choices=choices, intent=intent, skip_bad_rows=skip_bad_rows
-    )  # fmt: skip
+    rows = _golden(artifact, most) if data is None else _given(artifact, data, **options)
     names = ["fp32", *gate.candidates(artifact.model, device)]
     predictors = {name: Predictor(artifact, name, fitted.options.token_budget, device) for name in names}
     key = machine.key_of(artifact, device)
@@ -166,8 +152,8 @@ def bench(
     with Progress("bench", len(names) * (ROUNDS + 1), "passes", quiet) as progress:
         if data is not None:
             progress.say(f"comparing answers to {len(rows.batch.inputs):,} rows in {', '.join(names)}")
-            receipt = gate.measure(artifact, rows.batch, rows.targets, "given", predictors=predictors, device=device)
-            kept = machine.keep(key, {"receipt": receipt.to_json()})
+            report = gate.measure(artifact, rows.batch, rows.targets, "given", predictors=predictors, device=device)
+            kept = machine.keep(key, {"receipt": report.to_json()})
         timed = _timed(rows, most)
         progress.say(f"timing {len(timed.examples):,} rows in {', '.join(names)}")
         runs = _runs(artifact, predictors, timed, rows.reading_seconds * len(timed.examples), progress)
@@ -175,11 +161,11 @@ def bench(
     machine.keep(key, {machine.speed_name(): {one.precision: one.tokens_per_second for one in runs}})
     needed = sum(len(row.ids) for row in Layout(timed.inputs).rows)
     computed = sum(len(one.ids) for one in packs(Layout(timed.inputs).rows, predictors["fp32"].token_budget))
-    receipts = [receipt] if data is not None else gate.receipts_of(artifact, machine.measured(key))
+    reports = [report] if data is not None else gate.reports_of(artifact, machine.measured(key))
     return Bench(
         cpu=machine.cpu_model(), gpus=machine.gpus() if device.type == "cuda" else "", threads=torch.get_num_threads(),
         rows=len(timed.examples), tokens=needed, of="given" if data is not None else "golden",
-        padding=1 - needed / computed, runs=runs, gate=receipts[0].to_json() if receipts else None, kept=kept,
+        padding=1 - needed / computed, runs=runs, gate=reports[0].to_json() if reports else None, kept=kept,
         auto=str(gate.choose({"": artifact}, device)), skipped=len(rows.bad), notes=rows.notes,
     )  # fmt: skip
 
@@ -195,20 +181,20 @@ class _Rows:
     notes: list[str]
 
 
-def _given(artifact: Artifact, data: Any, **flags: str | bool | None) -> _Rows:
+def _given(artifact: Artifact, data: Any, **options: Unpack[RowKeywords]) -> _Rows:
     begun = time.perf_counter()
-    read = labelled_rows(data, [artifact], needed=False, **flags)
+    read = labelled_rows(data, [artifact], needed=False, **options)
     seconds = (time.perf_counter() - begun) / len(read.examples)
     chosen = _evenly(len(read.examples), MOST_ROWS)
     examples = [read.examples[row] for row in chosen]
-    inputs = artifact.task.inputs(artifact.tokenizer, examples, artifact.reading)
+    inputs = artifact.task.inputs(artifact.tokenizer, examples, artifact.policy)
     sound = [(example, one) for example, one in zip(examples, inputs, strict=True) if not one.error]
     examples, inputs = [example for example, _ in sound], [one for _, one in sound]
     targets = artifact.task.targets([one.target for one in examples], inputs) if read.labelled else None
     notes = read.unscored
     if len(chosen) < len(read.examples):
         notes.append(f"{len(chosen):,} of {len(read.examples):,} rows, evenly spread, are compared")
-    notes += read.notes + length_notes(inputs, artifact.reading) + read.left_out
+    notes += read.notes + length_notes(inputs, artifact.policy) + read.left_out
     return _Rows(Batch(examples, inputs), targets, seconds, read.bad, notes)
 
 
@@ -234,8 +220,8 @@ def _evenly(rows: int, most: int) -> list[int]:
 
 
 def _runs(
-    artifact: Artifact, predictors: Mapping[str, Predictor], rows: Batch, reading: float, progress: Progress
-) -> list[Run]:
+    artifact: Artifact, predictors: Mapping[str, Predictor], rows: Batch, policy: float, progress: Progress
+) -> list[PrecisionSpeed]:
     """Each precision in turn, some rounds, so that a change of the machine's speed meets all alike."""
     tokens = sum(len(row.ids) for one in rows.inputs for row in one.rows)
     work = operations(artifact.model.encoder.config, [len(row.ids) for one in rows.inputs for row in one.rows])
@@ -256,9 +242,9 @@ def _runs(
             (_stages(artifact, predictor, rows.examples) for _ in range(ROUNDS)), key=lambda one: sum(one.values())
         )
         peak = max(machine.peak(artifact.model, name, PEAK_SECONDS, predictor.device) for _ in range(ROUNDS))
-        stages, rate = {"reading": reading} | best, work / best["encoder"]
+        stages, rate = {"reading": policy} | best, work / best["encoder"]
         shares = {stage: stages[stage] / sum(stages.values()) for stage in STAGES}
-        runs.append(Run(
+        runs.append(PrecisionSpeed(
             name, predictor.engine.kernels, len(rows.examples) / seconds[name], tokens / seconds[name],
             seconds["fp32"] / seconds[name], rate, peak, rate / peak, shares,
         ))  # fmt: skip
@@ -288,7 +274,7 @@ def _stages(artifact: Artifact, predictor: Predictor, examples: Sequence[Example
         return logits
 
     with timed("tokenising"):
-        inputs: list[Input] = artifact.task.inputs(artifact.tokenizer, examples, artifact.reading)
+        inputs: list[EncodedExample] = artifact.task.inputs(artifact.tokenizer, examples, artifact.policy)
     with timed("packing"):
         layout = Layout(inputs)
         combine = over_arrays(artifact.model.head)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -15,11 +15,14 @@ from berthead.fitted import Fitted, load
 from berthead.formats.readers import STDIO
 from berthead.formats.registry import find_format, format_of
 from berthead.formats.writers import check_writable, open_writer
+from berthead.options import ROW_OPTIONS, PredictOptions
+from berthead.options.keywords import RowKeywords
+from berthead.options.signatures import takes_options
 from berthead.predict.answers import decoded
 from berthead.predict.rows import knows, labelled_rows
 from berthead.records import Example, FloatArray, Label
 from berthead.tasks import Answer, Batch, Task
-from berthead.text.windows import Input
+from berthead.text.windows import EncodedExample
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,36 +149,21 @@ class _Side:
 
     task: Task
     values: FloatArray
-    inputs: list[Input]
+    inputs: list[EncodedExample]
     answers: list[Answer]
     identities: list[Hashable]
     right: list[bool | None]
 
 
-def compare(
-    a: Fitted | str | Path,
-    b: Fitted | str | Path,
-    data: Any,
-    *,
-    text: str | None = None,
-    pair: str | None = None,
-    label: str | None = None,
-    choices: str | None = None,
-    intent: str | None = None,
-    skip_bad_rows: bool | None = None,
-) -> Comparison:
+@takes_options(PredictOptions, ROW_OPTIONS)
+def compare(a: Fitted | str | Path, b: Fitted | str | Path, data: Any, **options: Unpack[RowKeywords]) -> Comparison:
     """Apply two functions of one task to the same input, and tell their answers and parameters apart.
 
     Args:
         a: the first function, or its folder.
         b: the second; its labels may be others.
         data: a file, a data frame, or a list of dicts; with targets the functions are scored too.
-        text: column of the text; None: as `a` was fitted.
-        pair: column of the second text; None: as fitted.
-        label: column of the target; None: as fitted, where it is there.
-        choices: column of the choices, or one for each, as a,b,c; None: as fitted.
-        intent: column of the label beside tags; None: as fitted.
-        skip_bad_rows: leave out rows that cannot be used; they are counted as `skipped`.
+        {options}
 
     Returns:
         The comparison.
@@ -193,10 +181,7 @@ def compare(
     first, second = (one if isinstance(one, Fitted) else load(one) for one in (a, b))
     _check_same_question(first, second)
     artifacts = [first.artifact, second.artifact]
-    read = labelled_rows(
-        data, artifacts, needed=False,
-        text=text, pair=pair, label=label, choices=choices, intent=intent, skip_bad_rows=skip_bad_rows,
-    )  # fmt: skip
+    read = labelled_rows(data, artifacts, needed=False, **options)
     sides = _side(first, read.examples, read.labelled), _side(second, read.examples, read.labelled)
     flips = _flips(*sides, read.examples, read.labelled)
     notes = read.unscored + _label_notes(*(side.task for side in sides)) + read.notes + read.left_out

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from berthead.errors import ModelError, UsageError, shown
 from berthead.fitted import Fitted, load
 from berthead.function.artifact import Artifact, with_parameters
 from berthead.function.head_record import head_record
 from berthead.function.parameters import Parameters
+from berthead.options import ROW_OPTIONS, PredictOptions
+from berthead.options.keywords import RowKeywords
+from berthead.options.signatures import takes_options
 from berthead.predict.predictor import Predictor
 from berthead.predict.rows import labelled_rows
 from berthead.records import Example
@@ -57,19 +60,15 @@ class _Scored:
     score: float
 
 
+@takes_options(PredictOptions, ROW_OPTIONS)
 def soup(
     members: Sequence[Fitted | str | Path],
     data: Any = None,
     *,
     uniform: bool = False,
     metric: str | None = None,
-    text: str | None = None,
-    pair: str | None = None,
-    label: str | None = None,
-    choices: str | None = None,
-    intent: str | None = None,
-    skip_bad_rows: bool | None = None,
     base: str | Path | None = None,
+    **options: Unpack[RowKeywords],
 ) -> Fitted:
     """The mean of fitted functions, of theta and of omega: as quick as one of them.
 
@@ -82,13 +81,8 @@ def soup(
         data: held-out rows with targets: a file, a data frame, or a list of dicts; None: with `uniform` alone.
         uniform: average all members, whether it helps or not; without data they keep the first one's decision.
         metric: that decides; None: the task's own.
-        text: column of the text; None: as the first was fitted.
-        pair: column of the second text; None: as fitted.
-        label: column of the target; None: as fitted.
-        choices: column of the choices, or one for each, as a,b,c; None: as fitted.
-        intent: column of the label beside tags; None: as fitted.
-        skip_bad_rows: leave out rows that cannot be used, and report them in `warnings`.
         base: where the encoder of adapter folders lies; None: where it was at the fits, or beside the folders.
+        {options}
 
     Returns:
         The function; its record tells the members' hashes and scores as `run["soup"]`, and of the first one chosen what
@@ -122,10 +116,7 @@ def soup(
     if data is None:
         return Fitted(_recorded(_mean(given), given, given, {}))
     name = choose_metric(type(given[0].artifact.task), metric)
-    read = labelled_rows(
-        data, [given[0].artifact],
-        text=text, pair=pair, label=label, choices=choices, intent=intent, skip_bad_rows=skip_bad_rows,
-    )  # fmt: skip
+    read = labelled_rows(data, [given[0].artifact], **options)
     scores = [_scored(one.artifact, read.examples, name) for one in given]
     by_score = sorted(range(len(given)), key=lambda place: -scores[place].score)
     if uniform:
@@ -235,5 +226,5 @@ def _traits(artifact: Artifact) -> dict[str, Any]:
         **{f"the head's {name}": value for name, value in head.items()},
         "the pre-trained encoder": f"{artifact.pretrained['name']}, sha256 {artifact.pretrained['theta_sha256']}",
         "the tokenizer": f"sha256 {artifact.tokenizer.sha256}",
-        **{f"the reading's {name}": value for name, value in asdict(artifact.reading).items()},
+        **{f"the reading's {name}": value for name, value in asdict(artifact.policy).items()},
     }

@@ -27,8 +27,8 @@ from berthead.model.tensors import TensorPack, check_rows
 from berthead.predict.joined import JoinedEngine
 from berthead.records import Pack
 from berthead.storage.hashes import file_sha256
+from berthead.text.bounds import TableSizes, check_pack
 from berthead.text.packing import pack
-from berthead.text.tables import TableSizes, check_pack
 from berthead.text.tokenizer import Encoded, Tokenizer
 from berthead.train.embedding_table import Table, learns_by_row
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from berthead.train.interrupts import whole
+from berthead.train.interrupts import defer_sigint
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def test_ctrl_c_comes_when_it_is_over():
     done = []
 
     def work():
-        with whole():
+        with defer_sigint():
             signal.raise_signal(signal.SIGINT)
             done.append("the rest")
 
@@ -31,7 +31,7 @@ def test_ctrl_c_comes_when_it_is_over():
 
 
 def test_an_error_is_not_hidden():
-    with pytest.raises(ValueError, match="broken"), whole():
+    with pytest.raises(ValueError, match="broken"), defer_sigint():
         raise ValueError("broken")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -40,7 +40,7 @@ def test_other_threads_have_no_ctrl_c():
     done = []
 
     def work():
-        with whole():
+        with defer_sigint():
             done.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=work)
