@@ -42,7 +42,7 @@ def test_the_device_engine_gives_the_engines_logits_and_leaves_the_model_as_it_w
     model = berthead.fit(toy_rows(2), encoder=bert, **QUICK).artifact.model.train()
     fitted = berthead.fit(toy_rows(2), encoder=bert, **QUICK)
     examples = [Example(row["text"]) for row in toy_rows(2)]
-    inputs = fitted.artifact.task.inputs(fitted.artifact.tokenizer, examples, fitted.artifact.policy)
+    inputs = fitted.artifact.task.encode(fitted.artifact.tokenizer, examples, fitted.artifact.policy)
     pack = next(packs(Layout(inputs).rows, 512))
     plain = DeviceEngine(model, CPU)
     np.testing.assert_allclose(plain.logits(pack), Engine(model).logits(pack), atol=1e-5)

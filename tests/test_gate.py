@@ -39,7 +39,7 @@ def own_cache(monkeypatch, tmp_path):
 
 def batch_of(artifact, texts) -> Batch:
     examples = [Example(*(text if isinstance(text, tuple) else (text,))) for text in texts]
-    return Batch(examples, artifact.task.inputs(artifact.tokenizer, examples, artifact.policy))
+    return Batch(examples, artifact.task.encode(artifact.tokenizer, examples, artifact.policy))
 
 
 def with_outliers(fitted, size: float = 1e4, pairs: int = 6):

@@ -78,7 +78,7 @@ def their_model(folder: Path):
 def rows_read(model, examples):
     """What the model reads of examples whose ends are cut: one row each."""
     artifact = model.artifact
-    layout = Layout(artifact.task.inputs(artifact.tokenizer, examples, artifact.policy))
+    layout = Layout(artifact.task.encode(artifact.tokenizer, examples, artifact.policy))
     assert layout.plain
     return layout.rows
 

@@ -297,7 +297,7 @@ def test_peft_loads_the_folder_and_gives_our_logits(kind, fit_lora, calm):
     base = getattr(transformers, f"AutoModelFor{auto}" if auto else "AutoModel").from_pretrained(calm, config=config)
     theirs = peft.PeftModel.from_pretrained(base, str(folder)).eval()
     assert {name for name, one in theirs.named_parameters() if "lora" in name and not one.any()} == set()
-    inputs = model.artifact.task.inputs(
+    inputs = model.artifact.task.encode(
         model.artifact.tokenizer, [golden_example_of(one) for one in model.artifact.golden], model.artifact.policy
     )
     layout = Layout(inputs)

@@ -72,7 +72,7 @@ def check(text: str, spans, *, ordered: bool = True) -> None:
 
 def answers_to(task, tokenizer: Tokenizer, examples: list[Example], seed: int, most: int = 12):
     """What the task makes of random logits."""
-    inputs = task.inputs(tokenizer, examples, LengthPolicy(most))
+    inputs = task.encode(tokenizer, examples, LengthPolicy(most))
     units = sum(one.n_units for one in inputs)
     logits = np.random.default_rng(seed).normal(size=(units, task.outputs), scale=3).astype(np.float32)
     return task.decode(logits, Batch(examples, inputs))
@@ -147,14 +147,14 @@ def test_gold_spans_over_whole_words_come_back_as_they_were(words, blanks, drawn
     cuts = sorted(drawn.draw(st.sets(st.integers(0, len(words)), max_size=6)))
     marks = [Mark(places[a][0], places[b - 1][1], drawn.draw(st.sampled_from("XY"))) for a, b in pairwise(cuts)]
     case = Example(text, target=tuple(marks), where="row 1")
-    (one,) = TAG.inputs(tokenizer, [case], LengthPolicy(12))
+    (one,) = TAG.encode(tokenizer, [case], LengthPolicy(12))
     assert TAG.misfits([case], [one]) == []
     (targets,) = TAG.targets([case.target], [one])
     (answer,) = TAG.decode(certain(TAG, targets), Batch([case], [one]))
     assert [Mark(span.start, span.end, span.label) for span in answer.spans] == marks
     assert [span.score for span in answer.spans] == pytest.approx([1.0] * len(marks), abs=1e-5)
     case = replace(case, target=TagsAndLabel(case.target, "b"))
-    (one,) = JOINT.inputs(tokenizer, [case], LengthPolicy(12))
+    (one,) = JOINT.encode(tokenizer, [case], LengthPolicy(12))
     (targets,) = JOINT.targets([case.target], [one])
     assert (targets[targets[:, 1] >= 0, 1] == 1).all()
     logits = np.zeros((len(targets), JOINT.outputs), dtype=np.float32)
@@ -180,7 +180,7 @@ def test_gold_answers_of_whole_words_come_back_as_they_were(words, blank, drawn,
     assert context[start:].startswith(gold.text)
     case, task = Example("a b", context, (gold,), "row 1"), Extract(500)
     policy = LengthPolicy(64)
-    (one,) = task.inputs(tokenizer, [case], policy)
+    (one,) = task.encode(tokenizer, [case], policy)
     (targets,) = task.targets([case.target], [one])
     assume(not task.misfits([case], [one]))
     assert one.n_windows == 1 or len(one.units.token) > 40
@@ -200,7 +200,7 @@ def test_a_gold_answer_is_whole_in_every_window_that_marks_it(most, tokenizer):
         answer = " ".join(words[first : first + draw.randint(1, 3)])
         start = len("".join(word + " " for word in words[:first]))
         case, task = Example("?", " ".join(words), (Gold(answer, start),)), Extract(500)
-        (one,) = task.inputs(tokenizer, [case], LengthPolicy(most))
+        (one,) = task.encode(tokenizer, [case], LengthPolicy(most))
         (targets,) = task.targets([case.target], [one])
         for window in range(one.n_windows):
             inside = one.units.window == window
@@ -223,7 +223,7 @@ def test_an_answer_that_is_cut_off_is_no_answer(tiny_bert):
     case, task = Example("?", context, (Gold("good great red", context.index("good")),), "row 1"), Extract(100)
     tokenizer = Tokenizer.from_folder(tiny_bert)
     for most in (6, 11, 12):
-        (one,) = task.inputs(tokenizer, [case], LengthPolicy(most, "truncate"))
+        (one,) = task.encode(tokenizer, [case], LengthPolicy(most, "truncate"))
         (targets,) = task.targets([case.target], [one])
         assert one.truncated
         assert targets[0].tolist() == [1, 1, 0], most

@@ -188,7 +188,7 @@ def test_the_loss_of_joint_is_the_sum_of_both(crf, tiny_bert):
     task = Joint(field(("O", "B-X", "I-X"), 1) if crf else Tag(("O", "B-X", "I-X")), Classify(Labels(("a", "b"))))
     lengths = [3, 20, 1]
     examples = [Example("", words=("cat",) * length) for length in lengths]
-    inputs = task.inputs(Tokenizer.from_folder(tiny_bert), examples, LengthPolicy(10))
+    inputs = task.encode(Tokenizer.from_folder(tiny_bert), examples, LengthPolicy(10))
     assert [one.n_windows for one in inputs] == [1, 3, 1]
     draw = np.random.default_rng(0)
     values = [TagsAndLabel(("B-X", *("I-X",) * (length - 1)), "ab"[length % 2]) for length in lengths]
@@ -336,7 +336,7 @@ def test_the_threshold_is_tuned_on_held_out_rows(threshold, tiny_bert):
     """Logits are made so that only one threshold, far from 0, tells the answered from the others."""
     rows = [Example("?", "red cat ran", (Gold("red", 0),)), Example("?", "red cat ran", ())] * 3
     task = Extract(100, True)
-    inputs = task.inputs(Tokenizer.from_folder(tiny_bert), rows, LengthPolicy(20))
+    inputs = task.encode(Tokenizer.from_folder(tiny_bert), rows, LengthPolicy(20))
     logits = []
     for number, row in enumerate(rows):
         margin = threshold + (2 if row.target else -2) + number / 10
@@ -381,7 +381,7 @@ def test_a_training_step_sees_the_logits_that_predict_gives(task, tiny_bert, mon
     words = [" ".join(draw.choice(["the", "cat", "good", "bad"], length)) for length in (1, 40, 3, 17, 90)]
     examples = [Example(text if kind.form.startswith("words") else text[:30], f"{text} dog",
                         choices=(text, "a dog", "bad " * len(text))) for text in words]  # fmt: skip
-    inputs = kind.inputs(tokenizer, examples, LengthPolicy(24))
+    inputs = kind.encode(tokenizer, examples, LengthPolicy(24))
     most = max(one.n_windows for one in inputs)
     assert most > 3
     fold = Fold(examples, inputs, np.zeros(len(inputs)))
@@ -613,9 +613,9 @@ def test_a_layout_of_all_kinds_of_inputs_counts_units_and_rows(tiny_bert):
     tokenizer, policy = Tokenizer.from_folder(tiny_bert), LengthPolicy(12)
     examples = [Example("cat " * n, "dog " * (3 * n), choices=("a " * n, "b")) for n in (1, 30, 4)]
     for task in (Tag(BIO), Extract(9), Choose(), Joint(Tag(BIO), Classify(Labels(("a", "b"))))):
-        layout = Layout(task.inputs(tokenizer, examples, policy))
+        layout = Layout(task.encode(tokenizer, examples, policy))
         assert layout.by_token == (task.level == "token")
-        assert np.diff(layout.unit_starts).tolist() == [one.n_units for one in task.inputs(tokenizer, examples, policy)]
+        assert np.diff(layout.unit_starts).tolist() == [one.n_units for one in task.encode(tokenizer, examples, policy)]
 
 
 def test_rows_without_a_word_are_fitted_and_answered_but_cannot_be_scored(tiny_bert, tmp_path):
@@ -636,7 +636,7 @@ def test_a_step_reads_a_bounded_share_of_long_choices(choices, tiny_bert):
     """Every choice keeps windows of its own, and all of them together no more than a step may hold."""
     tokenizer = Tokenizer.from_folder(tiny_bert)
     example = Example("the cat", choices=tuple("good " * (900 + 50 * n) for n in range(choices)))
-    (whole,) = Choose().inputs(tokenizer, [example], LengthPolicy(24))
+    (whole,) = Choose().encode(tokenizer, [example], LengthPolicy(24))
     part = modes._bounded(whole, np.random.default_rng(0))
     assert len(whole.rows) > modes.MOST_WINDOWS >= len(part.rows)
     assert part.n_units == choices

@@ -76,7 +76,7 @@ def problem(folder, task="classify", rows=None, held_out=8, pooling="pooler", st
 
 def fold_of(task, tokenizer, examples):
     """Examples read to be fitted or scored."""
-    inputs = task.inputs(tokenizer, examples, LengthPolicy(64))
+    inputs = task.encode(tokenizer, examples, LengthPolicy(64))
     return Fold(examples, inputs, task.targets([one.target for one in examples], inputs))
 
 

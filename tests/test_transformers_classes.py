@@ -73,7 +73,7 @@ def both(model: Any, auto: str, function: Any) -> list[tuple[np.ndarray, np.ndar
     """Our logits of each row of the golden examples beside theirs, both from the same token numbers."""
     artifact, sides = function.artifact, []
     examples = [golden_input(one) for one in artifact.golden[:3]]
-    layout = Layout(artifact.task.inputs(artifact.tokenizer, examples, artifact.policy))
+    layout = Layout(artifact.task.encode(artifact.tokenizer, examples, artifact.policy))
     for number in range(len(layout.rows)):
         one = pack(layout.rows, np.array([number]))
         batch = {"input_ids": torch.from_numpy(one.ids)[None]}

@@ -189,7 +189,7 @@ def plain_logits(artifact: Artifact, examples: Sequence[Example]) -> FloatArray:
         float32 [units, outputs].
     """
     model = artifact.model.eval()
-    layout = Layout(artifact.task.inputs(artifact.tokenizer, examples, artifact.policy))
+    layout = Layout(artifact.task.encode(artifact.tokenizer, examples, artifact.policy))
 
     def compute(one: Pack) -> FloatArray:
         check_pack(one, model.encoder.config)

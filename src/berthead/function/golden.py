@@ -34,7 +34,7 @@ def reads_pairs(task: Task, columns: Mapping[str, Any]) -> bool:
 
 def by_example(function: Function, examples: Sequence[Example], logits: FloatArray) -> list[FloatArray]:
     """Logits of all units as those of each example."""
-    inputs = function.task.inputs(function.tokenizer, examples, function.policy)
+    inputs = function.task.encode(function.tokenizer, examples, function.policy)
     return Batch(examples, inputs).split(logits)
 
 

@@ -164,9 +164,9 @@ class JoinedPredictor:
             read = []
             for artifact in self.functions.values():
                 task = artifact.task
-                key = (task.inputs_key, artifact.policy)
+                key = (task.encode_key, artifact.policy)
                 if key not in known:
-                    inputs = iter(task.inputs(artifact.tokenizer, sound, artifact.policy))
+                    inputs = iter(task.encode(artifact.tokenizer, sound, artifact.policy))
                     known[key] = [None if example.error else next(inputs) for example in chunk]
                 read.append(known[key])
             yield chunk, read

@@ -294,4 +294,4 @@ def _kept_golden(kept: Mapping[str, Any]) -> PrecisionReport | None:
 def golden_batch(artifact: Artifact) -> Batch:
     """The golden examples, and what is read of them."""
     examples = [golden_input(one) for one in artifact.golden]
-    return Batch(examples, artifact.task.inputs(artifact.tokenizer, examples, artifact.policy))
+    return Batch(examples, artifact.task.encode(artifact.tokenizer, examples, artifact.policy))

@@ -96,7 +96,7 @@ class Applier:
         function = self.function
         for chunk in chunks(examples):
             sound = [example for example in chunk if not example.error]
-            inputs = iter(function.task.inputs(function.tokenizer, sound, function.policy))
+            inputs = iter(function.task.encode(function.tokenizer, sound, function.policy))
             yield chunk, [[None if example.error else next(inputs) for example in chunk]]
 
     def answer(self, chunk: ReadChunk) -> Iterator[dict[str, Prediction]]:

@@ -98,7 +98,7 @@ def split_readable(
         return list(examples), []
     sound, bad = [], []
     for chunk in chunks(examples):
-        for example, one in zip(chunk, task.inputs(tokenizer, chunk, policy), strict=True):
+        for example, one in zip(chunk, task.encode(tokenizer, chunk, policy), strict=True):
             if one.error:
                 bad.append(f"{example.where}: {one.error}")
             else:

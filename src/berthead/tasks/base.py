@@ -19,7 +19,7 @@ from berthead.text.windows import EncodedExample, LengthPolicy, read_texts
 if TYPE_CHECKING:
     from torch import Tensor
 
-Inputs = TypeVar("Inputs", bound=Callable[..., list[EncodedExample]])
+Encode = TypeVar("Encode", bound=Callable[..., list[EncodedExample]])
 LinearModel = Callable[[Any, np.ndarray, Any, int], FloatArray]
 """Features of fitted texts, their targets, features of other texts, outputs -> logits of the others: `linear.py`."""
 
@@ -58,16 +58,16 @@ class Batch:
         return np.split(values, edges[:-1]) if len(edges) else []
 
 
-def stateless(inputs: Inputs) -> Inputs:
-    """Mark a task's `inputs` as reading nothing of its state: joined functions then read a row once for all of them."""
-    inputs.stateless = True  # type: ignore[attr-defined]
-    return inputs
+def stateless(encode: Encode) -> Encode:
+    """Mark a task's `encode` as reading nothing of its state: joined functions then read a row once for all of them."""
+    encode.stateless = True  # type: ignore[attr-defined]
+    return encode
 
 
 class Task(Protocol):
     """The meaning of the logits. A task is a small immutable record; its state is what `to_json` writes.
 
-    What is read and answered is the example as a whole unless `inputs` says otherwise. Such a task may leave `batch`
+    What is read and answered is the example as a whole unless `encode` says otherwise. Such a task may leave `batch`
     out of account: its logits have one row an example. What is not abstract has a default that is sound for any task.
     """
 
@@ -119,15 +119,15 @@ class Task(Protocol):
         return target if self.answer_labels and isinstance(target, str | int | float | bool) else None
 
     @stateless
-    def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy) -> list[EncodedExample]:
+    def encode(self, tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy) -> list[EncodedExample]:
         """Examples as the encoder reads them."""
         pairs = [example.pair or "" for example in examples] if any(x.pair is not None for x in examples) else None
         return read_texts(tokenizer, [example.text for example in examples], pairs, policy)
 
     @property
-    def inputs_key(self) -> Hashable:
+    def encode_key(self) -> Hashable:
         """Equal for tasks that read every example alike."""
-        read = type(self).inputs
+        read = type(self).encode
         return read if getattr(read, "stateless", False) else id(self)
 
     def misfits(self, examples: Sequence[Example], inputs: Sequence[EncodedExample]) -> list[str]:

@@ -107,7 +107,7 @@ class Choose(Task):
         return ["score"]
 
     @stateless
-    def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy) -> list[EncodedExample]:
+    def encode(self, tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy) -> list[EncodedExample]:
         """Each question with each of its choices."""
         return read_choices(tokenizer, examples, policy)
 

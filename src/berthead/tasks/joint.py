@@ -126,7 +126,7 @@ class Joint(Task):
         return replace(self, tag=self.tag.bound(getattr(head, "tokens", None)))
 
     @stateless
-    def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy) -> list[EncodedExample]:
+    def encode(self, tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy) -> list[EncodedExample]:
         """Texts by their words, and one unit more for each window."""
         return read_words(tokenizer, examples, policy, whole=True)
 

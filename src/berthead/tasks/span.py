@@ -157,7 +157,7 @@ class Extract(Task):
         return ["start", "end"]
 
     @stateless
-    def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy) -> list[EncodedExample]:
+    def encode(self, tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy) -> list[EncodedExample]:
         """Questions, each with windows of its context."""
         return read_questions(tokenizer, examples, policy)
 

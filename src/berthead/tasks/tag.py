@@ -155,7 +155,7 @@ class Tag(Task):
         return replace(self, head=head if getattr(head, "crf", None) is True else None)
 
     @stateless
-    def inputs(self, tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy) -> list[EncodedExample]:
+    def encode(self, tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy) -> list[EncodedExample]:
         """Texts by their words."""
         return read_words(tokenizer, examples, policy, whole=False)
 

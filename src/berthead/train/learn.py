@@ -176,7 +176,7 @@ def _refuse_unknown(task: Task, held_out: Sequence[Example]) -> None:
 
 
 def _fold(rows: Sequence[Example], task: Task, tokenizer: Tokenizer, policy: LengthPolicy) -> Fold:
-    inputs = readable(rows, task.inputs(tokenizer, rows, policy))
+    inputs = readable(rows, task.encode(tokenizer, rows, policy))
     return Fold(rows, inputs, task.targets([example.target for example in rows], inputs) if rows else np.empty(0))
 
 

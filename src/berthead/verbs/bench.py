@@ -187,7 +187,7 @@ def _given(artifact: Artifact, data: Any, **options: Unpack[RowKeywords]) -> _Ro
     seconds = (time.perf_counter() - begun) / len(read.examples)
     chosen = _evenly(len(read.examples), MOST_ROWS)
     examples = [read.examples[row] for row in chosen]
-    inputs = artifact.task.inputs(artifact.tokenizer, examples, artifact.policy)
+    inputs = artifact.task.encode(artifact.tokenizer, examples, artifact.policy)
     sound = [(example, one) for example, one in zip(examples, inputs, strict=True) if not one.error]
     examples, inputs = [example for example, _ in sound], [one for _, one in sound]
     targets = artifact.task.targets([one.target for one in examples], inputs) if read.labelled else None
@@ -274,7 +274,7 @@ def _stages(artifact: Artifact, predictor: Predictor, examples: Sequence[Example
         return logits
 
     with timed("tokenising"):
-        inputs: list[EncodedExample] = artifact.task.inputs(artifact.tokenizer, examples, artifact.policy)
+        inputs: list[EncodedExample] = artifact.task.encode(artifact.tokenizer, examples, artifact.policy)
     with timed("packing"):
         layout = Layout(inputs)
         combine = over_arrays(artifact.model.head)
