@@ -10,7 +10,7 @@
 
 namespace berthead {
 
-constexpr int kAbiVersion = 1;
+constexpr int kAbiVersion = 2;
 
 enum Precision { kFP32 = 0, kBF16 = 1, kINT8 = 2 };
 enum Activation { kGelu = 0, kGeluTanh = 1, kRelu = 2, kSilu = 3, kTanh = 4 };

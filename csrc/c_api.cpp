@@ -4,6 +4,8 @@
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
+#include <exception>
+#include <new>
 
 #include "encoder.h"
 #include "instruction_sets.h"
@@ -32,6 +34,16 @@ int RunTraining(const Kernels& kernels, const TrainingSpec& spec, int precision,
     if (!train(spec, precision, pass, team, rank, state.scratch)) ok = false;
   });
   return ok ? 0 : 1;
+}
+
+// Whoever calls through ctypes cannot catch an exception: where there is no memory, or no more threads, a call fails.
+template <class Result, class Function>
+Result Caught(Result failed, Function function) noexcept {
+  try {
+    return function();
+  } catch (const std::exception&) {
+    return failed;
+  }
 }
 
 // One thread's operations a second over so many seconds; 0: no memory.
@@ -63,41 +75,44 @@ extern "C" {
 
 // The name of the n-th kernels that this processor can run, the best last. Null: there are no more.
 EXPORTED const char* berthead_kernel_name(int n) {
-  const auto usable = UsableKernels();
-  return n >= 0 && n < (int)usable.size() ? usable[n]->name : nullptr;
+  const KernelList& usable = UsableKernels();
+  return n >= 0 && n < usable.end() - usable.begin() ? usable.begin()[n]->name : nullptr;
 }
 
-// A new encoder without blocks. Null: this processor has no such kernels, or they do not compute this precision.
+// A new encoder without blocks. Null: this processor has no such kernels, or they do not compute this precision, or no
+// memory.
 EXPORTED void* berthead_encoder_new(const char* name, int precision) {
   const Kernels* kernels = FindKernels(name, precision);
-  return kernels ? new Encoder{kernels, precision, {}} : nullptr;
+  return kernels ? new (std::nothrow) Encoder{kernels, precision, {}} : nullptr;
 }
 
 // Adds a block. Weights are copied; tables are not, and have to stay. 0: done; 1: no memory.
 EXPORTED int berthead_encoder_add_block(void* encoder, const BlockSpec* spec) {
   Encoder& to = *static_cast<Encoder*>(encoder);
-  Block block{};
-  if (!to.kernels->prepare_block(*spec, to.precision, block)) {
-    Release(block);
+  return Caught(1, [&] {
+    to.blocks.emplace_back();
+    if (to.kernels->prepare_block(*spec, to.precision, to.blocks.back())) return 0;
+    Release(to.blocks.back());
+    to.blocks.pop_back();
     return 1;
-  }
-  to.blocks.push_back(block);
-  return 0;
+  });
 }
 
 // Sequences through blocks `order` [layers], from ids or, where there is no embedding, from `input`, to `output`; both
 // [tokens, width]. Of `selected` tokens, ascending, the output is the last vector; of others it has no meaning. Null:
-// all are selected. 0: done; 1: no memory.
+// all are selected. 0: done; 1: no memory, or no threads.
 EXPORTED int berthead_encoder_run(void* encoder, const int32_t* order, int layers, const EmbeddingSpec* embedding,
                                   const int64_t* ids, const int64_t* segments, const float* input, float* output,
                                   const int64_t* starts, int sequences, const int64_t* selected, int selected_count,
                                   int threads) {
-  ForwardCall call{
-      *static_cast<Encoder*>(encoder), order, layers, embedding, ids, segments, starts, input, output, selected, {}};
-  if (selected)
-    for (int i = 0; i <= sequences; i++)
-      call.selected_starts.push_back(std::lower_bound(selected, selected + selected_count, starts[i]) - selected);
-  return RunForward(call, sequences, threads) ? 0 : 1;
+  return Caught(1, [&] {
+    ForwardCall call{
+        *static_cast<Encoder*>(encoder), order, layers, embedding, ids, segments, starts, input, output, selected, {}};
+    if (selected)
+      for (int i = 0; i <= sequences; i++)
+        call.selected_starts.push_back(std::lower_bound(selected, selected + selected_count, starts[i]) - selected);
+    return RunForward(call, sequences, threads) ? 0 : 1;
+  });
 }
 
 EXPORTED void berthead_encoder_free(void* encoder) {
@@ -113,37 +128,44 @@ EXPORTED size_t berthead_tape_bytes(const char* name, int precision, const Train
   return kernels ? kernels->tape_bytes(*spec, precision, tokens, output_tokens) : 0;
 }
 
-// A block forward, or backward. 0: done; 1: no memory.
+// A block forward, or backward. 0: done; 1: no memory, or no threads.
 EXPORTED int berthead_train(const char* name, int precision, const TrainingSpec* spec, TrainingPass* pass, int forward,
                             int threads) {
-  return RunTraining(*FindKernels(name, precision), *spec, precision, *pass, forward != 0, threads);
+  return Caught(
+      1, [&] { return RunTraining(*FindKernels(name, precision), *spec, precision, *pass, forward != 0, threads); });
 }
 
-// Rows of an embedding table through the steps that they have not made.
-EXPORTED void berthead_adamw(const char* name, const AdamWSteps* steps, int threads) {
-  const Kernels* kernels = FindKernels(name, kFP32);
-  const std::lock_guard<std::mutex> guard(pool_mutex);
-  ThreadPool& pool = Threads(threads);
-  std::atomic<int> taken{0};
-  pool.Run([&](int, ThreadState&) {
-    for (int i = taken.fetch_add(kRowsAtOnce); i < steps->count; i = taken.fetch_add(kRowsAtOnce))
-      kernels->adamw(*steps, i, std::min(i + kRowsAtOnce, steps->count));
+// Rows of an embedding table through the steps that they have not made. 0: done; 1: no threads.
+EXPORTED int berthead_adamw(const char* name, const AdamWSteps* steps, int threads) {
+  return Caught(1, [&] {
+    const Kernels* kernels = FindKernels(name, kFP32);
+    const std::lock_guard<std::mutex> guard(pool_mutex);
+    ThreadPool& pool = Threads(threads);
+    std::atomic<int> taken{0};
+    pool.Run([&](int, ThreadState&) {
+      for (int i = taken.fetch_add(kRowsAtOnce); i < steps->count; i = taken.fetch_add(kRowsAtOnce))
+        kernels->adamw(*steps, i, std::min(i + kRowsAtOnce, steps->count));
+    });
+    return 0;
   });
 }
 
 // Operations a second (an addition and a multiplication are two) of a tile's product in the L1 cache, of so many
-// threads together. 0: this processor has no such kernels, or not in this precision, or no memory.
+// threads together. 0: this processor has no such kernels, or not in this precision, or no memory, or no
+// threads.
 EXPORTED double berthead_peak(const char* name, int precision, int threads, double seconds) {
-  const Kernels* kernels = FindKernels(name, precision);
-  if (!kernels) return 0;
-  const std::lock_guard<std::mutex> guard(pool_mutex);
-  std::vector<double> rates(threads, 0.0);
-  Threads(threads).Run([&](int rank, ThreadState&) { rates[rank] = MeasureThread(*kernels, precision, seconds); });
-  double total = 0;
-  for (const double rate : rates) {
-    if (rate <= 0) return 0;
-    total += rate;
-  }
-  return total;
+  return Caught(0.0, [&] {
+    const Kernels* kernels = FindKernels(name, precision);
+    if (!kernels) return 0.0;
+    const std::lock_guard<std::mutex> guard(pool_mutex);
+    std::vector<double> rates(threads, 0.0);
+    Threads(threads).Run([&](int rank, ThreadState&) { rates[rank] = MeasureThread(*kernels, precision, seconds); });
+    double total = 0;
+    for (const double rate : rates) {
+      if (rate <= 0) return 0.0;
+      total += rate;
+    }
+    return total;
+  });
 }
 }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <new>
 
 #include "thread_pool.h"
 
@@ -34,7 +35,9 @@ bool PrepareWorkspace(const ForwardCall& call, Workspace& workspace, Chunk& chun
   chunk.qkv = workspace.qkv.data;
   chunk.context = workspace.context.data;
   if (!chunk.selected) return true;
-  if (!workspace.of_gathered) workspace.of_gathered.reset(new Workspace);
+  // A thread of the pool may compute this: an exception there would end the process.
+  if (!workspace.of_gathered) workspace.of_gathered.reset(new (std::nothrow) Workspace);
+  if (!workspace.of_gathered) return false;
   Chunk& gathered = workspace.gathered = Chunk{};
   gathered.tokens = (int)(chunk.selected_starts[chunk.sequences] - chunk.selected_starts[0]);
   if (!Grow(workspace.of_gathered->hidden, std::max(gathered.tokens, 1) * width * sizeof(float))) return false;

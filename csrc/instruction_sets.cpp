@@ -24,15 +24,8 @@ bool HasAmx() {
 }
 #endif
 
-// Kernels that were left out of this build are not usable.
-void Add(const Kernels* kernels, std::vector<const Kernels*>& usable) {
-  if (kernels) usable.push_back(kernels);
-}
-
-}  // namespace
-
-std::vector<const Kernels*> UsableKernels() {
-  std::vector<const Kernels*> usable;
+KernelList FindUsable() {
+  KernelList usable;
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -40,15 +33,21 @@ std::vector<const Kernels*> UsableKernels() {
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
   const bool bf16 = vnni && __builtin_cpu_supports("avx512bf16");
-  if (avx2) Add(&avx2_kernels, usable);
-  if (avx512) Add(&avx512_kernels, usable);
-  if (vnni) Add(&avx512_vnni_kernels, usable);
-  if (bf16) Add(&avx512_bf16_kernels, usable);
+  if (avx2) usable.Add(&avx2_kernels);
+  if (avx512) usable.Add(&avx512_kernels);
+  if (vnni) usable.Add(&avx512_vnni_kernels);
+  if (bf16) usable.Add(&avx512_bf16_kernels);
 #endif
 #if defined(BERTHEAD_AMX)
-  static const bool amx = HasAmx();
-  if (bf16 && amx) Add(&avx512_amx_kernels, usable);
+  if (bf16 && HasAmx()) usable.Add(&avx512_amx_kernels);
 #endif
+  return usable;
+}
+
+}  // namespace
+
+const KernelList& UsableKernels() {
+  static const KernelList usable = FindUsable();
   return usable;
 }
 

@@ -60,10 +60,18 @@ ThreadState::~ThreadState() {
 }
 
 ThreadPool::ThreadPool(int size) : states_(size) {
-  for (int rank = 1; rank < size; rank++) threads_.emplace_back([this, rank] { Serve(rank); });
+  threads_.reserve(size);
+  try {
+    for (int rank = 1; rank < size; rank++) threads_.emplace_back([this, rank] { Serve(rank); });
+  } catch (...) {  // the system gives no more threads
+    Stop();
+    throw;
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { Stop(); }
+
+void ThreadPool::Stop() {
   {
     const std::lock_guard<std::mutex> guard(mutex_);
     stop_ = true;

@@ -56,6 +56,7 @@ class ThreadPool {
 
  private:
   void Serve(int rank);
+  void Stop();
 
   std::vector<ThreadState> states_;
   std::vector<std::thread> threads_;

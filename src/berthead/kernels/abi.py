@@ -11,7 +11,7 @@ import ctypes
 from berthead.errors import UsageError
 
 # The arguments of the functions and the meaning of the fields, which no description shows: kAbiVersion in csrc/abi.h.
-VERSION = 1
+VERSION = 2
 PRECISIONS = {"fp32": 0, "bf16": 1, "int8": 2}
 """The arithmetic of the products."""
 FUNCTIONS = {"gelu": 0, "gelu_tanh": 1, "relu": 2, "silu": 3, "tanh": 4}

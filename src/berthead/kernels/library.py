@@ -69,7 +69,7 @@ def _declare(library: ctypes.CDLL) -> None:
         "encoder_free": (None, [POINTER]),
         "tape_bytes": (ctypes.c_size_t, [name, integer, spec(TrainingSpec), integer, integer]),
         "train": (integer, [name, integer, spec(TrainingSpec), spec(TrainingPass), integer, integer]),
-        "adamw": (None, [name, spec(AdamWSteps), integer]),
+        "adamw": (integer, [name, spec(AdamWSteps), integer]),
         "peak": (ctypes.c_double, [name, integer, integer, ctypes.c_double]),
     }  # fmt: skip
     for function, (returns, takes) in functions.items():
@@ -128,5 +128,6 @@ def peak(precision: str, threads: int, seconds: float = 0.1) -> float:
     library = loaded()
     assert library is not None
     rate: float = library.berthead_peak(chosen().encode(), abi.PRECISIONS[precision], threads, seconds)
-    assert rate > 0, (chosen(), precision)
+    if rate <= 0:
+        raise MemoryError("no memory, or no threads, to measure the machine with")
     return rate

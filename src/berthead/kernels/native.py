@@ -71,7 +71,8 @@ class NativeBlocks:
         assert found is not None
         self.library, self.name, self.precision, self.config = found, chosen(), precision, config
         self.handle = found.berthead_encoder_new(self.name.encode(), PRECISIONS[precision])
-        assert self.handle, (self.name, precision)
+        if not self.handle:
+            raise MemoryError("no memory for an encoder")
         # Tables that the kernels read where they lie.
         self._kept: list[Tensor] = []
         self._count = 0
@@ -176,7 +177,7 @@ class NativeBlocks:
             0 if selected is None else len(selected), torch.get_num_threads(),
         )  # fmt: skip
         if failed:
-            raise MemoryError("no memory for the activations of a pack")
+            raise MemoryError("no memory, or no threads, for the activations of a pack")
         return output
 
 

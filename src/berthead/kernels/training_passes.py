@@ -19,7 +19,8 @@ def advance(steps: AdamWSteps) -> None:
     """Bring rows of a table up to a step; no row twice."""
     found = loaded()
     assert found is not None
-    found.berthead_adamw(chosen().encode(), ctypes.byref(steps), torch.get_num_threads())
+    if found.berthead_adamw(chosen().encode(), ctypes.byref(steps), torch.get_num_threads()):
+        raise MemoryError("no threads for the steps of a table")
 
 
 def forget_tapes() -> None:
@@ -85,4 +86,4 @@ class Pass:
             self.name, self.precision, ctypes.byref(spec), ctypes.byref(work), forward, torch.get_num_threads()
         )
         if failed:
-            raise MemoryError("no memory for the gradients of a pass")
+            raise MemoryError("no memory, or no threads, for the gradients of a pass")
