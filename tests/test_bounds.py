@@ -30,7 +30,7 @@ from berthead.storage.hashes import file_sha256
 from berthead.text.bounds import TableSizes, check_pack
 from berthead.text.packing import pack
 from berthead.text.tokenizer import Encoded, Tokenizer
-from berthead.train.embedding_table import Table, learns_by_row
+from berthead.train.embedding_table import EmbeddingTable, learns_by_row
 
 CPU = torch.device("cpu")
 needs_kernels = pytest.mark.skipif(not library.kernels(), reason="this machine has no kernels of ours")
@@ -324,7 +324,7 @@ def test_the_kernels_themselves_refuse_tensors(name, tiny_bert):
     with pytest.raises(ModelError, match=words):
         native.pack_weights(model, "fp32").encoder(tensors)
     assert training.supports_training(model.encoder, "fp32", CPU)
-    table = Table(model.encoder.embeddings.word, decay=0.01)
+    table = EmbeddingTable(model.encoder.embeddings.word, decay=0.01)
     try:
         with pytest.raises(ModelError, match=words):
             training.hidden(model.encoder, tensors, "fp32")
@@ -337,7 +337,7 @@ def test_the_kernels_themselves_refuse_tensors(name, tiny_bert):
 def test_a_table_that_learns_is_not_read_beside_its_rows(rows):
     embedding = torch.nn.Embedding(5, 4)
     assert learns_by_row(embedding)
-    table = Table(embedding, decay=0.01)
+    table = EmbeddingTable(embedding, decay=0.01)
     embedding(torch.tensor([1, 3])).sum().backward()
     table.step(1e-3)
     with pytest.raises(IndexError, match="expected 0 to 4"):

@@ -24,7 +24,7 @@ from berthead.engine import cuda, forks
 from berthead.engine.cpu import CPU, Engine, has_fast_bf16, use_threads
 from berthead.errors import BertheadError, MachineError, ModelError
 from berthead.kernels import library
-from berthead.predict import policy
+from berthead.predict import reading
 from berthead.records import Example
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
@@ -228,7 +228,7 @@ def test_two_threads_may_fork_at_once(wide):
 
 def test_answers_that_were_begun_before_a_fork_are_refused_in_the_child(wide):
     model = berthead.load(wide, threads=1)
-    texts = TEXTS[:1] * (2 * policy.CHUNK_ROWS + 1)
+    texts = TEXTS[:1] * (2 * reading.CHUNK_ROWS + 1)
     begun = model.predictor.predict(Example(text) for text in texts)
     first = next(begun)
     message = r"predict: was begun before this process was forked\. Begin it in the child\."

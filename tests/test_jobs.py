@@ -36,7 +36,7 @@ from berthead.jobs.gather import gather
 from berthead.jobs.shard import Shard
 from berthead.jobs.work import Work, compute_part
 from berthead.options import PredictOptions
-from berthead.predict import policy
+from berthead.predict import reading
 from berthead.progress import Progress
 
 QUICK = settings(deadline=None, max_examples=25)
@@ -51,7 +51,7 @@ def model(fit_toy):
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """Rows are computed seven at a time: several chunks make a part, and no part is a whole number of them."""
-    monkeypatch.setattr(policy, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(reading, "CHUNK_ROWS", 7)
 
 
 def some_rows(count: int, bad: int = 0) -> list[dict[str, str]]:

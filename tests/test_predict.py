@@ -34,7 +34,7 @@ from berthead.jobs import work as work_module
 from berthead.jobs.files import predict_file
 from berthead.jobs.work import Work
 from berthead.options import PredictOptions
-from berthead.predict import policy
+from berthead.predict import reading
 from berthead.predict.predictor import Predictor
 from berthead.records import Example
 
@@ -104,7 +104,7 @@ def test_results_come_in_input_order_with_transformers_answers(model, fit_toy):
 
 
 def test_a_generator_is_read_only_a_little_ahead(model, monkeypatch):
-    monkeypatch.setattr(policy, "CHUNK_ROWS", 10)
+    monkeypatch.setattr(reading, "CHUNK_ROWS", 10)
     taken = 0
 
     def endless():
@@ -122,8 +122,8 @@ def test_a_generator_is_read_only_a_little_ahead(model, monkeypatch):
 
 
 def test_long_texts_make_short_chunks(model, monkeypatch):
-    monkeypatch.setattr(policy, "CHUNK_CHARACTERS", 1000)
-    sizes = [len(chunk) for chunk in policy.chunks(Example("x" * 300) for _ in range(10))]
+    monkeypatch.setattr(reading, "CHUNK_CHARACTERS", 1000)
+    sizes = [len(chunk) for chunk in reading.chunks(Example("x" * 300) for _ in range(10))]
     assert sizes == [4, 4, 2]
     assert len(list(model.predictor.predict(Example("good " * 60) for _ in range(10)))) == 10
 
@@ -132,7 +132,7 @@ def test_chunks_of_any_size_give_the_same_answers(model, monkeypatch):
     texts = [row["text"] for row in toy_rows()]
     whole = model.predict(texts)
     for rows in (1, 7, len(texts)):
-        monkeypatch.setattr(policy, "CHUNK_ROWS", rows)
+        monkeypatch.setattr(reading, "CHUNK_ROWS", rows)
         parts = model.predict(texts)
         assert [one.answer for one in parts] == [one.answer for one in whole]
         assert [one.score for one in parts] == pytest.approx([one.score for one in whole], abs=1e-5)
@@ -141,7 +141,7 @@ def test_chunks_of_any_size_give_the_same_answers(model, monkeypatch):
 @pytest.mark.parametrize("bad", [[], [0], [2, 3, 9], list(range(10))])
 @pytest.mark.parametrize("chunk", [3, 100])
 def test_bad_rows_become_errors_and_the_rest_is_intact(bad, chunk, model, monkeypatch):
-    monkeypatch.setattr(policy, "CHUNK_ROWS", chunk)
+    monkeypatch.setattr(reading, "CHUNK_ROWS", chunk)
     texts = [f"good cat {'a ' * n}" for n in range(10)]
     clean = model.predict(texts)
     examples = [
@@ -468,7 +468,7 @@ def test_only_bad_rows_still_give_a_header(model, tmp_path):
 
 
 def test_nothing_stands_at_the_target_before_the_end(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(policy, "CHUNK_ROWS", 5)
+    monkeypatch.setattr(reading, "CHUNK_ROWS", 5)
     source = write_csv(tmp_path / "in.csv", toy_rows())
     target = tmp_path / "out.csv"
     target.write_text("the old result")
@@ -488,7 +488,7 @@ def test_nothing_stands_at_the_target_before_the_end(model, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl.gz", "out.parquet"])
 def test_ctrl_c_keeps_the_rows_of_a_stream_as_partial(name, model, tmp_path, monkeypatch):
-    monkeypatch.setattr(policy, "CHUNK_ROWS", 5)
+    monkeypatch.setattr(reading, "CHUNK_ROWS", 5)
     rows = toy_rows()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(write_csv(tmp_path / "in.csv", rows).open("rb")))
     numbers = itertools.count()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from berthead.kernels import library
-from berthead.train.embedding_table import Table, learns_by_row
+from berthead.train.embedding_table import EmbeddingTable, learns_by_row
 
 pytestmark = pytest.mark.skipif(not library.kernels(), reason="this machine has no kernels of ours")
 
@@ -30,7 +30,7 @@ class Both:
         torch.manual_seed(seed)
         self.ours, self.dense = nn.Embedding(rows, width), nn.Embedding(rows, width)
         self.dense.load_state_dict(self.ours.state_dict())
-        self.table = Table(self.ours, decay)
+        self.table = EmbeddingTable(self.ours, decay)
         self.adamw = torch.optim.AdamW([self.dense.weight], lr=1.0, weight_decay=decay, foreach=False, fused=False)
 
     def step(self, ids, lr, scale=1.0):
