@@ -41,7 +41,7 @@ class OrdinalHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.direction = nn.Linear(width, 1, bias=False)
         nn.init.normal_(self.direction.weight, std=0.02)
-        # The first threshold, and how much further on each other one lies: softplus keeps them in order, 1 apart here.
+        # The first threshold, and the gaps to the others: softplus keeps them in order; at first they are 1 apart.
         self.first = nn.Parameter(torch.full((1,), (1 - outputs) / 2))
         self.gaps = nn.Parameter(torch.full((outputs - 1,), math.log(math.e - 1)))
 
@@ -50,25 +50,25 @@ class OrdinalHead(nn.Module):
         return self.classify(self.pool(hidden, pack))
 
     def pool(self, hidden: Tensor, pack: TensorPack) -> Tensor:
-        """What learns nothing: a frozen encoder's vectors are computed once. float32 [rows, width]."""
+        """The part without parameters, computed once for a frozen encoder. float32 [rows, width]."""
         return row_means(hidden, pack)
 
     def classify(self, pooled: Tensor) -> Tensor:
-        """What learns: [rows, width] -> [rows, outputs]."""
+        """The part that is trained: [rows, width] -> [rows, outputs]."""
         thresholds = torch.cat([self.first, self.first + F.softplus(self.gaps).cumsum(0)])
         logits: Tensor = self.direction(self.dropout(pooled)) - thresholds
         return logits
 
     @torch.no_grad()
     def fold_input(self, mean: Tensor, deviation: Tensor) -> None:
-        """Read x where it was fitted on (x - mean) / deviation, each [width]."""
+        """Fitted on (x - mean) / deviation, from now on read x. Both are [width]."""
         self.direction.weight.div_(deviation)
         self.first.add_(self.direction.weight @ mean)
 
 
 @dataclass(frozen=True, slots=True)
 class Ordinal(Task):
-    """One of several numbers in order; the labels are what stands in the data, from the lowest to the highest."""
+    """One of several numbers in order; the labels are the numbers in the data, in ascending order."""
 
     name: ClassVar[str] = "ordinal"
     problem_type: ClassVar[str] = "multi_label_classification"
@@ -92,7 +92,7 @@ class Ordinal(Task):
 
     @classmethod
     def from_targets(cls, targets: Sequence[int | float], where: str) -> Self:
-        """The numbers that stand in the targets, in order."""
+        """The numbers of the targets, in order."""
         labels = sorted(set(targets))
         if not 2 <= len(labels) <= MOST_LABELS:
             fix = "Numbers without steps need --task regress." if len(labels) > 2 else "Add rows with other labels."
@@ -124,12 +124,12 @@ class Ordinal(Task):
         return [f"above {label}" for label in self.labels[:-1]]
 
     def check(self, target: int | float) -> None:
-        """Whether the label was there at fit."""
+        """Raise ValueError for a label that the fit did not see."""
         if target not in self.labels:
             raise ValueError(f"is {shown(target)}; this model knows {listed(self.labels, 20)}")
 
     def targets(self, values: Sequence[int | float], inputs: Sequence[EncodedExample] = ()) -> np.ndarray:
-        """The labels' places in their order, int64 [rows]."""
+        """The rank of each label, int64 [rows]."""
         return np.array([self.labels.index(value) for value in values], dtype=np.int64)
 
     def weights(self, targets: np.ndarray) -> FloatArray | None:
@@ -138,7 +138,7 @@ class Ordinal(Task):
         return (len(targets) / (len(self.labels) * np.maximum(counts, 1))).astype(np.float32)
 
     def prior(self, targets: np.ndarray) -> FloatArray:
-        """The log odds of each step, where no text is read; float32 [outputs]."""
+        """The log odds of each step without reading the text, float32 [outputs]."""
         above = (targets[:, None] > np.arange(self.outputs)).sum(0) + 0.5
         odds: FloatArray = np.log(above / (len(targets) + 1 - above)).astype(np.float32)
         return odds
@@ -154,7 +154,7 @@ class Ordinal(Task):
         return 1.0, 0.0
 
     def tuned(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> Self:
-        """Nothing is decided after the fit."""
+        """Nothing is tuned after the fit."""
         return self
 
     def decode(self, logits: FloatArray, batch: Batch | None = None) -> list[Answer]:
@@ -169,7 +169,7 @@ class Ordinal(Task):
         from sklearn.metrics import cohen_kappa_score
 
         predicted, values = self._shares(logits).argmax(1), np.array(self.labels, dtype=np.float64)
-        places = range(len(self.labels))  # a label that is not there still takes its place
+        places = range(len(self.labels))  # includes labels that do not occur
         varied = len({*predicted.tolist(), *targets.tolist()}) > 1  # else kappa is 0 / 0
         kappa = cohen_kappa_score(targets, predicted, labels=places, weights="quadratic") if varied else 0.0
         return {
@@ -182,8 +182,8 @@ class Ordinal(Task):
         }
 
     def _shares(self, logits: FloatArray) -> np.ndarray:
-        """Probabilities, [rows, labels]: of being above the label before, less that of being above the label."""
+        """Probabilities, [rows, labels]: P(above the previous label) - P(above this label)."""
         above = 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -500, 500)))
-        above = np.minimum.accumulate(above, axis=1)  # another head than OrdinalHead need not keep the order
+        above = np.minimum.accumulate(above, axis=1)  # heads other than OrdinalHead may break the order
         ends = np.ones((len(above), 1))
         return -np.diff(np.concatenate([ends, above, 0 * ends], axis=1))
