@@ -541,7 +541,7 @@ def test_the_guide_names_what_a_task_has_to_write_and_what_it_need_not():
     cells = re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE)
     said = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
     assert sorted(said) == sorted(OPTIONAL)
-    (needed,) = re.findall(r"It has to say (.*?)\. What is missing", " ".join(section.split()))
+    (needed,) = re.findall(r"It must define (.*?)\. If one is missing", " ".join(section.split()))
     assert set(re.findall(r"`(\w+)`", needed)) == set(REQUIRED)
 
 
