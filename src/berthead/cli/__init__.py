@@ -52,7 +52,7 @@ def _version(
 
 
 def main() -> NoReturn:
-    """Run the command line; a user's mistake gives a message and an exit code, never a traceback."""
+    """Run the command line; a user's mistake shows a message and an exit code, never a traceback."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # half a surrogate pair, or a terminal without UTF-8
     # Before torch is imported: its threads would look for work while the kernels' threads need the processor.
@@ -76,13 +76,13 @@ def main() -> NoReturn:
 
 
 def _words(words: list[str]) -> list[str]:
-    """The words of a command; `--ray` with nothing behind it is `--ray local`, for which typer has no way."""
+    """The words of a command; `--ray` without a value becomes `--ray local`, which typer cannot express."""
     bare = [word == "--ray" and (not after or after.startswith("-")) for word, after in pairwise([*words, ""])]
     return [one for word, alone in zip(words, bare, strict=True) for one in ([word, "local"] if alone else [word])]
 
 
 def _fail_otherwise(error: Exception) -> NoReturn:
-    """The errors of the argument parser are the user's; anything else is ours, and is shown whole."""
+    """Handle errors of the argument parser as user errors; show a full traceback for anything else."""
     if isinstance(error, typer.Exit):
         sys.exit(error.exit_code)
     if isinstance(error, typer.Abort):
@@ -118,5 +118,5 @@ def _fail(message: str, code: int) -> NoReturn:
 
 
 def _drop_stdout() -> None:
-    """What stdout still holds cannot be written: Python would try once more at exit, and complain."""
+    """Discard what stdout still buffers: Python would try to write it again at exit, and fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Flags that commands share, and flags made of an options record."""
+"""Flags that commands share, and flags generated from an options record."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ ModelFolder = Annotated[str, typer.Argument(metavar="MODEL", help="A model folde
 
 
 def of_rows(given: dict[str, Any]) -> dict[str, Any]:
-    """Of a command's options those that say how labelled rows are read."""
+    """The options of a command that say how labelled rows are read."""
     return {name: given[name] for name in ROW_OPTIONS}
 
 
 def with_options(
     *kinds: type[Options], only: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the flags of an options record; they reach it as one dict, `None` for what was not given.
+    """Give a command the flags of an options record; it gets them as one dict, `None` if not given.
 
     Args:
         kinds: the options records.
-        only: the fields wanted; empty: all.
+        only: the fields to include; empty: all.
 
     Returns:
         A decorator for a command with a parameter `given`.

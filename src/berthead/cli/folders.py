@@ -1,4 +1,4 @@
-"""berthead join, info, verify, merge, pull: what is done with whole folders."""
+"""berthead join, info, verify, merge, pull: commands on whole folders."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def join(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model folder that exists.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make one folder of models that share an encoder: shared layers are computed once a text, and all answer."""
+    """Join models that share an encoder in one folder: shared layers are computed once a text, and all answer."""
     from berthead.verbs import join as joining
 
     joined = joining.join(models, out, overwrite=overwrite)

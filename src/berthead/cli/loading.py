@@ -1,4 +1,4 @@
-"""The model that a command is given."""
+"""Loading the model of a command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def load(model: str, given: dict[str, Any]) -> Fitted[Any]:
-    """One function, or of a joined folder all of them as one."""
+    """The function of a folder; of a joined folder all functions as one."""
     from berthead import fitted
 
     options: Any = {name: given.get(name) for name in LOAD_OPTIONS}
@@ -20,7 +20,7 @@ def load(model: str, given: dict[str, Any]) -> Fitted[Any]:
 
 
 def load_one(model: str, given: dict[str, Any]) -> Fitted:
-    """One function: of a joined folder the error says how to name one."""
+    """The function of a folder; for a joined folder the error says how to name one."""
     loaded = load(model, given)
     if loaded.kind == "joined":
         fix = f"Name one of them: {model.rstrip('/')}/{next(iter(loaded))}"

@@ -93,7 +93,7 @@ def _predict_text(fitted: Fitted[Any], text: str, more: list[str], probabilities
 
 
 def _print_joined(predictions: dict[str, Any], probabilities: bool, as_json: bool) -> None:
-    """The answers of several functions to one text, each behind its name."""
+    """Print the answers of several functions to one text, each after its name."""
     for one in predictions.values():
         if one.error:
             raise DataError("predict", one.error)
@@ -115,7 +115,7 @@ def gather(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Put together what predict --shard has computed, on this machine or on several."""
+    """Join the parts that predict --shard computed, on this machine or on several."""
     from berthead.jobs import gather as gathering
 
     _say(gathering.gather(out, folders or []), out, as_json, quiet)
@@ -133,7 +133,7 @@ def _predict_file(
 
 
 def _say(summary: Summary, out: str, as_json: bool, quiet: bool) -> None:
-    """What a job did, and by the exit code whether all rows have an answer."""
+    """Print what a job did; the exit code says whether all rows have an answer."""
     from berthead.predict.reading import long_notes
 
     if summary.failed:

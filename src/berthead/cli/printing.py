@@ -1,4 +1,4 @@
-"""What commands say: results on stdout, notes on stderr."""
+"""Output of commands: results on stdout, notes on stderr."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def warn(lines: list[str]) -> None:
-    """Print notes; of those on single rows the first few of each kind."""
+    """Print notes; of notes about single rows only the first few of each kind."""
     groups = [[line for line in lines if line.startswith(kind)] for kind in _ROW_NOTES]
     shown = [line for line in lines if not line.startswith(_ROW_NOTES)]
     for kind, rows in zip(_ROW_NOTES, groups, strict=True):
@@ -30,12 +30,12 @@ _SHOWN_ROWS = 10
 
 
 def print_json(value: Any) -> None:
-    """Print a result as JSON, letters as they are."""
+    """Print a result as JSON, without escaping letters."""
     print_text(json.dumps(value, ensure_ascii=False, indent=2))
 
 
 def print_text(text: str) -> None:
-    """Write a result to stdout now, so that a full disk is met here."""
+    """Write a result to stdout and flush, so that a full disk fails here."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -45,7 +45,7 @@ def print_text(text: str) -> None:
 
 
 def say_choice(fitted: Any) -> None:
-    """Which precision `--precision auto` took, and why."""
+    """Print which precision `--precision auto` chose, and why."""
     if fitted.choice is not None:
         print(fitted.choice, file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""Records as text for a terminal."""
+"""Reports as text for a terminal."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def fit_report(record: dict[str, Any], out: str) -> str:
-    """How a fit went: held-out scores beside the baselines.
+    """How a fit went: held-out scores compared with the baselines.
 
     Args:
-        record: what `Fitted.info` says.
+        record: the result of `Fitted.info`.
         out: the model folder.
 
     Returns:
@@ -40,13 +40,13 @@ _BASELINES = {"majority": "baseline: majority", "tfidf": "baseline: TF-IDF + lin
 
 
 def gate_rows(run: dict[str, Any]) -> list[tuple[str, str]]:
-    """Lower precisions, and what a fit measured of them beside float32.
+    """Lower precisions, and how a fit measured them against float32.
 
     Args:
-        run: of a function's record.
+        run: `run` in a function's record.
 
     Returns:
-        A precision and its words each; none where nothing was measured.
+        Pairs of precision and text; empty if nothing was measured.
     """
     if "gate" not in run:
         return []
@@ -56,7 +56,7 @@ def gate_rows(run: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def score_table(scores: dict[str, Any]) -> str:
-    """Metrics, under a table of the labels where there is one."""
+    """Metrics, below a table of the labels if there is one."""
     table = scores.get("per_label", [])
     shares = [f"{row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1']:6.4f}" for row in table]
     lines = _label_table("precision  recall      f1", table, shares)
@@ -69,7 +69,7 @@ def info_text(record: dict[str, Any], folder: str) -> str:
     """The formula as fitted.
 
     Args:
-        record: what `Fitted.info` says, and, where it is known, `moved`: how far each layer of theta-tilde is from
+        record: the result of `Fitted.info`, and, if known, `moved`: how far each layer of theta-tilde is from
             theta-hat.
         folder: the model folder.
 
@@ -131,7 +131,7 @@ def joined_text(record: dict[str, Any], folder: str) -> str:
     """Several functions on one encoder.
 
     Args:
-        record: what `Joined.info` says.
+        record: the result of `Fitted.info`.
         folder: the joined folder.
 
     Returns:
@@ -154,7 +154,7 @@ def joined_text(record: dict[str, Any], folder: str) -> str:
 
 
 def _task_of(record: dict[str, Any]) -> Task:
-    """The task of what `Fitted.info` says, which has its own words."""
+    """The task in the result of `Fitted.info`."""
     from berthead.tasks import find_task
 
     said = record["task"]
@@ -171,7 +171,7 @@ def compare_text(found: dict[str, Any], names: tuple[str, str], out: str | None)
     """Two functions on the same input.
 
     Args:
-        found: what `Comparison.to_dict` says.
+        found: the result of `Comparison.to_dict`.
         names: of both functions.
         out: the file that holds all rows with other answers, or None.
 
@@ -221,7 +221,7 @@ def _change(row: dict[str, Any], name: str) -> str:
 
 
 def _label_table(heads: str, table: list[dict[str, Any]], shares: list[str]) -> list[str]:
-    """Labels, their shares as text under `heads`, and how often each is wanted; no lines for no labels."""
+    """Labels, their scores as text under `heads`, and how often each is the target; empty without labels."""
     width = max([5, *(len(str(row["label"])) for row in table)])
     lines = [f"{row['label']!s:<{width}}  {one}  {row['support']:7,}" for row, one in zip(table, shares, strict=True)]
     return [f"{'label':<{width}}  {heads}  support", *lines] if table else []
@@ -235,16 +235,16 @@ def _flip(flip: dict[str, Any]) -> str:
 
 
 def _short(value: Any, most: int = 60) -> str:
-    """A value as JSON, its end cut off where it is long."""
+    """A value as JSON, cut off if it is long."""
     text = f"{value:.6g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def bench_text(found: dict[str, Any], model: str) -> str:
-    """How fast a function is applied, where the time goes, and what lower precisions answer.
+    """How fast a function is, where the time goes, and how well lower precisions agree with fp32.
 
     Args:
-        found: what `Bench.to_dict` says.
+        found: the result of `Bench.to_dict`.
         model: the model folder.
 
     Returns:
@@ -273,10 +273,10 @@ def bench_text(found: dict[str, Any], model: str) -> str:
 
 
 def soup_text(record: dict[str, Any], names: list[str], out: str) -> str:
-    """Which functions a soup is made of, and how it scores beside them.
+    """Which functions a soup is made of, and how it scores compared with them.
 
     Args:
-        record: what `Fitted.info` says.
+        record: the result of `Fitted.info`.
         names: of the members, in their order.
         out: the model folder.
 

@@ -1,4 +1,4 @@
-"""berthead eval, compare, bench: what a model answers on rows with targets, and how fast."""
+"""berthead eval, compare, bench: quality and speed of a model on labelled rows."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def bench(
     *,
     given: dict[str, Any],
 ) -> None:
-    """Measure how fast a model is applied here, where the time goes, and whether lower precisions answer alike."""
+    """Measure a model's speed on this machine, where the time goes, and whether lower precisions agree with fp32."""
     from berthead.verbs import bench as benchmark
 
     found = benchmark.bench(load_one(model, given), data, quiet=quiet, **of_rows(given))

@@ -1,4 +1,4 @@
-"""scikit-learn estimators: the same fit and the same function behind fit, predict and score."""
+"""scikit-learn estimators: fit, predict and score use the same fit and the same function."""
 
 from berthead.estimators.structured import MultipleChoice, SequenceLabeler, SpanExtractor
 from berthead.estimators.text import TextClassifier, TextRegressor

@@ -40,7 +40,7 @@ OWN_PARAMETERS: dict[str, tuple[Any, str]] = {
 
 
 def with_parameters(*own: str) -> Callable[[type[E]], type[E]]:
-    """Give an estimator its parameters: the options of a fit, and some of its own.
+    """Give an estimator its parameters: the options of a fit, and its own.
 
     scikit-learn reads them from the signature of `__init__`, and so do `help` and editors.
 
@@ -87,7 +87,7 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
         """Write the model folder, which `berthead.load`, the command line and transformers read.
 
         Args:
-            folder: where to.
+            folder: the target folder.
             overwrite: replace a model folder that exists.
 
         Raises:
@@ -150,7 +150,7 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
 
 
 def _seed(random_state: Any) -> Any:
-    """The seed itself, or one drawn where scikit-learn would draw."""
+    """The seed, or one drawn as scikit-learn would draw it."""
     if random_state is None or isinstance(random_state, np.random.RandomState):
         return int(check_random_state(random_state).randint(2**31))
     return random_state

@@ -1,4 +1,4 @@
-"""X and y as scikit-learn's users give them: lists, arrays, pandas and polars, as texts and rows."""
+"""X and y of scikit-learn (lists, arrays, pandas, polars) as texts and rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def texts_of(X: Any) -> list[Any]:
 
 
 def refuse_blank(texts: Sequence[Any]) -> None:
-    """Refuse what is not a text, blank texts, and rows with more or fewer texts than the first."""
+    """Refuse values that are not texts, blank texts, and rows with more or fewer texts than the first."""
     wanted = "a tuple of two texts" if texts and isinstance(texts[0], tuple) else "a text"
     for row, text in enumerate(texts):
         parts = text if isinstance(text, tuple) else (text,)
@@ -42,7 +42,7 @@ def refuse_blank(texts: Sequence[Any]) -> None:
 
 
 def rows_of(X: Any) -> list[Any]:
-    """X as a list of rows: of a table its rows, of one column the cells."""
+    """X as a list of rows: the rows of a table, or the cells of one column."""
     if isinstance(X, str | bytes | dict):
         raise DataError("X", f"is {type(X).__name__}", "a list of rows", "Pass [row].")
     if hasattr(X, "columns") and hasattr(X, "to_numpy"):
@@ -79,7 +79,7 @@ def refuse_empty(rows: Sequence[Any]) -> None:
 
 
 def refuse_missing(y: Any) -> None:
-    """Refuse no y, and a missing label in it."""
+    """Refuse a missing y and missing labels."""
     if y is None:
         # scikit-learn's own words, which its checks look for.
         raise DataError("y", "requires y to be passed, but the target y is None", "labels or numbers")

@@ -18,7 +18,7 @@ from berthead.tasks import choose_metric, find_task
 
 
 class _StructuredEstimator(TextEstimator):
-    """What the estimators of tags, answers and choices share: rows that are no plain texts."""
+    """Base of the estimators of tags, answers and choices, whose rows are not plain texts."""
 
     _task: ClassVar[str]
 
@@ -27,7 +27,7 @@ class _StructuredEstimator(TextEstimator):
 
         Args:
             X: rows, as the class says.
-            y: their targets, as many.
+            y: their targets, of the same length.
 
         Returns:
             The estimator.
@@ -100,7 +100,7 @@ class SequenceLabeler(_StructuredEstimator):
     _task: ClassVar[str] = "tag"
 
     def predict(self, X: Any) -> list[Any]:
-        """A list for each row: tags where it holds tokens, `Span` records where it is a text."""
+        """A list for each row: tags if the row is tokens, `Span` records if it is a text."""
         return [one.spans if one.tags is None else one.tags for one in self._predictions(X)]
 
 
@@ -108,7 +108,7 @@ class SequenceLabeler(_StructuredEstimator):
 class SpanExtractor(_StructuredEstimator):
     """Predict(BERT(x)) for the answer in a context: X holds (question, context), y answers as texts or as in SQuAD.
 
-    An answer in y is a text that stands once in its context, the empty text where there is none, or [{"text": ...,
+    An answer in y is a text that occurs once in its context, "" for no answer, or [{"text": ...,
     "answer_start": ...}].
 
     Args:
@@ -127,11 +127,11 @@ class SpanExtractor(_StructuredEstimator):
     _task: ClassVar[str] = "span"
 
     def predict(self, X: Any) -> list[str]:
-        """The answer to each question, a part of its context; empty: it holds none."""
+        """The answer to each question, a part of its context; empty: no answer."""
         return [one.answer for one in self._predictions(X)]
 
     def predict_spans(self, X: Any) -> list[list[Span]]:
-        """The best few answers to each question, best first, with their places and probabilities."""
+        """The best few answers to each question, best first, with their positions and probabilities."""
         return [one.spans or [] for one in self._predictions(X)]
 
     def _examples(self, X: Any, y: Any) -> list[Example]:

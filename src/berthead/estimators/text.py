@@ -18,7 +18,7 @@ from berthead.records import FloatArray
 
 @with_parameters("valid", "random_state", "verbose", "class_weight")
 class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
-    """Predict(BERT(x)) for labels: one a text where y is a column, any number where y is a 0/1 matrix.
+    """Predict(BERT(x)) for labels: one a text if y is a column, any number if y is a 0/1 matrix.
 
     Args:
         {options}

@@ -1,1 +1,1 @@
-"""What is done with fitted functions, one verb a file: fit, compare, soup, join, bench."""
+"""Operations on fitted functions, one file each: fit, compare, soup, join, bench."""

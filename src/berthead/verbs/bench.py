@@ -1,4 +1,4 @@
-"""How fast a fitted function is applied on this machine, where the time goes, and what lower precisions answer."""
+"""Speed of a fitted function on this machine, where the time goes, and whether lower precisions agree with fp32."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ STAGES = ("reading", "tokenising", "packing", "encoder", "head", "decoding")
 
 @dataclass(frozen=True, slots=True)
 class PrecisionSpeed:
-    """How a function is applied in one precision.
+    """Speed of a function in one precision.
 
     Args:
         precision: `fp32`, `bf16` or `int8`.
-        kernels: what computes the encoder: `torch`, `oneDNN`, the name of our own kernels, or `cuda` with what
-            attends there.
-        rows_per_second: from examples in memory to answers, everything included; the median of some rounds.
+        kernels: what computes the encoder: `torch`, `oneDNN`, the name of our own kernels, or `cuda` with the
+            attention kernel.
+        rows_per_second: from examples in memory to answers, everything included; the median of several rounds.
         tokens_per_second: the same in tokens.
         gain: times as fast as float32.
-        operations_per_second: of the encoder's matrix products while they are computed: linear layers, attention's
-            scores and mixtures; an addition and a multiplication are two.
-        peak: operations a second that the machine, or one GPU, multiplies at most in this precision, measured.
-        share_of_peak: the one over the other.
-        stages: share of the time of each of `STAGES`, one after another, in the quickest of some rounds; they sum to 1.
+        operations_per_second: of the encoder's matrix products during their computation: linear layers, attention's
+            scores and weighted sums; an addition and a multiplication are two.
+        peak: measured peak operations per second of the machine, or of one GPU, in this precision.
+        share_of_peak: operations_per_second / peak.
+        stages: share of the time of each of `STAGES`, run one after another, in the fastest round; they sum to 1.
     """
 
     precision: str
@@ -82,16 +82,16 @@ class Bench:
     Args:
         cpu: the processor.
         gpus: the GPUs that compute, such as `2 x NVIDIA H100`; empty: none.
-        threads: that computed.
-        rows: that were timed.
-        tokens: of these rows, special tokens and windows included.
+        threads: number of threads.
+        rows: number of timed rows.
+        tokens: tokens of these rows, special tokens and windows included.
         of: `given` rows, or `golden`: the golden examples, repeated.
-        padding: share of the tokens computed that belong to no row.
-        runs: a run a precision, float32 first.
-        gate: what lower precisions answer, as `run.gate` in berthead.json: on the rows given, or as measured before
-            on the most rows; None: it was never measured.
+        padding: share of the computed tokens that belong to no row.
+        runs: one for each precision, float32 first.
+        gate: how well lower precisions agree, as `run.gate` in berthead.json: on the given rows, or as measured before
+            on the most rows; None: never measured.
         kept: whether the gate's result is kept on this machine for `auto`.
-        auto: the precision that `auto` takes, and why.
+        auto: the precision that `auto` chooses, and why.
         skipped: rows left out.
         notes: what to know about the rows.
     """
@@ -117,12 +117,12 @@ class Bench:
 
 @takes_options(PredictOptions, ROW_OPTIONS)
 def bench(model: Fitted | str | Path, data: Any = None, *, quiet: bool = True, **options: Unpack[RowKeywords]) -> Bench:
-    """Measure a fitted function on this machine, in every precision that it computes.
+    """Measure a fitted function on this machine, in every precision that the machine supports.
 
     Args:
         model: the function, or its folder.
-        data: a file, a data frame, or a list of dicts; with targets the change of the metric is measured too; None: the
-            golden examples, repeated, and no answers are compared.
+        data: a file, a data frame, or a list of dicts; with targets also the metric is compared; None: the
+            golden examples, repeated, without comparing answers.
         quiet: show no progress.
         {options}
 
@@ -208,7 +208,7 @@ def _golden(artifact: Artifact, most: int) -> _Rows:
 
 
 def _timed(rows: _Rows, most: int) -> Batch:
-    """As many of the rows, evenly spread, as have about so many tokens."""
+    """Evenly spread rows with about the given number of tokens."""
     tokens = sum(len(row.ids) for one in rows.batch.inputs for row in one.rows)
     count = len(rows.batch.inputs)
     chosen = _evenly(count, max(1, count * most // tokens))
@@ -222,7 +222,7 @@ def _evenly(rows: int, most: int) -> list[int]:
 def _runs(
     artifact: Artifact, predictors: Mapping[str, Predictor], rows: Batch, policy: float, progress: Progress
 ) -> list[PrecisionSpeed]:
-    """Each precision in turn, some rounds, so that a change of the machine's speed meets all alike."""
+    """Time the precisions in interleaved rounds, so that a change of the machine's speed affects all of them."""
     tokens = sum(len(row.ids) for one in rows.inputs for row in one.rows)
     work = operations(artifact.model.encoder.config, [len(row.ids) for one in rows.inputs for row in one.rows])
     times: dict[str, list[float]] = {name: [] for name in predictors}
@@ -252,7 +252,7 @@ def _runs(
 
 
 def _stages(artifact: Artifact, predictor: Predictor, examples: Sequence[Example]) -> dict[str, float]:
-    """Seconds of each stage but reading, one after another: without the thread that tokenises ahead."""
+    """Seconds of each stage except reading, run one after another, without the thread that tokenises ahead."""
     model, device = predictor.engine.model, predictor.device
     seconds = dict.fromkeys(STAGES[1:], 0.0)
 
@@ -290,11 +290,11 @@ def operations(config: EncoderConfig, lengths: Sequence[int]) -> float:
     """Operations of an encoder's matrix products; an addition and a multiplication are two.
 
     Args:
-        config: of the encoder.
+        config: the encoder's.
         lengths: tokens of each row.
 
     Returns:
-        Those of the linear layers, and of attention's scores and mixtures of values.
+        The operations of the linear layers and of attention's scores and weighted sums.
 
     Example:
         >>> sizes = EncoderConfig(vocabulary=10, width=8, layers=1, heads=2, inner=16, positions=6, segments=2)

@@ -1,4 +1,4 @@
-"""Two functions on the same input: where their answers differ, which is right more often, what moved between them."""
+"""Compare two functions on the same rows: answers that differ, which is right more often, and their parameters."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Flip:
     Args:
         where: the row's `file:line` or `row N`.
         text: its first text.
-        pair: its second one, its context, or its choices as a list; None: it has none.
+        pair: its second text, its context, or its choices as a list; None: it has none.
         a: the answer of the first function, as JSON.
-        b: that of the second.
-        target: the answer wanted, or None.
-        a_right: whether the first is right; None: that cannot be said.
+        b: the answer of the second.
+        target: the correct answer, or None.
+        a_right: whether the first is right; None: undefined.
         b_right: whether the second is.
     """
 
@@ -56,9 +56,9 @@ class LabelChange:
 
     Args:
         label: the label.
-        support: how often it is wanted.
-        a: `precision`, `recall` and `f1` of the first function; None: it has no such label, or, of tags, the label is
-            neither wanted nor given.
+        support: how often it is the target.
+        a: `precision`, `recall` and `f1` of the first function; None: it does not have the label, or a tag's label
+            is neither target nor answer.
         b: those of the second.
     """
 
@@ -70,13 +70,13 @@ class LabelChange:
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """In how many rows each of two functions is right.
+    """Number of rows in which each of two functions is right.
 
     Args:
-        both: both are.
-        only_a: the first is.
-        only_b: the second is.
-        neither: none is.
+        both: both are right.
+        only_a: only the first is right.
+        only_b: only the second is right.
+        neither: neither is right.
     """
 
     both: int
@@ -90,9 +90,9 @@ class PairedTest:
     """A test of whether two functions are equally good.
 
     Args:
-        name: `McNemar, exact` on the rows where one alone is right (McNemar 1947), or `Wilcoxon signed-rank` on the
+        name: `McNemar, exact` on the rows where exactly one is right (McNemar 1947), or `Wilcoxon signed-rank` on the
             absolute errors of numbers (Wilcoxon 1945); two-sided.
-        p: how likely so much or more of a difference is where there is none.
+        p: the p-value: the probability of such a difference or a larger one between equally good functions.
     """
 
     name: str
@@ -107,18 +107,18 @@ class Comparison:
         task: of both.
         a: `theta_sha256` and `omega_sha256` of the first.
         b: those of the second.
-        rows: compared.
+        rows: number of compared rows.
         skipped: rows left out.
-        agreement: share of the rows that both answer alike; of numbers in six digits.
-        flips: the other rows, in order; of numbers those furthest apart first.
-        right: who is right how often; None: no targets, or no answer that is wholly right or wrong.
-        test: whether one is better; None: no targets, or none that can be tested.
-        scored: rows that metrics and labels are about: those whose targets both functions know.
+        agreement: share of the rows with the same answer; numbers are compared in six digits.
+        flips: the other rows, in order; for numbers by descending difference.
+        right: how often each is right; None: no targets, or answers that are not right or wrong.
+        test: the test of whether one is better; None: no targets, or nothing to test.
+        scored: rows used for metrics and labels: those whose targets both functions know.
         metrics: name to the values of `a` and `b`; empty without targets.
-        per_label: labels of rows, tags or entities; empty where the task has none.
+        per_label: labels of rows, tags or entities; empty if the task has none.
         per_intent: labels of joint rows.
-        moved: ||b - a|| / ||a|| of the parameters of each layer (None: of a layer that is 0 in the first); None: the
-            architectures differ. The head's are left out where the labels differ.
+        moved: ||b - a|| / ||a|| of the parameters of each layer (None if the layer is 0 in the first); None: the
+            architectures differ. The head is left out if the labels differ.
         notes: what to know about the comparison.
     """
 
@@ -145,7 +145,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """What one function says of the rows."""
+    """The answers and scores of one function."""
 
     task: Task
     values: FloatArray
@@ -157,11 +157,11 @@ class _Side:
 
 @takes_options(PredictOptions, ROW_OPTIONS)
 def compare(a: Fitted | str | Path, b: Fitted | str | Path, data: Any, **options: Unpack[RowKeywords]) -> Comparison:
-    """Apply two functions of one task to the same input, and tell their answers and parameters apart.
+    """Apply two functions of one task to the same rows, and compare their answers and parameters.
 
     Args:
         a: the first function, or its folder.
-        b: the second; its labels may be others.
+        b: the second; its labels may differ.
         data: a file, a data frame, or a list of dicts; with targets the functions are scored too.
         {options}
 
@@ -217,8 +217,8 @@ def write_flips(comparison: Comparison, path: str | Path) -> None:
     """Write the rows that are answered differently.
 
     Args:
-        comparison: what `compare` found.
-        path: .csv, .tsv or .jsonl (also .gz); written aside and renamed when it is whole.
+        comparison: the result of `compare`.
+        path: .csv, .tsv or .jsonl (also .gz); written under another name and renamed when complete.
 
     Raises:
         UsageError: an extension that is not known.
@@ -231,13 +231,13 @@ def write_flips(comparison: Comparison, path: str | Path) -> None:
 
 
 def check_flips_file(path: str) -> None:
-    """Whether `write_flips` can write there, before any work is done.
+    """Check that `write_flips` can write there, before any work is done.
 
     Args:
         path: the file.
 
     Raises:
-        UsageError: it is no file of text, or its extension is not known.
+        UsageError: not a text file, or an unknown extension.
         OutputError: the place cannot be written.
     """
     if path == STDIO or not find_format(format_of(path)[0]).text:

@@ -1,4 +1,4 @@
-"""fit(): reads rows, has train/fit fit them, and writes the folder; what is done at Ctrl-C is kept."""
+"""fit(): reads rows, fits them with train/fit.py, and writes the folder; Ctrl-C keeps finished work."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def fit(
 
     Args:
         data: a file of rows, a data frame, or a list of dicts.
-        out: the model folder to write; None: none is written.
+        out: the model folder to write, or None.
         config: a YAML file with options.
         quiet: show no progress.
         {options}
 
     Returns:
-        The fitted function; `warnings` says what to know about it.
+        The fitted function; `warnings` has notes about it.
 
     Raises:
         UsageError: an option that cannot be used.
         DataError: rows that cannot be used.
         ModelError: the encoder cannot be used.
         OutputError: the folder cannot be written.
-        MachineError: there is too little memory, or a worker has ended.
-        Interrupted: Ctrl-C; the best epoch so far is kept in `<out>.interrupted`, and `resume=True` goes on.
+        MachineError: too little memory, or a worker died.
+        Interrupted: Ctrl-C; the best epoch so far is in `<out>.interrupted`, and `resume=True` continues.
 
     Example:
         >>> model = fit("tickets.csv", text="text", label="queue", adapt="frozen")  # doctest: +SKIP
@@ -106,7 +106,7 @@ def _interrupted(history: History, kept: Path | None = None, fix: str = "") -> I
 def _fitted(
     data: Any, chosen: FitOptions, quiet: bool, checkpoints: Checkpoints | None = None
 ) -> tuple[Fitted, History]:
-    """The rows read and fitted, and how that went."""
+    """Read the rows and fit them; returns the result."""
     names, rows, where = read_rows(data)
     task = find_task(chosen.task)
     columns = Columns.find(task.form, chosen.to_dict(), names, where)
@@ -123,7 +123,7 @@ def _fitted(
 def _labelled(
     rows: Iterable[Row], columns: Columns, task: type[Task], options: FitOptions
 ) -> tuple[list[Example], list[str], list[str]]:
-    """Sound examples, the bad rows, and what is to be known about the file."""
+    """Valid examples, the bad rows, and notes about the file."""
     read = (to_example(row, columns, task.read, task.settled) for row in rows)
     sound, bad = sound_examples(read, options.skip_bad_rows)
     return sound, bad, notes_on(rows) + mended(sound)

@@ -1,4 +1,4 @@
-"""Several fitted functions on one encoder, as one folder: shared layers are computed once a text, and all answer."""
+"""Join fitted functions that share an encoder in one folder: shared layers are computed once a text."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def join(
     *,
     overwrite: bool = False,
 ) -> Fitted[dict[str, Prediction]]:
-    """Make one of several fitted functions that share an encoder.
+    """Join several fitted functions that share an encoder.
 
     Args:
-        members: functions or their folders, by name; of a sequence the folders' own names are taken.
-        out: the folder to write; None: none is written.
+        members: functions or their folders, by name; for a sequence, folders keep their own names.
+        out: the folder to write, or None.
         overwrite: replace a folder that exists.
 
     Returns:
-        The functions as one, which share what is equal in them and answer with a dict of predictions by name.
+        One function that shares equal layers and answers with a dict of predictions by name.
 
     Raises:
-        UsageError: too few, or two of one name.
-        ModelError: they do not go together.
+        UsageError: too few, or a name used twice.
+        ModelError: they cannot be joined.
         OutputError: the folder cannot be written.
 
     Example:
@@ -60,12 +60,12 @@ def add(folder: str | Path, name: str, fitted: Fitted) -> None:
 
     Args:
         folder: the joined folder.
-        name: of the function.
+        name: the function's name.
         fitted: on the folder's own encoder, `folder/theta`.
 
     Raises:
-        UsageError: the name is taken, or no name.
-        ModelError: the folder holds no joined functions, or they do not go together.
+        UsageError: the name is taken, or not a valid name.
+        ModelError: the folder holds no joined functions, or they cannot be joined.
         OutputError: it cannot be written.
     """
     check_name(Path(folder), name)
@@ -73,12 +73,12 @@ def add(folder: str | Path, name: str, fitted: Fitted) -> None:
 
 
 def move(own: Path, folder: Path, name: str, fitted: Fitted) -> None:
-    """Add a function that lies in a folder of its own, which is gone when all went well.
+    """Add a function from its own folder, and remove that folder on success.
 
     Args:
-        own: its folder.
+        own: the function's folder.
         folder: the joined folder.
-        name: of the function.
+        name: the function's name.
         fitted: the function.
 
     Raises:
@@ -93,14 +93,14 @@ def move(own: Path, folder: Path, name: str, fitted: Fitted) -> None:
 
 
 def check_name(folder: Path, name: str) -> None:
-    """Whether a function of this name can be added to a joined folder, before any work is done.
+    """Check that a function of this name can be added to a joined folder, before any work is done.
 
     Args:
         folder: the joined folder.
-        name: of the function.
+        name: the function's name.
 
     Raises:
-        UsageError: the name is taken, or no name.
+        UsageError: the name is taken, or not a valid name.
         ModelError: the folder holds no joined functions.
     """
     names = joined_folder.names_in(folder, read_record(folder))
@@ -133,7 +133,7 @@ def _named(members: Sequence[Fitted | str | Path]) -> dict[str, Fitted | str | P
 
 
 def fitted_on(folder: str | Path, options: dict[str, Any], config: Path | None = None) -> dict[str, Any]:
-    """The options of a fit whose function joins those of a folder.
+    """The options of a fit whose function will be added to a joined folder.
 
     Args:
         folder: the joined folder.
@@ -141,10 +141,10 @@ def fitted_on(folder: str | Path, options: dict[str, Any], config: Path | None =
         config: a YAML file with options, or None.
 
     Returns:
-        The same with the folder's encoder, which stays as it is unless the user wants otherwise.
+        The options with the folder's encoder, frozen unless the user wants otherwise.
 
     Raises:
-        UsageError: another encoder is asked for, or a form of input that the others do not read.
+        UsageError: another encoder is asked for, or an input form that the others do not read.
         ModelError: the folder holds no joined functions, or a broken one.
     """
     place = Path(folder)

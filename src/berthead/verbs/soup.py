@@ -1,4 +1,4 @@
-"""Several fitted functions as one: the mean of their parameters."""
+"""Soups: the mean of the parameters of several fitted functions."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from berthead.train.identity import data_sha256
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """A function that may go into the soup.
+    """A candidate for the soup.
 
     Args:
         name: its folder as the user typed it.
         artifact: the function.
         theta: its encoder's parameters.
-        omega: its head's.
+        omega: its head's parameters.
     """
 
     name: str
@@ -47,7 +47,7 @@ class _Member:
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    """A function on the held-out rows, with its decision tuned on them unless that makes it worse.
+    """A function with its scores on the held-out rows; its thresholds or temperature are tuned unless that is worse.
 
     Args:
         artifact: the function.
@@ -70,27 +70,27 @@ def soup(
     base: str | Path | None = None,
     **options: Unpack[RowKeywords],
 ) -> Fitted:
-    """The mean of fitted functions, of theta and of omega: as quick as one of them.
+    """The mean of fitted functions, of theta and of omega; as fast as one of them.
 
-    Greedy: the members are sorted by their scores on held-out rows, and each goes in unless it makes the mean worse; so
+    Greedy: members are sorted by their scores on held-out rows, and each is added unless it makes the mean worse, so
     the soup is never worse there than the best member. Temperature and thresholds are tuned on these rows, as a fit
     does, unless that makes the deciding metric worse.
 
     Args:
         members: two or more functions or their folders, of one architecture, task, tokenizer and pre-trained encoder.
         data: held-out rows with targets: a file, a data frame, or a list of dicts; None: with `uniform` alone.
-        uniform: average all members, whether it helps or not; without data they keep the first one's decision.
-        metric: that decides; None: the task's own.
-        base: where the encoder of adapter folders lies; None: where it was at the fits, or beside the folders.
+        uniform: average all members, whether it helps or not; without data the first one's thresholds are kept.
+        metric: the deciding metric; None: the task's own.
+        base: the encoder of adapter folders; None: where it was at the fits, or beside the folders.
         {options}
 
     Returns:
-        The function; its record tells the members' hashes and scores as `run["soup"]`, and of the first one chosen what
+        The function; `run["soup"]` in its record has the members' hashes and scores, and for the first one chosen what
         it was fitted on.
 
     Raises:
         UsageError: too few members, no data, or no such metric.
-        ModelError: a folder cannot be loaded, or two members do not go together.
+        ModelError: a folder cannot be loaded, or two members cannot be averaged.
         DataError: rows that cannot be used.
 
     Example:
@@ -149,7 +149,7 @@ def _greedy(
 
 
 def _mean(members: Sequence[_Member]) -> Artifact:
-    """The first member with the mean of all parameters, and a decision that holds for all."""
+    """The first member with the mean of all parameters and merged thresholds."""
     first = members[0].artifact
     theta, omega = ([one.theta for one in members], [one.omega for one in members])
     artifact = with_parameters(first, Parameters.mean(theta), Parameters.mean(omega))
@@ -160,7 +160,7 @@ def _mean(members: Sequence[_Member]) -> Artifact:
 
 
 def _in_unit_of(first: _Member, member: _Member) -> _Member:
-    """The member with its loss in the first one's unit: of numbers each has one of its own, and losses are compared."""
+    """The member with its loss in the first one's unit, so that losses of number tasks can be compared."""
     same = member.artifact.task.in_unit_of(first.artifact.task)
     return replace(member, artifact=replace(member.artifact, task=same))
 
@@ -181,7 +181,7 @@ def _scored(artifact: Artifact, rows: list[Example], metric: str) -> _Scored:
 def _recorded(
     artifact: Artifact, given: Sequence[_Member], chosen: Sequence[_Member], told: dict[str, Any]
 ) -> Artifact:
-    """The artifact with a run that says what it was made of."""
+    """The artifact with a `run` that records its members."""
     kept = {name: chosen[0].artifact.run[name] for name in ("rows", "data_sha256", "seed", "versions")}
     members = [
         {
@@ -204,7 +204,7 @@ def _recorded(
 
 
 def _check_alike(first: _Member, other: _Member) -> None:
-    """Whether the mean of two functions is one of their kind; ModelError names the first thing in which they differ."""
+    """Check that two functions can be averaged; ModelError names their first difference."""
     traits = _traits(first.artifact), _traits(other.artifact)
     for name in traits[0] | traits[1]:
         seen = [one.get(name) for one in traits]
@@ -215,7 +215,7 @@ def _check_alike(first: _Member, other: _Member) -> None:
 
 
 def _traits(artifact: Artifact) -> dict[str, Any]:
-    """What members of one soup have in common, by its name for messages."""
+    """What members of one soup must have in common, by its name in messages."""
     task, model = artifact.task, artifact.model
     head = head_record(model.head, artifact.own_head, task.outputs, dropout=0)
     return {
