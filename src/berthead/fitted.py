@@ -1,4 +1,4 @@
-"""Fitted: what a user holds, whatever computes it; and load(): whatever berthead wrote, from its folder."""
+"""Fitted: one class for every fitted function, whatever computes it; and load(), for every kind of folder."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ else:
 
 
 class Fitted(Generic[Answers]):
-    """A fitted function Predict(BERT(x)), ready to be applied; safe to call from many threads.
+    """A fitted function Predict(BERT(x)), ready to use; safe to call from many threads.
 
-    Joined functions are one, too: it answers with a dict of predictions by name, iterates over the names, and gives
-    each function by its name, as `both["topic"]`. What a function cannot do is a `UsageError` that says why.
+    Joined functions are one Fitted, too: it answers with a dict of predictions by name, iterates over the names, and
+    returns a function by its name, as `both["topic"]`. An unsupported operation is a `UsageError` that says why.
 
     Args:
-        function: what was fitted: an `Artifact` with its parameters, a `GraphFunction` of an ONNX folder, or
+        function: an `Artifact` with its parameters, a `GraphFunction` of an ONNX folder, or
             `JoinedFunctions`.
         engine: what computes it; None: torch or our own kernels, in float32 on CPUs.
 
     Attributes:
-        warnings: what is to be known of the fit or the data that it came from.
+        warnings: notes about the fit and its data.
 
     Example:
         >>> model = load("tickets-model")  # doctest: +SKIP
@@ -63,7 +63,7 @@ class Fitted(Generic[Answers]):
 
     @property
     def kind(self) -> str:
-        """What its folder says that it is: `model`, `adapter`, `onnx` or `joined`."""
+        """The kind of its folder: `model`, `adapter`, `onnx` or `joined`."""
         return self.function.kind
 
     @property
@@ -73,17 +73,17 @@ class Fitted(Generic[Answers]):
 
     @property
     def choice(self) -> PrecisionChoice | None:
-        """The precision that `auto` took, and why; None: the options name one, or there is nothing to choose from."""
+        """The precision that `auto` chose, and why; None: the options name one, or there is no choice."""
         return self.engine.choice
 
     @property
     def predictor(self) -> Applier | JoinedPredictor:
-        """The function and what computes it, prepared when it is first asked."""
+        """The function with its engine, prepared at first use."""
         return self.engine.predictor
 
     @property
     def applier(self) -> Applier:
-        """The `predictor` of one function: logits and scores of examples too.
+        """The `predictor` of one function, which also gives logits and scores of examples.
 
         Raises:
             UsageError: there are several functions.
@@ -113,7 +113,7 @@ class Fitted(Generic[Answers]):
             predictions by name. An input without an answer gets a prediction with `error` set.
 
         Raises:
-            DataError: something else, or a column is missing.
+            DataError: another type of input, or a missing column.
 
         Example:
             >>> model.predict(["My parcel never came", "I want my money back"])  # doctest: +SKIP
@@ -136,7 +136,7 @@ class Fitted(Generic[Answers]):
 
         Raises:
             DataError: an input without an answer.
-            UsageError: the function answers numbers, or there are several.
+            UsageError: the function answers with numbers, or there are several.
         """
         function = self._one("predict_proba")
         if not function.task.has_probabilities:
@@ -156,25 +156,25 @@ class Fitted(Generic[Answers]):
         again: str = "the same call with resume=True.",
         **options: Unpack[JobKeywords],
     ) -> Summary:
-        """Answer every row of a file, or of several as one table, into a file: what `berthead predict` does.
+        """Predict every row of a file, or of several files as one table, into a file, like `berthead predict`.
 
         Args:
             source: csv, tsv, jsonl (each also .gz or .zst), parquet, conll or json; a pattern such as `texts/*.csv`,
                 or several files of one format and with the same columns; or `-` for stdin.
             out: csv, tsv, jsonl (each also .gz or .zst) or parquet, or `-` for stdout; a file is whole or absent.
             quiet: show no progress.
-            again: what the message of an interruption says that the user does to go on.
+            again: how to resume, for the message of an interruption.
             {options}
 
         Returns:
-            What was done: `rows`, `failed` and more. Rows without an answer are left out of the file, and stand in
+            A summary: `rows`, `failed` and more. Rows without an answer are not in the file but in
             `<out>.errors.jsonl`.
 
         Raises:
-            UsageError: an option that is not known, or does not go with this input or output.
+            UsageError: an unknown option, or one that does not fit this input or output.
             DataError: the input cannot be read.
             OutputError: the output cannot be written; parts that are whole are kept in `<out>.parts`.
-            Interrupted: Ctrl-C; whole parts are kept, and `resume=True` goes on.
+            Interrupted: Ctrl-C; whole parts are kept, and `resume=True` continues.
 
         Example:
             >>> model.predict_file("tickets.csv", "answers.csv", probabilities=True).rows  # doctest: +SKIP
@@ -200,7 +200,7 @@ class Fitted(Generic[Answers]):
             {options}
 
         Returns:
-            The task's metrics, `rows`, and `warnings`; `skipped` counts the rows that were left out.
+            The task's metrics, `rows`, and `warnings`; `skipped` counts the rows left out.
 
         Raises:
             DataError: rows that cannot be used, or labels that the function does not know.
@@ -221,7 +221,7 @@ class Fitted(Generic[Answers]):
     def info(self) -> dict[str, Any]:
         """The formula as fitted: task, encoder, head, hashes of theta and omega, labels, metrics, versions.
 
-        Of joined functions: `functions` with this of each, `pretrained`, and `shared_layers`, how many all share.
+        For joined functions: `functions` with this for each, `pretrained`, and the number of `shared_layers`.
         """
         return self.function.describe()
 
@@ -231,10 +231,10 @@ class Fitted(Generic[Answers]):
     def verify(self: Fitted[dict[str, Prediction]]) -> dict[str, float]: ...
 
     def verify(self) -> float | dict[str, float]:
-        """Replay the golden examples, in float32 unless another precision was named.
+        """Replay the golden examples, in float32 unless another precision was given.
 
         Returns:
-            The largest relative difference of a logit; of joined functions one by each name.
+            The largest relative difference of a logit; for joined functions one for each name.
 
         Raises:
             GateError: the answers are not the ones that were saved.
@@ -243,7 +243,7 @@ class Fitted(Generic[Answers]):
 
     @property
     def functions(self) -> dict[str, Fitted]:
-        """The joined functions by name, each in float32 on CPUs; of one function itself, which needs no name."""
+        """The joined functions by name, each in float32 on CPUs; for one function itself, without a name."""
         return self._members or {"": cast("Fitted", self)}
 
     @cached_property
@@ -262,12 +262,12 @@ class Fitted(Generic[Answers]):
 
     @property
     def reader(self) -> Function:
-        """The function that says how inputs are read; of joined ones the one that reads most of an input."""
+        """The function that defines how inputs are read; for joined ones the one that reads most of an input."""
         return cast("Function", self.function) if self._joined is None else self._joined.reader
 
     @property
     def shared_layers(self) -> int:
-        """Layers that joined functions have in common, from the bottom up; 0: the embeddings alone.
+        """Number of layers that joined functions share, from the bottom up; 0: only the embeddings.
 
         Raises:
             UsageError: there is one function.
@@ -283,20 +283,20 @@ class Fitted(Generic[Answers]):
         """The function with its parameters.
 
         Raises:
-            UsageError: it has none in torch, or there are several functions.
+            UsageError: it has no parameters in torch, or there are several functions.
         """
         return self._artifact("parameters")
 
     @property
     def theta(self) -> Parameters:
-        """The encoder's parameters, under the names of its checkpoint; UsageError where there is no `artifact`."""
+        """The encoder's parameters, under the names of its checkpoint; UsageError without an `artifact`."""
         from berthead.function.parameters import Parameters
 
         return Parameters(self._artifact("theta").theta())
 
     @property
     def omega(self) -> Parameters:
-        """The head's parameters, under the names of model.safetensors; UsageError where there is no `artifact`."""
+        """The head's parameters, under the names of model.safetensors; UsageError without an `artifact`."""
         from berthead.function.parameters import Parameters
 
         return Parameters(self._artifact("omega").omega())
@@ -304,17 +304,17 @@ class Fitted(Generic[Answers]):
     def with_parameters(
         self, theta: Mapping[str, Tensor] | None = None, omega: Mapping[str, Tensor] | None = None
     ) -> Fitted:
-        """The same architecture with other parameters: another function.
+        """A new function: the same architecture with other parameters.
 
-        Temperature, thresholds and the range of numbers stay as they were fitted, for other parameters or not. Golden
-        examples and hashes are those of the new function; the scores of the old one are left out of its record.
+        Temperature, thresholds and the range of numbers stay as fitted, even though the parameters change. Golden
+        examples and hashes are made again; the old function's scores are left out of its record.
 
         Args:
-            theta: of the encoder, such as another function's `theta`; None: as they are.
-            omega: of the head; None: as they are.
+            theta: parameters of the encoder, such as another function's `theta`; None: unchanged.
+            omega: parameters of the head; None: unchanged.
 
         Returns:
-            The function; this one stays as it is.
+            The new function; this one is unchanged.
 
         Raises:
             ModelError: a tensor is missing, left over, misshapen or not finite.
@@ -333,27 +333,27 @@ class Fitted(Generic[Answers]):
         return Fitted(changed, _by_torch(changed, self.options))
 
     def merged(self) -> Fitted:
-        """The same function as one that needs no other folder: LoRA's change is part of the encoder.
+        """The same function without an adapter: the LoRA update is merged into the encoder.
 
         Returns:
-            The function; `save` writes a model folder of its own.
+            The function; `save` writes a complete model folder.
 
         Raises:
-            UsageError: it is one already, or has no parameters in torch.
+            UsageError: it has no adapter, or no parameters in torch.
         """
         whole = self._artifact("merge").merged()
         return Fitted(whole, _by_torch(whole, self.options))
 
     def save(self, folder: str | Path, overwrite: bool = False) -> None:
-        """Write the folder, which `load` reads; it is whole or absent.
+        """Write the folder, which `load` reads; it is never half written.
 
         Args:
-            folder: where to; joined functions have a folder of their own in it each, which loads by itself too.
+            folder: the target folder; each joined function has its own folder in it, which can be loaded by itself.
             overwrite: replace a folder that berthead wrote.
 
         Raises:
             OutputError: it cannot be written.
-            ModelError: the pre-trained encoder of joined functions is not at hand.
+            ModelError: the pre-trained encoder of joined functions is missing.
             UsageError: the function is an ONNX graph.
         """
         if self._joined is not None:
@@ -366,10 +366,10 @@ class Fitted(Generic[Answers]):
             folders.save(self._artifact("save"), Path(folder), overwrite)
 
     def export_onnx(self, folder: str | Path, overwrite: bool = False) -> float:
-        """Write the function as an ONNX graph with all that its answers need; `load` reads it, without torch too.
+        """Write the function as an ONNX graph with all that its answers need; `load` reads it, also without torch.
 
         Args:
-            folder: where to; it is whole or absent.
+            folder: the target folder; it is never half written.
             overwrite: replace a folder that exists.
 
         Returns:
@@ -379,7 +379,7 @@ class Fitted(Generic[Answers]):
             ModelError: the head is of another package.
             UsageError: `onnx` or `onnxruntime` is not installed, or the function has no parameters in torch.
             OutputError: the folder cannot be written.
-            GateError: the graph answers otherwise.
+            GateError: the graph gives other answers.
         """
         artifact = self._artifact("export")
         from berthead.export.onnx_folder import write_onnx
@@ -390,11 +390,11 @@ class Fitted(Generic[Answers]):
         """Write the function as a plain folder of transformers, without berthead.json and the golden examples.
 
         Args:
-            folder: where to; it is whole or absent.
+            folder: the target folder; it is never half written.
             overwrite: replace a model folder that exists.
 
         Returns:
-            What to know of it, as lines: the class that loads it, and what berthead does beyond that class.
+            Notes, as lines: the class that loads it, and what berthead does beyond that class.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -420,18 +420,18 @@ class Fitted(Generic[Answers]):
 
 @takes_options(PredictOptions, LOAD_OPTIONS)
 def load(folder: str | Path, **options: Unpack[LoadKeywords]) -> Fitted[Any]:
-    """A fitted function from its folder, several from a joined one, or an exported one.
+    """Load a fitted function from its folder; also joined and exported ones.
 
     Args:
         folder: the model folder, or one that `join` or `export` wrote.
         {options}
 
     Returns:
-        The function; of a joined folder all of them as one.
+        The function; all functions of a joined folder as one.
 
     Raises:
-        ModelError: the folder is missing, broken or not to be trusted, or it needs torch, and there is none.
-        UsageError: an option that this folder cannot have, or torch sees no such device.
+        ModelError: the folder is missing, broken or not to be trusted, or it needs torch, which is not installed.
+        UsageError: an option that this folder does not support, or a device that torch does not find.
 
     Example:
         >>> model = load("tickets-model")  # doctest: +SKIP

@@ -1,1 +1,1 @@
-"""A fitted function as others run it: an ONNX graph with what its answers need, or a plain transformers folder."""
+"""Export of a fitted function: an ONNX graph with what its answers need, or a plain transformers folder."""

@@ -1,4 +1,4 @@
-"""BERT_theta as an ONNX graph: rows of one length, [rows, tokens], to vectors [rows, tokens, width]."""
+"""BERT_theta as an ONNX graph, for rows of one length: [rows, tokens] to vectors [rows, tokens, width]."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def vectors(graph: Graph, encoder: Encoder, ids: str, segments: str) -> str:
     """The last layer's vectors.
 
     Args:
-        graph: where to.
-        encoder: what to write down.
+        graph: the graph to add to.
+        encoder: the encoder to export.
         ids: token numbers, int64 [rows, tokens].
-        segments: token types, the same shape; read where the encoder knows any.
+        segments: token types, the same shape; used if the encoder has token types.
 
     Returns:
         float32 [rows, tokens, width].
 
     Raises:
-        ModelError: it has a part that is not known here.
+        ModelError: the encoder has a part that cannot be exported.
     """
     if part := SUPPORTED.why_not(encoder):
         raise ModelError("encoder", f"{part}, which ONNX export does not support", "the parts of a supported family")

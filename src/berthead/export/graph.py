@@ -21,7 +21,7 @@ INSTALL = "pip install 'berthead[onnx]'"
 
 
 class Graph:
-    """Nodes and weights, added one after another; every value is known by its name.
+    """Nodes and weights of a graph; every value has a name.
 
     Args:
         path: the file of the graph; the weights go into `<path>.data`.
@@ -43,24 +43,24 @@ class Graph:
         self._known: dict[Any, str] = {}
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """A node with one output, whose name is returned."""
+        """Add a node with one output; returns the output's name."""
         return self.parts(operator, 1, *inputs, **attributes)[0]
 
     def parts(self, operator: str, outputs: int, *inputs: str, **attributes: Any) -> list[str]:
-        """A node with several outputs."""
+        """Add a node with several outputs; returns their names."""
         name = f"{operator}_{len(self._nodes)}"
         names = [name] if outputs == 1 else [f"{name}_{number}" for number in range(outputs)]
         self._nodes.append(self._onnx.helper.make_node(operator, inputs, names, name, **attributes))
         return names
 
     def once(self, key: Any, make: Callable[[], str]) -> str:
-        """A value that several nodes share, made when the first one asks for it."""
+        """A value that several nodes share, made at first use."""
         if key not in self._known:
             self._known[key] = make()
         return self._known[key]
 
     def weight(self, name: str, values: Tensor | np.ndarray) -> str:
-        """A weight; of one name there is one."""
+        """Add a weight; each name is added once."""
         if name not in self._weights:
             array = np.ascontiguousarray(values.detach().cpu().numpy() if isinstance(values, Tensor) else values)
             small = array.nbytes < LARGE
@@ -81,10 +81,10 @@ class Graph:
         return product if layer.bias is None else self.add("Add", product, self.weight(f"{name}.bias", layer.bias))
 
     def norm(self, name: str, layer: nn.Module, values: str) -> str:
-        """A layer norm over the last axis, or the values as they are where there is none.
+        """A layer norm over the last axis; without a norm the values are unchanged.
 
         Raises:
-            ModelError: it is something else.
+            ModelError: another kind of norm.
         """
         if type(layer) is nn.Identity:
             return values
@@ -98,7 +98,7 @@ class Graph:
         """An element-wise function.
 
         Raises:
-            ModelError: it is another than those of our encoders and heads.
+            ModelError: it is not one of our encoders' and heads'.
         """
         match activation_name(layer):
             case "gelu" | "gelu_pytorch_tanh" as name:
@@ -117,9 +117,9 @@ class Graph:
 
         Args:
             inputs: int64 values by name, each with its axes.
-            output: the value that is the answer, float32, which is called `logits`.
+            output: the output value, float32, named `logits`.
             axes: its axes.
-            about: what the file says of itself, by name; the text under `doc` is what viewers show.
+            about: the file's metadata, by name; viewers show the text under `doc`.
         """
         helper, kinds = self._onnx.helper, self._onnx.TensorProto
         self._nodes.append(helper.make_node("Identity", [output], ["logits"], "logits"))
@@ -134,7 +134,7 @@ class Graph:
         self.path.write_bytes(model.SerializeToString(deterministic=True))
 
     def _gelu(self, values: str, exact: bool) -> str:
-        """x / 2 * (1 + erf(x / sqrt 2)), in the order in which runtimes find it, or its approximation by tanh."""
+        """x / 2 * (1 + erf(x / sqrt 2)), in the order that runtimes recognise, or its approximation by tanh."""
         if exact:
             raised = self.add("Erf", self.add("Div", values, self.number(2**0.5)))
         else:
@@ -144,7 +144,7 @@ class Graph:
         return self.add("Mul", self.add("Mul", values, self.add("Add", raised, self.number(1))), self.number(0.5))
 
     def _put(self, name: str, array: np.ndarray) -> Any:
-        """A weight that lies in the file beside the graph."""
+        """Add a weight to the file beside the graph."""
         with self.data.open("ab") as file:
             file.write(b"\0" * (-file.tell() % PAGE))
             place = {"location": self.data.name, "offset": file.tell(), "length": array.nbytes}

@@ -26,15 +26,15 @@ _POOLINGS: dict[str, Callable[[Graph, str], str]] = {"cls": _first, "mean": _mea
 
 
 def logits(graph: Graph, head: nn.Module, hidden: str) -> str:
-    """What a head says.
+    """The logits of a head.
 
     Args:
-        graph: where to.
-        head: what to write down.
+        graph: the graph to add to.
+        head: the head to export.
         hidden: the encoder's vectors, float32 [rows, tokens, width].
 
     Returns:
-        float32 [rows, outputs] of rows (with a column more where windows attend), [rows, tokens, outputs] of tokens.
+        float32 [rows, outputs] for rows (one column more for window attention), [rows, tokens, outputs] for tokens.
 
     Raises:
         ModelError: the head is of another package.

@@ -1,4 +1,4 @@
-"""A plain folder of transformers: the function's weights, config and tokenizer, and nothing of berthead's own."""
+"""A plain transformers folder: the function's weights, config and tokenizer, without berthead.json."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _OWN = re.compile(r"(attend|row)\.|(tokens\.)?(first|last|step)$")
 
 
 def write_hf(artifact: Artifact, folder: Path, overwrite: bool = False) -> list[str]:
-    """Write a plain transformers folder: aside, read back, and renamed into place.
+    """Write a plain transformers folder under another name, read it back, and rename it into place.
 
     Args:
-        artifact: the fitted function; the change of an adapter is part of the weights.
-        folder: where to.
+        artifact: the fitted function; an adapter is merged into the weights.
+        folder: the target folder.
         overwrite: replace a folder that berthead wrote.
 
     Returns:
-        What to know of it, as lines, which stand in its README.md: the class that loads it, and what berthead does
+        Notes, as lines, which are also in its README.md: the class that loads it, and what berthead does
         beyond that class.
 
     Raises:
         OutputError: the place cannot be written; nothing is left there.
-        GateError: what was written is not what was to be written.
+        GateError: the written folder differs from the function.
     """
     said = transformers_class(artifact.model.head, artifact.task.problem_type, artifact.family)
     tensors, left_out = _tensors(artifact, headless=said["class"].endswith("Model"))
@@ -56,9 +56,9 @@ def write_hf(artifact: Artifact, folder: Path, overwrite: bool = False) -> list[
 
 
 def _tensors(artifact: Artifact, *, headless: bool) -> tuple[dict[str, Tensor], list[str]]:
-    """What the class of transformers reads, by its names; and the names of what it has no place for.
+    """The tensors that the transformers class reads, by its names; and the names of those that it does not have.
 
-    A head that no class gives is kept whole, under names of our own: it is all that the encoder lacks.
+    A head that no class has is kept complete, under our own names.
     """
     head, names = artifact.stored_head, omega_names(artifact.model.head, artifact.task.problem_type, artifact.family)
     left_out = [] if headless else [theirs for ours, theirs in names.items() if _OWN.match(ours)]
@@ -69,7 +69,7 @@ def _tensors(artifact: Artifact, *, headless: bool) -> tuple[dict[str, Tensor], 
 
 
 def _beyond(artifact: Artifact, left_out: list[str]) -> list[str]:
-    """What berthead's answers have that the class of transformers does not know, as lines."""
+    """What berthead adds to the logits of the transformers class, as lines."""
     state: dict[str, Any] = artifact.task.to_json()
     lines = [f"Left out, as the class has no place for it: {', '.join(left_out)}."] if left_out else []
     if state.get("temperature", 1.0) != 1.0:

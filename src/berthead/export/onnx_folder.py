@@ -1,4 +1,4 @@
-"""The folder of an exported function: an ONNX graph, the tokenizer, and all that its answers need."""
+"""Writing the folder of an exported function: an ONNX graph, the tokenizer, and what its answers need."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from berthead.tasks.crf import as_array
 
 
 def write_onnx(artifact: Artifact, folder: Path, overwrite: bool = False) -> float:
-    """Write a function as an ONNX graph aside, compare its answers in ONNX Runtime, and rename it into place.
+    """Write a function as an ONNX folder, compare its answers in ONNX Runtime, and rename it into place.
 
     Args:
         artifact: the fitted function.
-        folder: where to.
+        folder: the target folder.
         overwrite: replace a folder that exists.
 
     Returns:
@@ -42,7 +42,7 @@ def write_onnx(artifact: Artifact, folder: Path, overwrite: bool = False) -> flo
         ModelError: the head is of another package.
         UsageError: `onnx` or `onnxruntime` is not installed.
         OutputError: the place cannot be written; nothing is left there.
-        GateError: it answers otherwise; nothing is left there.
+        GateError: it gives other answers; nothing is left there.
     """
     with made_whole(folder, overwrite) as aside:
         _write_graph(artifact, aside / GRAPH)
@@ -64,7 +64,7 @@ def _write_graph(artifact: Artifact, path: Path) -> None:
 
 
 def _about(artifact: Artifact, names: list[str]) -> dict[str, str]:
-    """What the graph says of itself, for who finds nothing but the file."""
+    """The graph's metadata, for readers that have only this file."""
     task, policy = artifact.task, artifact.policy
     each = "token" if artifact.model.head.level == "token" else "row"
     doc = (
@@ -83,7 +83,7 @@ def _about(artifact: Artifact, names: list[str]) -> dict[str, str]:
 
 
 def _record(artifact: Artifact, folder: Path) -> dict[str, Any]:
-    """berthead.json: as of the model folder, and what is of the export alone."""
+    """berthead.json: that of the model folder, and entries for the export."""
     said = replace(artifact, adapter=None).describe() | {"kind": "onnx"}
     del said["transformers"]
     said["run"] = {name: value for name, value in said["run"].items() if name != "gate"}  # of other arithmetic

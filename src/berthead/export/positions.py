@@ -1,4 +1,4 @@
-"""Where tokens stand, for attention in an ONNX graph: rotary positions, relative distances, neighbourhoods."""
+"""Positions for attention in an ONNX graph: rotary positions, relative positions, attention windows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from berthead.model.positions import Disentangled, RelativeBias, Rotary
 
 
 class GraphPositions:
-    """Where the tokens of a row stand, as attention reads it; what blocks share is computed once."""
+    """Positions of the tokens of a row, as attention reads them; what blocks share is computed once."""
 
     def __init__(self, graph: Graph, encoder: Encoder, ids: str) -> None:
         self.graph, self.part = graph, encoder.positions
@@ -25,7 +25,7 @@ class GraphPositions:
         self.numbers = graph.add("Range", zero, end, one)
 
     def rotated(self, values: str, attention: Attention) -> str:
-        """Queries or keys, [rows, heads, tokens, size], as rotary positions turn them."""
+        """Queries or keys, [rows, heads, tokens, size], rotated by their positions."""
         if not isinstance(self.part, Rotary):
             return values
         graph = self.graph
@@ -36,7 +36,7 @@ class GraphPositions:
         return graph.add("Concat", left, right, axis=-1)
 
     def scored(self, name: str, attention: Attention, query: str, key: str, scores: str) -> str:
-        """Scores [rows, heads, tokens, tokens] with what distances add to them; queries are scaled already."""
+        """Scores [rows, heads, tokens, tokens] with relative position terms added; queries are already scaled."""
         graph = self.graph
         if isinstance(self.part, RelativeBias):
             scores = graph.add("Add", scores, graph.once("bias", self._bias))
@@ -61,7 +61,7 @@ class GraphPositions:
         return cos, sin
 
     def _distances(self) -> str:
-        """How far each query stands behind each key, as a place in tables of all distances, [tokens, tokens]."""
+        """Query position minus key position, as an index into tables of all distances, [tokens, tokens]."""
         graph = self.graph
         row, column = (graph.add("Unsqueeze", self.numbers, graph.whole(axis)) for axis in (0, 1))
         return graph.add("Add", graph.add("Sub", column, row), graph.whole(self.most - 1))
@@ -71,20 +71,20 @@ class GraphPositions:
         return torch.arange(1 - self.most, self.most)
 
     def _bias(self) -> str:
-        """What each head adds for each distance, [heads, tokens, tokens]."""
+        """The relative position bias of each head, [heads, tokens, tokens]."""
         part: RelativeBias = self.part  # type: ignore[assignment]
         table = part.bias(part.buckets(self._apart())).t()
         weight = self.graph.weight("encoder.positions.bias", table)
         return self.graph.add("Gather", weight, self.graph.once("distances", self._distances), axis=1)
 
     def _near(self, attention: Attention) -> str:
-        """0 where a key is near enough to be seen, and minus infinity elsewhere, [tokens, tokens]."""
+        """The mask of the attention window: 0 inside, minus infinity outside, [tokens, tokens]."""
         table = np.where(np.abs(self._apart().numpy()) <= attention.local, 0, -np.inf).astype(np.float32)
         weight = self.graph.weight(f"encoder.positions.local.{attention.local}", table)
         return self.graph.add("Gather", weight, self.graph.once("distances", self._distances), axis=0)
 
     def _disentangled(self, name: str, part: Disentangled, attention: Attention, query: str, key: str) -> list[str]:
-        """What the vectors of distances say to queries and to keys, each [rows, heads, tokens, tokens]."""
+        """DeBERTa's content-to-position and position-to-content scores, each [rows, heads, tokens, tokens]."""
         graph, added = self.graph, []
         table = graph.weight("encoder.positions.rows", part.rows(self._apart()))
 

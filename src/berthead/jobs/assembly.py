@@ -1,4 +1,4 @@
-"""One output of many parts, the same bytes however the parts came about."""
+"""Joining parts into one output, with the same bytes whoever computed the parts."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def put_together(output: Output, parts: Sequence[Part], target: str) -> str | No
     Args:
         output: what is written.
         parts: all of them, in their order.
-        target: where to; what stands there is replaced when the new file is on the disk.
+        target: the output; an existing file is replaced when the new one is on disk.
 
     Returns:
-        The file of bad rows; None: there are none.
+        The file of bad rows, or None.
 
     Raises:
         OSError: it cannot be written; nothing is left, and the parts stay.

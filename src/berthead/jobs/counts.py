@@ -1,4 +1,4 @@
-"""What became of the rows of a job, or of a part of it."""
+"""Counts of the rows of a job, or of a part of it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ SHOWN_ERRORS = 10
 
 @dataclass(slots=True)
 class Counts:
-    """What became of rows.
+    """Counts of rows.
 
     Args:
         rows: rows read.
         failed: rows without an answer.
-        truncated: rows of which tokens were cut.
+        truncated: rows with tokens cut.
         windowed: rows that were read in several windows.
         errors: the first bad rows, as `file:line: what is wrong`.
-        left_out: columns that the header does not have.
+        left_out: columns that are not in the header.
     """
 
     rows: int = 0
@@ -29,7 +29,7 @@ class Counts:
     left_out: list[str] = field(default_factory=list)
 
     def add(self, other: Counts) -> None:
-        """Count other rows too; of the bad ones as many are kept as are shown."""
+        """Add other counts; only as many bad rows are kept as are shown."""
         for name in ("rows", "failed", "truncated", "windowed"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.errors = [*self.errors, *other.errors][:SHOWN_ERRORS]
@@ -47,9 +47,9 @@ class Summary(Counts):
     """What a job did.
 
     Args:
-        errors_file: where all bad rows stand, or None.
-        notes: what the user should know about the input.
-        parts: the folder with the parts of a shard, which are yet to be gathered; None: the output is there.
+        errors_file: the file with all bad rows, or None.
+        notes: notes for the user about the input.
+        parts: the folder with a shard's parts, to be gathered later; None: the output is complete.
         max_tokens: of a window.
     """
 

@@ -38,24 +38,24 @@ def predict_file(
     """Predict every row of a file, or of several as one table.
 
     Args:
-        predictor: the fitted function, or several; of these each column added begins with the function's name.
-        source: a file of rows in any format that is read; a pattern such as `texts/*.csv`, or several files of one
+        predictor: the fitted function, or several; then each added column begins with the function's name.
+        source: a file of rows in any format that can be read; a pattern such as `texts/*.csv`, or several files of one
             format and with the same columns; or `-` for stdin.
-        target: a file in any format that is written, by its extension, or `-` for stdout; it takes its place when it is
-            whole.
-        options: columns, what to add, and how the job is shared and resumed.
+        target: a file in any format that can be written, by its extension, or `-` for stdout; it is never half
+            written.
+        options: columns, what to add, and how the job is divided and resumed.
         quiet: show no progress.
-        again: what the user does to go on after an interruption.
+        again: how the user resumes after an interruption.
         pool: computes the parts elsewhere, such as `berthead.jobs.ray.RayPool`; None: they are computed here.
 
     Returns:
-        What was done. Rows without an answer are left out of the target and stand in `<target>.errors.jsonl`.
+        A summary. Rows without an answer are not in the target but in `<target>.errors.jsonl`.
 
     Raises:
-        UsageError: an option that does not go with this input or output, or parts that are not of this job.
+        UsageError: an option that does not fit this input or output, or parts of another job.
         DataError: the input cannot be read.
         OutputError: the output cannot be written; parts that are whole are kept in `<target>.parts`.
-        Interrupted: Ctrl-C; whole parts are kept, of stdin the rows done, in `<target>.partial`.
+        Interrupted: Ctrl-C; whole parts are kept; for stdin, finished rows are in `<target>.partial`.
     """
     check_writable(target)
     paths = matching(source)
@@ -76,7 +76,7 @@ def predict_file(
 
 
 def _refuse(paths: Sequence[str], target: str, options: PredictOptions, lasting: bool) -> None:
-    """Refuse an output that is an input, and a stream where a file is needed."""
+    """Refuse an output that is also an input, and a stream where a file is needed."""
     for path in (split_sheet(path)[0] for path in paths if lasting):
         if Path(target).exists() and Path(path).exists() and Path(target).samefile(path):
             raise OutputError(target, "is the input", "another file", "The output would replace it.")
@@ -89,7 +89,7 @@ def _refuse(paths: Sequence[str], target: str, options: PredictOptions, lasting:
 
 
 def _refuse_many(job: Job, paths: Sequence[str]) -> None:
-    """Refuse more rows than the output has room for, before any is computed."""
+    """Refuse more rows than the output format can hold, before any is computed."""
     most = job.output.most_rows
     if most is None or (len(paths) == 1 and job.table.format == job.output.format):
         return
@@ -103,7 +103,7 @@ def _refuse_many(job: Job, paths: Sequence[str]) -> None:
 
 
 def _stream(work: Work, table: Table, target: str, options: PredictOptions, quiet: bool) -> Summary:
-    """Rows straight to their output, which is whole or absent; after Ctrl-C the rows done are kept."""
+    """Write rows directly to their output, which is never half written; after Ctrl-C finished rows are kept."""
     summary = Summary()
     with ExitStack() as stack:
         opened = open_writer(target, table.format, table.columns, table.schema, dict(work.added))
@@ -121,7 +121,7 @@ def _stream(work: Work, table: Table, target: str, options: PredictOptions, quie
 
 
 def _chunks(work: Work, table: Table, part_rows: int) -> Iterator[Chunk]:
-    """In parts, as they would be computed for a file: so the answers are the same to the last bit."""
+    """Chunks as for a file, so that the answers are the same to the last bit."""
     for _, rows in table.parts(part_rows, lambda part: True):
         yield from work.read(rows)
 
@@ -139,7 +139,7 @@ def _interrupted(table: Table, writer: RowWriter, summary: Summary) -> Interrupt
 
 
 class _Errors:
-    """Bad rows of a stream, put aside as they come: the file is made when the first one does."""
+    """Bad rows of a stream; the file is made with the first one."""
 
     def __init__(self, target: str) -> None:
         self.path = None if target == STDIO else f"{target}.errors.jsonl"
@@ -148,11 +148,11 @@ class _Errors:
 
     @property
     def written(self) -> str | None:
-        """The file, if there is one."""
+        """The file, or None."""
         return self.path if self._writer else None
 
     def add(self, values: dict[str, Any]) -> None:
-        """Put a row aside."""
+        """Write a bad row."""
         if self.path is None:
             return
         if self._writer is None:

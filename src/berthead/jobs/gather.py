@@ -1,4 +1,4 @@
-"""What shards have computed, or one process, becomes the output when all of it is there."""
+"""Gathering: the parts of all shards, or of one process, become the output."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def gather_parts(
     end: Mapping[str, Any],
     folder: PartsFolder | None,
 ) -> Summary:
-    """Put the output together from all parts, and remove their folder.
+    """Join all parts into the output, and remove their folder.
 
     Args:
         target: the output.
         manifest: of the job.
         parts: by number.
-        end: of the input: how many `parts` there are, and `notes`.
-        folder: to be removed; None: the parts stay.
+        end: of the input: the number of `parts`, and `notes`.
+        folder: the folder to remove; None: keep the parts.
 
     Returns:
-        What was done.
+        A summary.
 
     Raises:
         OSError: the output cannot be written; the parts stay.
@@ -56,7 +56,7 @@ def gather_parts(
 
 
 def already_gathered(folder: PartsFolder, target: str) -> Summary | None:
-    """What was done by a process that was killed when the output was in its place; None: it is not there."""
+    """The summary of a process that was killed after the output was in place; None: no output yet."""
     finished = (folder.manifest or {}).get("finished")
     place = target_of(target)
     if finished is None or not place.is_file() or place.stat().st_size != finished["size"]:
@@ -66,17 +66,17 @@ def already_gathered(folder: PartsFolder, target: str) -> Summary | None:
 
 
 def gather(target: str, names: Sequence[str] = ()) -> Summary:
-    """Put together what shards have computed.
+    """Join the parts of all shards into the output.
 
     Args:
-        target: the output; its extension says whether it is packed.
-        names: the folders of parts; none: `<target>.parts`, which is removed at the end. Others stay.
+        target: the output; its extension says whether it is compressed.
+        names: the folders of parts; empty: `<target>.parts`, which is removed at the end. Other folders stay.
 
     Returns:
-        What was done by all shards.
+        A summary of all shards.
 
     Raises:
-        UsageError: parts are missing, or the folders are not of one job.
+        UsageError: parts are missing, or the folders belong to different jobs.
         OutputError: the output cannot be written.
     """
     check_writable(target)
@@ -144,7 +144,7 @@ def _end(folders: Mapping[str, PartsFolder]) -> dict[str, Any]:
 
 
 def _said_missing(missing: Sequence[int], parts: Mapping[int, Part]) -> str:
-    """Which parts are missing, and whose they are as far as that is known."""
+    """Which parts are missing, and of which shards, as far as known."""
     of = max((int(part.shard.partition("/")[2]) for part in parts.values()), default=1)
     shards = sorted({number % of + 1 for number in missing})
     whose = f" of shard{'s' * (len(shards) > 1)} {listed(f'{one}/{of}' for one in shards)}" if of > 1 else ""

@@ -1,4 +1,4 @@
-"""The files that a job reads: found by a pattern, and known again by their content."""
+"""The input files of a job: matched by patterns, and identified by their content."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from berthead.formats.registry import split_sheet
 
 
 def matching(given: str | Path | Sequence[str | Path]) -> list[str]:
-    """The files that are meant.
+    """The files that paths and patterns match.
 
     Args:
         given: a path, a pattern such as `texts/*.csv` (`**` for folders of any depth), `-` for stdin, or several paths
             and patterns.
 
     Returns:
-        Paths as they are given, those of a pattern in the order of their names.
+        Paths as given; those of a pattern in the order of their names.
 
     Raises:
         DataError: a pattern matches no file.
-        UsageError: stdin or a pipe among others, or nothing at all.
+        UsageError: stdin or a pipe together with others, or nothing.
 
     Example:
         >>> matching("reviews.csv")
@@ -57,7 +57,7 @@ def matching(given: str | Path | Sequence[str | Path]) -> list[str]:
 
 
 def is_file(path: str) -> bool:
-    """Whether this can be read more than once, as far as it can be read: no stdin, and no pipe."""
+    """Whether this can be read more than once: not stdin, not a pipe."""
     path, _ = split_sheet(path)
     special = os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)  # noqa: PTH110, PTH112, PTH113
     return path != STDIO and not special
@@ -65,13 +65,13 @@ def is_file(path: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What a file was when it was read.
+    """The identity of a file when it was read.
 
     Args:
-        name: as the user typed it: it stands in the places of bad rows.
+        name: as the user typed it; shown in the locations of bad rows.
         size: in bytes.
-        sha256: of all of it. Reading for this costs seconds where predicting takes hours, and nothing less is sure.
-        mtime_ns: when it was changed last; it says that nobody writes to the file while it is read, and no more.
+        sha256: of the whole file. Reading it costs seconds where predicting takes hours, and nothing less is certain.
+        mtime_ns: the last change; used only to notice writes while the file is read.
     """
 
     name: str
@@ -95,10 +95,10 @@ class Fingerprint:
         return cls(path, stat.st_size, sha256, stat.st_mtime_ns)
 
     def check_unchanged(self) -> None:
-        """Whether nobody wrote to the file since then.
+        """Check that nobody has written to the file since then.
 
         Raises:
-            DataError: somebody did.
+            DataError: it was changed.
         """
         try:
             now = Path(split_sheet(self.name)[0]).stat()
@@ -109,5 +109,5 @@ class Fingerprint:
             raise DataError(self.name, "was changed while it was read", fix=fix)
 
     def to_json(self) -> dict[str, Any]:
-        """What decides whether a file is still the same one."""
+        """The fields that decide whether a file is the same."""
         return {"name": self.name, "size": self.size, "sha256": self.sha256}

@@ -1,4 +1,4 @@
-"""A job: file to file in parts, so that what is done is kept, whatever happens to the process."""
+"""A job: file to file in parts, so that finished parts survive whatever happens to the process."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ Parts = Iterator[tuple[int, Iterator[Row]]]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A table to be answered into a file.
+    """A table whose answers go to a file.
 
     Args:
-        work: what is done to its rows.
+        work: the computation on its rows.
         table: the rows.
         target: the file.
-        options: rows a part, the shard, and whether to go on with what is there.
+        options: rows a part, the shard, and whether to resume.
         again: what the user does to go on after an interruption.
         quiet: show no progress.
         pool: computes the parts elsewhere; None: they are computed here.
@@ -57,28 +57,28 @@ class Job:
 
     @property
     def shard(self) -> Shard:
-        """The parts that this process computes."""
+        """Which parts this process computes."""
         return Shard.parse(self.options.shard) if self.options.shard else Shard()
 
     @property
     def output(self) -> Output:
-        """What the file looks like."""
+        """The format and columns of the output."""
         table = self.table
         return Output.of(format_of(self.target)[0], table.format, table.columns, table.schema, self.work.added)
 
 
 def run(job: Job) -> Summary:
-    """Compute the parts that are not there yet; the whole job puts the output together, a shard leaves its parts.
+    """Compute the missing parts; a whole job then joins them into the output, a shard leaves its parts.
 
     Args:
-        job: what is to be done.
+        job: the job.
 
     Returns:
-        What was done, in this process and before.
+        A summary, of this process and earlier ones.
 
     Raises:
-        UsageError: there are parts and they are not to be taken, or they are those of another job.
-        DataError: the input cannot be read, or was changed meanwhile.
+        UsageError: there are parts, without `resume` or of another job.
+        DataError: the input cannot be read, or changed meanwhile.
         OutputError: the output cannot be written; whole parts are kept.
         Interrupted: Ctrl-C; whole parts are kept.
     """
@@ -98,7 +98,7 @@ def run(job: Job) -> Summary:
 
 
 def _opened(job: Job, inputs: list[Fingerprint]) -> PartsFolder:
-    """The job's parts folder, beside the file itself where the target is a link."""
+    """The job's parts folder; if the target is a link, beside the file that it points to."""
     place = target_of(job.target)
     functions = {name: one.identity() for name, one in job.work.predictor.functions.items()}
     manifest = manifest_of(inputs, functions, _options(job), computed_by(job.work), job.output)
@@ -141,7 +141,7 @@ def _compute(job: Job, folder: PartsFolder, inputs: Sequence[Fingerprint]) -> No
 
 
 def _compute_here(job: Job, folder: PartsFolder, parts: Parts, progress: Progress) -> Generator[None]:
-    """Write the parts in their order, each behind a yield; the next rows are read while these are computed."""
+    """Compute the parts in order, yielding before each is written; the next rows are read during the computation."""
 
     def read() -> Iterator[tuple[int, Chunk]]:
         for number, rows in parts:
@@ -157,7 +157,7 @@ def _compute_here(job: Job, folder: PartsFolder, parts: Parts, progress: Progres
 
 
 def _compute_elsewhere(job: Job, folder: PartsFolder, parts: Parts, progress: Progress) -> Generator[None]:
-    """Write the parts as the pool is done with them, each behind a yield."""
+    """Write the parts as the pool finishes them, yielding before each."""
     assert job.pool is not None
     with closing(job.pool.compute(job.work, job.output, parts, computed_by(job.work))) as computed:
         for one in computed:
@@ -199,20 +199,20 @@ def _options(job: Job) -> dict[str, Any]:
 
 
 def computed_by(work: Work) -> dict[str, Any]:
-    """What decides the last bits of answers that are computed in this process.
+    """Everything in this process that decides the last bits of answers.
 
     Args:
-        work: what is computed.
+        work: the computation.
 
     Returns:
-        Versions, kernels, and threads where they matter, by name.
+        Versions, kernels, and threads if they matter, by name.
     """
     by = {name: _version(name) for name in ("berthead", "tokenizers", "numpy", "pyarrow")}
     return by | work.predictor.computed_by()
 
 
 def _version(name: str) -> str | None:
-    """Of a package; an exported function is applied without some."""
+    """The version of a package; exported functions do not need all of them."""
     try:
         return version(name)
     except PackageNotFoundError:

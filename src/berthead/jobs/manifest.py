@@ -1,4 +1,4 @@
-"""What the parts of a job are made of and by, and whether a folder's parts are of this job."""
+"""The manifest: what decides the bytes of a job's parts, and whether a folder's parts belong to this job."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def manifest_of(
 
     Args:
         inputs: the files, in their order.
-        functions: what answers, by name; `reading` says how many tokens it reads at once.
+        functions: the functions, by name; `reading` says how many tokens one reads at once.
         options: by name.
-        by: what computes: versions and kernels.
-        output: what is written.
+        by: versions and kernels.
+        output: the output's format and columns.
     """
     record = {
         "format_version": FORMAT_VERSION,
@@ -43,10 +43,10 @@ def manifest_of(
 
 
 def output_in(manifest: Mapping[str, Any], where: str) -> Output:
-    """What the output of a job looks like.
+    """The output's format and columns.
 
     Raises:
-        UsageError: the manifest does not say.
+        UsageError: the manifest does not have it.
     """
     try:
         return Output.from_json(manifest["output"])
@@ -55,25 +55,25 @@ def output_in(manifest: Mapping[str, Any], where: str) -> Output:
 
 
 def window_in(manifest: Mapping[str, Any]) -> int:
-    """Tokens that the functions of a job read at once."""
+    """The number of tokens that a job's functions read at once."""
     return max(int(one["reading"]["max_tokens"]) for one in manifest["functions"].values())
 
 
 def open_parts(
     path: Path, manifest: dict[str, Any], part_format: str, shard: Shard, *, resume: bool = False, name: str = ""
 ) -> PartsFolder:
-    """The parts folder of a job, new or as it was left.
+    """The parts folder of a job, new or existing.
 
     Args:
         path: the folder.
-        manifest: of the job.
+        manifest: the job's manifest.
         part_format: the extension of the parts' files.
         shard: which parts this process computes.
-        resume: go on with the parts that are there; a shard does so with the parts of others in any case.
-        name: the folder as the user knows it.
+        resume: continue with existing parts; a shard always accepts the parts of other shards.
+        name: the folder's name for messages.
 
     Returns:
-        The folder, held by this process.
+        The folder, locked by this process.
 
     Raises:
         UsageError: there are parts and they are not to be taken, or they are those of another job.
@@ -93,7 +93,7 @@ def open_parts(
 
 
 def _settle(folder: PartsFolder, manifest: dict[str, Any], resume: bool, name: str) -> None:
-    """Refuse a folder that this job cannot continue in; start over where there is nothing to continue."""
+    """Refuse a folder in which this job cannot continue; start over if there is nothing to continue."""
     left, alone = folder.manifest, folder.shard.alone
     anew = f"start over{'' if alone else ' with all shards'}: rm -r {name}"
     if left is not None and "finished" in left:
@@ -116,7 +116,7 @@ def _settle(folder: PartsFolder, manifest: dict[str, Any], resume: bool, name: s
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """In what two manifests differ, in words; nothing where they are one.
+    """The differences of two manifests, in words; empty if they are equal.
 
     Example:
         >>> differences({"options": {"precision": "fp32"}}, {"options": {"precision": "int8"}})
@@ -161,6 +161,6 @@ def _said(key: tuple[str, ...]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value, short: of a sha256 its beginning."""
+    """A value in short form; only the beginning of a sha256."""
     text = "absent" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return f"{text[:12]}..." if len(text) > 60 else text

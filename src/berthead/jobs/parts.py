@@ -1,4 +1,4 @@
-"""A folder of parts: what a long job has done so far, each part whole or absent, and all under one manifest."""
+"""The folder of a long job's finished parts: no part is ever half written, and one manifest describes them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _OURS = re.compile(rf"\.?(\d{{6,}}\.|{MANIFEST}|{END}|{LOCK})")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part that is there.
+    """A finished part.
 
     Args:
         answers: the file of its rows.
         errors: the file of its bad rows, or None.
-        counts: what became of its rows.
+        counts: counts of its rows.
         sha256: of both files.
         shard: the process that computed it, as `K/N`.
     """
@@ -45,9 +45,9 @@ class OpenPart:
     """A part that is being written.
 
     Attributes:
-        answers: where its rows go.
-        errors: where its bad rows go.
-        counts: what became of them, to be filled in.
+        answers: the stream of its rows.
+        errors: the stream of its bad rows.
+        counts: counts of its rows, to be filled in.
     """
 
     def __init__(self, answers: Path, errors: Path) -> None:
@@ -62,7 +62,7 @@ class OpenPart:
         self.counts = Counts()
 
     def publish(self, record: Path, shard: str) -> Part:
-        """Put the files in their place, and behind them the record that says that they are there."""
+        """Rename the files into place, then write the record that says so."""
         asides = [self._answers, self._errors]
         for aside in asides:
             aside.seal()
@@ -82,7 +82,7 @@ class OpenPart:
 
 
 class PartsFolder:
-    """A folder of parts, held by one process, or by several shards.
+    """A folder of parts, locked by one process, or by several shards.
 
     Args:
         path: the folder.
@@ -90,11 +90,11 @@ class PartsFolder:
         shard: which parts this process computes.
 
     Attributes:
-        whole: the parts that are there, by number, as far as this process knows.
+        whole: the finished parts, by number, as far as this process knows.
 
     Raises:
         OSError: it cannot be made or written.
-        UsageError: another process is at work in it.
+        UsageError: another process works in it.
     """
 
     def __init__(self, path: Path, part_format: str, shard: Shard) -> None:
@@ -108,19 +108,19 @@ class PartsFolder:
         self.look()
 
     def look(self) -> None:
-        """See which of this process's parts are there and sound: a part that was damaged is not there."""
+        """Find this process's parts that are finished and intact; a damaged part counts as missing."""
         wanted = filter(self.shard.owns, sorted(self._records() - self.whole.keys()))
         found = {number: self._read(number) for number in wanted}
         self.whole |= {number: part for number, part in found.items() if part is not None}
 
     @property
     def empty(self) -> bool:
-        """Whether nobody has finished a part yet, this shard or another."""
+        """Whether no shard has finished a part yet."""
         return not self._records()
 
     @property
     def manifest(self) -> dict[str, Any] | None:
-        """What the parts were made of and by; None: there is no manifest that can be read."""
+        """The manifest, or None if there is none that can be read."""
         return _read_json(self.path / MANIFEST)
 
     def begin(self, manifest: dict[str, Any]) -> None:
@@ -129,21 +129,21 @@ class PartsFolder:
             write_json(self.path / MANIFEST, manifest, replace=False, compact=True)
 
     def finish(self, output: dict[str, Any]) -> None:
-        """Write down that the output is in its place, so that nothing is done again while parts are removed."""
+        """Record that the output is in place, so that nothing is computed again while parts are removed."""
         write_json(self.path / MANIFEST, (self.manifest or {}) | {"finished": output}, compact=True)
 
     @property
     def end(self) -> dict[str, Any] | None:
-        """What is known when the input was read to its end: `rows`, `parts` and `notes`; None: it was not yet."""
+        """`rows`, `parts` and `notes` of the whole input; None until it was read to its end."""
         return _read_json(self.path / END)
 
     def reached_end(self, end: dict[str, Any]) -> None:
-        """Write down how many parts there are, as `end` gives it."""
+        """Record how many parts there are, as `end` returns it."""
         write_json(self.path / END, end, compact=True)
 
     @contextmanager
     def writing(self, number: int) -> Iterator[OpenPart]:
-        """A part to be written, which is there when the block ends, and absent after an exception.
+        """A context for writing a part: it is kept when the block ends, and discarded after an exception.
 
         Raises:
             OSError: it cannot be written.
@@ -160,14 +160,14 @@ class PartsFolder:
             raise
 
     def clear(self) -> None:
-        """Remove what a job has left here, the locks apart, the manifest last."""
+        """Remove all files of the job except the locks; the manifest last."""
         self.whole = {}
         for path in sorted(self._ours(), key=lambda path: path.name == MANIFEST):
             if not path.name.startswith(LOCK):
                 path.unlink()
 
     def remove(self) -> None:
-        """Remove the folder, unless there is something in it that is not ours."""
+        """Remove the folder, unless it holds files that are not ours."""
         self.clear()
         for path in self._ours():
             path.unlink()
@@ -177,14 +177,14 @@ class PartsFolder:
         sync_folder(self.path.parent)
 
     def release(self) -> None:
-        """Let others in; a folder without a part is of no use, unless other shards are at work in it."""
+        """Unlock the folder; remove it if it has no parts and no other shard works in it."""
         if self._locks and self.shard.alone and self.empty:
             with suppress(OSError):
                 self.remove()
         self.close()
 
     def close(self) -> None:
-        """Let others in."""
+        """Unlock the folder."""
         while self._locks:
             self._locks.pop().close()
 
@@ -209,7 +209,7 @@ class PartsFolder:
         return part if sound else None
 
     def _locked(self, name: str, shared: bool = False) -> Any:
-        """An open file with a lock that ends with this process, however it ends."""
+        """An open file with a lock that is released when this process ends, however it ends."""
         file = open(self.path / name, "a")  # noqa: SIM115
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

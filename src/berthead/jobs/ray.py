@@ -1,7 +1,7 @@
-"""The parts of a job on a Ray cluster: rows go to its actors and bytes come back, so that no disk is shared.
+"""Parts of a job on a Ray cluster: rows go to actors and bytes come back, so no disk is shared.
 
-Each actor holds the function, prepared once, and has the next part at hand while it computes one. What a dead actor had
-is computed by another.
+Each actor prepares the function once, and has the next part waiting while it computes one. The parts of a dead actor
+are computed by another.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class RayPool:
     """Actors on a Ray cluster, as many as it has room for.
 
     Args:
-        options: `ray` is where the cluster is (in a program that is connected, that one is used), `threads` what each
-            actor has of a node's processors (None: what this process may use, or the smallest node has), `device`
+        options: `ray` is the cluster's address (a program that is connected uses its cluster), `threads` the
+            processors of an actor (None: those of this process, or of the smallest node if fewer), `device`
             whether each has a GPU.
-        quiet: say nothing while there are no free processors.
+        quiet: no message while there are no free processors.
 
     Example:
         >>> pool = RayPool(PredictOptions(ray="auto"))  # doctest: +SKIP
@@ -84,17 +84,17 @@ class RayPool:
         """Compute parts on the cluster, to the same bytes as here.
 
         Args:
-            work: what is done to the rows; it is put into the cluster once.
+            work: the computation on the rows; it is put into the cluster once.
             output: what is written.
-            parts: numbers and rows, which are read when an actor has room for them.
-            by: versions and kernels that every node has to have.
+            parts: numbers and rows, read when an actor has room for them.
+            by: versions and kernels that every node must have.
 
         Yields:
-            The parts, as they are done.
+            The parts, as they are finished.
 
         Raises:
             UsageError: a node would compute other bytes, or cannot compute at all.
-            OutputError: the actors that are given a part die.
+            OutputError: the actors of a part keep dying.
         """
         if not isinstance(work.predictor, Predictor | JoinedPredictor):
             raise UsageError("--ray", "this is an exported function", "a model folder that berthead fit made")
@@ -109,7 +109,7 @@ def room(nodes: list[dict[str, float]], options: PredictOptions) -> tuple[int, i
     """How many threads an actor has, and how many actors a cluster has room for.
 
     Args:
-        nodes: what each has, as Ray names it.
+        nodes: the resources of each, under Ray's names.
         options: threads and device.
 
     Returns:
@@ -162,7 +162,7 @@ def _connect(ray: Any, options: PredictOptions) -> None:
 
 
 def _knock(address: str) -> None:
-    """OSError where nobody listens: Ray itself would try for two minutes."""
+    """Raise OSError at once if nobody listens: Ray itself would try for two minutes."""
     host, colon, port = address.rpartition(":")
     if colon and host and port.isdecimal() and "/" not in host:
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
@@ -178,7 +178,7 @@ class _Member:
 
 @dataclass(slots=True)
 class _Task:
-    """A part that is to be computed, its rows in the object store, and how many actors died with it."""
+    """A part to compute, its rows in the object store, and how many actors died on it."""
 
     number: int
     rows: Any
@@ -203,7 +203,7 @@ class _Crew:
             self._start()
 
     def compute(self, parts: Iterator[tuple[int, list[Row]]]) -> Iterator[PartBytes]:
-        """The parts, as they are done."""
+        """The parts, as they are finished."""
         tasks = (_Task(number, self._ray.put(rows)) for number, rows in parts)
         while self._hand_out(tasks) or self._running or self._again:
             for ref in self._arrived():
@@ -223,7 +223,7 @@ class _Crew:
         self._starting[actor.computed_by.remote()] = _Member(actor)
 
     def _hand_out(self, tasks: Iterator[_Task]) -> bool:
-        """Give parts to those who have room for them; False: there are no more parts to be read."""
+        """Give parts to actors with room for them; False: there are no more parts to read."""
         for room in range(1, AHEAD + 1):
             for member in self._ready:
                 if member.parts >= room:
@@ -236,7 +236,7 @@ class _Crew:
         return True
 
     def _arrived(self) -> list[Any]:
-        """What is done: parts, and actors that are ready."""
+        """Finished parts, and actors that are ready."""
         waiting = [*self._running, *self._starting]
         while not (done := self._ray.wait(waiting, timeout=PATIENCE_S)[0]):
             if not self._ready and not self._told:
@@ -245,7 +245,7 @@ class _Crew:
         return list(done)
 
     def _welcome(self, ref: Any) -> None:
-        """An actor is ready, if it computes the same bytes."""
+        """Accept a ready actor if it computes the same bytes."""
         member = self._starting.pop(ref)
         try:
             by = self._ray.get(ref)
@@ -265,7 +265,7 @@ class _Crew:
         self._ready.append(member)
 
     def _taken(self, ref: Any) -> PartBytes | None:
-        """A part that is done; None: its actor died, and it is to be computed again."""
+        """A finished part; None: its actor died, and it will be computed again."""
         member, task = self._running.pop(ref)
         member.parts -= 1
         try:
@@ -278,7 +278,7 @@ class _Crew:
         return computed
 
     def _lost(self, member: _Member, task: _Task, error: Exception) -> None:
-        """Put a part back, and another actor in the place of the one that died with it."""
+        """Queue a part again, and replace its dead actor."""
         task.deaths += 1
         if task.deaths == MOST_DEATHS:
             saw = f"{MOST_DEATHS} actors died with part {task.number}: {str(error).strip().splitlines()[0]}"
@@ -295,8 +295,8 @@ class _Actor:
     """A process of the cluster that computes parts.
 
     Args:
-        work: refers to the work and the output; in a list, so that Ray leaves fetching it to us.
-        threads: of this process.
+        work: a reference to the work and the output; in a list, so that Ray does not fetch it itself.
+        threads: threads of this process.
         switch: which kernels are used, as in the driver's environment.
     """
 

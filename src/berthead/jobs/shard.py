@@ -10,12 +10,12 @@ from berthead.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One process of several that share a job: it computes every `of`-th part.
+    """One of several processes that share a job: it computes every `of`-th part.
 
     Args:
         number: from 1.
-        of: how many there are.
-        alone: it computes all parts, and no other process is to be at work.
+        of: the number of shards.
+        alone: it computes all parts, and no other process may work in the folder.
 
     Example:
         >>> [part for part in range(6) if Shard.parse("2/3").owns(part)]
@@ -28,7 +28,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """A shard as `K/N`; UsageError where there is no such one."""
+        """A shard from `K/N`; UsageError if K is above N."""
         number, of = map(int, text.split("/"))
         if not 1 <= number <= of:
             raise UsageError("--shard", f"is {text}", f"1/{of} to {of}/{of}")
@@ -39,7 +39,7 @@ class Shard:
         return part % self.of == self.number - 1
 
     def share(self, rows: int, part_rows: int) -> int:
-        """How many of the rows this process computes."""
+        """The number of rows that this process computes."""
         firsts = range((self.number - 1) * part_rows, rows, self.of * part_rows)
         return sum(min(part_rows, rows - first) for first in firsts)
 

@@ -1,4 +1,4 @@
-"""What is done to the rows of a table, from rows to the bytes of a part; whoever has a part's rows can do it alone."""
+"""The work of a job, from rows to the bytes of a part; a part's rows are all that it needs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Write = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Rows that are computed together, and what was read of them."""
+    """Rows that are computed together, with their encoded examples."""
 
     rows: list[Row]
     read: ReadChunk
@@ -40,8 +40,8 @@ class Work:
 
     Args:
         predictor: the fitted function, or several.
-        columns: what is read.
-        names: of each function, our names of what it adds to the columns' names.
+        columns: the columns to read.
+        names: for each function, our names of the added values to the columns' names.
         added: added columns to their types.
     """
 
@@ -58,13 +58,13 @@ class Work:
 
         Args:
             predictor: the fitted function, or several; of these each added column begins with the function's name.
-            options: may name other columns than at fit, and what to add.
+            options: columns, if they have other names than at the fit, and what to add.
             columns: the table's.
             where: the table, for errors.
 
         Raises:
             DataError: a column is missing.
-            UsageError: columns are named that the function does not read.
+            UsageError: an option names a column that the function does not read.
         """
         read = input_columns(widest(predictor.functions), options, list(columns), where, label=False)
         names: dict[str, dict[str, str]] = {}
@@ -76,7 +76,7 @@ class Work:
         return cls(predictor, read, names, added)
 
     def read(self, rows: Iterable[Row]) -> Iterator[Chunk]:
-        """Rows in chunks, tokenised; a chunk depends on nothing but the rows from the first on."""
+        """Rows in tokenised chunks; the chunks depend only on the rows."""
         waiting: deque[Row] = deque()
 
         def examples() -> Iterator[Example]:
@@ -88,13 +88,13 @@ class Work:
             yield Chunk([waiting.popleft() for _ in read[0]], read)
 
     def answer(self, chunks: Iterable[Chunk], write: Write, write_bad: Write, counts: Counts) -> None:
-        """Answer chunks and write their rows, each with what is added to it.
+        """Predict chunks and write their rows with the added columns.
 
         Args:
             chunks: as `read` gives them.
-            write: takes a sound row; UnfitRow: the output has no room for it, and it counts as a bad one.
+            write: takes a good row; UnfitRow: the output cannot hold it, and it counts as a bad one.
             write_bad: takes `where`, `error` and `row` of a bad one.
-            counts: what became of the rows is added to it.
+            counts: the counts to add to.
         """
         for chunk in chunks:
             for row, predictions in zip(chunk.rows, self.predictor.answer(chunk.read), strict=True):
@@ -113,7 +113,7 @@ class Work:
                 counts.windowed += any(one.n_windows > 1 for one in predictions.values())
 
     def _values(self, row: Row, predictions: Mapping[str, Prediction]) -> tuple[dict[str, Any], str | None]:
-        """What is added to a row, or why there is no answer."""
+        """The values added to a row, or why there is no answer."""
         values: dict[str, Any] = {}
         for name, prediction in predictions.items():
             if prediction.error is not None:
@@ -144,7 +144,7 @@ class PartBytes:
 
 
 class Pool(Protocol):
-    """What computes parts elsewhere; it is entered before a job asks what decides the bytes."""
+    """Computes parts elsewhere; a job enters it before it writes the manifest."""
 
     def __enter__(self) -> Self: ...
 
@@ -158,10 +158,10 @@ class Pool(Protocol):
         """Compute parts, to the same bytes as `compute_part`.
 
         Args:
-            work: what is done to the rows.
-            output: what is written.
-            parts: numbers and rows, which are read as they are needed.
-            by: versions and kernels that the bytes are of; others are refused.
+            work: the computation on the rows.
+            output: the output's format and columns.
+            parts: numbers and rows, read as needed.
+            by: the versions and kernels required; others are refused.
 
         Yields:
             The parts, as they are done.
@@ -173,18 +173,18 @@ def compute_part(work: Work, output: Output, chunks: Iterable[Chunk], answers: B
     """Compute one part: the same rows give the same bytes, whoever computes them.
 
     Args:
-        work: what is done to the rows.
-        output: what is written.
+        work: the computation on the rows.
+        output: the output's format and columns.
         chunks: the part's rows, `work.read(rows)`, or the same prefetched.
         answers: takes the bytes of the rows with their answers, as `output.part_format`.
         errors: takes the bytes of the bad rows, as JSON Lines.
 
     Returns:
-        What became of the rows.
+        Counts of the rows.
 
     Raises:
-        OSError: a stream does not take them.
-        OutputError: a value does not fit the output.
+        OSError: a stream cannot be written.
+        OutputError: a value that the output cannot hold.
 
     Example:
         >>> counts = compute_part(work, output, work.read(rows), io.BytesIO(), io.BytesIO())  # doctest: +SKIP

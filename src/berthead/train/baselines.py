@@ -1,4 +1,4 @@
-"""What a fit has to beat: the majority's answer, and TF-IDF with a linear model."""
+"""Baselines of a fit: the majority answer, and TF-IDF with a linear model."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ MOST_ROWS = 20_000
 
 
 def can_be_based(task: Task) -> bool:
-    """Whether the task says what a linear model makes of features of texts."""
+    """Whether the task has a linear baseline."""
     return type(task).linear is not None
 
 
 def baselines(
     task: Task, train: Sequence[Example], targets: np.ndarray, valid: Sequence[Example], gold: np.ndarray, metric: str
 ) -> dict[str, float]:
-    """The metric of two simple functions on the held-out rows.
+    """The metric of the two baselines on the held-out rows.
 
     Args:
         task: what is predicted; it has a linear model.
-        train: fitted rows; at most the first 20,000 are used.
+        train: training rows; at most the first 20,000 are used.
         targets: their targets, [rows, ...].
         valid: held-out rows.
         gold: their targets.

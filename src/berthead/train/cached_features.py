@@ -39,11 +39,11 @@ _SUFFIXES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """Vectors of rows, or of their tokens, that lie in a file.
+    """Vectors of rows, or of their tokens, in a file.
 
     Args:
         values: [rows or tokens, width], mapped from the file.
-        first: the first place of each row, by what it holds.
+        first: the index of each row's first vector, by the row's content.
         by_token: whether a row has a vector for each token.
     """
 
@@ -60,7 +60,7 @@ class Vectors:
         return found
 
     def compute(self, rows: Sequence[Encoded]) -> Compute:
-        """A function from packs of these rows to their vectors."""
+        """A function that maps packs of these rows to their vectors."""
 
         def vectors_of(one: Pack) -> FloatArray:
             return self.of(rows[number] for number in one.row)
@@ -68,17 +68,17 @@ class Vectors:
         return vectors_of
 
     def numbered(self, one: EncodedExample) -> EncodedExample:
-        """The same input with the places of its tokens' vectors in place of its tokens."""
+        """The same input with the indices of its tokens' vectors instead of its tokens."""
         rows = (replace(row, ids=self.first[_content(row)] + np.arange(len(row.ids))) for row in one.rows)
         return replace(one, rows=tuple(rows))
 
     def to_json(self) -> dict[str, Any]:
-        """How much is kept, and how exactly."""
+        """How much is cached, and in which precision."""
         return {"vectors": len(self.values), "dtype": str(self.values.dtype).removeprefix("torch.")}
 
 
 class Lookup(nn.Module):
-    """In place of embeddings: vectors that were computed before, by the places that `Vectors.numbered` gives."""
+    """Replaces the embeddings: cached vectors, looked up by the indices of `Vectors.numbered`."""
 
     def __init__(self, values: Tensor) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Lookup(nn.Module):
 
 
 class _Tokens(nn.Module):
-    """A head of which only the pooling is used: every token's vector."""
+    """A head whose pooling keeps every token's vector."""
 
     def pool(self, hidden: Tensor, pack: TensorPack) -> Tensor:
         """[tokens, width] as it is."""
@@ -104,19 +104,19 @@ def below(
     model: Model, rows: Sequence[Encoded], device: torch.device, precision: str, folder: Path | None, quiet: bool,
     team: Team = ALONE,
 ) -> Vectors | None:  # fmt: skip
-    """What the frozen bottom of an encoder says of each token.
+    """The activations of the frozen bottom layers, for each token.
 
     Args:
-        model: with the parameters that learn marked.
-        rows: all that will be asked for.
+        model: with the trained parameters marked.
+        rows: all rows that will be looked up.
         device: where it is computed.
-        precision: in which it is, `fp32` or `bf16`.
-        folder: where the file is kept for later fits; None: in a temporary place, for this one.
+        precision: `fp32` or `bf16`.
+        folder: where the file is kept for later fits; None: a temporary file.
         quiet: show no progress.
         team: the processes that compute it together.
 
     Returns:
-        The vectors; None where there is no room for them.
+        The vectors; None if there is no room for them.
 
     Raises:
         OutputError: they cannot be written.
@@ -127,7 +127,7 @@ def below(
 
 
 def above(model: Model, vectors: Vectors) -> Model:
-    """The rest of the model, which reads those vectors; it shares the model's weights."""
+    """The layers above the cached ones, reading the cached vectors; they share the model's weights."""
     encoder = model.encoder.part(frozen_layers(model), len(model.encoder.order))
     encoder.embeddings = Lookup(vectors.values)  # type: ignore[assignment]
     # What its packs index are the vectors.
@@ -136,7 +136,7 @@ def above(model: Model, vectors: Vectors) -> Model:
 
 
 def frozen_layers(model: Model) -> int:
-    """How many layers lie below everything that learns."""
+    """The number of layers below everything that is trained."""
     return max(0, len(frozen_parts(model.encoder)) - 2)
 
 
@@ -144,20 +144,20 @@ def keep(
     rows: Sequence[Encoded], compute: Compute, part: Model, pooling: str, *, by_token: bool, folder: Path | None,
     quiet: bool, team: Team = ALONE,
 ) -> Vectors | None:  # fmt: skip
-    """The vectors of rows: from a file that an earlier fit left, or computed and written.
+    """The vectors of rows: from the file of an earlier fit, or computed and written.
 
     Args:
-        rows: what is read; equal rows are computed once.
+        rows: the rows; equal rows are computed once.
         compute: a pack to its vectors, [rows or tokens, ...].
-        part: the model that computes, which names the file.
-        pooling: how `compute` gets and pools the last vectors, in words, which name the file too.
+        part: the model that computes; part of the file's name.
+        pooling: how `compute` gets and pools the last vectors, in words; part of the file's name.
         by_token: whether there is a vector a token, else one a row.
-        folder: where the file stays; None: it is gone with this process.
+        folder: where the file is kept; None: it is removed with this process.
         quiet: show no progress.
-        team: the processes that compute them together, and look them up in one file a machine.
+        team: the processes that compute them together; they share one file a machine.
 
     Returns:
-        The vectors; None where there is no room for them.
+        The vectors; None if there is no room for them.
 
     Raises:
         OutputError: the file cannot be written.
@@ -191,16 +191,16 @@ def keep(
 
 
 def check_folder(name: str | None) -> Path | None:
-    """The folder that keeps vectors, made where it is not there.
+    """The cache folder, made if it is missing.
 
     Args:
-        name: as the user gave it; None: there is none.
+        name: as the user gave it, or None.
 
     Returns:
         The folder.
 
     Raises:
-        UsageError: it cannot be one.
+        UsageError: it cannot be used.
     """
     if name is None:
         return None
@@ -218,7 +218,7 @@ def _content(row: Encoded) -> bytes:
 
 
 def _key(part: Model, pooling: str, contents: Iterable[bytes], dtype: torch.dtype) -> str:
-    """The sha256 of all that the vectors depend on: weights, sizes, arithmetic, and the rows."""
+    """The sha256 of everything that the vectors depend on: weights, sizes, arithmetic, and the rows."""
     threads = torch.get_num_threads()  # sums are split among them, and round differently
     device = next(part.encoder.parameters()).device
     kernels = library.chosen() if device.type == "cpu" else torch.cuda.get_device_name(device)
@@ -233,7 +233,7 @@ def _key(part: Model, pooling: str, contents: Iterable[bytes], dtype: torch.dtyp
 def _parts(
     rows: Sequence[Encoded], compute: Compute, dtype: torch.dtype, done: Callable[[int], None]
 ) -> Iterable[bytes]:
-    """The vectors of rows, longest first, as they lie in the file."""
+    """The vectors of rows, longest first, in the order of the file."""
     for one in packs(rows, TOKEN_BUDGET):
         values = torch.from_numpy(compute(one)).to(dtype).contiguous()
         yield values.view(torch.uint8).numpy().tobytes()
@@ -241,7 +241,7 @@ def _parts(
 
 
 def _written(place: Path, name: str, parts: Iterable[bytes], *, stays: bool) -> Path:
-    """A file with these bytes: written aside and renamed where it stays, for its user alone where it does not."""
+    """A file with these bytes: renamed into place if it is kept, else readable by its user only."""
     # Written, not mapped: on a full disk a mapped write would end the process.
     try:
         if not stays:

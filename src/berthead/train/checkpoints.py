@@ -1,4 +1,4 @@
-"""Where a fit stands, in a file beside its output: whole after kill -9 at any moment, and gone when the fit is done."""
+"""The checkpoint of a fit, in a file beside its output: intact after kill -9 at any moment, removed at the end."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _ANEW = "Give --overwrite instead of --resume to start over."
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """Where a fit stands.
+    """The state of a fit.
 
     Args:
-        state: what can be written as JSON.
+        state: the part that is JSON.
         tensors: everything else, by name.
     """
 
@@ -46,9 +46,9 @@ class Checkpoints:
     """The checkpoint of one fit: at most one whole file, and the one that is being written.
 
     Args:
-        folder: where it lies.
-        minutes: the time from one to the next within an epoch; 0: there is one after every step.
-        resume: go on from what is there.
+        folder: its folder.
+        minutes: the time between checkpoints within an epoch; 0: one after every step.
+        resume: continue from the checkpoint.
         writes: whether this process writes; the others only read.
     """
 
@@ -64,13 +64,13 @@ class Checkpoints:
     _has_failed: bool = False
 
     def check(self, overwrite: bool) -> None:
-        """Whether a fit may begin, before any work is done.
+        """Check that a fit may begin, before any work is done.
 
         Args:
-            overwrite: begin anew whatever is there.
+            overwrite: start over, whatever is there.
 
         Raises:
-            OutputError: a fit that did not end is there, or something else is.
+            OutputError: there is an unfinished fit, or something else.
         """
         if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
             raise OutputError(str(self.folder), "is not a folder", "the folder of a checkpoint", "Give another --out.")
@@ -108,7 +108,7 @@ class Checkpoints:
             self._lock.close()
 
     def for_reading(self) -> Checkpoints:
-        """The same for another process, which writes nothing."""
+        """The same for a process that only reads."""
         return Checkpoints(self.folder, self.minutes, self.resume, writes=False)
 
     def exists(self) -> bool:
@@ -119,13 +119,13 @@ class Checkpoints:
         """The state of the fit that is resumed.
 
         Args:
-            identity: what the fit depends on, by the names that its user knows; JSON.
+            identity: what the fit depends on, by names known to the user; JSON.
 
         Returns:
-            Where it stood; None: it begins anew.
+            The state; None: the fit starts from the beginning.
 
         Raises:
-            UsageError: the checkpoint is that of another fit; what was and what is.
+            UsageError: the checkpoint is of another fit; the message has the old and new values.
             OutputError: it is broken.
         """
         self.identity = {"format": FORMAT_VERSION, **identity}
@@ -150,17 +150,17 @@ class Checkpoints:
         return Saved(state, tensors)
 
     def is_due(self, *, epoch_ended: bool = False) -> bool:
-        """Whether it is time for the next one."""
+        """Whether the next checkpoint is due."""
         passed = time.monotonic() - self._last
         least = max(LEAST_SECONDS, LEAST_TIMES * self._took) if epoch_ended else 60 * self.minutes
         return self.writes and passed >= min(least, 60 * self.minutes)
 
     def write(self, saved: Saved, say: Callable[[str], None]) -> None:
-        """Write a checkpoint aside and rename it into the place of the last one.
+        """Write a checkpoint under another name and rename it over the last one.
 
         Args:
-            saved: where the fit stands.
-            say: told once if the checkpoint cannot be written: the fit continues, and the last checkpoint stays.
+            saved: the state of the fit.
+            say: called once if the checkpoint cannot be written: the fit continues, and the last checkpoint stays.
         """
         started = time.monotonic()
         about = json.dumps({"identity": self.identity, "state": saved.state})
@@ -179,15 +179,15 @@ class Checkpoints:
         self._took = self._last - started
 
     def finish(self) -> None:
-        """Note that the model folder is about to be written: what lies there from now on is of this fit."""
+        """Record that the model folder is about to be written: from now on a folder there is of this fit."""
         (self.folder / _DONE).touch()
 
     def has_finished(self) -> bool:
-        """Whether the fit had come to where its model folder is written; without a checkpoint that is whole."""
+        """Whether the fit had reached the writing of its model folder; False without a whole checkpoint."""
         return (self.folder / _DONE).exists()
 
     def remove(self) -> None:
-        """Leave nothing."""
+        """Remove the checkpoint and its folder."""
         if self.writes:
             self._clear()
             self._unlink(_FILE, _LOCK, _DONE)
@@ -195,7 +195,7 @@ class Checkpoints:
                 self.folder.rmdir()
 
     def _clear(self) -> None:
-        """Remove what was being written when a process was killed."""
+        """Remove the partial file of a killed process."""
         shutil.rmtree(self.folder / _ASIDE, ignore_errors=True)
 
     def _unlink(self, *names: str) -> None:
@@ -204,7 +204,7 @@ class Checkpoints:
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors on the CPU, each with memory of its own, as safetensors wants them."""
+    """Tensors on the CPU that share no memory, as safetensors requires."""
     places: set[int] = set()
     apart = {}
     for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""AdamW of a table of which each step reads few rows: those learn, and the others make up for it later."""
+"""AdamW of an embedding table, row by row: a step updates the rows that it read; the others catch up later."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _BY_STEP = ("decay_factor", "step_size", "rsqrt_correction", "decay_product")
 
 
 class EmbeddingTable:
-    """An embedding table that learns as AdamW would have all of its rows learn, by the rows that are read.
+    """An embedding table whose rows are updated when they are read, with the result of dense AdamW.
 
-    A row without a gradient changes too, by its moments and its decay; these steps are made up for when the row is read
-    again, or by `settle`. Gradients are sparse, so a step costs what it reads.
+    Dense AdamW also changes rows without a gradient, by moments and decay; a row catches up on these steps when it is
+    read again, or by `settle`. Gradients are sparse, so the cost of a step depends only on the rows that it reads.
 
     Args:
         embedding: the table, float32 on the CPU; until `close` its gradient is sparse.
         decay: decoupled weight decay.
         betas: of the two moments.
-        eps: beside the root of the second moment.
+        eps: added to the root of the second moment.
 
     Example:
         >>> from berthead.train.embedding_table import EmbeddingTable, learns_by_row
@@ -63,12 +63,12 @@ class EmbeddingTable:
 
     @property
     def grad(self) -> Tensor | None:
-        """The gradients of the rows that were read, float32 [rows, width]; in place they can be scaled."""
+        """The gradients of the rows that were read, float32 [rows, width]; they can be scaled in place."""
         grad = self.embedding.weight.grad
         return None if grad is None else grad.values()
 
     def step(self, lr: float) -> None:
-        """One step of all rows with the gradients there are; without any none is made, as with torch's AdamW."""
+        """One step with the current gradients; without any gradient no step is made, as with torch's AdamW."""
         grads = self.grad
         if grads is None or self.embedding.weight.grad is None:
             return
@@ -86,21 +86,21 @@ class EmbeddingTable:
             self._advance(rows)
 
     def grad_of(self, rows: Tensor) -> Tensor:
-        """The gradients of these rows, ascending; 0 of rows that have none, float32 [rows, width]."""
+        """The gradients of these rows (ascending), float32 [rows, width]; 0 for rows without one."""
         grad, found = self.embedding.weight.grad, self.embedding.weight.new_zeros(len(rows), self.exp_avg.shape[1])
         if grad is not None:
             found[torch.searchsorted(rows, grad.indices()[0])] = grad.values()
         return found
 
     def take_grad(self, rows: Tensor, values: Tensor) -> None:
-        """Let these be all the gradients: rows ascending, values float32 [rows, width]."""
+        """Replace all gradients: rows ascending, values float32 [rows, width]."""
         weight = self.embedding.weight
         weight.grad = torch.sparse_coo_tensor(
             rows[None], values, weight.shape, is_coalesced=True, check_invariants=False
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that it remembers but for the weights, by name; moments of the rows that ever had a gradient."""
+        """The state without the weights, by name; moments of the rows that ever had a gradient."""
         rows = np.flatnonzero(self.has_moments)
         moments = {
             "rows": rows, "exp_avg": self.exp_avg[rows], "exp_avg_sq": self.exp_avg_sq[rows],
@@ -110,7 +110,7 @@ class EmbeddingTable:
         return {name: torch.from_numpy(array) for name, array in (moments | by_step).items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Remember what `tensors` gave."""
+        """Load the state that `tensors` returned."""
         rows = tensors["rows"].numpy()
         self.exp_avg[rows], self.exp_avg_sq[rows] = tensors["exp_avg"].numpy(), tensors["exp_avg_sq"].numpy()
         self.row_steps[:], self.has_moments[rows] = tensors["row_steps"].numpy(), 1
@@ -120,7 +120,7 @@ class EmbeddingTable:
             getattr(self, name)[: self.steps + 1] = tensors[name].numpy()
 
     def close(self) -> None:
-        """Settle, and leave the embedding as it was found."""
+        """Settle, and restore the embedding's settings."""
         self.settle()
         for hook in self._hooks:
             hook.remove()
@@ -131,7 +131,7 @@ class EmbeddingTable:
         self.bring_up(torch.unique(inputs[0]))
 
     def _remember(self, lr: float) -> None:
-        """What the next step multiplies with."""
+        """Record the factors of the next step."""
         step, (beta1, beta2) = self.steps + 1, self.betas
         if step == len(self.decay_product):
             self._grow(2 * step)
@@ -141,7 +141,7 @@ class EmbeddingTable:
         self.rsqrt_correction[step] = (1 - beta2**step) ** -0.5
 
     def _grow(self, length: int) -> None:
-        """Make room for what so many steps multiply with."""
+        """Make room for the factors of more steps."""
         for name in _BY_STEP:
             values = getattr(self, name)
             more = np.ones(max(0, length - len(values)), dtype=values.dtype)
@@ -165,13 +165,13 @@ class EmbeddingTable:
 
 
 def _coalesce(weight: Tensor) -> None:
-    """The gradients of a row that was read several times become one: they never take more room than the table."""
+    """Sum the gradients of a row that was read several times, so that they never need more memory than the table."""
     assert weight.grad is not None
     weight.grad = weight.grad.coalesce()
 
 
 def learns_by_row(embedding: nn.Embedding) -> bool:
-    """Whether our kernels can bring up rows of a table here."""
+    """Whether our kernels support row-wise updates of a table on this machine."""
     weight = embedding.weight
     plain = weight.requires_grad and weight.dtype == torch.float32 and weight.device.type == "cpu"
     return plain and library.chosen() != "torch" and weight.is_contiguous()

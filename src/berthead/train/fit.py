@@ -1,4 +1,4 @@
-"""Examples to a fitted function: lets the processes of a fit learn, then decides, measures and adds golden examples."""
+"""Examples to a fitted function: trains, then tunes thresholds, measures precisions and adds golden examples."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class FitResult:
     Args:
         artifact: the function.
         history: the epochs.
-        warnings: what the user should know.
+        warnings: notes for the user.
     """
 
     artifact: Artifact
@@ -61,23 +61,23 @@ def fit_examples(
 
     Args:
         examples: rows with targets.
-        held_out: rows that choose the best epoch, or the share of `examples` to hold out (0: none); None: a tenth, of
-            few rows none.
+        held_out: rows that choose the best epoch, or the share of `examples` to hold out (0: none); None: a tenth, or
+            none if there are few rows.
         options: what to fit and how.
         columns: the columns the rows came from.
         where: the data's name, for errors.
         with_baselines: score a majority and a TF-IDF baseline on the held-out rows.
         quiet: show no progress.
-        checkpoints: where it is written down how far the fit has come; None: nowhere.
+        checkpoints: where checkpoints are written, or None.
 
     Returns:
         The fitted function.
 
     Raises:
-        DataError: nothing can be learnt from the rows.
-        UsageError: options that do not go together, or a checkpoint of another fit.
+        DataError: the rows cannot be used for a fit.
+        UsageError: conflicting options, or a checkpoint of another fit.
         ModelError: the encoder cannot be used.
-        MachineError: there is too little memory, or a worker has ended.
+        MachineError: too little memory, or a worker died.
     """
     settings_for(options, find_task(options.task), USUAL_WIDTH)  # what does not go together is refused before all
     check_folder(options.cache)
@@ -134,7 +134,7 @@ def fit_examples(
 
 
 def _gate(artifact: Artifact, fold: Fold, logits: np.ndarray) -> PrecisionReport:
-    """What lower precisions answer to some of the held-out rows."""
+    """How well lower precisions agree with fp32 on some of the held-out rows."""
     rows = np.unique(np.linspace(0, len(fold.inputs) - 1, min(gate.MOST_ROWS, len(fold.inputs))).astype(int))
     some = Batch([fold.examples[row] for row in rows], [fold.inputs[row] for row in rows])
     units = Layout(fold.inputs).units_of(rows)

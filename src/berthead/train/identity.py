@@ -1,4 +1,4 @@
-"""What a fit depends on, by names that its user knows: a fit goes on only as the fit that it was."""
+"""What a fit depends on, by names that the user knows: --resume refuses a different fit."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def identity_of(
     Args:
         options: what the user wants.
         settings: the same with the defaults filled in.
-        inputs: what is read of the rows, those to fit and those to score.
-        hashes: of rows and encoder, by what they are.
-        how: what else the last bit depends on, and the folder says: columns, threads, workers, versions.
+        inputs: the encoded rows, training and held-out.
+        hashes: of rows and encoder, by name.
+        how: what else changes the last bits and is recorded in the folder: columns, threads, workers, versions.
 
     Returns:
-        By name, as JSON.
+        JSON values by name.
     """
     filled_in = {name: getattr(settings, name) for name in Settings.__slots__ if name != "balanced"}
     given = {name: value for name, value in options.to_dict().items() if name not in _NOT_COMPARED}

@@ -1,4 +1,4 @@
-"""What Ctrl-C does not break in two."""
+"""Delaying Ctrl-C until a critical section is over."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @contextmanager
 def defer_sigint() -> Iterator[None]:
-    """Let Ctrl-C wait until this is over; it only ever comes to the main thread.
+    """Delay Ctrl-C until the block ends; only the main thread receives it.
 
     Example:
         >>> with defer_sigint():

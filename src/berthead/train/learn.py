@@ -1,4 +1,4 @@
-"""What each process of a fit does: examples to packs, the encoder and the head, and the loop that fits them."""
+"""The work of each process of a fit: examples to packs, building encoder and head, and the training loop."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ READ = {"row": ("pooling", "windows"), "token": (), "joint": ("pooling",)}
 
 @dataclass(frozen=True, slots=True)
 class Learnt:
-    """What the epochs made, and what it was made of.
+    """The trained model, and what it was trained from.
 
     Args:
         model: fitted.
         task: bound to its head.
-        encoder: what it began with.
+        encoder: the pre-trained checkpoint.
         tokenizer: the encoder's.
-        policy: how long inputs are read.
-        settings: how it was fitted.
+        policy: how long inputs are handled.
+        settings: the settings of the fit.
         threads: of this process.
-        folds: rows that were fitted, and rows that were scored.
+        folds: training rows and held-out rows.
         hashes: the sha256 of the data and of theta-hat.
         history: the epochs.
-        notes: what the user should know of the rows.
+        notes: notes for the user about the rows.
     """
 
     model: Model
@@ -79,7 +79,7 @@ def learn(
     examples: Sequence[Example], held_out: Sequence[Example] | float | None, options: FitOptions,
     columns: dict[str, Any], where: str, quiet: bool, checkpoints: Checkpoints | None, team: Team,
 ) -> Learnt:  # fmt: skip
-    """From rows to fitted parameters: what each process of a team does."""
+    """Train: from rows to fitted parameters, in each process of a team."""
     kind = find_task(options.task)
     task = _task_of(kind, examples, where)
     by_default = held_out is None
@@ -134,7 +134,7 @@ def learn(
 def _folds(
     task: Task, examples: Sequence[Example], held_out: Sequence[Example] | float, seed: int, where: str
 ) -> tuple[Task, list[Example], list[Example]]:
-    """The task that the fitted rows call for, fitted rows and held-out rows."""
+    """The task made from the training rows, training rows and held-out rows."""
     if not isinstance(held_out, int | float):
         _refuse_unknown(task, held_out)
         return task, list(examples), list(held_out)
@@ -181,7 +181,7 @@ def _fold(rows: Sequence[Example], task: Task, tokenizer: Tokenizer, policy: Len
 
 
 def _in_parts(task: Task, fold: Fold) -> Fold:
-    """The rows to fit, where one with very many windows counts as several: a step then fits into memory."""
+    """The training rows; a row with very many windows is split, so that a step fits into memory."""
     if task.level != "token":
         return fold
     examples, inputs, targets = [], [], []
@@ -208,7 +208,7 @@ def _notes(task: Task, folds: Sequence[Fold], policy: LengthPolicy, checkpoint: 
 
 
 def _reader(checkpoint: Checkpoint, options: FitOptions, pairs: bool) -> tuple[Tokenizer, LengthPolicy]:
-    """The checkpoint's tokenizer, and how long inputs are read."""
+    """The checkpoint's tokenizer, and how long inputs are handled."""
     tokenizer = Tokenizer.from_folder(checkpoint.folder)
     check_tokenizer(tokenizer, checkpoint.config, f"--encoder {options.encoder}", pairs=False)
     if pairs and checkpoint.config.segments == 1 and tokenizer.token_types(pair=True) == {0, 1}:
@@ -262,7 +262,7 @@ def _new_head(checkpoint: Checkpoint, options: FitOptions, task: Task, dropout: 
 
 
 def _start_at_prior(head: Any, task: Task, targets: np.ndarray) -> None:
-    """Let the head begin with the targets' shares, so that rare labels need not be unlearnt first."""
+    """Initialise the head's bias with the shares of the targets, so that rare labels start with low scores."""
     scale, shift = task.affine()
     prior = torch.from_numpy((task.prior(targets) - shift) / scale)
     parts = (head.tokens, head.row) if isinstance(head, JointHead) else (head,)
@@ -276,7 +276,7 @@ def _start_at_prior(head: Any, task: Task, targets: np.ndarray) -> None:
 
 
 def versions(options: FitOptions) -> dict[str, Any]:
-    """Of what computes: Python, the packages, and those of heads and tasks."""
+    """Versions of Python, the packages, and the packages of heads and tasks."""
     packages = ("berthead", "torch", "tokenizers", "numpy")
     own = [plugins.package(plugins.TASKS, options.task), plugins.package(plugins.HEADS, options.head)]
     named = dict(one.rsplit(" ", 1) for one in own if one)

@@ -1,4 +1,4 @@
-"""The loop of a fit: epochs of steps, and the best epoch by one metric, which is restored whole."""
+"""The loop of a fit: epochs of steps; at the end the best epoch by one metric is restored."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ def fit_model(
     model: Model, task: Task, train: Fold, valid: Fold | None, settings: Settings, quiet: bool = False,
     cache: Path | None = None, checkpoints: Checkpoints | None = None, saved: Saved | None = None, team: Team = ALONE,
 ) -> History:  # fmt: skip
-    """Fit the parameters that learn, in place.
+    """Train the marked parameters, in place.
 
     Args:
-        model: with the parameters that learn marked.
+        model: with the trained parameters marked.
         task: the loss and the metrics.
-        train: rows to fit.
+        train: training rows.
         valid: rows that choose the best epoch; None: the last epoch is kept.
-        settings: how.
+        settings: the settings of the fit.
         quiet: show no progress.
-        cache: where what a frozen part says of the rows is kept for later fits; None: nowhere.
-        checkpoints: where it is written down how far the fit has come; None: nowhere.
-        saved: how far it had come before; None: it begins.
-        team: the processes that fit together; each has the fitted model in the end, but for those that end early.
+        cache: the folder that keeps activations of the frozen layers for later fits, or None.
+        checkpoints: where checkpoints are written, or None.
+        saved: the state to resume from; None: start from the beginning.
+        team: the processes that fit together; each has the fitted model at the end, except those that end early.
 
     Returns:
         What happened. After Ctrl-C the best epoch so far is in the model, and `interrupted` is set.
 
     Raises:
         UsageError: the loss is not finite.
-        MachineError: there is too little memory for one row, or another process has ended.
+        MachineError: too little memory for one row, or another process died.
     """
     rescaled = isinstance(model.head, RowHead)
     if isinstance(model.head, RowHead):
@@ -69,7 +69,7 @@ def fit_model(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Steps of a head alone are so short that threads would wait for each other longer than they work."""
+    """Use one thread: steps of a head alone are so short that threads would mostly wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -79,7 +79,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _ran(state: FitState, checkpoints: Checkpoints | None, quiet: bool) -> History:
-    """A run, from where it stands to its end; then the best epoch is in the module."""
+    """Run from the current state to the end; then the best epoch is in the module."""
     settings, history = state.settings, state.history
     with Progress("fit", state.rows_left, "rows", quiet) as progress:
         if state.has_begun:
@@ -107,7 +107,7 @@ def _ran(state: FitState, checkpoints: Checkpoints | None, quiet: bool) -> Histo
 
 
 def _epoch(state: FitState, checkpoints: Checkpoints | None, progress: Progress) -> None:
-    """An epoch, or the rest of one."""
+    """Run an epoch, or the rest of one."""
     started, rows, number = time.monotonic(), 0, state.epoch + 1
     order = state.begin_epoch()
     while state.step < state.per_epoch:
@@ -125,13 +125,13 @@ def _epoch(state: FitState, checkpoints: Checkpoints | None, progress: Progress)
 
 
 def _keep(state: FitState, checkpoints: Checkpoints | None, progress: Progress) -> None:
-    """Write down how far a run has come."""
+    """Write a checkpoint of the run."""
     if checkpoints and checkpoints.writes and state.has_begun and (saved := state.saved()):
         checkpoints.write(saved, progress.say)
 
 
 def _is_told(epoch: int, epochs: int) -> bool:
-    """Ten lines or so, and the last one; epochs from 1."""
+    """Whether an epoch (from 1) is reported: about ten of them, and the last one."""
     return epoch % max(1, round(epochs / 10)) == 0 or epoch == epochs
 
 

@@ -1,4 +1,4 @@
-"""Too little memory: how it is told apart from other errors, and what can be given back."""
+"""Too little memory: recognising the error, and releasing what is cached."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def give_back() -> None:
-    """Free what is held for reuse: it was made for passes that were too large."""
+    """Free memory that is held for reuse."""
     passes.forget_tapes()
     gc.collect()
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -42,7 +42,7 @@ def give_back() -> None:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Where too little memory cannot be helped, it is an error with a way out."""
+    """Turn an out-of-memory error into a MachineError that says what to do."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

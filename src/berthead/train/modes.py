@@ -1,4 +1,4 @@
-"""What is fitted: the whole model, computed in every step, or a head on vectors that are computed once."""
+"""What a step computes: the whole model, or only a head on cached vectors."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ MOST_WINDOWS = 16
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """Rows to fit or to score.
+    """Training rows or held-out rows.
 
     Args:
         examples: the rows.
-        inputs: what is read of each.
+        inputs: each row as encoded.
         targets: as the task's loss reads them, [rows, ...].
     """
 
@@ -61,7 +61,7 @@ class Fold:
 
 
 class TrainingMode:
-    """What is fitted: its learning module, its logits in training, its logits for held-out rows."""
+    """What a step computes: the trained module, its logits in training, its logits for held-out rows."""
 
     module: nn.Module
     sizes: IntArray
@@ -78,11 +78,11 @@ class TrainingMode:
     """What all rows of the step read of an embedding table, int64, ascending; of use to a team."""
 
     def train(self) -> None:
-        """Get ready to fit."""
+        """Prepare for training."""
         self.module.train()
 
     def training_logits(self, rows: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray, list[int]]]:
-        """Logits of rows in parts, each with the places in `rows` that it covers and the units of each."""
+        """Logits of rows in parts, each with the indices into `rows` that it covers and the units of each."""
         raise NotImplementedError
 
     def valid_logits(self) -> FloatArray:
@@ -90,22 +90,22 @@ class TrainingMode:
         raise NotImplementedError
 
     def shrink(self) -> str:
-        """Compute less at once from now on: the last pass did not fit into memory.
+        """Compute less at once from now on, because the last pass did not fit into memory.
 
         Returns:
             What the user should know.
 
         Raises:
-            MachineError: less cannot be computed at once.
+            MachineError: it cannot compute less at once.
         """
         raise MachineError("--batch", "the memory is too small for a step of the head", "", "Lower --batch.")
 
     def finish(self) -> None:
-        """Undo what was done for fitting only."""
+        """Undo changes made only for training."""
 
 
 class FullModel(TrainingMode):
-    """Encoder and head, computed anew in every step."""
+    """Encoder and head, computed in every step."""
 
     def __init__(
         self, model: Model, outputs: int, train: Fold, valid: Fold | None, settings: Settings, team: Team = ALONE
@@ -122,13 +122,13 @@ class FullModel(TrainingMode):
         self.computed, self.tokens = np.empty(0, dtype=np.int64), 0
 
     def train(self) -> None:
-        """Get ready to fit; what lies below everything that learns drops nothing."""
+        """Prepare for training; frozen layers have no dropout."""
         self.model.train()
         for frozen in frozen_parts(self.model.encoder):
             frozen.eval()
 
     def training_logits(self, rows: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray, list[int]]]:
-        """Logits of rows, as many at once as `micro_tokens` lets in."""
+        """Logits of rows, in passes of at most `micro_tokens` tokens."""
         chosen = [_bounded(self.inputs[row], self.random) for row in rows]
         lengths = np.array([sum(len(row.ids) for row in one.rows) for one in chosen], dtype=np.int64)
         if self.team.size > 1:
@@ -150,7 +150,7 @@ class FullModel(TrainingMode):
             yield _unit_logits(self.model.head, logits, layout, one), places, self.sizes[rows[places]].tolist()
 
     def shrink(self) -> str:
-        """Halve the tokens of a pass; one row is computed whole."""
+        """Halve the tokens of a pass; a single row is never split."""
         if len(self.computed) <= 1 or self.tokens < 2:
             where = self.examples[self.computed[0]].where if len(self.computed) else "fit"
             saw = f"the memory is too small for a row of {counted(self.tokens, 'token')}"
@@ -170,7 +170,7 @@ class FullModel(TrainingMode):
         return vectors.float()
 
     def valid_logits(self) -> FloatArray:
-        """Logits of the held-out rows by the engine that applies the fitted function, [units, outputs]."""
+        """Logits of the held-out rows by the inference engine, [units, outputs]."""
         assert self.valid is not None
         layout, engine = Layout(self.valid.inputs), engine_for(merged(self.model), self.device)
         compute = self.team.spread(engine.logits, packs(layout.rows, TOKEN_BUDGET))
@@ -178,7 +178,7 @@ class FullModel(TrainingMode):
 
 
 class CachedFeatures(TrainingMode):
-    """The head alone: what the frozen encoder says of each row or token is computed once."""
+    """Only the head is trained: the frozen encoder's activations are computed once and cached."""
 
     def __init__(
         self, model: Model, train: Fold, valid: Fold | None, settings: Settings, quiet: bool,
@@ -220,7 +220,7 @@ class CachedFeatures(TrainingMode):
         return (vectors - self.mean) / self.deviation
 
     def training_logits(self, rows: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray, list[int]]]:
-        """Logits of rows, of all at once."""
+        """Logits of all rows at once."""
         sizes = self.sizes[rows].tolist()
         wanted = self.layout.units_of(rows) if self.layout.by_token else self.layout.rows_of(rows)
         logits = self.head.classify(self._scaled(self.train_vectors[torch.from_numpy(wanted)]))
@@ -252,20 +252,21 @@ def mode_of(
     model: Model, outputs: int, train: Fold, valid: Fold | None, settings: Settings, quiet: bool, cache: Path | None,
     team: Team = ALONE,
 ) -> TrainingMode:  # fmt: skip
-    """What is fitted of a model.
+    """The training mode of a model.
 
     Args:
-        model: with the parameters that learn marked, on the device where it learns.
+        model: with the trained parameters marked, on the training device.
         outputs: logits a unit.
-        train: rows to fit.
+        train: training rows.
         valid: rows that are scored after each epoch.
-        settings: how to fit.
+        settings: the settings of the fit.
         quiet: show no progress.
-        cache: where what a frozen part says of the rows is kept for later fits; None: nowhere.
+        cache: the folder that keeps activations of the frozen layers for later fits, or None.
         team: the processes that fit together.
 
     Returns:
-        The head alone where nothing else learns; else all that learns with what lies below it, looked up where it can.
+        CachedFeatures if only the head is trained and its input can be cached; else FullModel, with the activations of
+        the frozen layers looked up if they can be cached.
     """
     frozen = not any(parameter.requires_grad for parameter in model.encoder.parameters())
     if frozen and _fits_in_memory(model, (train, valid)):
@@ -274,7 +275,7 @@ def mode_of(
 
 
 def _fits_in_memory(model: Model, folds: Sequence[Fold | None]) -> bool:
-    """Whether the head reads something that can be computed once and kept for all epochs."""
+    """Whether the head's input can be cached for all epochs."""
     if not (hasattr(model.head, "pool") and hasattr(model.head, "classify")):
         return False
     inputs = [one for fold in folds if fold for one in fold.inputs]
@@ -286,7 +287,7 @@ def _whole(
     model: Model, outputs: int, train: Fold, valid: Fold | None, settings: Settings, quiet: bool, cache: Path | None,
     team: Team,
 ) -> FullModel:  # fmt: skip
-    """All that learns with what lies below it, or with what that said of each token, looked up."""
+    """FullModel, with the frozen layers computed or their cached activations looked up."""
     folds = [fold for fold in (train, valid) if fold]
     if frozen_layers(model) and (settings.epochs > 1 or cache):
         rows = [row for fold in folds for one in fold.inputs for row in one.rows]
@@ -304,7 +305,7 @@ def _whole(
 def _stored(
     model: Model, compute: Compute, layouts: Sequence[Layout], precision: str, cache: Path, quiet: bool, team: Team
 ) -> Vectors | None:
-    """What a head of ours reads of each row or token; of other packages' heads it is not known what that depends on."""
+    """The cached input of one of our heads; for heads of other packages it is unknown what their input depends on."""
     head = model.head
     if not isinstance(head, RowHead | TokenHead | JointHead):
         return None
@@ -319,7 +320,7 @@ def _sizes(inputs: Sequence[EncodedExample]) -> IntArray:
 
 
 def _bounded(one: EncodedExample, random: np.random.Generator) -> EncodedExample:
-    """A text as a training step sees it: of very many windows a random choice, in their order."""
+    """A text as a training step sees it: of very many windows a random subset, in order."""
     if len(one.rows) <= MOST_WINDOWS:
         return one
     groups = np.array(one.groups if one.groups is not None else (0,) * len(one.rows))
@@ -331,7 +332,7 @@ def _bounded(one: EncodedExample, random: np.random.Generator) -> EncodedExample
 
 
 def _unit_logits(head: Any, logits: Tensor, layout: Layout, one: Pack) -> Tensor:
-    """Logits of a pack as those of its units, [units, outputs]."""
+    """Logits of the units of a pack, [units, outputs]."""
     if layout.by_token:
         units, tokens = layout.units_in(one)
         return logits[torch.from_numpy(tokens[np.argsort(units)])]

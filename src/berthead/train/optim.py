@@ -1,4 +1,4 @@
-"""AdamW with groups of decay and rate, the rate's rise and linear fall, and what is unfrozen when."""
+"""AdamW with groups of decay and learning rate, warm-up and linear decay, and gradual unfreezing."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.")
 
 
 class Optimiser:
-    """AdamW with clipped gradients over the parameters that learn; a large embedding table learns by its rows.
+    """AdamW with clipped gradients over the trained parameters; a large embedding table is updated row by row.
 
     Args:
-        module: what is fitted.
+        module: the trained module.
         lr: peak learning rate.
         weight_decay: decoupled decay of the matrices.
-        clip: the norm of all gradients is scaled down to it.
-        peak: the peak learning rate of a parameter by its name; None: that of all is `lr`.
-        table: the embedding that learns by its rows; None: there is none.
+        clip: the maximum norm of all gradients.
+        peak: the peak learning rate of a parameter by its name; None: `lr` for all.
+        table: the embedding that is updated row by row, or None.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Optimiser:
             self.table, self.peak = EmbeddingTable(table, weight_decay), peak(name) if peak else lr
 
     def zero_grad(self) -> None:
-        """Forget the gradients of the last step."""
+        """Clear the gradients of the last step."""
         self.adamw.zero_grad(set_to_none=True)
         if self.table:
             self.table.embedding.weight.grad = None
@@ -63,12 +63,12 @@ class Optimiser:
             self.table.settle()
 
     def close(self) -> None:
-        """Settle, for good."""
+        """Settle for the last time."""
         if self.table:
             self.table.close()
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that it remembers between steps, by name."""
+        """The state between steps, by name."""
         found = {
             f"adamw.{kind}.{name}": tensor
             for name, parameter in self.named.items()
@@ -77,7 +77,7 @@ class Optimiser:
         return found | ({f"table.{name}": one for name, one in self.table.tensors().items()} if self.table else {})
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Remember what `tensors` gave."""
+        """Load the state that `tensors` returned."""
         for name, parameter in self.named.items():
             kinds = {kind: tensors.get(f"adamw.{kind}.{name}") for kind in ("step", "exp_avg", "exp_avg_sq")}
             # Of parameters that were not unfrozen yet there is nothing.
@@ -93,14 +93,14 @@ def adamw(
     module: nn.Module, lr: float, weight_decay: float, peak: Callable[[str], float] | None = None,
     apart: Tensor | None = None,
 ) -> torch.optim.AdamW:  # fmt: skip
-    """AdamW over the parameters that learn; matrices decay, biases and layer norms do not.
+    """AdamW over the trained parameters; matrices decay, biases and layer norms do not.
 
     Args:
-        module: what is fitted.
+        module: the trained module.
         lr: peak learning rate.
         weight_decay: decoupled decay of the matrices.
-        peak: the peak learning rate of a parameter by its name; None: that of all is `lr`.
-        apart: one that learns in another way.
+        peak: the peak learning rate of a parameter by its name; None: `lr` for all.
+        apart: a parameter that is updated elsewhere.
 
     Returns:
         The optimiser, with bias correction. Each group holds its own `peak`, which the schedule scales.
@@ -123,10 +123,10 @@ def peak_rate(name: str, blocks: int, lr: float, head_lr: float, layer_decay: fl
 
     Args:
         name: of the parameter in the model.
-        blocks: of the encoder.
-        lr: of the top block.
-        head_lr: of the head.
-        layer_decay: each block learns at so many times the rate of the one above, the embeddings lowest.
+        blocks: number of the encoder's blocks.
+        lr: the rate of the top block.
+        head_lr: the rate of the head.
+        layer_decay: the rate of a block as a multiple of that of the block above; the embeddings have the lowest.
 
     Returns:
         The rate.
@@ -146,15 +146,15 @@ def peak_rate(name: str, blocks: int, lr: float, head_lr: float, layer_decay: fl
 
 
 def unfrozen(epoch: int, epochs: int, stages: int) -> int:
-    """How many stages of the encoder learn in an epoch of gradual unfreezing.
+    """How many stages of the encoder are trained in an epoch of gradual unfreezing.
 
-    In the first epoch the head learns alone, in the last one everything; with as many epochs as there are stages one
-    more is unfrozen in each, with fewer several at once, and what epochs are left over fit the whole.
+    The first epoch trains only the head, the last one everything. With as many epochs as there are stages, one
+    more is unfrozen in each; with fewer epochs several at once; with more, the remaining epochs train everything.
 
     Args:
         epoch: from 0.
-        epochs: of the fit, at least 2.
-        stages: blocks that learn, and one more where the embeddings do.
+        epochs: epochs of the fit, at least 2.
+        stages: trained blocks, plus one if the embeddings are trained.
 
     Returns:
         From 0 to `stages`.

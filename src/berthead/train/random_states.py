@@ -1,4 +1,4 @@
-"""The random states that a fit draws from, to be put back later."""
+"""The random states that a fit draws from, saved and restored."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Randomness:
-    """What the next random numbers depend on: torch's dropout, and the windows that a step reads of a long text.
+    """The random states of torch (dropout) and of the choice of windows of a long text.
 
     Args:
         cpu: state of torch's generator.
-        cuda: that of the GPU in use; None: there is none.
+        cuda: that of the GPU in use, or None.
         windows: state of the windows' generator, as JSON.
 
     Example:
@@ -35,14 +35,14 @@ class Randomness:
 
     @classmethod
     def of(cls, windows: np.random.Generator) -> Self:
-        """As it is now."""
+        """The current state."""
         has_cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         return cls(
             torch.get_rng_state(), torch.cuda.get_rng_state() if has_cuda else None, dict(windows.bit_generator.state)
         )
 
     def restore(self, windows: np.random.Generator) -> None:
-        """Let it be so again."""
+        """Restore this state."""
         torch.set_rng_state(self.cpu)
         if self.cuda is not None:
             torch.cuda.set_rng_state(self.cuda)
@@ -54,5 +54,5 @@ class Randomness:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], windows: dict[str, Any]) -> Self:
-        """What `tensors` and `windows` gave."""
+        """The record from what `tensors` and `windows` returned."""
         return cls(tensors["cpu"], tensors.get("cuda"), windows)

@@ -1,4 +1,4 @@
-"""How to fit: the options with their defaults filled in."""
+"""The settings of a fit: the options with their defaults filled in."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FROZEN_DROPOUT = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to fit; the fields of FitOptions, with their defaults filled in."""
+    """The settings of a fit: the fields of FitOptions, with their defaults filled in."""
 
     epochs: int
     batch: int
@@ -52,10 +52,10 @@ class Settings:
 
 
 def held_out_by_default(rows: int, task: Task) -> float:
-    """The share of the rows that is held out where nothing else is asked for.
+    """The default share of held-out rows.
 
     Args:
-        rows: how many there are.
+        rows: the number of rows.
         task: what is predicted.
 
     Returns:
@@ -76,14 +76,14 @@ def settings_for(options: FitOptions, task: type[Task], width: int, few: int | N
     Args:
         options: what the user wants.
         task: what is predicted.
-        width: of the encoder.
-        few: rows that are fitted, of fewer than `FEW_ROWS`; None: there are more.
+        width: the encoder's width.
+        few: the number of training rows if it is below `FEW_ROWS`, else None.
 
     Returns:
-        The settings of the loop.
+        The settings.
 
     Raises:
-        UsageError: options that do not go together.
+        UsageError: conflicting options.
     """
     kind = Adapt.parse(options.adapt).kind
     default = DEFAULTS[kind]
@@ -118,7 +118,7 @@ def settings_for(options: FitOptions, task: type[Task], width: int, few: int | N
 
 
 def head_dropout(options: FitOptions) -> float:
-    """The share of a new head's input that it drops."""
+    """The dropout of a new head's input."""
     if Adapt.parse(options.adapt).kind == "frozen":
         return FROZEN_DROPOUT
     return find_task(options.task).head_dropout

@@ -1,4 +1,4 @@
-"""A fit under way: its steps, its epochs, and all of it as something that can be written down."""
+"""The state of a running fit: its steps and epochs, with saving and loading."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class History:
 
     Args:
         epochs: the training loss and the held-out metrics of each finished epoch.
-        best_epoch: the epoch, from 1, whose weights the model holds now; 0: none was finished.
+        best_epoch: the epoch, from 1, whose weights the model holds; 0: none was finished.
         interrupted: whether the user stopped the fit.
-        kept: how many vectors of a frozen part were looked up instead of computed in each epoch, and how exactly.
-        notes: what the user should know of how it went.
+        kept: how many cached vectors of frozen layers were looked up in each epoch, and in which precision.
+        notes: notes for the user.
     """
 
     epochs: list[dict[str, Any]] = field(default_factory=list)
@@ -44,7 +44,7 @@ class History:
 
 
 class FitState:
-    """A fit under way: what changes from step to step, and can be written down."""
+    """A running fit: everything that changes from step to step, with saving and loading."""
 
     def __init__(
         self, mode: TrainingMode, task: Task, targets: np.ndarray, valid: Fold | None, settings: Settings
@@ -67,17 +67,17 @@ class FitState:
 
     @property
     def has_begun(self) -> bool:
-        """Whether any step was taken."""
+        """Whether any step was made."""
         return self.epoch > 0 or self.step > 0
 
     @property
     def rows_left(self) -> int:
-        """Rows that are still to be fitted, each as often as there are epochs left."""
+        """Rows still to be trained on, counted once for each remaining epoch."""
         rows = len(self.targets)
         return rows * (self.settings.epochs - self.epoch) - min(rows, self.step * self.settings.batch)
 
     def begin_epoch(self) -> np.ndarray:
-        """Get ready for an epoch, or for the rest of one: the order of its rows."""
+        """Set up the order of the rows for an epoch, or for the rest of one."""
         if self.groups:
             _unfreeze(self.groups, unfrozen(self.epoch, self.settings.epochs, len(self.groups)))
         self.mode.train()
@@ -85,7 +85,7 @@ class FitState:
         return self.orders.permutation(len(self.targets))
 
     def take_step(self, order: np.ndarray, say: Callable[[str], None]) -> int:
-        """One update; the number of rows that it read."""
+        """Make one update; returns the number of rows that it read."""
         rows = order[self.step * self.settings.batch : (self.step + 1) * self.settings.batch]
         number = self.epoch * self.per_epoch + self.step
         if self.mode.team.size > 1:
@@ -100,7 +100,7 @@ class FitState:
         return len(rows)
 
     def _gradients(self, rows: np.ndarray, say: Callable[[str], None]) -> float:
-        """The gradients of the rows' mean loss, computed in smaller parts where there is too little memory."""
+        """Compute the gradients of the rows' mean loss, in smaller parts if memory is too small."""
         before = self.randomness
         assert before is not None
         while True:
@@ -137,7 +137,7 @@ class FitState:
             self.order_state, self.randomness = self.orders.bit_generator.state, before
 
     def saved(self) -> Saved | None:
-        """All of it, to go on from later; None: in the middle of an update."""
+        """The whole state, to resume from; None in the middle of an update."""
         if self.randomness is None:
             return None
         names = ("epoch", "step", "loss", "order_state", "best_value")
@@ -151,7 +151,7 @@ class FitState:
         return Saved(state, tensors | self.optimiser.tensors())
 
     def load(self, saved: Saved) -> None:
-        """Go on from what `saved` gave."""
+        """Load the state that `saved` returned."""
         state, tensors = saved.state, saved.tensors
 
         def group(name: str) -> dict[str, Tensor]:
@@ -172,7 +172,7 @@ class FitState:
 
 
 def _passes(mode: TrainingMode, task: Task, targets: np.ndarray, rows: np.ndarray, weights: Tensor | None) -> float:
-    """Forwards and backwards: the gradients of the rows' mean loss; the sum of their losses."""
+    """Forward and backward passes: adds the gradients of the rows' mean loss; returns the sum of their losses."""
     total = 0.0
     task = task.over(_wanted(targets[rows], mode.sizes[rows].tolist()), len(rows))
     for logits, places, sizes in mode.training_logits(rows):
@@ -183,7 +183,7 @@ def _passes(mode: TrainingMode, task: Task, targets: np.ndarray, rows: np.ndarra
 
 
 def _wanted(targets: np.ndarray, sizes: Sequence[int]) -> Tensor:
-    """Targets of rows as one tensor; of several units a row those that were read."""
+    """Targets of rows as one tensor; for rows of several units those of the units that were read."""
     if targets.dtype != object:
         return torch.from_numpy(targets)
     return torch.from_numpy(np.concatenate([one[:size] for one, size in zip(targets, sizes, strict=True)]))
@@ -198,7 +198,7 @@ def _score(mode: TrainingMode, task: Task, valid: Fold | None) -> dict[str, floa
 
 
 def _value(task: Task, metric: str, scores: dict[str, float], epoch: int) -> tuple[float, float]:
-    """What the best epoch is chosen by: the metric, and among equals the loss; without held-out rows the last one."""
+    """The key that chooses the best epoch: the metric, then the loss; without held-out rows the last epoch."""
     if not scores:
         return float(epoch), 0.0
     return scores[metric] * task.metrics[metric], -scores["loss"]
@@ -220,12 +220,12 @@ def _optimiser(module: nn.Module, settings: Settings) -> Optimiser:
 
 
 def _unfreeze(groups: Sequence[Sequence[nn.Parameter]], count: int) -> None:
-    """Let the first groups learn, and the others not."""
+    """Train the first groups, and freeze the others."""
     for number, group in enumerate(groups):
         for parameter in group:
             parameter.requires_grad_(number < count)
 
 
 def _copy(module: nn.Module, fixed: Collection[str]) -> dict[str, Tensor]:
-    """What a fit may have changed."""
+    """Copies of the trained parameters."""
     return {name: tensor.clone() for name, tensor in module.state_dict().items() if name not in fixed}

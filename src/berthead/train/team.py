@@ -1,4 +1,4 @@
-"""Processes that fit together: rows are shared out, gradients are summed, what is computed once is exchanged."""
+"""Processes that fit together: rows are divided, gradients are summed, cached activations are exchanged."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from berthead.train.optim import Optimiser
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """The processes of a fit, as one of them sees them; one alone exchanges nothing.
+    """The processes of a fit, as seen by one of them; a single process exchanges nothing.
 
     Args:
-        rank: the number of this one, from 0.
-        size: how many there are.
-        local_rank: its number among those of this machine.
-        local_size: how many those are.
-        ends_early: whether this process ends with the fit, and another one has the function.
-        why: what has become of the others, when an exchange fails.
+        rank: the number of this process, from 0.
+        size: the number of processes.
+        local_rank: its number among the processes of this machine.
+        local_size: the number of processes on this machine.
+        ends_early: whether this process ends after training, while another one returns the function.
+        why: says why an exchange failed: what happened to the others.
     """
 
     rank: int = 0
@@ -41,11 +41,11 @@ class Team:
     why: Callable[[Exception], MachineError] | None = None
 
     def threads(self, wanted: int | None) -> int:
-        """Processor threads of this process, of those that the machine gives to all."""
+        """Processor threads of this process: its part of the machine's threads."""
         return max(1, (wanted or available_threads()) // self.local_size)
 
     def share(self, lengths: Sequence[int] | IntArray) -> IntArray:
-        """Which rows of a step this process computes: all have about as many tokens.
+        """Which rows of a step this process computes; all processes get about as many tokens.
 
         Args:
             lengths: tokens of each row.
@@ -66,17 +66,17 @@ class Team:
         return np.array(sorted(mine), dtype=np.int64)
 
     def seed(self, *numbers: int) -> None:
-        """Begin torch's random numbers anew: each process drops other values, whatever it has computed before."""
+        """Seed torch, so that each process has its own dropout, whatever it has computed before."""
         (drawn,) = np.random.SeedSequence((*numbers, self.rank)).generate_state(1, np.uint64)
         torch.manual_seed(int(drawn >> np.uint64(1)))
 
     def sum(self, optimiser: Optimiser, loss: float, read: Tensor | None) -> float:
-        """Let every process have the sum of all gradients, as if it had computed all rows.
+        """Sum the gradients of all processes in every process, as if it had computed all rows.
 
         Args:
-            optimiser: of the parameters that learn.
+            optimiser: of the trained parameters.
             loss: the sum of this process's losses.
-            read: what the step's rows read of the embedding table, int64, ascending, the same everywhere.
+            read: rows of the embedding table that the step reads, int64, ascending, the same everywhere.
 
         Returns:
             The sum of all losses.
@@ -105,7 +105,7 @@ class Team:
         return float(total)
 
     def spread(self, compute: Compute, packs: Iterable[Pack]) -> Compute:
-        """The same function, for calls with these packs in this order; each process computes some of them for all.
+        """A function for these packs, called in this order; each process computes some of them for all.
 
         Args:
             compute: a pack to its values, float32 [rows or tokens, width].
@@ -128,7 +128,7 @@ class Team:
         return values_of
 
     def gather(self, text: str) -> list[str]:
-        """A text of each process, in their order."""
+        """The text of each process, in order of rank."""
         if self.size == 1:
             return [text]
         return [one.tobytes().decode() for one in self._gathered_bytes(np.frombuffer(text.encode(), dtype=np.uint8))]
@@ -138,17 +138,17 @@ class Team:
         return set(self.gather(str(holds))) == {"True"}
 
     def agree(self, what: str) -> None:
-        """Refuse to fit together what is not the same fit.
+        """Check that all processes have the same fit.
 
         Raises:
-            UsageError: not every process was given the same.
+            UsageError: the processes have different fits.
         """
         if len(set(self.gather(what))) > 1:
             saw = "the processes were not given the same data, encoder and options"
             raise UsageError("fit", saw, "the same command for all of them")
 
     def _gathered(self, mine: FloatArray) -> list[FloatArray]:
-        """The array of each process, of whatever lengths, [rows, width]."""
+        """The arrays of all processes, [rows, width], of any lengths."""
         shapes = self._gathered_bytes(np.array(mine.shape, dtype=np.int64))
         values = self._gathered_bytes(np.ascontiguousarray(mine, np.float32))
         pairs = zip(values, shapes, strict=True)
@@ -171,7 +171,7 @@ class Team:
 
     @contextmanager
     def _exchange(self) -> Iterator[None]:
-        """Say which process has ended when an exchange fails."""
+        """If an exchange fails, raise an error that says which process died."""
         try:
             yield
         except RuntimeError as error:

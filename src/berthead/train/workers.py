@@ -1,4 +1,4 @@
-"""The processes of a fit: started and watched here for `--workers`, or found where torchrun has started them."""
+"""The processes of a fit: started and watched for `--workers`, or joined if torchrun started them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def is_writer(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process writes and prints: all do but those that torchrun started beside the first.
+    """Whether this process writes and prints; with torchrun only the first process does.
 
     Example:
         >>> torchrun = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -45,21 +45,21 @@ def is_writer(environment: Mapping[str, str] = os.environ) -> bool:
 
 @contextmanager
 def team_of(workers: int, device: str, work: Callable[..., Any], *arguments: Any) -> Iterator[Team]:
-    """The processes that fit together, for as long as they do.
+    """A context with the processes of a fit.
 
     Args:
-        workers: how many processes are wanted on this machine.
+        workers: the number of processes on this machine.
         device: where they fit, `cpu` or `cuda`.
-        work: what the other processes call, with `arguments` and their team; all of it can be pickled, as it passes
-            through a pipe to processes of our own.
+        work: what the other processes call, with `arguments` and their team; all must be picklable, because it passes
+            through a pipe to our own processes.
         arguments: see above.
 
     Yields:
-        The team as this process sees it.
+        The team, as seen by this process.
 
     Raises:
-        UsageError: this machine has no such team.
-        MachineError: a process has ended.
+        UsageError: this machine cannot form such a team.
+        MachineError: a process died.
     """
     if _is_started_by_torchrun(os.environ):
         if workers > 1:
@@ -75,7 +75,7 @@ def team_of(workers: int, device: str, work: Callable[..., Any], *arguments: Any
 
 
 def main() -> None:
-    """A worker: what it calls comes through stdin, which is open for as long as the first process lives."""
+    """Run a worker: its work comes through stdin, which stays open while the first process lives."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process to answer
     port, rank, size, device, (work, arguments) = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_the_first, daemon=True).start()
@@ -97,7 +97,7 @@ def main() -> None:
 
 
 class _LeftAlone(MachineError):
-    """Another process has ended."""
+    """Another process died."""
 
 
 def _left_alone(error: Exception) -> MachineError:
@@ -110,7 +110,7 @@ def _end_with_the_first() -> None:
 
 
 class _Workers:
-    """The processes beside this one, on this machine."""
+    """The other processes on this machine."""
 
     def __init__(self, size: int, device: str, work: Any) -> None:
         self.size, self.device, self.work = size, device, work
@@ -143,7 +143,7 @@ class _Workers:
         self._end()
 
     def why(self, error: Exception) -> MachineError:
-        """What has become of the others, now that an exchange has failed."""
+        """Why an exchange failed: what happened to the others."""
         self._watch_until(lambda: any(process.poll() not in (None, 0, _LEFT_ALONE) for process in self.processes))
         for rank, process in enumerate(self.processes, 1):
             code = process.poll()
@@ -159,7 +159,7 @@ class _Workers:
         return MachineError("fit", f"worker {rank} (process {number}) {how}", "", fix)
 
     def _wait(self) -> None:
-        """Until all are ready: whoever has ended before would be waited for in vain."""
+        """Wait until all processes are ready, or one has died."""
         names = [f"ready/{rank}" for rank in range(1, self.size)]
         while not self.store.check(names):
             for rank, process in enumerate(self.processes, 1):
@@ -219,7 +219,7 @@ def _take_gpu(number: int) -> None:
 
 
 def _loopback() -> dict[str, str]:
-    """Processes of one machine talk to each other through its own interface, which needs no host's name."""
+    """Use the loopback interface for processes on one machine, which needs no host name."""
     name = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
     return {"GLOO_SOCKET_IFNAME": name} if name and "GLOO_SOCKET_IFNAME" not in os.environ else {}
 
