@@ -1,4 +1,4 @@
-"""Every error a user can meet: where it is, what was seen, what was expected, what to do."""
+"""All errors for users: where, what was found, what was expected, what to do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class BertheadError(Exception):
     Args:
         where: the place, as `file:line`, a folder, a flag or an argument.
         saw: what was found there.
-        expected: what would have been right, such as `a number above 0` (optional).
+        expected: what is allowed, such as `a number above 0` (optional).
         fix: what to do next (optional).
     """
 
@@ -44,7 +44,7 @@ class DataError(BertheadError, ValueError):
     """Rows, columns or labels that cannot be used.
 
     Attributes:
-        row: which of the rows it is about, from 0, where whoever raised it knew rows but not their places.
+        row: the number of the row, from 0, if the raiser does not know its location.
     """
 
     exit_code = 3
@@ -72,35 +72,35 @@ class OutputError(BertheadError):
 
 
 class MachineError(BertheadError):
-    """The machine has too little memory, or a process that is needed has ended."""
+    """Too little memory, or a needed process died."""
 
     exit_code = 1
     http_status = 503
 
 
 class GateError(BertheadError):
-    """A check that did not pass: golden examples, a quality bound."""
+    """A failed check: golden examples, a quality bound."""
 
     exit_code = 5
     http_status = 503
 
 
 class Interrupted(BertheadError):
-    """The user stopped the work; what was done is kept."""
+    """The user stopped the work; finished work is kept."""
 
     exit_code = 130
     http_status = 503
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A sentence that names the nearest known word, or nothing.
+    """A sentence that suggests the nearest known word, or "".
 
     Args:
         word: what was typed.
         known: the words that exist.
 
     Returns:
-        `Did you mean "label"?`, or the empty string where nothing is near.
+        `Did you mean "label"?`, or the empty string if nothing is near.
 
     Example:
         >>> did_you_mean("lable", ["text", "label"])
@@ -119,7 +119,7 @@ def listed(items: Iterable[object], most: int = 10) -> str:
 
 
 def shown(label: Any) -> str:
-    """A label as messages show it: text in quotes, numbers without."""
+    """A label as shown in messages: text in quotes, numbers without."""
     return json.dumps(label, ensure_ascii=False, default=str)
 
 

@@ -1,11 +1,11 @@
-"""Tasks and heads by name: berthead's own tasks, and what other installed packages offer by entry points.
+"""Tasks and heads by name: berthead's own, and those that installed packages offer by entry points.
 
 A package names them in its pyproject.toml:
 
     [project.entry-points."berthead.tasks"]
     ordinal = "my_package:Ordinal"
 
-None of it is imported before it is asked for by name, and nothing is ever imported from a model folder.
+Nothing is imported before its name is asked for, and nothing is ever imported from a model folder.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DISTRIBUTION = re.compile(r"[A-Za-z0-9._-]{1,80} [A-Za-z0-9.!+_-]{1,40}")
 
 
 def names(group: str) -> tuple[str, ...]:
-    """What installed packages offer.
+    """The names that installed packages offer.
 
     Args:
         group: HEADS or TASKS.
@@ -56,7 +56,7 @@ def load(group: str, name: str, fitted_with: Any = "") -> Any:
     Args:
         group: HEADS or TASKS.
         name: the entry point's name.
-        fitted_with: the distribution that a model folder names, such as `my-package 0.1`; shown where none is there.
+        fitted_with: the distribution that a model folder names, such as `my-package 0.1`; shown if it is missing.
 
     Returns:
         The class.
@@ -91,7 +91,7 @@ def load(group: str, name: str, fitted_with: Any = "") -> Any:
 
 
 def package(group: str, name: str) -> str:
-    """The distribution that offers a name, such as `my-package 0.1`; empty where it is not known."""
+    """The distribution that offers a name, such as `my-package 0.1`; empty if unknown."""
     return next(map(_distribution, _points(group, name)), "")
 
 

@@ -1,4 +1,4 @@
-"""Long work shows its rate and the time left on stderr, when that is a terminal; results never go there."""
+"""Progress on stderr: rate and time left, if stderr is a terminal; results never go there."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any, Self
 
 
 class Progress:
-    """A line with done, rate and time left; lines that stay are said with `say`.
+    """A progress line with count, rate and time left; `say` writes lines that stay.
 
     Args:
-        what: what is being done, in a word.
-        total: units to do; None: not known.
+        what: the work, in a word.
+        total: units to do; None: unknown.
         unit: what is counted, in the plural.
         quiet: show and say nothing.
         done: units that were done before.
-        log_s: seconds between lines where stderr is no terminal; None: no lines.
+        log_s: seconds between lines if stderr is no terminal; None: no lines.
 
     Example:
         >>> with Progress("predict", total=2, unit="rows", quiet=True) as progress:
@@ -79,7 +79,7 @@ class Progress:
 
     @property
     def line(self) -> str:
-        """How far it is, in words.
+        """The progress in words.
 
         Example:
             >>> Progress("predict", total=20, done=5).line.split(", ")[0]

@@ -1,4 +1,4 @@
-"""The frozen records that cross borders between modules: numpy and plain Python, no torch."""
+"""The frozen records that modules exchange: numpy and plain Python, no torch."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a file as it stands there.
+    """One row of a file, unconverted.
 
     Args:
         values: column name to value; text formats give `str`, JSON Lines and Parquet keep their types.
-        where: `file:line` (or `file:row N` where rows are not lines).
+        where: `file:line` (or `file:row N` if rows are not lines).
         error: why the row cannot be read, or None.
     """
 
@@ -32,17 +32,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One input of the function, and its target where there is one.
+    """One input of the function, and its target if there is one.
 
     Args:
         text: the first text; the question; the tokens joined by spaces.
         pair: the second text of a pair, the context of a question, or None.
-        target: the answer wanted, in the user's own terms, or None.
+        target: the correct answer, in the user's own terms, or None.
         where: `file:line` or `row N`.
         error: why this row has no answer, or None.
-        words: the tokens of the text where the user gave tokens, or None.
+        words: the tokens, if the user gave tokens, or None.
         choices: the choices of a question, or None.
-        note: what was mended in this row, or None.
+        note: what was corrected in this row, or None.
     """
 
     text: str
@@ -62,7 +62,7 @@ class Pack:
     Args:
         ids: token numbers, int64 [tokens].
         segments: token types, int64 [tokens].
-        positions: place in the row from 0, int64 [tokens].
+        positions: position in the row from 0, int64 [tokens].
         starts: where each row starts, and the end of the last, int64 [rows + 1].
         row: which row of the caller's input each row is, int64 [rows].
     """
@@ -106,15 +106,15 @@ class Prediction:
 
     Args:
         answer: a label, a list of labels, a number, a list of spans (tag), a text (span; empty: the context holds no
-            answer), or a choice; None where there is an error.
+            answer), or a choice; None if there is an error.
         score: probability of the answer (of the surest label for multilabel); None for regress and tag.
-        probabilities: label or number of the choice to probability; None where there are no labels.
+        probabilities: label or number of the choice to probability; None if there are no labels.
         n_tokens: tokens of the whole input, special tokens included.
         truncated: whether tokens were cut off.
         n_windows: windows the input was read in.
-        window: the window that decided, from 0; None where each span has its own.
+        window: the window that decided, from 0; None if each span has its own.
         spans: the entities (tag, joint) or the best answers, best first (span); None for other tasks.
-        tags: one for each token where tokens were given (tag, joint), else None.
+        tags: one for each token if tokens were given (tag, joint), else None.
         error: why there is no answer, or None.
         where: the input's `file:line` or `row N`.
     """

@@ -33,12 +33,12 @@ class Form:
         text: the first text, the tokens, or the question.
         label: the target.
         pair: the second text, or the context.
-        needs_pair: whether there always is one.
-        choices: one column with a list of choices; empty: there are none.
-        intent: the label beside the tags; empty: there is none.
+        needs_pair: whether a pair is required.
+        choices: one column with a list of choices; empty: no choices.
+        intent: the label beside the tags; empty: none.
         reads_words: whether the text may be a list of tokens.
-        two_texts: what a row of two texts is, in words for messages.
-        row: a row as Python has it, in words for messages.
+        two_texts: what a row of two texts is called in messages.
+        row: how messages describe a row in Python.
     """
 
     text: tuple[str, ...] = SYNONYMS["text"]
@@ -53,7 +53,7 @@ class Form:
 
     @property
     def second(self) -> str | None:
-        """The role of what every row has beside its text: `pair`, `choices`, or None."""
+        """The role of the second part of every row: `pair`, `choices`, or None."""
         return "choices" if self.choices else "pair" if self.needs_pair else None
 
     @property
@@ -62,10 +62,10 @@ class Form:
         return not self.reads_words and self.second is None
 
     def usual(self, pair: bool = False) -> dict[str, Any]:
-        """The usual names of the columns of rows that were no table, by role.
+        """The usual column names, by role, for rows that did not come from a table.
 
         Args:
-            pair: whether rows have a second text, where the form leaves that open.
+            pair: whether rows have a second text, if the form allows both.
         """
         has_pair = self.needs_pair or pair
         names = {"text": self.text[0], "pair": self.pair[0] if has_pair else None, "label": self.label[0]}
@@ -99,8 +99,8 @@ class Columns:
     Args:
         text: the column of the text, the tokens or the question.
         pair: of the second text or the context, or None.
-        label: of the target, or None: targets are not read.
-        choices: of the choices: one that holds lists, or one for each choice.
+        label: of the target; None: targets are not read.
+        choices: of the choices: one with lists, or one for each choice.
         intent: of the label beside the tags, or None.
         form: a key of FORMS.
     """
@@ -120,7 +120,7 @@ class Columns:
 
         Args:
             form: a key of FORMS.
-            wanted: role to column where one was named; None: the usual names are tried.
+            wanted: role to the given column; None: the usual names are tried.
             names: the file's columns.
             where: the file, for errors.
             label: whether targets are read.
@@ -129,8 +129,8 @@ class Columns:
             The columns.
 
         Raises:
-            DataError: one is missing.
-            UsageError: one was named that this form does not have.
+            DataError: a column is missing.
+            UsageError: a role was named that this form does not have.
         """
         kind = FORMS[form]
         for role in ("pair", "choices", "intent"):
@@ -154,7 +154,7 @@ class Columns:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The names; those of choices and intent where there are some."""
+        """The names; those of choices and intent if there are any."""
         names: dict[str, Any] = {"text": self.text, "pair": self.pair, "label": self.label}
         names |= {"choices": list(self.choices)} if self.choices else {}
         return names | ({"intent": self.intent} if self.intent else {})
@@ -180,7 +180,7 @@ def find_column(role: str, wanted: str | None, columns: Sequence[str], where: st
 
     Args:
         role: `text`, `pair`, `label` or another.
-        wanted: the name that was given; None: the usual names are tried.
+        wanted: the given name; None: the usual names are tried.
         columns: the columns there are.
         where: the file, for errors.
         usual: the role's usual names; empty: those of a single text.
@@ -189,7 +189,7 @@ def find_column(role: str, wanted: str | None, columns: Sequence[str], where: st
         A name in `columns`.
 
     Raises:
-        DataError: there is no such column; the nearest is named.
+        DataError: there is no such column; the nearest name is suggested.
 
     Example:
         >>> find_column("text", None, ["id", "sentence"], "a.csv")
@@ -205,11 +205,11 @@ def find_column(role: str, wanted: str | None, columns: Sequence[str], where: st
 
 
 class CellError(ValueError):
-    """What is wrong with a cell that is read beside the label's.
+    """An error in a cell other than the label's.
 
     Args:
         role: which column, such as "intent".
-        fault: what was seen and what is allowed.
+        fault: what was found and what is allowed.
 
     Example:
         >>> CellError("intent", "is blank").role
@@ -225,13 +225,13 @@ def to_example(
     row: Row, columns: Columns, read: Callable[[Any], Any] | None,
     settle: Callable[[Example], Example] | None = None,
 ) -> Example:  # fmt: skip
-    """A row as an example; what is wrong with it becomes its error.
+    """A row as an example; a fault in the row becomes its error.
 
     Args:
         row: the row.
-        columns: where things stand.
-        read: a cell to a target (raises ValueError, or CellError about another column), or None: targets are not read.
-        settle: compares the target with the text (raises ValueError), or None.
+        columns: the columns of text, target and so on.
+        read: a cell to a target (raises ValueError, or CellError about another column); None: targets are not read.
+        settle: adapts the target to the text (raises ValueError), or None.
 
     Returns:
         The example.
@@ -258,7 +258,7 @@ def to_example(
 
 
 def _untargeted(row: Row, columns: Columns) -> Example:
-    """Texts, words and choices of a row; ValueError says what is wrong with them."""
+    """Texts, words and choices of a row, without the target; ValueError says what is wrong."""
     words = _words(row, columns.text) if FORMS[columns.form].reads_words else None
     text = " ".join(words) if words is not None else _cell_text(row, columns.text)
     pair = _cell_text(row, columns.pair) if columns.pair else None
@@ -278,7 +278,7 @@ def _cell_text(row: Row, column: str) -> str:
 
 
 def _words(row: Row, column: str) -> tuple[str, ...] | None:
-    """The tokens in a cell: a list, or its JSON; None where it holds a text."""
+    """The tokens in a cell: a list, or its JSON; None if it holds a text."""
     value = _listed(row.values.get(column))
     if value is None:
         return None
@@ -291,7 +291,7 @@ def _words(row: Row, column: str) -> tuple[str, ...] | None:
 
 
 def _choices(row: Row, columns: Columns) -> tuple[str, ...]:
-    """The choices of a row: of a column with a list, or of the columns that are not blank."""
+    """The choices of a row: from a column with a list, or from the columns that are not blank."""
     if len(columns.choices) > 1:
         cells = [plain(row.values.get(name)) for name in columns.choices]
         while cells and is_blank(cells[-1]):
@@ -315,7 +315,7 @@ def _choices(row: Row, columns: Columns) -> tuple[str, ...]:
 
 
 def _listed(value: Any) -> list[Any] | None:
-    """A list, or the list that a JSON text stands for; None for anything else."""
+    """A list, or the list in a JSON text; None for anything else."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
@@ -330,15 +330,15 @@ def sound_examples(examples: Iterable[Example], skip_bad_rows: bool, most: int =
     """Examples without errors, and the errors as lines.
 
     Args:
-        examples: what was read.
-        skip_bad_rows: leave bad rows out; otherwise they end the work.
-        most: errors shown in the message.
+        examples: all examples.
+        skip_bad_rows: leave bad rows out; otherwise they are an error.
+        most: the most errors shown in the message.
 
     Returns:
-        The sound examples, and `file:line: what is wrong` for each of the others.
+        The good examples, and `file:line: what is wrong` for each of the others.
 
     Raises:
-        DataError: there are bad rows and they are not to be skipped.
+        DataError: there are bad rows, without `skip_bad_rows`.
     """
     sound: list[Example] = []
     bad: list[Example] = []
@@ -357,14 +357,14 @@ def hold_out(
 ) -> tuple[list[Example], list[Example]]:
     """Split examples into fitted and held-out ones.
 
-    Equal texts and questions about one context stay on one side, and every group gives the same share.
+    Equal texts, and questions about one context, stay on one side; every group has the same share held out.
 
     Args:
         examples: all examples.
         share: share held out, above 0 and below 1.
-        seed: of the choice.
-        group_of: what is kept in proportion, such as the label.
-        by_pair: rows with one second text, such as a context, stay on one side.
+        seed: of the random choice.
+        group_of: the group of an example, such as its label.
+        by_pair: rows with the same second text, such as a context, stay on one side.
 
     Returns:
         Fitted and held-out examples, each in the given order.

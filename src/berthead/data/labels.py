@@ -1,4 +1,4 @@
-"""Label names and their numbers; a label keeps the type that it had in the user's data."""
+"""Label names and their numbers; a label keeps its type from the user's data."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class Labels:
 
     @classmethod
     def from_json(cls, names: Any) -> Labels:
-        """The labels of a written state.
+        """The labels from their JSON.
 
         Args:
-            names: what JSON gave for them.
+            names: the value in JSON.
 
         Returns:
             The labels.
@@ -74,16 +74,16 @@ class Labels:
         return self._numbers[_key(label)]
 
     def unknown(self, label: Any) -> tuple[str, str]:
-        """What to tell the user about a label that is not known: what was seen, and what is allowed."""
+        """The message for an unknown label: what was found, and what is allowed."""
         near = did_you_mean(str(label), [str(name) for name in self.names])
         known = f"expected one of {counted(len(self), 'known label')}: {listed(map(shown, self.names))}"
         return f"is {shown(label)}", f"{known}. {near}" if near else known
 
     def texts(self) -> list[str]:
-        """Each label as a text of its own, for formats that know text only.
+        """Each label as a distinct text, for formats that only have text.
 
         Returns:
-            `str(label)`, with the type's name where two labels would read the same.
+            `str(label)`, with the type's name if two labels would read the same.
         """
         counts = Counter(str(name) for name in self.names)
         taken = {name for name in self.names if isinstance(name, str)}
@@ -99,12 +99,12 @@ class Labels:
         return texts
 
     def keys(self) -> list[Label]:
-        """The labels as the keys of one dict: their texts where Python finds two labels equal, such as 0 and False."""
+        """The labels as dict keys: their texts if Python treats two labels as equal, such as 0 and False."""
         return list(self.names) if len(set(self.names)) == len(self) else list(self.texts())
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a cell holds nothing: None, NaN, or text of white space. "None" and "NA" are text."""
+    """Whether a cell is empty: None, NaN, or white space. "None" and "NA" are text."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):  # pandas' own nothings
         return True
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""Tag sequences of words, and the spans of words that they stand for."""
+"""Tag sequences of words, and the spans that they encode."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def scheme_of(sequences: Iterable[Sequence[str]]) -> str:
         sequences: the tags of each row. A prefix is one of the letters B I E S L U W M and "-" or "_".
 
     Returns:
-        "BIOES" where an end or a single word has a letter of its own (L is read as E, U and W as S, M as I); "IOB1"
-        where B- stands nowhere but directly behind an entity of its label, and some entity starts with I-; "BIO"
-        (IOB2) for other prefixes; "plain" where no tag has one.
+        "BIOES" if an end or a single word has its own letter (L is read as E, U and W as S, M as I); "IOB1"
+        if B- occurs only directly after an entity of its label, and some entity starts with I-; "BIO"
+        (IOB2) for other prefixes; "plain" if no tag has one.
 
     Raises:
-        ValueError: some tags have prefixes and others, besides "O", have none; two separators or two letters that mean
-            the same are in use; or ends have letters of their own, and an entity is not written so.
+        ValueError: some tags have prefixes and others, besides "O", have none; two separators or two letters with
+            the same meaning are in use; or ends have their own letters, and an entity lacks its end letter.
 
     Example:
         >>> scheme_of([["B-PER", "I-PER", "O"]]), scheme_of([["I-PER", "O"]]), scheme_of([["DET", "NOUN"]])
@@ -71,13 +71,13 @@ def scheme_of(sequences: Iterable[Sequence[str]]) -> str:
 
 
 def letters_of(sequences: Iterable[Sequence[str]]) -> str:
-    """The letters that these sequences write a scheme with, as `from_bio` takes them.
+    """The letters of the scheme in these sequences, for `from_bio`.
 
     Args:
         sequences: the tags of each row.
 
     Returns:
-        The letters for begin, inside, end and single, and the separator; the standard one where none is used.
+        The letters for begin, inside, end and single, and the separator; standard ones for those not used.
 
     Example:
         >>> letters_of([["B_PER", "L_PER", "O", "U_LOC"]])
@@ -93,14 +93,14 @@ def letters_of(sequences: Iterable[Sequence[str]]) -> str:
 
 
 def to_bio(tags: Sequence[str], scheme: str) -> list[str]:
-    """The same entities as BIO tags.
+    """Convert tags to BIO, with the same entities.
 
     Args:
         tags: the tags of one row.
-        scheme: what `scheme_of` found.
+        scheme: the result of `scheme_of`.
 
     Returns:
-        A tag a word, with "-" as separator. Ill-formed tags mean what `entities` finds in them. "plain" tags stay.
+        A tag a word, with "-" as separator. Ill-formed tags are read as in `entities`. "plain" tags stay.
 
     Raises:
         ValueError: there is no such scheme.
@@ -114,15 +114,15 @@ def to_bio(tags: Sequence[str], scheme: str) -> list[str]:
 
 
 def from_bio(tags: Sequence[str], scheme: str, letters: str = STANDARD) -> list[str]:
-    """BIO tags in the user's own scheme.
+    """Convert BIO tags to the user's scheme.
 
     Args:
         tags: the BIO tags of one row.
-        scheme: what `scheme_of` found.
-        letters: what `letters_of` found.
+        scheme: the result of `scheme_of`.
+        letters: the result of `letters_of`.
 
     Returns:
-        A tag a word. What was well-formed before `to_bio` is again what it was.
+        A tag a word. Well-formed tags survive `to_bio` and `from_bio` unchanged.
 
     Raises:
         ValueError: there is no such scheme.
@@ -144,9 +144,9 @@ def from_bio(tags: Sequence[str], scheme: str, letters: str = STANDARD) -> list[
 
 
 def entities(tags: Sequence[str]) -> list[Entity]:
-    """The entities of one row, read as conlleval reads them: ill-formed tags give entities too.
+    """The entities of one row, as in conlleval: ill-formed tags give entities too.
 
-    Equal to `seqeval.metrics.sequence_labeling.get_entities`; besides, it knows "_" and the letters L, U, W and M.
+    Equal to `seqeval.metrics.sequence_labeling.get_entities`; also supports "_" and the letters L, U, W and M.
 
     Args:
         tags: BIO, IOB1 or BIOES tags.
@@ -170,9 +170,9 @@ def entities(tags: Sequence[str]) -> list[Entity]:
 
 
 def strict_entities(tags: Sequence[str], scheme: str) -> list[Entity]:
-    """The well-formed entities of one row; what breaks the scheme's rules is none.
+    """The well-formed entities of one row; tags that break the scheme's rules give none.
 
-    Equal to seqeval with `mode="strict"` and IOB2, IOB1 or IOBES; besides, it knows "_" and the letters L, U, W and M.
+    Equal to seqeval with `mode="strict"` and IOB2, IOB1 or IOBES; also supports "_" and the letters L, U, W and M.
 
     Args:
         tags: the tags of one row.
@@ -182,7 +182,7 @@ def strict_entities(tags: Sequence[str], scheme: str) -> list[Entity]:
         The entities from left to right.
 
     Raises:
-        ValueError: there is no such scheme, or a tag's letter is not one of its.
+        ValueError: there is no such scheme, or a tag's letter does not belong to it.
 
     Example:
         >>> strict_entities(["I-PER", "O", "B-LOC"], "BIO")
@@ -208,7 +208,7 @@ def to_tags(spans: Sequence[Entity], words: int) -> list[str]:
 
     Args:
         spans: labelled spans in any order.
-        words: words in the row.
+        words: the number of words in the row.
 
     Returns:
         A tag a word.
@@ -240,8 +240,8 @@ def allowed(tags: Sequence[str]) -> tuple[BoolArray, BoolArray]:
         tags: the k distinct tags: BIO or plain.
 
     Returns:
-        Whether a tag may come first, [k]; whether a tag (column) may follow another (row), [k, k]. I-X follows B-X and
-        I-X only; plain tags know no rule.
+        Whether a tag may come first, [k]; whether a tag (column) may follow another (row), [k, k]. I-X follows only
+        B-X and I-X; plain tags have no rules.
 
     Example:
         >>> start, step = allowed(["O", "B-PER", "I-PER"])
@@ -260,12 +260,12 @@ def viterbi(emissions: Scores, start: Scores, step: Scores, end: Scores) -> IntA
     Args:
         emissions: score of each tag at each word, [n, k]; -inf: impossible, as in the other three.
         start: score of each tag as the first, [k].
-        step: score of a tag (column) behind another (row), [k, k].
+        step: score of a tag (column) after another (row), [k, k].
         end: score of each tag as the last, [k].
 
     Returns:
-        Tag numbers, int64 [n]. Of equal paths it takes the lower number at the last word where they differ; where every
-        path is impossible the numbers mean nothing.
+        Tag numbers, int64 [n]. Of equal paths, the one with the lower number at the last word where they differ; if all
+        paths are impossible, the numbers are arbitrary.
 
     Example:
         >>> start, step = allowed(["O", "B-PER", "I-PER"])
@@ -312,7 +312,7 @@ def _check_one_scheme(tags: Sequence[str], prefixed: Sequence[str]) -> None:
 
 
 def _check_closed(rows: Sequence[Sequence[str]], closing: str) -> None:
-    """Refuse an entity that is not closed where others are: it is of another scheme, IOB1 or IOB2."""
+    """Refuse an entity without an end tag if others have one: it is of another scheme, IOB1 or IOB2."""
     for row in rows:
         closed = {(one.first, one.end) for one in strict_entities(row, "BIOES")}
         for one in entities(row):
@@ -388,7 +388,7 @@ def _strictly_ended(last: _Word, after: _Word, scheme: str) -> bool:
 
 
 def _roles(words: int, scheme: str, touches: bool) -> str:
-    """The standard letters of an entity's words; `touches`: directly behind an entity of its label."""
+    """The standard letters of an entity's words; `touches`: directly after an entity of its label."""
     if scheme == "BIO":
         return "B" + "I" * (words - 1)
     if scheme == "IOB1":

@@ -1,4 +1,4 @@
-"""A model prepared once for a precision and this processor, then Pack -> logits."""
+"""Pack -> logits on a CPU, by a model prepared once for a precision and this processor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 class Engine:
-    """A model ready to be applied; safe to call from many threads.
+    """A prepared model; safe to call from many threads.
 
     Args:
         model: the fitted model; it is not changed, and its embeddings are shared.
@@ -29,10 +29,10 @@ class Engine:
 
     Attributes:
         kernels: what computes the encoder: `torch`, `oneDNN`, or the name of our own kernels.
-        workers: packs that are computed at once: one, by all threads.
+        workers: packs computed at once: one, by all threads.
 
     Raises:
-        UsageError: this machine does not compute this encoder in this precision.
+        UsageError: this machine does not support this encoder in this precision.
     """
 
     workers = 1
@@ -59,11 +59,11 @@ class Engine:
 
 
 class DeviceEngine:
-    """A model applied as it is, where its parameters lie: what scores held-out rows while a GPU fits.
+    """An unprepared model on the device of its parameters: scores held-out rows during a fit on a GPU.
 
     Args:
-        model: it is not changed, but put into evaluation mode while it computes.
-        device: where its parameters lie.
+        model: it is put into evaluation mode while it computes, and otherwise not changed.
+        device: the device of its parameters.
     """
 
     def __init__(self, model: Model, device: torch.device) -> None:
@@ -90,14 +90,14 @@ class DeviceEngine:
 
 
 def computed_by(kernels: str, device: torch.device) -> dict[str, Any]:
-    """What decides the last bit of a number, as JSON.
+    """Everything that decides the last bits of numbers, as JSON.
 
     Args:
-        kernels: what computes, names with `, ` between them.
-        device: where.
+        kernels: the names of the kernels, separated by `, `.
+        device: the device.
 
     Returns:
-        `torch`, `kernels`, and `threads` or `gpus` where they matter.
+        `torch`, `kernels`, and `threads` or `gpus` if they matter.
     """
     by: dict[str, Any] = {"torch": str(torch.__version__), "kernels": kernels}
     if device.type == "cuda":
@@ -116,19 +116,19 @@ def kernels_of(model: Model, precision: str) -> str:
 
 
 def prepared(model: Model, precision: str, memo: dict[Any, Any] | None = None, device: torch.device = CPU) -> Model:
-    """A copy of the model that computes as fast as this machine can; on a CPU parameters that stay are shared.
+    """A copy of the model, prepared for speed on this machine; on a CPU unchanged parameters are shared.
 
     Args:
         model: the fitted model; it is not changed.
         precision: `fp32`, `bf16` or `int8`; the head computes in float32.
-        memo: what was prepared of other models: parts that models share are prepared once.
+        memo: parts already prepared for other models; shared parts are prepared once.
         device: where it is computed.
 
     Returns:
         The prepared model, in evaluation mode.
 
     Raises:
-        UsageError: this machine does not compute this encoder in this precision.
+        UsageError: this machine does not support this encoder in this precision.
     """
     if device.type == "cuda":
         kernel = varlen.kernel_for(model.encoder, precision, device)
@@ -142,12 +142,12 @@ def prepared(model: Model, precision: str, memo: dict[Any, Any] | None = None, d
 
 
 def applied(model: Model, precision: str, device: torch.device) -> Engine | cuda.Engines:
-    """What applies a fitted model: the engine on a CPU, an engine on each GPU where the device is `cuda`."""
+    """The engine of a fitted model: one on a CPU, or one on each GPU for `cuda`."""
     return Engine(model, precision) if device.type == "cpu" else cuda.all_gpus(model, precision)
 
 
 def engine_for(model: Model, device: torch.device, precision: str = "fp32") -> Engine | DeviceEngine:
-    """What applies a model during a fit: the engine on a CPU, the model itself, in float32, elsewhere."""
+    """The engine during a fit: the CPU engine, or on other devices the model itself in float32."""
     return Engine(model, precision) if device.type == "cpu" else DeviceEngine(model, device)
 
 
@@ -165,13 +165,13 @@ def find_device(name: str, precision: str = "fp32") -> torch.device:
 
     Args:
         name: `cpu` or `cuda`.
-        precision: what is to be computed there.
+        precision: the precision to compute in.
 
     Returns:
         The device.
 
     Raises:
-        UsageError: torch sees no such device, or it does not compute in this precision.
+        UsageError: torch does not find the device, or it does not support this precision.
         MachineError: this process was forked from one that used the GPU.
     """
     # A private name: without it torch raises an error of its own when it first computes there.
@@ -190,10 +190,10 @@ def use_threads(wanted: int | None) -> int:
     """Let torch use this many processor threads.
 
     Args:
-        wanted: how many; None: what this process may use.
+        wanted: the number; None: all that this process may use.
 
     Returns:
-        How many are used now.
+        The number now in use.
     """
     torch.set_num_threads(1 if forks.is_alone() else wanted or available_threads())
     return torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Models applied on GPUs: an engine on one of them, and one engine a GPU for all that are here."""
+"""Pack -> logits on GPUs: an engine for one GPU, and one engine a GPU for all of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NO_GPU = (
 
 @contextmanager
 def memory_explained(pack: Pack) -> Iterator[None]:
-    """A pack that does not fit into a GPU's memory is an error that says what helps."""
+    """Turn out-of-memory errors of a GPU into an error that says what helps."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -39,14 +39,14 @@ def memory_explained(pack: Pack) -> Iterator[None]:
 
 
 class CudaEngine:
-    """A model ready to be applied on one GPU; safe to call from many threads.
+    """A prepared model on one GPU; safe to call from many threads.
 
     Args:
         model: the fitted model; it is copied.
         precision: `fp32` or `bf16`.
         device: the GPU.
-        kernel: what attends to all rows of a pack at once; None: torch, one length after another.
-        record: how the launches of small packs are recorded, where a kernel attends; None: they are not.
+        kernel: the attention kernel for all rows of a pack at once; None: torch, one row length after another.
+        record: records the launches of small packs, if there is a kernel; None: no recording.
 
     Attributes:
         kernels: what computes the encoder: `cuda`, and the kernel of attention.
@@ -85,14 +85,14 @@ class CudaEngine:
 
 
 class Engines:
-    """An engine on each of several devices: a pack goes to one that is free. Safe to call from many threads.
+    """An engine on each of several devices; a pack goes to a free one. Safe to call from many threads.
 
     Args:
-        make: an engine on a device; all but the first are made when there is work for them.
+        make: makes an engine on a device; engines after the first are made when there is work for them.
         devices: one or more.
 
     Attributes:
-        workers: packs that are computed at once.
+        workers: the number of packs computed at once.
     """
 
     def __init__(self, make: Callable[[torch.device], Any], devices: Sequence[torch.device]) -> None:
@@ -129,7 +129,7 @@ class Engines:
 
 
 def all_gpus(model: Model, precision: str) -> Engines:
-    """An engine on each GPU that torch sees, in `fp32` or `bf16`."""
+    """An engine on each GPU that torch finds, in `fp32` or `bf16`."""
 
     def make(device: torch.device) -> CudaEngine:
         return CudaEngine(model, precision, device, kernel_for(model.encoder, precision, device), recorded)

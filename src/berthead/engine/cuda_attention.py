@@ -1,4 +1,4 @@
-"""Attention of rows of any lengths in one launch: what a GPU's kernels compute of a pack."""
+"""Attention on a GPU for rows of any lengths in one launch (varlen attention)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from berthead.model.tensors import RowGroup, TensorPack
 
 
 class Rows(NamedTuple):
-    """Where rows lie, for a kernel that reads it on the device.
+    """Row boundaries on the device, for a kernel.
 
     Args:
         edges: the first token of each row, and the end of the last, int32 [rows + 1]; rows may be empty.
-        longest: tokens of the longest row at most.
+        longest: an upper bound of the longest row's tokens.
     """
 
     edges: Tensor
@@ -37,10 +37,10 @@ all) -> the attended values, [tokens, heads, size]."""
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """What attends to rows of any lengths at once.
+    """A varlen attention kernel.
 
     Args:
-        name: as `bench` shows it.
+        name: the name in `bench`.
         attend: the function.
     """
 
@@ -62,7 +62,7 @@ def flash(query: Tensor, key: Tensor, value: Tensor, rows: Rows, scale: float, l
 
 
 def efficient(query: Tensor, key: Tensor, value: Tensor, rows: Rows, scale: float, local: int) -> Tensor:
-    """Memory-efficient attention, in float32: what torch computes nested tensors with.
+    """Memory-efficient attention, in float32: torch's kernel for nested tensors.
 
     Source: Rabe and Staats 2021, "Self-attention Does Not Need O(n^2) Memory".
     """
@@ -86,13 +86,13 @@ POSITIONS = frozenset({NoPositions, Rotary})
 
 
 def supports(encoder: Encoder) -> bool:
-    """Whether the attention of an encoder may be replaced: by exact type, for a subclass may compute something else."""
+    """Whether an encoder's attention may be replaced; by exact type: a subclass may compute something else."""
     blocks = all(type(block) is Block and type(block.attention) is Attention for block in encoder.blocks)
     return type(encoder.positions) in POSITIONS and blocks
 
 
 def kernel_for(encoder: Encoder, precision: str, device: torch.device) -> Kernel | None:
-    """The kernel that computes an encoder's attention; None: each length is computed for itself.
+    """The kernel for an encoder's attention; None: each row length is computed separately.
 
     Args:
         encoder: of any parts.
@@ -103,10 +103,10 @@ def kernel_for(encoder: Encoder, precision: str, device: torch.device) -> Kernel
 
 
 def agrees(kernel: Kernel, encoder: Encoder, precision: str, device: torch.device) -> bool:
-    """Whether a kernel attends on a device as plain products do on a CPU: tried with the encoder's own sizes.
+    """Whether a kernel on a device agrees with plain attention on a CPU, tested with the encoder's own sizes.
 
-    Relative positions add to the scores, which no kernel here reads. What else keeps one from computing an encoder is
-    the kernel's own matter (head size, window, the GPU's age), and shows where it is called.
+    Relative positions add to the scores, which no kernel here supports. Other limits of a kernel (head size, window,
+    the GPU's age) show when it is called.
     """
     if not supports(encoder):
         return False
@@ -130,11 +130,11 @@ def agrees(kernel: Kernel, encoder: Encoder, precision: str, device: torch.devic
 
 
 class VarlenAttention(nn.Module):
-    """Self-attention by a kernel; the layers before and after it are those of the attention it replaces.
+    """Self-attention by a kernel, with the linear layers of the attention that it replaces.
 
     Args:
         attention: what it replaces.
-        kernel: what attends.
+        kernel: the kernel.
     """
 
     def __init__(self, attention: Attention, kernel: Kernel) -> None:
@@ -152,7 +152,7 @@ class VarlenAttention(nn.Module):
 
 
 class RowPositions(PackPositions):
-    """What the encoder's own part says of positions, and where the rows lie."""
+    """The positions of the encoder's own part, and the row boundaries."""
 
     def __init__(self, positions: PackPositions, rows: Rows) -> None:
         self.positions, self.rows = positions, rows
@@ -163,7 +163,7 @@ class RowPositions(PackPositions):
 
 
 class WithRows(nn.Module):
-    """The part that attention reads positions from, with the rows beside it.
+    """The positions part of an encoder, with the row boundaries added.
 
     Args:
         positions: the encoder's own part.
@@ -187,15 +187,15 @@ def prepared(
     Args:
         model: the fitted model; it is not changed.
         precision: arithmetic of the encoder, `fp32` or `bf16`; the head computes in float32.
-        device: where the copy lies.
-        kernel: what attends; None: torch, one length after another.
-        memo: what was copied of other models: parts that models share are copied once.
+        device: the device of the copy.
+        kernel: the attention kernel; None: torch, one row length after another.
+        memo: parts already copied for other models; shared parts are copied once.
 
     Returns:
         The copy, in evaluation mode. In float32 a GPU's products are exact from now on: TF32 is off in this process.
 
     Raises:
-        UsageError: bfloat16, and a part that is not known to compute in it.
+        UsageError: bfloat16 with a part that is not known to support it.
     """
     known, dtype = {} if memo is None else memo, PRECISIONS[precision]
     if dtype != torch.float32:

@@ -1,4 +1,4 @@
-"""Small packs on a GPU: an encoder's launches are recorded once for each of a few sizes, and replayed."""
+"""CUDA graphs for small packs: an encoder's launches are recorded once for each of a few sizes, and replayed."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Record = Callable[[Callable[[], Tensor]], Replay]
 
 
 class Graphs:
-    """An encoder that is replayed: launching the kernels of a small pack takes longer than computing them.
+    """An encoder replayed from CUDA graphs: launching the kernels of a small pack takes longer than computing them.
 
     Args:
-        encoder: of which the lengths of a pack's rows change no shape: its attention reads them on the device.
-        device: where it lies.
-        record: how its launches are recorded.
+        encoder: its attention reads row lengths on the device, so they change no shapes.
+        device: its device.
+        record: records its launches.
     """
 
     def __init__(self, encoder: Encoder, device: torch.device, record: Record) -> None:
@@ -44,7 +44,7 @@ class Graphs:
             pack: rows laid end to end.
 
         Returns:
-            The last vectors [tokens, width], to be read before the next pack comes, and the pack on the device; None:
+            The last vectors [tokens, width], valid until the next pack, and the pack on the device; None:
             it is too large to be replayed.
         """
         tokens, rows = len(pack.ids), len(pack.row)
@@ -78,7 +78,7 @@ _RECORDING = threading.Lock()
 
 
 def rounded(tokens: int) -> int:
-    """The size that a pack of so many tokens is recorded in.
+    """The recorded size for a pack of this many tokens.
 
     Example:
         >>> rounded(1), rounded(64), rounded(65)
@@ -88,14 +88,14 @@ def rounded(tokens: int) -> int:
 
 
 def padded(pack: Pack, tokens: int) -> Pack:
-    """A pack filled up to so many tokens and `MOST_ROWS` + 1 rows.
+    """A pack padded to a number of tokens and `MOST_ROWS` + 1 rows.
 
     Args:
-        pack: of no more tokens, and at most `MOST_ROWS` rows.
-        tokens: wanted.
+        pack: with at most that many tokens and `MOST_ROWS` rows.
+        tokens: the number of tokens.
 
     Returns:
-        The same rows, then one of all tokens that were added, then empty ones: no row of the pack sees another token.
+        The same rows, then one row of all added tokens, then empty rows: no row of the pack attends to an added token.
     """
     starts = np.full(MOST_ROWS + 2, tokens)
     starts[: len(pack.starts)] = pack.starts
@@ -105,13 +105,13 @@ def padded(pack: Pack, tokens: int) -> Pack:
 
 
 def recorded(function: Callable[[], Tensor]) -> Replay:
-    """Record what a function launches on the current CUDA device.
+    """Record the launches of a function on the current CUDA device.
 
     Args:
-        function: reads the same tensors whenever it is called, and waits for none.
+        function: reads the same tensors in every call, and does not synchronise.
 
     Returns:
-        What launches it again, at once.
+        A function that launches everything again, at once.
     """
     usual, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(usual)

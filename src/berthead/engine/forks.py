@@ -1,4 +1,4 @@
-"""What a fork needs: the child has the memory of this process, but none of its threads."""
+"""Forks: the child has the memory of this process, but none of its threads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _is_paused, _is_alone = False, False
 
 
 def fork_lock() -> Any:
-    """A lock that no child of a fork finds taken: a fork waits until no other thread holds it.
+    """A lock that is never held in a forked child: a fork waits until no other thread holds it.
 
     Returns:
         A `threading.RLock`: a thread that holds it may fork.
@@ -38,10 +38,10 @@ def fork_lock() -> Any:
 
 
 def refuse_child(process: int, where: str, saw: str, fix: str) -> None:
-    """Refuse to go on in a child with what only its parent can use.
+    """Refuse to use in a forked child what only the parent can use.
 
     Args:
-        process: the id of the process that began.
+        process: the id of the process that made it.
         where: what cannot be used, for the error.
         saw: why not.
         fix: what to do instead.
@@ -57,14 +57,14 @@ def refuse_child(process: int, where: str, saw: str, fix: str) -> None:
 
 
 def is_alone() -> bool:
-    """Whether torch has one thread here for good: this process was forked, and its OpenMP has not survived that."""
+    """Whether torch is limited to one thread: this process was forked, and its OpenMP did not survive."""
     return _is_alone
 
 
 def _pause_openmp() -> bool:
-    """End the OpenMP threads of this thread; whether there are none now.
+    """End the OpenMP threads of this thread; returns whether that worked.
 
-    GNU's OpenMP waits for ever, in the child, for threads that only the parent has.
+    In a child, GNU's OpenMP waits forever for threads that only the parent has.
     Source: OpenMP 5.0, 3.2.44 omp_pause_resource_all.
     """
     try:

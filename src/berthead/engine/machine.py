@@ -1,4 +1,4 @@
-"""This machine: its processor, how fast it multiplies and applies a model, and what it has measured before."""
+"""This machine: its processor, its peak and model speed, and saved measurements."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ GPU_PEAK_SIDE = 4096
 
 @cache
 def cpu_model() -> str:
-    """The processor's name, as the system says it."""
+    """The processor's name, from the system."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -51,29 +51,29 @@ def cpu_model() -> str:
 
 
 def gpus() -> str:
-    """The GPUs that torch sees, such as `2 x NVIDIA H100`."""
+    """The GPUs that torch finds, such as `2 x NVIDIA H100`."""
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
 
 
 def finish(device: torch.device) -> None:
-    """Wait until a device has computed what it was told to: what follows can be timed."""
+    """Wait until a device has finished, so that timing is correct."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def peak(model: Model, precision: str, seconds: float = 0.1, device: torch.device = CPU) -> float:
-    """Operations a second of matrix products at most, by what computes a model's encoder here.
+    """Peak operations per second of matrix products, by the kernels that compute a model's encoder here.
 
     Args:
         model: the fitted model.
-        precision: in which it is computed.
-        seconds: how long is multiplied.
-        device: that multiplies.
+        precision: the precision.
+        seconds: how long to measure.
+        device: the device.
 
     Returns:
-        Operations a second of all threads, or of one GPU, an addition and a multiplication being two: of our kernels a
-        tile's product in the L1 cache, of torch a linear layer on large square matrices.
+        Operations per second of all threads, or of one GPU; an addition and a multiplication are two. Measured with a
+        tile's product in the L1 cache for our kernels, with a linear layer on large square matrices for torch.
     """
     on_cpu = device.type == "cpu"
     if on_cpu and native.computes(model.encoder, precision):
@@ -94,7 +94,7 @@ def peak(model: Model, precision: str, seconds: float = 0.1, device: torch.devic
 
 
 def typical_pack(rows: Sequence[Encoded], tokens: int = SPEED_TOKENS) -> Pack:
-    """Rows, in turn and again, as one pack of about so many tokens; at least one row."""
+    """A pack of about this many tokens, made by repeating the rows; at least one row."""
     chosen: list[Encoded] = []
     count = 0
     while count < tokens:
@@ -108,14 +108,14 @@ def typical_pack(rows: Sequence[Encoded], tokens: int = SPEED_TOKENS) -> Pack:
 
 
 def speeds(engines: Mapping[str, Engine | Engines], one: Pack) -> dict[str, float]:
-    """How fast engines compute a pack, here and now.
+    """The current speed of engines on a pack.
 
     Args:
         engines: by precision.
         one: rows laid end to end.
 
     Returns:
-        Tokens a second of each, the best of some rounds in turn; it takes well under a second.
+        Tokens per second of each, the best of several interleaved rounds; takes well under a second.
     """
     for engine in engines.values():
         engine.logits(one)  # memory is taken, threads are started
@@ -139,10 +139,10 @@ def key_of(artifact: Artifact, device: torch.device = CPU) -> dict[str, Any]:
 
     Args:
         artifact: the function.
-        device: where it is computed.
+        device: the device.
 
     Returns:
-        Processor or GPUs, kernels, versions, hashes of theta and omega, and what was decided after the weights.
+        Processor or GPUs, kernels, versions, hashes of theta and omega, thresholds and temperature.
     """
     said = artifact.parameters()
     here: dict[str, Any] = {"gpus": gpus()}
@@ -160,12 +160,12 @@ def key_of(artifact: Artifact, device: torch.device = CPU) -> dict[str, Any]:
 
 
 def speed_name() -> str:
-    """What speeds are kept as: they depend on the threads too."""
+    """The key of saved speeds, which also depend on the threads."""
     return f"tokens a second, {torch.get_num_threads()} threads"
 
 
 def measured(key: Mapping[str, Any]) -> dict[str, Any]:
-    """What was measured here before under this key; empty: nothing, or it cannot be read."""
+    """The saved measurements of this key; empty: none, or not readable."""
     try:
         kept = json.loads(_place(key).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -174,14 +174,14 @@ def measured(key: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def keep(key: Mapping[str, Any], measurements: Mapping[str, Any]) -> bool:
-    """Keep measurements in the user's cache folder, beside those that are there.
+    """Save measurements in the user's cache folder, added to existing ones.
 
     Args:
         key: what they depend on.
         measurements: by name, as JSON.
 
     Returns:
-        Whether they could be kept; they are measured again where not.
+        Whether they could be saved; otherwise they are measured again.
     """
     place = _place(key)
     try:

@@ -1,4 +1,4 @@
-"""Pack -> logits by ONNX Runtime, which needs no torch."""
+"""Pack -> logits by ONNX Runtime, without torch."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ OLDEST = (1, 24)
 
 
 class OnnxEngine:
-    """A graph that `berthead export` wrote, ready to be applied; safe to call from many threads.
+    """A loaded graph of `berthead export`; safe to call from many threads.
 
     Args:
         graph: the file.
-        tables: what its packs may index.
-        threads: processor threads; None: what this process may use.
+        tables: the table sizes, for bounds checks.
+        threads: processor threads; None: all that this process may use.
 
     Raises:
         UsageError: ONNX Runtime is not installed.
@@ -51,7 +51,7 @@ class OnnxEngine:
     def logits(self, pack: Pack) -> FloatArray:
         """Logits of the pack's rows, float32 [rows, ...], or of its tokens, [tokens, ...].
 
-        Rows of one length are computed together, so that the graph knows neither padding nor a mask.
+        Rows of one length are computed together, so the graph needs neither padding nor a mask.
         """
         check_pack(pack, self.tables)
         lengths, found, session = pack.lengths, [], self._session or self._again()
@@ -76,13 +76,13 @@ class OnnxEngine:
         return values
 
     def computed_by(self) -> dict[str, Any]:
-        """What decides the last bit of a number: the runtime's version, and its threads."""
+        """Everything that decides the last bits of numbers: the runtime's version and its threads."""
         return {"onnxruntime": self.version, "threads": self.threads}
 
     def leave_session(self) -> None:
-        """In a child of a fork: make another session when there is work for one.
+        """In a forked child: make a new session when there is work for it.
 
-        The threads of this one are not here. It would wait for them even where it is deleted, so it never is.
+        The old session's threads are in the parent. Deleting it would wait for them, so it is never deleted.
         """
         if self._session is not None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
@@ -112,7 +112,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _identity(graph: Path) -> list[tuple[int, ...] | None]:
-    """Which files a graph and its weights are."""
+    """The identity of the files of a graph and its weights."""
     found: list[tuple[int, ...] | None] = []
     for path in (graph, graph.with_name(f"{graph.name}.data")):
         try:
@@ -125,7 +125,7 @@ def _identity(graph: Path) -> list[tuple[int, ...] | None]:
 
 
 def _session(graph: Path, threads: int) -> tuple[Any, str]:
-    """A session, and the runtime's version."""
+    """An ONNX Runtime session, and the runtime's version."""
     # Nothing of ours sends anything anywhere. It is read when the library is imported.
     os.environ.setdefault(NO_TELEMETRY, "1")
     try:

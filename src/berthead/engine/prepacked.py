@@ -1,4 +1,4 @@
-"""An encoder through torch's operators: linear layers prepacked by oneDNN, where our own kernels are not built."""
+"""An encoder on torch's operators, with linear layers prepacked by oneDNN; used without our own kernels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TYPICAL_TOKENS = 2048
 
 
 class PackedLinear(nn.Module):
-    """A linear layer whose weights lie as oneDNN wants them, with the activation after it computed in one pass.
+    """A linear layer with weights prepacked for oneDNN and a fused activation.
 
     Args:
         linear: the layer it replaces.
@@ -46,7 +46,7 @@ class PackedLinear(nn.Module):
 
 
 class CastLinear(nn.Module):
-    """A linear layer with its weights cast once: where oneDNN is absent, or not made for this processor."""
+    """A linear layer with its weights cast once: used without oneDNN, or if it does not support this processor."""
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ def _cast(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 class CastEmbeddings(nn.Module):
-    """Embeddings in float32, handed on in the engine's precision."""
+    """Embeddings computed in float32, with output in the engine's precision."""
 
     def __init__(self, embeddings: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -75,31 +75,31 @@ class CastEmbeddings(nn.Module):
 
 
 def check_bf16(encoder: Encoder) -> None:
-    """Refuse an encoder with parts that are not known to compute in bfloat16.
+    """Refuse an encoder with parts that are not known to support bfloat16.
 
     Args:
         encoder: of any parts.
 
     Raises:
-        UsageError: which part it is.
+        UsageError: names the part.
     """
     if part := BF16_SUPPORTED.why_not(encoder):
         raise UsageError("--precision bf16", f"{part}, which is not supported in bfloat16", "fp32")
 
 
 def prepacked(model: Model, precision: str, memo: dict[Any, Any] | None = None) -> Model:
-    """A copy of the model with its encoder's linear layers replaced; parameters that stay are shared.
+    """A copy of the model with its encoder's linear layers replaced; unchanged parameters are shared.
 
     Args:
         model: the fitted model.
         precision: arithmetic of the encoder, `fp32` or `bf16`; the head stays in float32.
-        memo: what `copy.deepcopy` has copied of other models: parts that models share are prepared once.
+        memo: the memo of `copy.deepcopy`, with parts of other models; shared parts are prepared once.
 
     Returns:
         The prepared model, in evaluation mode.
 
     Raises:
-        UsageError: bfloat16, and a part that is not known to compute in it.
+        UsageError: bfloat16 with a part that is not known to support it.
     """
     copied, dtype = {} if memo is None else memo, PRECISIONS[precision]
     if dtype != torch.float32:
@@ -138,7 +138,7 @@ def _fused(function: nn.Module) -> tuple[str, str] | None:
 
 
 def linear(layer: nn.Linear, dtype: torch.dtype) -> nn.Module:
-    """What stands in the place of a linear layer in this arithmetic."""
+    """The replacement of a linear layer in this arithmetic."""
     return PackedLinear(layer, dtype) if has_onednn(dtype) else CastLinear(layer, dtype)
 
 

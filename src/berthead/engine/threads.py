@@ -17,7 +17,7 @@ def available_threads() -> int:
 
 
 def _cgroup_quota() -> int:
-    """Whole processors of the control group's quota; 0 where there is none."""
+    """Whole processors of the control group's quota; 0 if there is none."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         return max(1, int(quota) // int(period)) if quota != "max" else 0

@@ -1,4 +1,4 @@
-"""Exports of annotation tools, doccano and Label Studio, as texts with spans."""
+"""Exports of the annotation tools doccano and Label Studio, as texts with spans."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _OWN = frozenset(["id", "annotator", "annotation_id", "created_at", "updated_at"
 
 
 def kind_of(value: Any) -> str:
-    """What JSON knows a value as, in words.
+    """The JSON type of a value, in words.
 
     Args:
-        value: what JSON gave.
+        value: a value from JSON.
 
     Returns:
         `a list`, `a text`, `null` and so on.
@@ -41,8 +41,8 @@ def wanted(values: dict[str, Any], key: str, kind: type, place: str = "") -> Any
     Args:
         values: an object of JSON.
         key: the key.
-        kind: dict, list, str or int; true and false are no int.
-        place: where the object stands in its row, for the message.
+        kind: dict, list, str or int; true and false are not int.
+        place: the object's position in its row, for the message.
 
     Returns:
         The value, of this kind.
@@ -67,17 +67,17 @@ def wanted(values: dict[str, Any], key: str, kind: type, place: str = "") -> Any
 
 
 def with_spans(values: dict[str, Any], marked: Container[str] = ()) -> dict[str, Any]:
-    """A row of doccano with its spans in our form beside its own; any other row as it is.
+    """A doccano row with its spans added in our form; any other row unchanged.
 
     Args:
         values: the row. Spans are looked for under "label" and "labels", as [start, end, label] each, and under
             "entities", as objects with "start_offset", "end_offset" and "label".
-        marked: keys (of `span_keys`) under which an empty list means no span, and what is no list of spans stays as
-            it is under "spans", to be refused there; elsewhere both may be anything.
+        marked: keys (of `span_keys`) under which an empty list means no span, and a value that is no list of spans
+            is copied to "spans", to be refused there; other keys may hold anything.
 
     Returns:
-        The row with "spans", and with "text" where doccano calls it "data"; or the row itself, where it has "spans"
-        already or holds none of doccano's.
+        The row with "spans", and with "text" if doccano calls it "data"; or the row itself, if it has "spans"
+        already or has no doccano spans.
 
     Example:
         >>> with_spans({"text": "Rome fell", "label": [[0, 4, "LOC"]]})["spans"]
@@ -99,7 +99,7 @@ def with_spans(values: dict[str, Any], marked: Container[str] = ()) -> dict[str,
 
 
 def span_keys(rows: Iterable[dict[str, Any]]) -> frozenset[str]:
-    """The keys under which doccano's spans stand in these rows.
+    """The keys of doccano's spans in these rows.
 
     Args:
         rows: some rows of a file.
@@ -121,7 +121,7 @@ def span_keys(rows: Iterable[dict[str, Any]]) -> frozenset[str]:
 
 
 def _spans_of_doccano(key: str, marks: list[Any]) -> list[Span] | None:
-    """None where only one of them is something else: then it is no list of spans."""
+    """The spans of a list; None if an item is something else."""
     if key == "entities":
         triples = [_offsets(mark) if isinstance(mark, dict) else None for mark in marks]
     else:
@@ -148,7 +148,7 @@ def is_label_studio(rows: list[Any]) -> bool:
         rows: the list.
 
     Returns:
-        True where some row has an object as "data", or a list of regions with "start", "end" and "labels".
+        True if some row has an object as "data", or a list of regions with "start", "end" and "labels".
 
     Example:
         >>> is_label_studio([{"data": {"text": "Rome fell"}, "annotations": []}])
@@ -160,15 +160,15 @@ def is_label_studio(rows: list[Any]) -> bool:
 def label_studio_rows(name: str, rows: list[Any]) -> Iterator[Row]:
     """The tasks of a Label Studio export as texts with spans.
 
-    Of several annotations the first counts that was not cancelled. A region with several labels gives a span for each.
+    The first annotation that was not cancelled counts. A region with several labels gives a span for each.
 
     Args:
-        name: the file, for places.
-        rows: what the file holds: tasks with "data" and "annotations" ("completions" in old versions), or JSON-MIN.
+        name: the file, for locations.
+        rows: the content of the file: tasks with "data" and "annotations" ("completions" in old versions), or JSON-MIN.
 
     Returns:
-        Rows with "text"; "spans", unless the task was not annotated; and what else is simple: the task's "id", and the
-        texts and numbers of its data. A task without a text, or with an unsound region, is a row with an error.
+        Rows with "text"; "spans", unless the task was not annotated; and other simple values: the task's "id", and the
+        texts and numbers of its data. A task without a text, or with an invalid region, is a row with an error.
 
     Example:
         >>> region = {"type": "labels", "value": {"start": 0, "end": 4, "labels": ["LOC"]}}
@@ -208,7 +208,7 @@ def _task(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def _results(task: dict[str, Any]) -> tuple[str, list[tuple[int, dict[str, Any]]] | None]:
-    """Where the results of the annotation that counts stand, and the numbered results; None where there is none."""
+    """The location of the counting annotation's results, and the numbered results; None if there is none."""
     key = "annotations" if "annotations" in task or "completions" not in task else "completions"
     annotations = wanted(task, key, list) if key in task else []
     for number, annotation in enumerate(annotations):
@@ -226,7 +226,7 @@ def _results(task: dict[str, Any]) -> tuple[str, list[tuple[int, dict[str, Any]]
 
 
 def _minimal(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of JSON-MIN, where the regions stand under a name that the project chose."""
+    """A row of JSON-MIN, in which the project chooses the key of the regions."""
     texts = {key: value for key, value in row.items() if isinstance(value, str) and key not in _OWN}
     regions = _regions(row)
     key = _text_key(texts, [], [value for _, value in regions], "it")
@@ -240,7 +240,7 @@ def _minimal(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _regions(row: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The regions of a row of JSON-MIN, each with its place."""
+    """The regions of a JSON-MIN row, each with its location."""
     return [
         (f"{key}[{number}]", region)
         for key, value in row.items()
@@ -251,7 +251,7 @@ def _regions(row: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _row(kept: dict[str, Any], key: str, spans: list[Span] | None) -> dict[str, Any]:
-    """The text under our name, the other simple values, and the spans where there was an annotation."""
+    """The text under our name, the other simple values, and the spans if there was an annotation."""
     others = {name: value for name, value in kept.items() if name not in ("text", key)}
     values = {"text": kept[key]} | others
     return values if spans is None else values | {"spans": spans}
@@ -268,7 +268,7 @@ def _spans(value: dict[str, Any], place: str, text: str) -> list[Span]:
 
 
 def _where_quoted(quote: Any, start: int, end: int, text: str, place: str) -> tuple[int, int]:
-    """The region in code points: as it says, or, where only so its quote is found, from the units of UTF-16."""
+    """The region in code points: as given, or converted from UTF-16 units if only that matches its quote."""
     if not isinstance(quote, str) or end > len(text) or text[start:end].strip() == quote.strip():
         return start, end
     units = text.encode("utf-16-le", "surrogatepass")
@@ -281,7 +281,7 @@ def _where_quoted(quote: Any, start: int, end: int, text: str, place: str) -> tu
 
 
 def _text_key(texts: dict[str, str], named: list[Any], regions: list[dict[str, Any]], place: str) -> str:
-    """Which of these texts was annotated: the only one, the one that results name, or the one that regions quote."""
+    """The key of the annotated text: the only one, the one named in results, or the one quoted by regions."""
     if not texts:
         raise ValueError(f"{place} holds no text; expected a text")
     if len(texts) == 1:

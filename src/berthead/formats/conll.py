@@ -1,4 +1,4 @@
-"""Sentences of CoNLL columns: a line a token, its tag in the last column, a blank line behind each sentence."""
+"""CoNLL columns: a line a token, its tag in the last column, a blank line after each sentence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Sentence = list[tuple[int, list[str]]]
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How the lines of one file are divided, as its first line of data shows."""
+    """How the lines of a file are split, taken from its first line of data."""
 
     line: int
     tabs: bool
@@ -48,16 +48,16 @@ class _Layout:
 
 
 def conll_rows(name: str, lines: Iterator[str]) -> tuple[list[str], Iterator[Row]]:
-    r"""The sentences of a file of columns.
+    r"""The sentences of a CoNLL file.
 
     Args:
-        name: the file, for places.
-        lines: its lines with their line ends. The first line of data decides how all are divided: at tabs where it
-            holds one, else at runs of spaces.
+        name: the file, for locations.
+        lines: its lines with their line ends. The first line of data decides how all are split: at tabs if it
+            has one, else at runs of spaces.
 
     Returns:
         The keys of the rows, and the rows: "tokens" from the first column; "tags" from the last, unless there is only
-        one; "column_2" and so on for those between. A sentence with an unsound line is a row with an error.
+        one; "column_2" and so on for those between. A sentence with an invalid line is a row with an error.
 
     Raises:
         DataError: there is no line of data.
@@ -74,7 +74,7 @@ def conll_rows(name: str, lines: Iterator[str]) -> tuple[list[str], Iterator[Row
 
 
 def _layout(name: str, numbered: Iterator[tuple[int, str]]) -> tuple[list[tuple[int, str]], _Layout]:
-    """The lines read to find it, and the layout."""
+    """The lines read to find the layout, and the layout."""
     held: list[tuple[int, str]] = []
     first: tuple[int, str] | None = None
     for number, line in numbered:
@@ -93,7 +93,7 @@ def _layout(name: str, numbered: Iterator[tuple[int, str]]) -> tuple[list[tuple[
 
 
 def _sentences(layout: _Layout, numbered: Iterator[tuple[int, str]]) -> Iterator[_Sentence]:
-    """The lines of data between two ends, numbered and divided."""
+    """The lines of data of each sentence, numbered and split."""
     sentence: _Sentence = []
     for number, line in numbered:
         if not _ends(line):

@@ -1,4 +1,4 @@
-"""Delimited text, csv and tsv: the delimiter, quotes left open, rows too short or too long; and minimal quoting."""
+"""csv and tsv: finding the delimiter, unclosed quotes, rows too short or too long; writing with minimal quoting."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def delimiter_of(head: str, tabs: bool = False) -> str:
 
     Args:
         head: the header.
-        tabs: whether the file's name says that these are tabs, where there are some or nothing else is.
+        tabs: whether the file's name means tabs; they are used if there are any, or no other delimiter.
     """
     bare = re.sub(r'(^|[,;\t|])"(?:[^"]|"")*(?:"|$)', r"\1", head)
     counts = {delimiter: bare.count(delimiter) for delimiter in _DELIMITERS}
@@ -40,7 +40,7 @@ def delimiter_of(head: str, tabs: bool = False) -> str:
 
 
 def csv_rows(name: str, lines: Iterator[str], delimiter: str) -> tuple[list[str], Iterator[Row]]:
-    """The columns, named by their number where the header leaves one blank, and the rows."""
+    """The columns, named by their number if blank in the header, and the rows."""
     records = _records(name, lines, delimiter)
     line, cells, opened = next(records)
     if opened:
@@ -68,7 +68,7 @@ def _rows(name: str, columns: list[str], records: Iterator[tuple[int, list[str],
 
 
 def _records(name: str, lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str], int]]:
-    """For each record: the line it starts on, its cells, and the line of a quote left open at the end, or 0."""
+    """For each record: the line it starts on, its cells, and the line of an unclosed quote, or 0."""
     ended = False
 
     def fed() -> Iterator[str]:
@@ -97,7 +97,7 @@ def _quote_line(cell: str, last: int) -> int:
 
 
 class _LfSink:
-    """What the csv module writes to: one line at a time, ended by LF."""
+    """Output of the csv module: one line at a time, ended by LF."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -108,7 +108,7 @@ class _LfSink:
 
 
 class CsvRows:
-    """CSV or TSV with minimal quoting; what is not text becomes JSON. Without a header it goes on with a file."""
+    """CSV or TSV with minimal quoting; values that are not text become JSON. Without a header it continues a file."""
 
     def __init__(self, stream: BinaryIO, header: Header, whole: bool, delimiter: str) -> None:
         columns = header.columns
@@ -130,10 +130,10 @@ class CsvRows:
         self._csv.writerow(["" if cell is None else text_of(cell) for cell in cells])
 
     def finish(self) -> None:
-        """Write what is left; the stream stays open."""
+        """Write the remaining rows; the stream stays open."""
 
     def abandon(self) -> None:
-        """Let go of what is open: the bytes go away anyway."""
+        """Close without finishing; the output will be discarded."""
 
 
 def _join(stream: BinaryIO, header: Header, parts: Sequence[Path], delimiter: str) -> None:

@@ -1,4 +1,4 @@
-"""What a JSON document may hold: one record each."""
+"""Kinds of JSON documents: one record each."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from berthead.records import Row
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Something that is written as one JSON document.
+    """A kind of JSON document.
 
     Args:
-        name: of the format.
+        name: the format's name.
         described: what such a document looks like, for errors.
-        is_one: whether what JSON gave is such a document.
-        rows: of a document, with the file's name for places; an unsound one is a row with an error.
-        needed: columns that are named although no row may have them: then the rows' own errors are told.
-        target: the same, where no row is sound.
-        lacks: why a document is nearly such a one, or nothing.
+        is_one: whether a JSON value is such a document.
+        rows: the rows of a document, with the file's name for locations; an invalid one is a row with an error.
+        needed: columns listed even if no row has them, so that the rows' own errors are reported.
+        target: the same, if no row is valid.
+        lacks: what a similar document lacks, or empty.
     """
 
     name: str

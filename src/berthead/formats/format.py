@@ -1,4 +1,4 @@
-"""What a file format is: one record each, which says how files are known, read, written and joined from parts."""
+"""File formats: one record each, which says how files are recognised, read, written and joined from parts."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Source:
     """An open file that a format reads.
 
     Args:
-        name: the file, for errors and places.
+        name: the file, for errors and locations.
         binary: its bytes.
-        stack: closes what is opened while it is read.
-        codec: how a text is packed, as its name says.
-        sheet: which sheet is read, of formats that have sheets; "": the first.
+        stack: closes what is opened during reading.
+        codec: the compression, from the file's name.
+        sheet: the sheet to read, for formats that have sheets; "": the first.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Source:
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know about the lines read so far."""
+        """Notes for the user about the lines read so far."""
         odd = self._text.not_utf8 if self._text else 0
         if not odd:
             return []
@@ -66,15 +66,15 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a format reads of a file.
+    """The content of a file, as read by a format.
 
     Args:
-        columns: the header; where rows may differ, the keys of the first thousand.
-        rows: the rows themselves, read once.
-        format: the name of the format, where the content says more than the file's name; "": the one that was asked.
+        columns: the header; if rows may differ, the keys of the first thousand.
+        rows: the rows; they can be read once.
+        format: the name of the format, if the content says more than the file's name; "": as asked.
         schema: the `pyarrow.Schema` of the columns, or None.
-        skip: leaves out so many rows and says how many there were; None: they are read.
-        notes: what the user should know about the rows read so far.
+        skip: skips a number of rows and returns how many there were; None: skipped rows are read.
+        notes: notes for the user about the rows read so far.
     """
 
     columns: list[str]
@@ -91,9 +91,9 @@ class Header:
 
     Args:
         columns: all of them, in their order.
-        added: those that are not the input's, with their types: str, float, int, bool or list (of str).
-        schema: the `pyarrow.Schema` of a Parquet file; None for other formats, and where it is learnt from the rows.
-        rows: how many rows follow, where all of them were gone through before.
+        added: columns that are not in the input, with their types: str, float, int, bool or list (of str).
+        schema: the `pyarrow.Schema` of a Parquet file; None for other formats, and if it is inferred from the rows.
+        rows: how many rows follow, if known.
     """
 
     columns: list[str]
@@ -103,7 +103,7 @@ class Header:
 
 
 class UnfitRow(OutputError):
-    """A row that a format has no room for; nothing of it was written, and others may follow."""
+    """A row that a format cannot hold; nothing of it was written, and others may follow."""
 
 
 class RowEncoder(Protocol):
@@ -111,16 +111,16 @@ class RowEncoder(Protocol):
 
     @property
     def left_out(self) -> Iterable[str]:
-        """Columns of rows that the header does not have."""
+        """Columns of rows that are not in the header."""
 
     def write(self, values: dict[str, Any]) -> None:
-        """Add one row: column name to value; UnfitRow where the format has no room for it."""
+        """Add one row: column name to value; UnfitRow if the format cannot hold it."""
 
     def finish(self) -> None:
-        """Write what is left; the stream stays open."""
+        """Write the remaining rows; the stream stays open."""
 
     def abandon(self) -> None:
-        """Let go of what is open: the bytes go away anyway."""
+        """Close without finishing; the output will be discarded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +128,13 @@ class Writing:
     """How rows are written in a format.
 
     Args:
-        encode: rows to an open stream. True: a whole file; False: a part, which goes on behind a header.
-        join: parts in this format, as files, to one whole; None: its parts are always JSON Lines.
-        schema: what is known of the columns where the source's are typed: columns, the source's schema, added types.
-        learn: the header that holds all of these rows, of formats that need to know them before the first is written;
-            the parts of these are JSON Lines unless there is a schema. None: the header is all there is to know.
-        check: raises UnfitRow for a row that the format has no room for, before it waits among others; None: any fits.
-        most_rows: that a file has room for; None: any number.
+        encode: rows to an open stream. True: a whole file; False: a part, without a header.
+        join: joins parts in this format into one file; None: its parts are always JSON Lines.
+        schema: the schema if the source's columns are typed, from columns, the source's schema and added types.
+        learn: the header that fits all rows, for formats that need it before the first row is written;
+            their parts are JSON Lines unless there is a schema. None: not needed.
+        check: raises UnfitRow for a row that the format cannot hold, before it is stored; None: every row fits.
+        most_rows: the most rows that a file can hold; None: any number.
     """
 
     encode: Callable[[BinaryIO, Header, bool], RowEncoder]
@@ -150,17 +150,17 @@ class Format:
     """A file format.
 
     Args:
-        name: what it is called, in messages, manifests and as the extension of parts.
-        read: what an open file holds.
-        extensions: of its files, in small letters; none: its files are known by their content.
-        writing: how rows are written; None: it is only read.
-        text: whether it is text, which may be packed and may come from stdin.
-        signature: what a file that is no text begins with, and what such a file is called.
-        sniffed: whether a stream is of this format, by its first line; None: it is never taken for it.
-        typed: whether each column has one type, known beforehand.
+        name: its name in messages, manifests and as the extension of parts.
+        read: reads an open file.
+        extensions: of its files, in lower case; empty: its files are recognised by their content.
+        writing: how rows are written; None: read only.
+        text: whether it is text, which may be compressed and may come from stdin.
+        signature: the first bytes of a binary format, and what such a file is called.
+        sniffed: whether a stream is of this format, by its first line; None: never.
+        typed: whether each column has one type, known in advance.
         sheets: whether a file has sheets, of which `FILE#SHEET` names one.
-        count: about how many rows a file has, quickly, and too high rather than too low; None: that is as much work as
-            reading it.
+        count: a quick estimate of the rows of a file, rather too high than too low; None: it would take as long as
+            reading.
     """
 
     name: str

@@ -22,7 +22,7 @@ _SEARCH = 1000  # rows in which every key should show, and a first object
 
 
 def json_lines(name: str, lines: Iterator[str]) -> tuple[list[str], Iterator[Row]]:
-    """The keys of the first thousand rows, and all rows; blank lines are none."""
+    """The keys of the first thousand rows, and all rows; blank lines are skipped."""
     rows = (_json_row(line, f"{name}:{number}") for number, line in enumerate(lines, 1) if line.strip())
     # Rows may have different keys, and the first may be the odd one.
     seen = list(itertools.islice(rows, _SEARCH))
@@ -50,7 +50,7 @@ def _json_row(line: str, where: str) -> Row:
 
 
 def _reason(error: ValueError | RecursionError) -> str:
-    """Why a text is no JSON."""
+    """Why a text is not JSON."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg.removesuffix(' at')} at column {error.colno}"
     # Else a number of more than 4,300 digits.
@@ -58,22 +58,22 @@ def _reason(error: ValueError | RecursionError) -> str:
 
 
 def _spanned(row: Row, marked: frozenset[str]) -> Row:
-    """The row, with spans where it is one of doccano's."""
+    """The row, with spans if it is one of doccano's."""
     values = with_spans(row.values, marked)
     return row if values is row.values else Row(values, row.where, row.error)
 
 
 def _keys(rows: Iterable[Row]) -> list[str]:
-    """The keys of these rows, each once; a bad row says nothing about the others."""
+    """The keys of these rows, each once; bad rows are ignored."""
     return list(dict.fromkeys(key for row in rows if not row.error for key in row.values))
 
 
 def json_document(name: str, asked: Sequence[Document], lines: Iterator[str]) -> Content:
-    """The format found, columns and rows of a document, which is held in memory whole.
+    """Format, columns and rows of a document, which is held in memory.
 
     Args:
-        name: the file, for errors and places.
-        asked: what it may hold.
+        name: the file, for errors and locations.
+        asked: the kinds of documents allowed.
         lines: its text.
 
     Raises:
@@ -110,7 +110,7 @@ def _document(name: str, text: str) -> Any:
 
 
 def _described(document: Any, asked: Sequence[Document]) -> str:
-    """What was seen in place of rows."""
+    """What was found instead of rows."""
     if isinstance(document, list) and document:
         first = document[0]
         keys = f" with the keys {_quoted(first)}" if isinstance(first, dict) and first else ""
@@ -139,8 +139,8 @@ class JsonRows:
     """JSON Lines; values keep their types.
 
     Args:
-        stream: where to.
-        check: refuses rows that are to become something else later.
+        stream: the output.
+        check: refuses rows that the final format cannot hold.
     """
 
     left_out = ()
@@ -155,10 +155,10 @@ class JsonRows:
         self._stream.write((json_of(values) + "\n").encode("utf-8", ESCAPE))
 
     def finish(self) -> None:
-        """Write what is left; the stream stays open."""
+        """Write the remaining rows; the stream stays open."""
 
     def abandon(self) -> None:
-        """Let go of what is open: the bytes go away anyway."""
+        """Close without finishing; the output will be discarded."""
 
 
 OBJECTS = Document(
@@ -182,10 +182,10 @@ JSON_LINES = Format(
 
 
 def document_formats(*kinds: Document) -> tuple[Format, ...]:
-    """JSON documents of any kind, which are known by their content, and a format for each kind alone.
+    """A format for JSON documents of any kind, recognised by their content, and a format for each kind.
 
     Args:
-        kinds: what a document may hold; a list of objects that is none of them is read too.
+        kinds: the kinds of documents; a plain list of objects is read too.
     """
     return (
         Format("json", partial(_read_document, asked=(*kinds, OBJECTS)), (".json",), sniffed=partial(_begins, kinds)),
@@ -198,7 +198,7 @@ def _read_document(source: Source, asked: Sequence[Document]) -> Content:
 
 
 def _begins(kinds: Sequence[Document], head: str) -> bool:
-    """Whether a first line is that of a document: it goes on behind that line, or is a list, or whole."""
+    """Whether a first line starts a document: JSON that continues after the line, a list, or a complete document."""
     head = head.strip()
     if re.match(r"\[\s*([{\]]|$)", head) or (head.startswith("{") and head.endswith(("{", "["))):
         return True

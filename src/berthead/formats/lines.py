@@ -1,4 +1,4 @@
-"""Bytes to lines of text: compressed or not, UTF-8, UTF-16 or Windows-1252, whatever ends a line."""
+"""Bytes to lines of text: compressed or not, UTF-8, UTF-16 or Windows-1252, with any line ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COPIED = 1 << 20  # bytes copied at once
 
 
 def unreadable(name: str, error: OSError) -> DataError:
-    """What to tell about a file that the system does not let us read."""
+    """The error for a file that the system cannot read."""
     return DataError(name, f"cannot be read ({error.strerror or error})", fix="Check the path and its permissions.")
 
 
@@ -77,7 +77,7 @@ def _utf8(chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
 
 
 def _split(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines that end in LF, CRLF or CR; Python's own line reading would take a CR file for one line."""
+    """Lines that end in LF, CRLF or CR; Python's own line reading treats a CR file as one line."""
     held: list[bytes] = []
     for chunk in chunks:
         held.append(chunk)

@@ -1,4 +1,4 @@
-"""What a file of answers looks like: its format, its columns and their types."""
+"""The output of a job: its format, its columns and their types."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Output:
     """A file of rows to be written, whole or in parts.
 
     Args:
-        format: the name of its format.
+        format: the format's name.
         header: its columns.
     """
 
@@ -31,7 +31,7 @@ class Output:
     def of(
         cls, format: str, source_format: str, columns: list[str], schema: Any, added: Mapping[str, type]
     ) -> Self:  # fmt: skip
-        """The output for rows that have the input's columns and some more.
+        """The output for rows with the input's columns and added ones.
 
         Args:
             format: of the output.
@@ -46,7 +46,7 @@ class Output:
 
     @property
     def part_format(self) -> str:
-        """The format of parts: JSON Lines where it is not known how to write them before all of them are there."""
+        """The format of parts: JSON Lines if the final format needs all rows before it can write one."""
         return PLAIN.name if self._waits else self.format
 
     @property
@@ -55,21 +55,21 @@ class Output:
 
     @property
     def most_rows(self) -> int | None:
-        """How many rows a file of the format has room for; None: any number."""
+        """The most rows that a file of the format can hold; None: any number."""
         return _writing(self.format).most_rows
 
     def rows(self, stream: BinaryIO, folder: Path) -> RowEncoder:
-        """What writes the whole file.
+        """The writer of the whole file.
 
         Args:
-            stream: where to.
-            folder: where rows may wait.
+            stream: the output.
+            folder: where rows may be stored meanwhile.
         """
         writing = _writing(self.format)
         return WaitingRows(stream, self.header, writing, folder) if self._waits else self.part_rows(stream, header=True)
 
     def part_rows(self, stream: BinaryIO, *, header: bool = False) -> RowEncoder:
-        """What writes one part; parts one after the other, behind a header, are the whole of a text file."""
+        """The writer of one part; for text formats, a header and all parts in order are the whole file."""
         if self._waits:
             return JsonRows(stream, _writing(self.format).check)
         return _writing(self.format).encode(stream, self.header, header)
@@ -79,11 +79,11 @@ class Output:
 
         Args:
             parts: files of parts, in their order.
-            stream: where to.
+            stream: the output.
 
         Raises:
             OSError: it cannot be written.
-            OutputError: a value does not fit.
+            OutputError: a value that the format cannot hold.
         """
         writing = _writing(self.format)
         if writing.join is None or self._waits:
@@ -100,7 +100,7 @@ class Output:
 
     @classmethod
     def from_json(cls, written: Mapping[str, Any]) -> Self:
-        """What `to_json` wrote; ValueError, KeyError, TypeError or AttributeError where it is something else."""
+        """The record from what `to_json` wrote; ValueError, KeyError, TypeError or AttributeError for anything else."""
         schema = written["schema"]
         if schema is not None:
             import pyarrow as pa
@@ -111,7 +111,7 @@ class Output:
 
 
 def _writing(format: str) -> Writing:
-    """How a format is written, which is one that was found for an output."""
+    """How the output's format is written."""
     writing = find_format(format).writing
     if writing is None:
         raise ValueError(f"{format} can only be read; expected a format that can be written")

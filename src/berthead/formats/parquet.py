@@ -29,7 +29,7 @@ def _read(source: Source) -> Content:
 
 
 class ParquetReader:
-    """The rows of a Parquet file from the top on; what is skipped is not decoded, and whole row groups are not read.
+    """The rows of a Parquet file in order; skipped rows are not decoded, and skipped row groups are not read.
 
     Args:
         name: the file, for errors.
@@ -40,7 +40,7 @@ class ParquetReader:
         schema: the `pyarrow.Schema`.
 
     Raises:
-        DataError: it is not sound, or names a column twice.
+        DataError: it is damaged, or names a column twice.
     """
 
     def __init__(self, name: str, binary: io.BufferedReader, stack: ExitStack) -> None:
@@ -78,7 +78,7 @@ class ParquetReader:
         return Row(dict(zip(self._columns, values, strict=True)), f"{self._name}:row {self._done}")
 
     def skip(self, rows: int) -> int:
-        """Leave out the next rows; returns how many there were."""
+        """Skip the next rows; returns how many there were."""
         begun, self._done = self._done, min(self._done + rows, self._edges[-1])
         if self._done <= self._read:
             deque(islice(self._batch, self._done - begun), maxlen=0)
@@ -90,7 +90,7 @@ class ParquetReader:
         return self._done - begun
 
     def _take(self, row: int) -> None:
-        """The batch with this row, from it on; none where the file ends."""
+        """The rest of the batch from this row on; None at the end of the file."""
         import pyarrow as pa
 
         if self._batches is None:
@@ -121,7 +121,7 @@ def _plain_values(column: Any) -> list[Any]:
 
 
 def _plain_value(scalar: Any) -> Any:
-    """A Python value; or nanoseconds as ISO text, and a year past 9999 as a number of the column's unit."""
+    """A Python value; nanoseconds as ISO text, and a year past 9999 as a number in the column's unit."""
     try:
         return scalar.as_py()
     except (ValueError, OverflowError):
@@ -131,7 +131,7 @@ def _plain_value(scalar: Any) -> Any:
 
 
 class ParquetRows:
-    """Parquet with a schema known beforehand, a row group at a time."""
+    """Writes Parquet with a known schema, a row group at a time."""
 
     left_out = ()
 
@@ -152,12 +152,12 @@ class ParquetRows:
         self._file.write_table(table)
 
     def finish(self) -> None:
-        """Write what is left; the stream stays open."""
+        """Write the remaining rows; the stream stays open."""
         self._flush()
         self._file.close()
 
     def abandon(self) -> None:
-        """Let go of what is open: the bytes go away anyway."""
+        """Close without finishing; the output will be discarded."""
         with suppress(Exception):  # its footer may not fit either; the file goes away anyway
             self._file.close()
         self._file.is_open = False  # or its destructor tries again, on a closed stream
@@ -193,7 +193,7 @@ def _array(values: list[Any], field: Any) -> Any:
 
 
 def _join(stream: BinaryIO, header: Header, parts: Sequence[Path]) -> None:
-    """The row groups of Parquet files, as they are."""
+    """Join Parquet files by copying their row groups."""
     import pyarrow.parquet as pq
 
     rows = ParquetRows(stream, header.schema)
@@ -209,7 +209,7 @@ def _join(stream: BinaryIO, header: Header, parts: Sequence[Path]) -> None:
 
 
 def _learn(header: Header, rows: Iterable[dict[str, Any]]) -> Header:
-    """The header with the schema that holds all rows."""
+    """The header with a schema that fits all rows."""
     if header.schema is not None:
         return header
     types, left = LearntTypes(header.columns, added_types(header.added)), iter(rows)

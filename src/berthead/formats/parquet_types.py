@@ -1,4 +1,4 @@
-"""Types of Parquet columns: known beforehand, or learnt from JSON values so that none of them is lost."""
+"""Types of Parquet columns: known in advance, or inferred from JSON values without loss."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def parquet_schema(columns: list[str], schema: Any, added: Mapping[str, type]) -> Any:
-    """The source's fields and the added ones; what has no type is text."""
+    """The source's fields and the added ones; a field without a type is text."""
     import pyarrow as pa
 
     known = {field.name: field for field in schema} if schema is not None else {}
@@ -25,10 +25,10 @@ def added_types(added: Mapping[str, type]) -> dict[str, Any]:
 
 
 class LearntTypes:
-    """Types that hold all values of JSON columns as they are.
+    """Inferred types that hold all values of JSON columns without loss.
 
     Args:
-        columns: names that there are in any case.
+        columns: columns that exist in any case.
         added: the Arrow types that are known.
     """
 
@@ -39,7 +39,7 @@ class LearntTypes:
         self._types = dict.fromkeys(columns, pa.null())
 
     def learn(self, rows: list[dict[str, Any]]) -> None:
-        """Take in some rows."""
+        """Update the types with more rows."""
         import pyarrow as pa
 
         for name in dict.fromkeys(name for row in rows for name in row):
@@ -56,7 +56,7 @@ class LearntTypes:
 
 
 def _inferred(values: list[Any]) -> Any:
-    """The Arrow type that holds these JSON values as they are; string where there is none."""
+    """The Arrow type that holds these JSON values without loss; string if there is none."""
     import pyarrow as pa
 
     try:

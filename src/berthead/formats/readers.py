@@ -1,4 +1,4 @@
-"""Rows of a file, whatever its format, as they stand there: no guessed types."""
+"""Rows of a file in any format, without guessing types."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RowReader:
 
     Attributes:
         name: the path as the user typed it, or `stdin`.
-        format: the name of the format that was found; "json" is a list of plain objects.
+        format: the name of the detected format; "json" is a list of plain objects.
         columns: the header; for JSON the keys of the first thousand rows.
         schema: the `pyarrow.Schema` of a Parquet file, or None.
     """
@@ -44,7 +44,7 @@ class RowReader:
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know about the rows read so far."""
+        """Notes for the user about the rows read so far."""
         return self._source.notes + self._content.notes()
 
     def __iter__(self) -> Iterator[Row]:
@@ -54,7 +54,7 @@ class RowReader:
             self.close()
 
     def skip(self, rows: int) -> int:
-        """Leave out the next rows, also in the midst of iterating.
+        """Skip the next rows, also while iterating.
 
         Args:
             rows: how many; of Parquet whole row groups are not read.
@@ -74,7 +74,7 @@ class RowReader:
         self._stack.close()
 
     def abandon(self) -> None:
-        """Leave the file as it is: closing would wait for another thread that stands in a read."""
+        """Abandon the file without closing it: closing would wait for another thread's read."""
         self._stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -90,16 +90,16 @@ def open_rows(path: str | Path, format: str | None = None) -> RowReader:
     r"""Open a file of rows by its extension, or standard input.
 
     Args:
-        path: its extension names the format, one of `FORMATS`; texts may be packed as .gz or .zst, and `FILE#SHEET`
-            names a sheet where the format has sheets. `-` is standard input, whose format is sniffed (CoNLL is not).
+        path: its extension names the format, one of `FORMATS`; texts may be compressed as .gz or .zst, and `FILE#SHEET`
+            names a sheet if the format has sheets. `-` is standard input, whose format is sniffed (CoNLL is not).
         format: the name of a format, whatever the extension; None: by the extension. "json" is any JSON document.
 
     Returns:
         The reader; `.columns` is known at once, iterating gives one `Row` for each row of the file.
 
     Raises:
-        UsageError: an extension or a format that is not known.
-        DataError: a file that is missing, empty, damaged or not what its extension says. Damage further down is
+        UsageError: an unknown extension or format.
+        DataError: a file that is missing, empty, damaged or not what its extension says. Later damage is
             raised while iterating.
 
     Example:
@@ -126,14 +126,14 @@ def open_rows(path: str | Path, format: str | None = None) -> RowReader:
 
 
 def count_rows(path: str, format: str | None = None) -> int | None:
-    r"""About how many rows a file has, for a progress bar: quick, and too high where cells hold line breaks.
+    r"""A quick estimate of the rows of a file, for a progress bar; too high if cells hold line breaks.
 
     Args:
         path: a file name or path.
         format: as for `open_rows`.
 
     Returns:
-        Rows; None where counting would cost as much as reading: packed files, pipes, and formats whose rows are not
+        Rows; None if counting would cost as much as reading: compressed files, pipes, and formats whose rows are not
         lines.
 
     Example:
@@ -151,7 +151,7 @@ def count_rows(path: str, format: str | None = None) -> int | None:
 
 
 def _format_and_codec(path: str, named: Format | None) -> tuple[Format, str]:
-    """As `format_of` for reading; the format may be given, whatever the extension."""
+    """Like `format_of` for reading; a given format overrides the extension."""
     if named is not None:
         return named, split_codec(path.lower())[1]
     name, codec = format_of(path, policy=True)
@@ -159,7 +159,7 @@ def _format_and_codec(path: str, named: Format | None) -> tuple[Format, str]:
 
 
 def _of_stdin(source: Source, named: Format | None) -> Format:
-    """The format of a stream; what is no text cannot be one."""
+    """The format of stdin, which must be text."""
     for one in FORMATS:
         begins, title = one.signature or ("", "")
         if not one.text and (one is named or (named is None and source.head.startswith(begins))):

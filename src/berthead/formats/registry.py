@@ -1,4 +1,4 @@
-"""All file formats, and which of them a file is."""
+"""All file formats, and finding the format of a file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def find_format(name: str) -> Format:
     """A format by its name.
 
     Raises:
-        UsageError: there is no such one.
+        UsageError: there is no such format.
 
     Example:
         >>> find_format("tsv").extensions
@@ -41,11 +41,11 @@ def find_format(name: str) -> Format:
 
 
 def format_of(path: str, policy: bool = False) -> tuple[str, str]:
-    """The format that a path's extension names, and how the file is packed.
+    """The format and the compression, from a path's extension.
 
     Args:
         path: a file name or path.
-        policy: know the formats too that are read and never written.
+        policy: include formats that are read and never written.
 
     Returns:
         The name of the format; and "gzip" or "zstd" for a further `.gz` or `.zst`, else "".
@@ -72,13 +72,13 @@ def format_of(path: str, policy: bool = False) -> tuple[str, str]:
 
 
 def split_sheet(path: str) -> tuple[str, str]:
-    """A file, and the sheet of it that a path names.
+    """The file and the sheet in a path.
 
     Args:
-        path: a file, or `FILE#SHEET` where the file's format has sheets.
+        path: a file, or `FILE#SHEET` if the file's format has sheets.
 
     Returns:
-        The file's path, and "#" with the name of the sheet; "" where none is named.
+        The file's path, and "#" with the name of the sheet; "" if none is named.
 
     Example:
         >>> split_sheet("issue#7.csv")

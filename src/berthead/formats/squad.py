@@ -16,7 +16,7 @@ def is_squad(document: Any) -> bool:
     """Whether a JSON document has the form of SQuAD.
 
     Args:
-        document: what JSON gave.
+        document: a value from JSON.
 
     Returns:
         True for an object whose "data" is a list with an article that has "paragraphs".
@@ -33,12 +33,12 @@ def squad_rows(name: str, document: dict[str, Any]) -> Iterator[Row]:
     """The questions of a SQuAD document.
 
     Args:
-        name: the file, for places.
-        document: what `is_squad` finds sound.
+        name: the file, for locations.
+        document: a document for which `is_squad` is true.
 
     Returns:
         Rows with "id", "question" and "context"; "answers" as {"text", "answer_start"} each, [] for an impossible
-        question, absent where the file does not tell; "is_impossible" and "title" where they are given. What cannot
+        question, absent if the file has none; "is_impossible" and "title" if given. A question that cannot
         be read is a row with an error.
 
     Example:

@@ -1,4 +1,4 @@
-"""Several files of one format and with the same columns as one table, whose rows a job takes in numbered parts."""
+"""Several files with one format and the same columns as one table, read in numbered parts."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Table:
         return row
 
     def skip(self, rows: int) -> int:
-        """Leave out the next rows; returns how many there were, fewer at the end."""
+        """Skip the next rows; returns how many there were, fewer at the end."""
         skipped = self._reader.skip(rows)
         while skipped < rows:
             try:
@@ -69,14 +69,14 @@ class Table:
         return skipped
 
     def parts(self, rows: int, wanted: Callable[[int], bool]) -> Iterator[tuple[int, Iterator[Row]]]:
-        """The rows in parts of a fixed size; what is not wanted is skipped.
+        """The rows in parts of a fixed size; unwanted parts are skipped.
 
         Args:
-            rows: of each part but the last.
-            wanted: of a part's number, from 0.
+            rows: the number of rows of each part except the last.
+            wanted: whether a part is wanted, by its number from 0.
 
         Yields:
-            The number of a part and its rows, which have to be taken before the next part is asked for.
+            The number of a part and its rows, which must be read before the next part.
         """
         for number in itertools.count():
             if wanted(number):
@@ -88,13 +88,13 @@ class Table:
                 return
 
     def count(self) -> int | None:
-        """About how many rows there are, as `count_rows` says; None where that is not known."""
+        """An estimate of the number of rows, as `count_rows`; None if unknown."""
         known = [count for path in self.paths if (count := count_rows(path)) is not None]
         return sum(known) if len(known) == len(self.paths) else None
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know about the rows read so far."""
+        """Notes for the user about the rows read so far."""
         return self._notes + self._reader.notes
 
     def close(self) -> None:
@@ -102,7 +102,7 @@ class Table:
         self._reader.close()
 
     def abandon(self) -> None:
-        """Leave it as it is: closing would wait for another thread that stands in a read."""
+        """Abandon the file without closing it: closing would wait for another thread's read."""
         self._reader.abandon()
 
     def __enter__(self) -> Self:
@@ -114,7 +114,7 @@ class Table:
         self.close()
 
     def _open_next(self) -> None:
-        """Go on with the next file; StopIteration: there is none."""
+        """Open the next file; StopIteration: there is none."""
         path = next(self._waiting)
         self._notes += self._reader.notes
         self._reader.close()

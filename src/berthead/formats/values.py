@@ -11,7 +11,7 @@ ESCAPE = "backslashreplace"
 
 
 def json_of(value: Any) -> str:
-    """A value as JSON; what JSON has no form for as the nearest that it has."""
+    """A value as JSON; types that JSON does not have become the nearest one."""
     return json.dumps(value, ensure_ascii=False, default=_plain)
 
 
@@ -24,7 +24,7 @@ def text_of(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON has no form for, as one that it has."""
+    """The nearest JSON value of a type that JSON does not have."""
     if hasattr(value, "tolist"):  # numpy, scalar or array
         return value.tolist()
     if isinstance(value, date | time):  # a datetime is a date

@@ -1,4 +1,4 @@
-"""Rows that wait as JSON Lines until all of them are known: only then it is known how to write them."""
+"""Rows stored as JSON Lines until the last one, for formats that need all rows before they can write one."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _Rows = Callable[[], Iterable[dict[str, Any]]]
 
 
 class WaitingRows:
-    """Rows that wait in a nameless file, and are written at the end.
+    """Rows stored in a temporary file, and written at the end.
 
     Args:
-        stream: where they are written then.
-        header: what is known of them beforehand.
+        stream: the final output.
+        header: what is known of them in advance.
         writing: how they are written.
-        folder: where they wait.
+        folder: the folder of the temporary file.
     """
 
     left_out = ()
@@ -37,12 +37,12 @@ class WaitingRows:
         self._lines.write(values)
 
     def finish(self) -> None:
-        """Write what is left; the stream stays open."""
+        """Write the remaining rows; the stream stays open."""
         _write_all(self._stream, self._header, self._writing, self._again)
         self._spool.close()
 
     def abandon(self) -> None:
-        """Let go of what is open: the bytes go away anyway."""
+        """Close without finishing; the output will be discarded."""
         with suppress(OSError):
             self._spool.close()
 
@@ -52,11 +52,11 @@ class WaitingRows:
 
 
 def join_json_lines(stream: BinaryIO, header: Header, writing: Writing, parts: Sequence[Path]) -> None:
-    """Write rows that stand in files of JSON Lines.
+    """Write the rows of JSON Lines files in the final format.
 
     Args:
-        stream: where to.
-        header: what is known of them beforehand.
+        stream: the output.
+        header: what is known of them in advance.
         writing: how they are written.
         parts: the files, in their order.
     """
@@ -64,7 +64,7 @@ def join_json_lines(stream: BinaryIO, header: Header, writing: Writing, parts: S
 
 
 def _write_all(stream: BinaryIO, header: Header, writing: Writing, rows: _Rows) -> None:
-    """Write rows that can be gone through twice."""
+    """Write rows that can be iterated twice."""
     known = writing.learn(header, rows()) if writing.learn else header
     encoder = writing.encode(stream, known, True)
     try:

@@ -1,4 +1,4 @@
-"""Rows written aside, and put in their place only when all of them are there."""
+"""Rows written under another name, and renamed into place only when all of them are there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from berthead.storage.files import Aside, hidden, output_error, target_of
 
 
 class _Sink(Protocol):
-    """Where bytes go, and what makes them final."""
+    """The destination of bytes, and how they become final."""
 
     stream: BinaryIO
 
@@ -29,7 +29,7 @@ class _Sink(Protocol):
 
 
 class RowWriter:
-    """One output; as a context manager it commits at the end and leaves nothing after an exception.
+    """One output; as a context manager it commits at the end and discards everything after an exception.
 
     Args:
         name: the path as the user typed it, or `stdout`.
@@ -44,7 +44,7 @@ class RowWriter:
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know about the rows written so far."""
+        """Notes for the user about the rows written so far."""
         return left_out_notes(self.name, self._rows.left_out)
 
     def write(self, values: dict[str, Any]) -> None:
@@ -54,7 +54,7 @@ class RowWriter:
             values: column name to value; a missing column is left empty.
 
         Raises:
-            UnfitRow: the format has no room for this row; others may follow.
+            UnfitRow: the format cannot hold this row; others may follow.
             OutputError: the disk is full, or the file cannot be written; nothing is left behind.
         """
         try:
@@ -68,7 +68,7 @@ class RowWriter:
             raise
 
     def commit(self) -> None:
-        """Put the finished file in its place; until now nothing stood there.
+        """Rename the finished file into place.
 
         Raises:
             OutputError: as `write`.
@@ -124,21 +124,21 @@ class RowWriter:
 def open_writer(
     path: str | Path, source_format: str, columns: list[str], schema: Any, added: dict[str, type]
 ) -> RowWriter:
-    """Open an output for rows that have the input's columns and some more.
+    """Open an output for rows with the input's columns and added ones.
 
     Args:
-        path: its extension names the format, one of `FORMATS` that is written; `-` is standard output, in the source's
-            format where that is text that is written, else JSON Lines.
-        source_format: what `open_rows` found.
+        path: its extension names a format of `FORMATS` that can be written; `-` is standard output, in the source's
+            format if that is text and can be written, else JSON Lines.
+        source_format: the format that `open_rows` detected.
         columns: the input's columns.
         schema: the `pyarrow.Schema` of a Parquet source, or None.
         added: new column to its type: str, float, int, bool or list (of str).
 
     Returns:
-        The writer; nothing stands at the path before it commits.
+        The writer; there is no file at the path before it commits.
 
     Raises:
-        UsageError: an extension that is not known.
+        UsageError: an unknown extension.
         OutputError: a place that cannot be written.
 
     Example:
@@ -170,13 +170,13 @@ def open_writer(
 
 
 def check_writable(path: str | Path) -> None:
-    """Fail now rather than after hours of work where an output could not be written.
+    """Fail now, rather than after hours of work, if an output cannot be written.
 
     Args:
         path: as for `open_writer`.
 
     Raises:
-        UsageError: an extension that is not known.
+        UsageError: an unknown extension.
         OutputError: a folder as target, or a place that cannot be written.
 
     Example:
@@ -198,7 +198,7 @@ def check_writable(path: str | Path) -> None:
 
 
 def left_out_notes(name: str, columns: Iterable[str]) -> list[str]:
-    """What to say of columns that a header without them left out; nothing where there are none."""
+    """Notes about columns left out because the header lacks them; empty if there are none."""
     names = ", ".join(f'"{column}"' for column in columns)
     said = f"{name}: the header comes from the first row; left out what only later rows have: {names}"
     return [said] if names else []
@@ -208,7 +208,7 @@ def left_out_notes(name: str, columns: Iterable[str]) -> list[str]:
 
 
 class _Stdout:
-    """Standard output: what is written is out."""
+    """Standard output: written bytes cannot be taken back."""
 
     def __init__(self) -> None:
         sys.stdout.flush()

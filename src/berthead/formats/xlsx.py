@@ -1,4 +1,4 @@
-"""Sheets of Excel workbooks: read by openpyxl a row at a time, and written here as plain text, numbers and booleans."""
+"""Sheets of Excel workbooks: read by openpyxl a row at a time, written here as text, numbers and booleans."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class _Reader:
         self._errors, self._first_error = 0, ""
 
     def header(self) -> list[str]:
-        """The columns, named by their number where the header leaves one blank."""
+        """The columns, named by their number if blank in the header."""
         number, cells = next(self._numbered, (0, []))
         if not number:
             raise DataError(self._place, "is an empty sheet", "a header and rows", "Name another sheet: FILE#SHEET.")
@@ -129,7 +129,7 @@ class _Reader:
             yield Row(values, where, error)
 
     def notes(self) -> list[str]:
-        """What the user should know about the rows read so far."""
+        """Notes for the user about the rows read so far."""
         if not self._errors:
             return []
         what = "1 cell holds an error" if self._errors == 1 else f"{self._errors:,} cells hold errors"
@@ -194,7 +194,7 @@ _FILES = {
 
 
 class XlsxRows:
-    """One sheet, written as it comes; text is never a formula, and nothing in the file tells the time."""
+    """One sheet, written row by row; text is never a formula, and the file holds no time."""
 
     left_out = ()
 
@@ -232,13 +232,13 @@ class XlsxRows:
         self._put(f'<row r="{self._rows}">{"".join(cells)}</row>')
 
     def finish(self) -> None:
-        """Write what is left; the stream stays open."""
+        """Write the remaining rows; the stream stays open."""
         self._put("</sheetData></worksheet>")
         self._sheet.close()
         self._zip.close()
 
     def abandon(self) -> None:
-        """Let go of what is open: the bytes go away anyway."""
+        """Close without finishing; the output will be discarded."""
         with suppress(Exception):  # what is left may not fit either
             self._sheet.close()
         self._zip.fp = None  # or its destructor writes the end of the file to a closed stream
@@ -252,7 +252,7 @@ class XlsxRows:
 
 
 def check_row(values: dict[str, Any]) -> None:
-    """Whether the cells of a sheet have room for a row's values.
+    """Check that the cells of a sheet can hold a row's values.
 
     Args:
         values: column name to value.
@@ -284,7 +284,7 @@ def _entry(name: str) -> zipfile.ZipInfo:
 
 
 def _letters(number: int) -> str:
-    """What a column is called, from 0: A, B, ..., Z, AA."""
+    """The letters of a column, from 0: A, B, ..., Z, AA."""
     return (_letters(number // 26 - 1) if number >= 26 else "") + chr(ord("A") + number % 26)
 
 
@@ -299,7 +299,7 @@ def _cell(place: str, value: Any) -> str:
 
 
 def _learn(header: Header, rows: Iterable[dict[str, Any]]) -> Header:
-    """The header with all columns that rows have, and their number: others allocate by it, or read twice without."""
+    """The header with all columns and the number of rows: readers allocate by it, and without it read twice."""
     columns, count = dict.fromkeys(header.columns), 0
     for values in rows:
         columns.update(dict.fromkeys(values))

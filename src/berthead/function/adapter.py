@@ -1,4 +1,4 @@
-"""What a LoRA fit writes, as PEFT reads it: the change of theta-hat, and which theta-hat it is a change of."""
+"""The adapter of a LoRA fit, in PEFT's format: the update of theta-hat, and which theta-hat it belongs to."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _LORA_A = ".lora_A.weight"
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A change of theta-hat.
+    """A low-rank update of theta-hat.
 
     Args:
         base: theta-hat as the user named it.
-        place: where it lies now.
-        tensors: A and B of each layer, by the checkpoint's plain name of the layer and PEFT's own of the tensor.
+        place: its current folder.
+        tensors: A and B of each layer, by the checkpoint's plain name of the layer and PEFT's name of the tensor.
     """
 
     base: str
@@ -45,21 +45,21 @@ class Adapter:
     tensors: dict[str, Tensor]
 
     def record(self) -> dict[str, Any]:
-        """What berthead.json says of it."""
+        """Its entry in berthead.json."""
         count = sum(tensor.numel() for tensor in self.tensors.values())
         return {"base": self.base, "sha256": sha256_of(self.tensors), "parameters": count}
 
 
 def taken_out(model: Model, base: str, place: Path) -> Adapter:
-    """The changes of a fitted model, which are merged into its weights.
+    """Take the updates out of a fitted model, and merge them into its weights.
 
     Args:
-        model: with LoRA layers; it is changed in place, and has plain layers afterwards.
+        model: with LoRA layers; changed in place to plain layers.
         base: theta-hat as the user named it.
-        place: where it lies.
+        place: its folder.
 
     Returns:
-        The changes.
+        The updates.
     """
     tensors = {name: tensor.detach().clone() for name, tensor in lora.lora_tensors(model).items()}
     lora.merge(model)
@@ -67,7 +67,7 @@ def taken_out(model: Model, base: str, place: Path) -> Adapter:
 
 
 def lora_shapes(config: EncoderConfig, what: Adapt) -> dict[str, tuple[int, ...]]:
-    """The shape of A and B of every layer that a LoRA fit changes.
+    """The shapes of A and B of every layer with a LoRA update.
 
     Args:
         config: of the encoder.
@@ -77,7 +77,7 @@ def lora_shapes(config: EncoderConfig, what: Adapt) -> dict[str, tuple[int, ...]
         Name as in `Adapter.tensors` to shape.
 
     Raises:
-        UsageError: the encoder cannot be changed so.
+        UsageError: the encoder does not support it.
     """
     with shapes_only():
         model = Model(Encoder(config), nn.Identity())
@@ -88,13 +88,13 @@ def lora_shapes(config: EncoderConfig, what: Adapt) -> dict[str, tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class PeftNames:
-    """How PEFT calls what an adapter folder holds.
+    """PEFT's names for the content of an adapter folder.
 
     Args:
         wrapped: the class of transformers that PEFT wraps.
-        prefix: what that class calls its encoder.
-        omega: our names of the head's weights, each with that of transformers.
-        stored: what the file calls them.
+        prefix: that class's name of its encoder.
+        omega: our names of the head's weights to those of transformers.
+        stored: their names in the file.
     """
 
     wrapped: str
@@ -112,20 +112,20 @@ class PeftNames:
 
     @property
     def empty(self) -> tuple[str, ...]:
-        """The names of the empty tensors; PEFT takes no prefix off a name."""
+        """The names of the empty tensors; PEFT does not remove prefixes."""
         return tuple(f"{_PREFIX}{layer}.weight" for layer in self.stored.blocked)
 
     def tensors(self, theta: Mapping[str, Tensor], omega: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What adapter_model.safetensors holds."""
+        """The content of adapter_model.safetensors."""
         changes = {self.of_theta(name): tensor for name, tensor in theta.items()}
         head = {self.of_omega(name): tensor for name, tensor in omega.items()}
         return changes | head | {name: torch.empty(0) for name in self.empty}
 
     def config(self, adapter: Adapter, what: Adapt) -> dict[str, Any]:
-        """What adapter_config.json says: PEFT's LoraConfig.
+        """The content of adapter_config.json: PEFT's LoraConfig.
 
         Args:
-            adapter: the change.
+            adapter: the update.
             what: its rank and alpha.
 
         Returns:
@@ -155,7 +155,7 @@ class PeftNames:
 
 
 def _is_shared(name: str) -> bool:
-    """Whether a weight of a head lies in a layer that the class of transformers has too."""
+    """Whether a head's weight is in a layer that the transformers class has too."""
     return name.rpartition(".")[0] in ("out", "dense", "tokens.out")
 
 
@@ -163,22 +163,22 @@ def read_adapter(
     folder: Path, record: Mapping[str, Any], config: EncoderConfig, what: Adapt, peft: PeftNames,
     omega_shapes: Mapping[str, tuple[int, ...]], given: str | None,
 ) -> tuple[Adapter, Encoder, dict[str, Tensor]]:  # fmt: skip
-    """The tensors of an adapter folder, and the encoder that they make of theta-hat.
+    """The tensors of an adapter folder, and the encoder merged from theta-hat and them.
 
     Args:
         folder: the adapter folder.
         record: its berthead.json.
         config: its sizes.
-        what: the rank, alpha and targets that it says.
+        what: its rank, alpha and targets.
         peft: names.
         omega_shapes: of the head's weights, by full name.
-        given: where the user says that theta-hat lies; None: it is looked for.
+        given: the folder of theta-hat from the user; None: search for it.
 
     Returns:
-        The change, theta-hat with the change in it, and the head's tensors by full name.
+        The update, theta-hat with the update merged, and the head's tensors by full name.
 
     Raises:
-        ModelError: what is wrong with the folder, or theta-hat is not there.
+        ModelError: the folder is broken, or theta-hat is missing.
     """
     path, base = folder / ADAPTER_WEIGHTS, record["adapter"]["base"]
     if not path.is_file():
@@ -200,7 +200,7 @@ def read_adapter(
 
 
 def _check_config(said: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
-    """PEFT and berthead read the same function: adapter_config.json says nothing else than berthead.json."""
+    """Check that adapter_config.json agrees with berthead.json, so that PEFT and berthead read the same function."""
     for key in sorted(said.keys() | wanted.keys()):
         if key not in wanted:
             raise ModelError(str(path), f'holds "{key[:80]}"', "only the keys that berthead writes")
@@ -212,19 +212,19 @@ def _check_config(said: Mapping[str, Any], wanted: Mapping[str, Any], path: Path
 def find_base(folder: Path, base: str, theta_sha256: str, given: str | None) -> Checkpoint:
     """The theta-hat that an adapter folder was fitted on.
 
-    It is looked for under the name that the user gave then, and beside the adapter folder.
+    The search looks under the name given to the fit, and beside the adapter folder.
 
     Args:
         folder: the adapter folder.
         base: the name.
         theta_sha256: of theta-hat.
-        given: where the user says that it lies; None: it is looked for.
+        given: its folder from the user; None: search for it.
 
     Returns:
         The checkpoint.
 
     Raises:
-        ModelError: it is not there, or it is another one.
+        ModelError: it is missing, or another one.
     """
     seen = ""
     beside = str(folder.resolve().parent / Path(base).name)
@@ -247,7 +247,7 @@ def find_base(folder: Path, base: str, theta_sha256: str, given: str | None) -> 
 
 
 def _changed(encoder: Encoder, what: Adapt, changes: Mapping[str, Tensor]) -> Encoder:
-    """The encoder with the changes merged into its weights."""
+    """The encoder with the updates merged into its weights."""
     model = Model(encoder, nn.Identity())
     # The first values of A are not kept, and the caller's random state is left as it was.
     with torch.random.fork_rng(devices=[]):

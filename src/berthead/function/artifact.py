@@ -1,4 +1,4 @@
-"""A fitted function as one value: parameters, tokenizer, task, and what proves that it is still the same."""
+"""A fitted function as one value: parameters, tokenizer, task, golden examples."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ class Artifact:
         tokenizer: text to token numbers.
         task: the meaning of the logits.
         columns: the columns it was fitted on: `text`, `pair` (or None), `label`, and what else the task reads.
-        policy: how long inputs are read.
+        policy: how long inputs are handled.
         raw_config: the encoder's config.json.
         pretrained: `name` of the encoder and `theta_sha256` of theta-hat.
-        adapt: what learnt, as `Adapt.parse` reads it.
+        adapt: what was trained, in the form of `Adapt.parse`.
         run: options, data, seed, versions and metrics of the fit.
         golden: inputs with their logits, which `verify` replays.
         own_head: the name of a head of another package, or None.
-        dropout: of the head, in training.
-        adapter: the change of theta-hat that is written in place of theta-tilde; None: theta-tilde is.
+        dropout: the head's dropout in training.
+        adapter: the update of theta-hat to save instead of theta-tilde; None: theta-tilde is saved.
     """
 
     model: Model
@@ -79,7 +79,7 @@ class Artifact:
 
     @property
     def kind(self) -> str:
-        """What its own folder says that it is: `adapter`, or `model`."""
+        """The kind of its folder: `adapter` or `model`."""
         return "adapter" if self.adapter else "model"
 
     @property
@@ -88,10 +88,10 @@ class Artifact:
         return self.policy.max_tokens
 
     def merged(self) -> Artifact:
-        """The same function as one that needs no other folder: LoRA's change is part of the encoder.
+        """The same function without an adapter: the LoRA update is merged into the encoder.
 
         Raises:
-            UsageError: it is one already.
+            UsageError: it has no adapter.
         """
         if self.adapter is None:
             raise UsageError("merge", "not an adapter folder", "one made by --adapt lora")
@@ -132,18 +132,18 @@ class Artifact:
 
     @property
     def stored_head(self) -> StoredHead:
-        """How its weights file holds its head."""
+        """How its weights file stores its head."""
         return StoredHead.of(self.model.head, self.task.problem_type, self.family)
 
     @property
     def format_version(self) -> int:
-        """The least version of a folder that holds it whole."""
+        """The lowest `format_version` that can store it."""
         if self.stored_head.blocked:
             return FORMAT_VERSION
         return ADAPTER_VERSION if self.adapter else PLAIN_VERSION
 
     def describe(self) -> dict[str, Any]:
-        """What berthead.json says, golden examples left out."""
+        """The content of berthead.json, without golden examples."""
         head = self.model.head
         its_class = transformers_class(head, self.task.problem_type, self.family)
         if self.adapter:
@@ -179,11 +179,11 @@ def _package(task: str) -> dict[str, str]:
 
 
 def plain_logits(artifact: Artifact, examples: Sequence[Example]) -> FloatArray:
-    """Logits by the plain model in torch: the slow path that every faster one is compared with.
+    """Logits by the plain torch model: the reference for every faster path.
 
     Args:
         artifact: the fitted function.
-        examples: what the task reads.
+        examples: the examples.
 
     Returns:
         float32 [units, outputs].
@@ -214,19 +214,19 @@ def with_golden(artifact: Artifact, examples: Sequence[Example]) -> Artifact:
 
 
 def with_parameters(artifact: Artifact, theta: Parameters | None = None, omega: Parameters | None = None) -> Artifact:
-    """The same architecture with other parameters: another function.
+    """A new function: the same architecture with other parameters.
 
-    What the fit decided besides them stays: temperature, thresholds, the range of numbers. Golden examples are computed
-    anew. Scores and epochs in `run` were those of the parameters that it fitted, so they go, and `run` says as
-    `replaced` which those were.
+    Temperature, thresholds and the range of numbers stay. Golden examples are computed
+    again. Scores and epochs in `run` belong to the old parameters, so they are removed, and `run` records those as
+    `replaced`.
 
     Args:
         artifact: the fitted function.
-        theta: the encoder's; None: as they are.
-        omega: the head's; None: as they are.
+        theta: the encoder's; None: unchanged.
+        omega: the head's; None: unchanged.
 
     Returns:
-        The function; the same one where nothing differs.
+        The function; the same one if nothing differs.
 
     Raises:
         ModelError: a tensor is missing, left over or misshapen.
@@ -258,7 +258,7 @@ def moved(artifact: Artifact) -> dict[str, float] | None:
         artifact: the fitted function.
 
     Returns:
-        The relative norm of the difference by layer, as `Parameters.difference`; None: theta-hat is not at hand.
+        The relative norm of the difference by layer, as `Parameters.difference`; None: theta-hat is not here.
     """
     theta = Parameters(artifact.theta())
     sha256 = artifact.pretrained["theta_sha256"]

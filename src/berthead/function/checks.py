@@ -1,4 +1,4 @@
-"""What a model folder must be before anything in it is used."""
+"""Checks of a model folder before anything in it is used."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from berthead.storage.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX,
 
 
 def refuse_strange_files(folder: Path) -> None:
-    """Refuse a folder without a model, and one with files that could run or links that lead out of it.
+    """Refuse a folder without a model, with files that could run, or with links that lead out of it.
 
     Args:
         folder: the model folder.
 
     Raises:
-        ModelError: what is strange about it.
+        ModelError: says what is strange.
     """
     if not os.path.isdir(folder):  # noqa: PTH112 - pathlib raises where a name is too long
         saw = "is a file" if os.path.exists(folder) else "does not exist"  # noqa: PTH110
@@ -41,7 +41,7 @@ def refuse_strange_files(folder: Path) -> None:
 
 
 def is_strange(name: str) -> bool:
-    """Whether a file or folder of this name has no place in a model folder."""
+    """Whether a file or folder of this name does not belong in a model folder."""
     return any(Path(name.lower()).match(pattern) for pattern in (*PICKLES, "*.py", "*.so", "*.pyc"))
 
 
@@ -57,11 +57,11 @@ def refuse_other_weights(folder: Path, file: str) -> None:
 
     Args:
         folder: the model folder.
-        file: where its weights lie, as berthead.json says: model.safetensors, adapter_model.safetensors or
+        file: its weights file, from berthead.json: model.safetensors, adapter_model.safetensors or
             part.safetensors.
 
     Raises:
-        ModelError: it holds what belongs to another kind.
+        ModelError: it has files of another kind of folder.
     """
     kind = _KINDS[file][0]
     for name in (one for other, (_, names) in _KINDS.items() if other != file for one in names):
@@ -71,7 +71,7 @@ def refuse_other_weights(folder: Path, file: str) -> None:
 
 
 def check_record(record: Mapping[str, Any], positions: int) -> None:
-    """Whether berthead.json holds what is read of it; ValueError, TypeError or KeyError where it does not."""
+    """Check that berthead.json has the entries that are read; ValueError, TypeError or KeyError if not."""
     head, columns, parameters, run = (record[key] for key in ("head", "columns", "parameters", "run"))
     pretrained = parameters["pretrained"]
     texts = [columns["text"], columns["label"], pretrained["name"], parameters["adapt"], head["kind"]]
@@ -101,16 +101,16 @@ def check_record(record: Mapping[str, Any], positions: int) -> None:
 
 
 def golden_example(example: Any, outputs: int, form: str = "text", *, many: bool = False) -> dict[str, Any]:
-    """A golden example as it was written.
+    """A golden example from berthead.json.
 
     Args:
-        example: what berthead.json holds.
+        example: its entry in berthead.json.
         outputs: the task's outputs.
         form: of the task's rows.
-        many: it has several units, with logits each.
+        many: whether it has several units, each with logits.
 
     Returns:
-        `text`, `pair`, `logits`, and `words` or `choices` where it has them.
+        `text`, `pair`, `logits`, and `words` or `choices` if it has them.
 
     Raises:
         ValueError: it is something else (or KeyError, TypeError).
@@ -133,7 +133,7 @@ def golden_example(example: Any, outputs: int, form: str = "text", *, many: bool
 
 
 def golden_input(example: dict[str, Any]) -> Example:
-    """What a golden example reads."""
+    """The input of a golden example."""
     words, choices = example.get("words"), example.get("choices")
     return Example(
         example["text"], example["pair"], words=None if words is None else tuple(words),

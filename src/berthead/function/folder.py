@@ -44,11 +44,11 @@ PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "r
 
 
 def save(artifact: Artifact, folder: Path, overwrite: bool = False) -> None:
-    """Write the model folder aside, load it again, compare, and rename it into place.
+    """Write the model folder under another name, load it, compare, and rename it into place.
 
     Args:
         artifact: the fitted function.
-        folder: where to.
+        folder: the target folder.
         overwrite: replace a model folder that exists.
 
     Raises:
@@ -65,7 +65,7 @@ def check_written(folder: Path, base: str | None = None) -> None:
 
     Args:
         folder: the model folder.
-        base: where its encoder lies, if not in the folder.
+        base: its encoder, if not in the folder.
 
     Raises:
         GateError: it does not give the same logits.
@@ -80,14 +80,14 @@ def load(folder: Path, base: str | None = None) -> Artifact:
 
     Args:
         folder: the model folder.
-        base: where the encoder of an adapter folder lies; None: where it was, or beside the folder.
+        base: the encoder of an adapter folder; None: where it was, or beside the folder.
 
     Returns:
         The fitted function.
 
     Raises:
-        ModelError: what is wrong with the folder, or its encoder is not there.
-        UsageError: `base` is given of a folder that needs none.
+        ModelError: the folder is broken, or its encoder is missing.
+        UsageError: `base` for a folder that needs none.
     """
     record = read_record(folder)
     if record["kind"] in ("onnx", "joined"):
@@ -97,19 +97,19 @@ def load(folder: Path, base: str | None = None) -> Artifact:
 
 
 def read(folder: Path, record: Mapping[str, Any], base: str | None = None) -> Artifact:
-    """Read a model folder of which berthead.json was read.
+    """Read a model folder after its berthead.json.
 
     Args:
         folder: the model folder.
         record: as `read_record` gives it, of the kind `model`, `adapter` or `part`.
-        base: where the encoder of an adapter folder lies; None: where it was, or beside the folder.
+        base: the encoder of an adapter folder; None: where it was, or beside the folder.
 
     Returns:
         The fitted function.
 
     Raises:
-        ModelError: what is wrong with the folder, or its encoder is not there.
-        UsageError: `base` is given of a folder that needs none.
+        ModelError: the folder is broken, or its encoder is missing.
+        UsageError: `base` for a folder that needs none.
     """
     where = str(folder / RECORD)
     version = record.get("format_version")
@@ -189,7 +189,7 @@ def read(folder: Path, record: Mapping[str, Any], base: str | None = None) -> Ar
 
 
 def _change(record: Mapping[str, Any], config: EncoderConfig) -> Adapt | None:
-    """What an adapter folder changes of theta-hat; ValueError, TypeError or KeyError where it does not say so."""
+    """Rank, alpha and targets of an adapter folder; ValueError, TypeError or KeyError if missing or wrong."""
     if "adapter" not in record:
         return None
     what, said = Adapt.parse(record["parameters"]["adapt"]), record["adapter"]
@@ -202,7 +202,7 @@ def _change(record: Mapping[str, Any], config: EncoderConfig) -> Adapt | None:
 def _read_whole(
     folder: Path, config: EncoderConfig, omega_shapes: Mapping[str, tuple[int, ...]], head: StoredHead
 ) -> tuple[Encoder, dict[str, Tensor]]:
-    """The encoder and the head's tensors of a folder that holds both."""
+    """The encoder and the head's tensors, from a folder that holds both."""
     prefix, plain = families.FAMILIES[config.family].prefix, plain_shapes(config)
     stored = read_tensors(folder)
     shapes = {f"{prefix}.{name}": shape for name, shape in plain.items()} | _shapes(omega_shapes, head)
@@ -213,7 +213,7 @@ def _read_whole(
 
 
 def _shapes(omega_shapes: Mapping[str, tuple[int, ...]], head: StoredHead) -> dict[str, tuple[int, ...]]:
-    """Shapes of a head's tensors by their names in the weights file, and of the empty ones beside them."""
+    """Shapes of a head's tensors by their names in the weights file, and of the empty tensors."""
     return {head.names[name]: shape for name, shape in omega_shapes.items()} | dict.fromkeys(head.empty, (0,))
 
 
@@ -221,7 +221,7 @@ def _read_part(
     path: Path, record: Mapping[str, Any], config: EncoderConfig, omega_shapes: Mapping[str, tuple[int, ...]],
     head: StoredHead, given: str | None,
 ) -> tuple[Encoder, dict[str, Tensor], Path]:  # fmt: skip
-    """The encoder, the head's tensors, and where theta-hat lies, of a folder that holds only what differs from it."""
+    """The encoder, the head's tensors, and the folder of theta-hat, from a folder with only the differences to it."""
     prefix, folder = families.FAMILIES[config.family].prefix, path.parent
     if not path.is_file():
         raise ModelError(str(folder), f"holds no {path.name}", "the head, and the weights that differ from its encoder")
@@ -247,9 +247,9 @@ def write(
 
     Args:
         artifact: the fitted function.
-        folder: which exists and is empty.
-        base: the name of the encoder beside the folder that it needs: then it holds only what differs from that, and no
-            tokenizer; None: it is whole.
+        folder: an existing empty folder.
+        base: the name of the encoder beside the folder; then only differing tensors are written, and no
+            tokenizer; None: write everything.
         theta_hat: the parameters of that encoder, by plain name.
     """
     prefix = families.FAMILIES[artifact.family].prefix
@@ -283,7 +283,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def public_config(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """An encoder's config.json without what is of its maker's machine, or names code to be fetched and run."""
+    """An encoder's config.json without paths of its maker's machine and without names of code to run."""
     left_out = ("_name_or_path", "auto_map", "quantization_config", "dtype", "torch_dtype", "transformers_version")
     return {key: value for key, value in raw.items() if key not in left_out}
 

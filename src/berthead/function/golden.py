@@ -1,4 +1,4 @@
-"""Golden examples: inputs with their logits, which prove that a function still answers as it did when it was fitted."""
+"""Golden examples: inputs with their logits, to check that a function still answers as when it was fitted."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def has_units(task: Task) -> bool:
 
 
 def reads_pairs(task: Task, columns: Mapping[str, Any]) -> bool:
-    """Whether rows of two texts are made of its examples: pairs, questions with contexts, or with choices."""
+    """Whether its examples give rows of two texts: pairs, questions with contexts, or with choices."""
     return bool(columns["pair"]) or FORMS[task.form].second is not None
 
 
 def by_example(function: Function, examples: Sequence[Example], logits: FloatArray) -> list[FloatArray]:
-    """Logits of all units as those of each example."""
+    """Split logits of all units by example."""
     inputs = function.task.encode(function.tokenizer, examples, function.policy)
     return Batch(examples, inputs).split(logits)
 
 
 def replay(function: Function, logits_of: Callable[[list[Example]], FloatArray]) -> float:
-    """Compare the golden examples' logits with what a path gives now.
+    """Compare the golden examples' logits with those of a path now.
 
     Args:
         function: the fitted function.
@@ -73,7 +73,7 @@ def replay(function: Function, logits_of: Callable[[list[Example]], FloatArray])
 
 
 def replay_answers(function: Function, predict: Callable[[list[Example]], Iterable[Prediction]]) -> None:
-    """Compare the golden examples' answers, where the folder holds them, with what a path answers now.
+    """Compare the golden examples' answers, if the folder holds them, with those of a path now.
 
     Args:
         function: the fitted function.
@@ -94,13 +94,13 @@ def replay_answers(function: Function, predict: Callable[[list[Example]], Iterab
 
 
 def as_written(prediction: Prediction) -> dict[str, Any]:
-    """A prediction as berthead.json holds it; of two windows that decide alike, rounding says which did."""
+    """A prediction as stored in berthead.json, without the window: between equal windows rounding decides."""
     left_out = ("where", "error", "window")
     return {key: value for key, value in prediction.to_dict().items() if key not in left_out}
 
 
 def _alike(found: Any, wanted: Any) -> bool:
-    """Whether two written values are the same but for float32 noise."""
+    """Whether two stored values are equal up to float32 noise."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         return found.keys() == wanted.keys() and all(_alike(value, wanted[key]) for key, value in found.items())
     if isinstance(found, list | tuple) and isinstance(wanted, list | tuple):

@@ -1,4 +1,4 @@
-"""Heads as records: what a model folder says of its head, and the head from that."""
+"""Heads as records: a head to its entry in berthead.json, and back."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def make_head(record: Mapping[str, Any], width: int) -> nn.Module:
 
     Args:
         record: `kind` (`row`, `token`, `joint` or `own`), `outputs`, `dropout`; for rows `pooling`, `windows` and, if
-            it is not tanh, `pooled`; for tokens `crf`; for joint `tags`, how many of the outputs belong to the tokens;
-            for own `name`, and `package`, which a model folder says it is of.
+            it is not tanh, `pooled`; for tokens `crf`; for joint `tags`, the number of outputs of the tokens;
+            for own `name` and its `package`.
         width: size of a token's vector.
 
     Returns:
         The head.
 
     Raises:
-        ValueError: the record is not one of a head (or KeyError, TypeError).
+        ValueError: not the record of a head (or KeyError, TypeError).
         ModelError: an own head whose package is not installed, or that cannot be made.
     """
     kind, outputs, dropout = record["kind"], record["outputs"], float(record["dropout"])
@@ -62,7 +62,7 @@ def make_head(record: Mapping[str, Any], width: int) -> nn.Module:
 
 
 def head_record(head: Any, name: str | None, outputs: int, dropout: float) -> dict[str, Any]:
-    """What the model folder says of a head: the inverse of `make_head`.
+    """The record of a head: the inverse of `make_head`.
 
     Args:
         head: the head.
@@ -131,7 +131,7 @@ def _named(
 
 
 def transformers_class(head: Any, problem_type: str, family: str) -> dict[str, str]:
-    """The class of transformers that loads a folder with this head, and what its logits are.
+    """The transformers class that loads a folder with this head, and what its logits are.
 
     Args:
         head: the head.
@@ -139,7 +139,7 @@ def transformers_class(head: Any, problem_type: str, family: str) -> dict[str, s
         family: the encoder's.
 
     Returns:
-        `class` and `note`. A class that ends with `Model` is the encoder's: no class with a head gives these logits.
+        `class` and `note`. A class that ends in `Model` is the encoder's: no class with a head gives these logits.
     """
     kind, auto = FAMILIES[family], _class_with_head(head, problem_type, family)
     if auto is None:
@@ -158,14 +158,14 @@ def transformers_class(head: Any, problem_type: str, family: str) -> dict[str, s
 
 
 def wrapped_before_4(head: Any, problem_type: str, family: str) -> str:
-    """The class that PEFT wraps for an adapter folder of format_version 3: that for tokens, where no class pools so."""
+    """The class that PEFT wraps for an adapter folder of format_version 3: that for tokens if no class pools so."""
     its_class, kind = transformers_class(head, problem_type, family)["class"], FAMILIES[family]
     pools = isinstance(head, RowHead) and head.pooling != "pooler"
     return f"{kind.stem}ForTokenClassification" if pools and "TokenClassification" in kind.classes else its_class
 
 
 def _class_with_head(head: Any, problem_type: str, family: str) -> str | None:
-    """What comes after the stem in the class of transformers that gives this head's logits; None: there is none."""
+    """The suffix of the transformers class that gives this head's logits, or None."""
     auto = _AUTO.get(problem_type, "SequenceClassification")
     if isinstance(head, JointHead):
         auto = "TokenClassification"
@@ -175,7 +175,7 @@ def _class_with_head(head: Any, problem_type: str, family: str) -> str | None:
 
 
 def _recipe(head: Any) -> list[str]:
-    """How a row's logits come from the encoder's vectors, where one linear layer makes them."""
+    """How a row's logits are computed from the encoder's vectors, if by one linear layer."""
     if not isinstance(head, RowHead) or head.dense is not None:
         return []
     vector = {"mean": "the mean of a row's vectors", "cls": "a row's first vector"}[head.pooling]
@@ -184,16 +184,16 @@ def _recipe(head: Any) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class StoredHead:
-    """How a weights file holds a head.
+    """How a weights file stores a head.
 
-    transformers fills in what a class lacks with random weights, and only warns. Where none of its classes, or only one
-    that gives a part of the answers, is like the head, the weights that it has no place for have names of our own, and
-    an empty tensor lies where another class looks for a layer: a wrong shape is an error.
+    transformers fills missing weights with random numbers, and only warns. If none of its classes matches the head, or
+    one matches only a part of it, the other weights have names of our own, and an empty tensor has the name of each
+    layer that other classes would look for: a wrong shape is an error.
 
     Args:
-        names: the head's names, as `omega_names` gives them, each with the one in the file.
-        blocked: layers of transformers' classes with a head that must not load the file.
-        prefix: what these classes call their encoder.
+        names: the head's names, from `omega_names`, to the names in the file.
+        blocked: layers of those transformers classes that must not load the file.
+        prefix: these classes' name of their encoder.
     """
 
     names: Mapping[str, str]
@@ -202,7 +202,7 @@ class StoredHead:
 
     @classmethod
     def of(cls, head: Any, problem_type: str, family: str) -> StoredHead:
-        """As folders are written today.
+        """The storage that folders of today use.
 
         Args:
             head: the head.
@@ -232,7 +232,7 @@ class StoredHead:
 
 
 def _head_layers(kind: Family) -> dict[str, tuple[str, ...]]:
-    """What transformers' classes have beside the encoder, the last layer first."""
+    """The layers of transformers' classes besides the encoder, the last layer first."""
     last = ("classifier",)
     return {
         "SequenceClassification": kind.row[::-1] if kind.row else last,
@@ -255,7 +255,7 @@ def _row(record: Mapping[str, Any], width: int, outputs: int, dropout: float) ->
 
 
 def _pooled(head: RowHead) -> dict[str, str]:
-    """The pooler's activation where it is not BERT's."""
+    """The pooler's activation if it is not BERT's."""
     return {} if head.pooled == "tanh" else {"pooled": head.pooled}
 
 

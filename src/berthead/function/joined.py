@@ -1,4 +1,4 @@
-"""Several fitted functions on one encoder, by name, as one value."""
+"""Several fitted functions on one encoder, as one value."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class JoinedFunctions:
         functions: by name, of one encoder and one form of input.
 
     Raises:
-        ModelError: two of them do not go together.
-        UsageError: there is none, or a name that is no name.
+        ModelError: two of them cannot be joined.
+        UsageError: there is none, or an invalid name.
     """
 
     kind: ClassVar[str] = "joined"
@@ -40,16 +40,16 @@ class JoinedFunctions:
 
     @property
     def reader(self) -> Artifact:
-        """The function that reads most of an input: tokens too, where one of them does."""
+        """The function that reads most of an input: if one reads tokens, that one."""
         return widest(self.functions)
 
     @property
     def shared_layers(self) -> int:
-        """Layers that all have in common, from the bottom up; 0: the embeddings alone, -1: not even these."""
+        """Number of layers that all share, from the bottom up; 0: only the embeddings, -1: not even these."""
         return shared_layers([one.model for one in self.functions.values()])
 
     def describe(self) -> dict[str, Any]:
-        """What each function is, and how many layers all of them share."""
+        """A description of each function, and the number of shared layers."""
         functions = {name: one.describe() for name, one in self.functions.items()}
         return {
             "kind": self.kind,
@@ -60,7 +60,7 @@ class JoinedFunctions:
 
 
 def _check(functions: Mapping[str, Artifact]) -> None:
-    """Whether functions can be applied as one."""
+    """Check that functions can be joined."""
     if not functions:
         raise UsageError("join", "got no function", "at least one")
     for name in functions:
@@ -84,7 +84,7 @@ def _sides(one: Artifact, other: Artifact) -> list[tuple[str, Any, Any]]:
 
 
 def form_of(artifact: Artifact) -> tuple[str, bool]:
-    """What an input of a function is, and whether it is a pair; texts and words are one form."""
+    """The input form of a function, and whether it is a pair; texts and words are one form."""
     return read_as(artifact.task.form), bool(artifact.columns["pair"])
 
 
@@ -94,5 +94,5 @@ def read_as(form: str) -> str:
 
 
 def is_name(name: str) -> bool:
-    """Whether a function may have this name: it is that of a folder, too."""
+    """Whether a function may have this name, which is also a folder's name."""
     return name not in (THETA, RECORD) and not is_strange(name) and re.fullmatch(_NAME, name) is not None

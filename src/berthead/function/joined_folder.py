@@ -1,4 +1,4 @@
-"""The folder of joined functions: the encoder they were fitted on, a folder of each, and a record that names them."""
+"""The folder of joined functions: their pre-trained encoder, a folder for each, and a record that names them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OF_A_TASK = ("id2label", "label2id", "problem_type", "classifier_dropout", "num
 
 
 def read(folder: Path, record: Mapping[str, Any]) -> JoinedFunctions:
-    """Read a joined folder of which berthead.json was read.
+    """Read a joined folder after its berthead.json.
 
     Args:
         folder: the joined folder.
@@ -53,7 +53,7 @@ def names_in(folder: Path, record: Mapping[str, Any]) -> list[str]:
         Their names, in order.
 
     Raises:
-        ModelError: it is no joined folder, or a broken one.
+        ModelError: not a joined folder, or a broken one.
     """
     path = folder / RECORD
     if record["kind"] != "joined":
@@ -73,16 +73,16 @@ def names_in(folder: Path, record: Mapping[str, Any]) -> list[str]:
 
 
 def save(joined: JoinedFunctions, folder: Path, overwrite: bool = False) -> None:
-    """Write a joined folder: the encoder once, and of each function what differs from it.
+    """Write a joined folder: the encoder once, and for each function what differs from it.
 
     Args:
         joined: the functions.
-        folder: where to; each function has a folder of its own in it, which loads by itself too.
+        folder: the target folder; each function has its own folder in it, which can be loaded by itself.
         overwrite: replace a folder that exists.
 
     Raises:
         OutputError: it cannot be written.
-        ModelError: the pre-trained encoder is not at hand.
+        ModelError: the pre-trained encoder is missing.
     """
     theta_hat = find_theta_hat(list(joined.functions.values()))
     with made_whole(folder, overwrite) as aside:
@@ -98,11 +98,11 @@ def add(folder: Path, name: str, artifact: Artifact) -> None:
 
     Args:
         folder: the joined folder.
-        name: of the function; `berthead.verbs.join.check_name` says whether it is free.
+        name: the function's name, checked by `berthead.verbs.join.check_name`.
         artifact: the function, fitted on the folder's own encoder.
 
     Raises:
-        ModelError: the folder holds no joined functions, or they do not go together.
+        ModelError: the folder holds no joined functions, or they cannot be joined.
         OutputError: it cannot be written.
     """
     record = read_record(folder)
@@ -115,26 +115,26 @@ def add(folder: Path, name: str, artifact: Artifact) -> None:
 
 
 def write_record(folder: Path, names: list[str], pretrained: Mapping[str, str]) -> None:
-    """The record, written aside and renamed: it names whole folders only."""
+    """Write the record, by renaming: it names only complete folders."""
     record = {"format_version": FORMAT_VERSION, "kind": "joined", "functions": names, "pretrained": dict(pretrained)}
     write_json(folder / RECORD, record)
     clear_leftovers(folder / RECORD)
 
 
 def write_function(artifact: Artifact, folder: Path, theta_hat: Mapping[str, Tensor]) -> None:
-    """Write what of a function differs from the encoder beside it, into an empty folder that loads by itself."""
+    """Write what differs from the encoder beside it into an empty folder, which can be loaded by itself."""
     folders.write(artifact, folder, THETA, theta_hat)
     folders.check_written(folder)
 
 
 @dataclass(frozen=True, slots=True)
 class ThetaHat:
-    """The encoder that all functions were fitted on, as a checkpoint to be written.
+    """The encoder that all functions were fitted on, as a checkpoint to write.
 
     Args:
         tensors: by plain name.
         artifact: a function that was fitted on it.
-        checkpoint: where it is at hand; None: it is the encoder of a function whose encoder did not learn.
+        checkpoint: its checkpoint; None: it comes from a function with a frozen encoder.
     """
 
     tensors: dict[str, Tensor]
@@ -163,7 +163,7 @@ class ThetaHat:
 
 
 def find_theta_hat(artifacts: Sequence[Artifact]) -> ThetaHat:
-    """The encoder that all were fitted on, looked for where they say, or in a function that left it as it was."""
+    """Find the encoder that all were fitted on: under its recorded name, or in a function with a frozen encoder."""
     sha256 = artifacts[0].pretrained["theta_sha256"]
     names = [artifacts[0].pretrained["name"], *(str(one.adapter.place) for one in artifacts if one.adapter)]
     for name in names:

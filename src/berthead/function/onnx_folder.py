@@ -1,4 +1,4 @@
-"""The folder of an ONNX function: a graph with all that its answers need, read without torch."""
+"""Reading the folder of an ONNX function, without torch: a graph with what its answers need."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _UNKNOWN = 2**40
 
 @dataclass(frozen=True, slots=True)
 class GraphFunction:
-    """A fitted function that a graph computes: all that is known of it but the graph.
+    """A fitted function computed by a graph: everything except the graph.
 
     Args:
         tokenizer: text to token numbers.
         task: the meaning of the logits.
         columns: the columns it was fitted on.
-        policy: how long inputs are read.
+        policy: how long inputs are handled.
         golden: inputs with their logits and their answers.
         record: the rest of berthead.json.
     """
@@ -55,33 +55,33 @@ class GraphFunction:
     record: dict[str, Any]
 
     def identity(self) -> dict[str, Any]:
-        """Everything that decides its answers, as JSON: that of the function which was exported."""
+        """Everything that decides its answers, as JSON; that of the exported function."""
         return identity_of(self, self.record["parameters"], self.record["head"])
 
     def describe(self) -> dict[str, Any]:
-        """What berthead.json says of it, golden examples left out; and of the export."""
+        """The content of berthead.json without golden examples, and about the export."""
         return self.record
 
     @property
     def combine(self) -> Combine | None:
-        """How the windows of a long text become one answer, as the head's record says; None: the mean of logits."""
+        """Combines the windows of a long text into one answer, from the head's record; None: the mean of logits."""
         head = self.record["head"]
         return partial(pooled, how=head["windows"], outputs=self.task.outputs) if head["kind"] == "row" else None
 
 
 @contextmanager
 def opened(folder: Path, record: Mapping[str, Any]) -> Iterator[GraphFunction]:
-    """Read the folder of an ONNX function; files are hashed meanwhile, while the graph is read within the block too.
+    """Read the folder of an ONNX function; files are hashed in parallel while the block reads the graph.
 
     Args:
-        folder: that `berthead export` wrote.
+        folder: written by `berthead export`.
         record: its berthead.json, as `read_record` gives it.
 
     Yields:
         The function.
 
     Raises:
-        ModelError: the folder is broken, or not to be trusted; of the hashes, at the end of the block.
+        ModelError: the folder is broken, or not to be trusted; wrong hashes are raised at the end of the block.
 
     Example:
         >>> with opened(folder, read_record(folder)) as function:  # doctest: +SKIP
@@ -117,7 +117,7 @@ class _Hashes:
 
 
 def _hashes(record: Mapping[str, Any], folder: Path) -> dict[str, str]:
-    """The files that a folder has to hold, each with its hash."""
+    """The files that a folder must hold, with their hashes."""
     said, where = record.get("export"), str(folder / RECORD)
     if not isinstance(said, dict) or said.get("kind") != "onnx":
         raise ModelError(
@@ -166,7 +166,7 @@ def _read(folder: Path, record: Mapping[str, Any]) -> GraphFunction:
 
 
 def tables_of(export: Mapping[str, Any]) -> TableSizes:
-    """The sizes of the graph's tables; folders of an older berthead leave two to ONNX Runtime, which checks them."""
+    """The sizes of the graph's tables; in folders of an older berthead ONNX Runtime checks two of them."""
     sizes = TableSizes(export.get("vocabulary", _UNKNOWN), export.get("segments", _UNKNOWN), export["positions"])
     for name in ("vocabulary", "segments", "positions"):
         value = getattr(sizes, name)
@@ -176,7 +176,7 @@ def tables_of(export: Mapping[str, Any]) -> TableSizes:
 
 
 def _bound_to(said: Any, head: Mapping[str, Any]) -> Any:
-    """What a task reads of its head: the scores of a conditional random field, as its own heads hold them."""
+    """The transition scores of a conditional random field, in the form in which heads hold them."""
     if not head.get("crf"):
         return None
     tags = head.get("tags", head["outputs"])

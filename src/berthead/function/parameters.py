@@ -1,4 +1,4 @@
-"""Theta and omega as things one can hold: named, hashed sets of tensors."""
+"""Theta and omega as values: named, hashed, immutable sets of tensors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HEAD = re.compile(r"(pre_|label_)?classifier\.|qa_outputs\.|window_attention\.|
 
 
 class Parameters(Mapping[str, Tensor]):
-    """A set of tensors under their checkpoint names, which nobody can change.
+    """An immutable set of tensors under their checkpoint names.
 
     Args:
         tensors: name to tensor; they are copied, as float32 on the CPU.
@@ -71,13 +71,13 @@ class Parameters(Mapping[str, Tensor]):
 
     @property
     def sha256(self) -> str:
-        """The hash of names, shapes and float32 bytes, as the model folder records it."""
+        """The hash of names, shapes and float32 bytes, as in the model folder."""
         self._sha256 = self._sha256 or sha256_of(self._tensors)
         return self._sha256
 
     @property
     def n_parameters(self) -> int:
-        """Numbers in all tensors together."""
+        """The total number of parameters."""
         return sum(tensor.numel() for tensor in self._tensors.values())
 
     @property
@@ -86,11 +86,11 @@ class Parameters(Mapping[str, Tensor]):
         return {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
 
     def check_like(self, other: Parameters, where: str) -> None:
-        """Whether both have the same names and shapes.
+        """Check that both have the same names and shapes.
 
         Args:
-            other: what they have to be like.
-            where: whose these are, for errors.
+            other: the reference.
+            where: the owner of these, for errors.
 
         Raises:
             ModelError: a tensor is missing, left over or misshapen; it is named.
@@ -114,7 +114,7 @@ class Parameters(Mapping[str, Tensor]):
             other: the reference, with the same names and shapes.
 
         Returns:
-            `embeddings`, `block 0` and so on, `pooler`, `head` (those that there are), each with
+            `embeddings`, `block 0` and so on, `pooler`, `head` (if present), each with
             ||these - other|| / ||other||: Euclidean norms over all numbers of the layer. Infinite where the
             reference is 0 and these are not.
 
@@ -137,7 +137,7 @@ class Parameters(Mapping[str, Tensor]):
             members: at least one; all with the same names and shapes.
 
         Returns:
-            The mean, summed in float64: that of equal sets is that set, bit for bit.
+            The mean, summed in float64; the mean of equal sets is that set, bit for bit.
 
         Raises:
             UsageError: there is none.
@@ -163,7 +163,7 @@ def layer_of(name: str) -> str:
         name: of a tensor of theta or omega.
 
     Returns:
-        `embeddings`, `block N`, `pooler`, `head`, or what else the encoder calls its parts.
+        `embeddings`, `block N`, `pooler`, `head`, or the encoder's name of another part.
 
     Example:
         >>> layer_of("encoder.layer.3.output.dense.bias"), layer_of("classifier.weight")
@@ -180,14 +180,14 @@ def layer_of(name: str) -> str:
 
 
 def find_pretrained(name: str, sha256: str) -> Parameters | None:
-    """Theta-hat, where the encoder that has it is on this machine.
+    """Theta-hat, if its encoder is on this machine.
 
     Args:
-        name: as the model folder records it: `minilm`, or the name of a folder.
+        name: from the model folder: `minilm`, or the name of a folder.
         sha256: of theta-hat.
 
     Returns:
-        The parameters; None: there is no such encoder here, or another one has that name.
+        The parameters; None: the encoder is not here, or another one has its name.
     """
     try:
         checkpoint = read_checkpoint(name)

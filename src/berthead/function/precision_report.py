@@ -1,4 +1,4 @@
-"""What was measured of lower precisions beside float32, and whether it passes; as it stands in berthead.json."""
+"""The precision report: how lower precisions agree with float32, and whether they pass; stored in berthead.json."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ MOST_LOST_POINTS = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How the answers of a lower precision lie to those of float32, on the same rows.
+    """How the answers of a lower precision compare with those of float32, on the same rows.
 
     Args:
         agreement: share of the rows with the same answer, from 0 to 1; numbers: within a tenth of a standard deviation.
         largest_drift: the largest difference of a probability; of a number, in standard deviations of the targets.
         mean_drift: the mean over rows of each row's largest.
-        points: change of the task's metric in points of 100, below 0 where it is worse; None: no targets.
-        by: what computed it, `kernels` of ours, `torch` (which rounds to bfloat16 more often), or `cuda`: a GPU.
+        points: change of the task's metric in points of 100, negative if worse; None: no targets.
+        by: what computed it: `kernels` (ours), `torch` (which rounds to bfloat16 more often), or `cuda` (a GPU).
 
     Example:
         >>> Verdict(0.998, 0.03, 0.002, -0.2).passed, Verdict(0.998, 0.03, 0.002, -0.4).passed
@@ -36,7 +36,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether this precision may be taken for float32."""
+        """Whether this precision may replace float32."""
         lost = 0.0 if self.points is None else -self.points
         return self.agreement >= LEAST_AGREEMENT and lost <= MOST_LOST_POINTS + 1e-9
 
@@ -46,7 +46,7 @@ class Verdict:
 
     @classmethod
     def from_json(cls, written: Mapping[str, Any]) -> Self:
-        """What `to_json` wrote; ValueError, KeyError or TypeError where it is something else."""
+        """The record from what `to_json` wrote; ValueError, KeyError or TypeError for anything else."""
         points = written["points"]
         agreement, largest, mean = (_number(written[name]) for name in ("agreement", "largest_drift", "mean_drift"))
         if written["by"] not in ("kernels", "torch", "cuda"):
@@ -56,14 +56,14 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class PrecisionReport:
-    """What lower precisions were measured to answer, beside float32.
+    """Measured agreement of lower precisions with float32.
 
     Args:
-        rows: that were answered.
+        rows: the number of rows.
         of: which rows: `held-out`, `given` or `golden`.
         metric: the task's main metric; None: no targets.
         exact: its value in float32; None: no targets.
-        verdicts: by precision, `bf16` and `int8` as far as the machine computes them.
+        verdicts: by precision, `bf16` and `int8` if the machine supports them.
     """
 
     rows: int
@@ -73,7 +73,7 @@ class PrecisionReport:
     verdicts: dict[str, Verdict]
 
     def says(self, precision: str) -> str:
-        """What was measured of a precision, in words.
+        """The verdict on a precision, in words.
 
         Example:
             >>> verdicts = {"int8": Verdict(0.995, 0.04, 0.01, -0.5)}
@@ -91,7 +91,7 @@ class PrecisionReport:
 
     @classmethod
     def from_json(cls, written: Any) -> Self:
-        """What `to_json` wrote; ValueError, KeyError, TypeError or AttributeError where it is something else."""
+        """The report from what `to_json` wrote; ValueError, KeyError, TypeError or AttributeError for anything else."""
         rows, of, metric, exact = (written[name] for name in ("rows", "of", "metric", "fp32"))
         if type(rows) is not int or not isinstance(of, str) or not isinstance(metric, str | None):
             raise ValueError("gate does not say what was measured; expected rows, of and metric")

@@ -1,4 +1,4 @@
-"""What is known of a fitted function, whatever computes it: how inputs are read, and what logits mean."""
+"""The interface of a fitted function, whatever computes it: how inputs are read, and what logits mean."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from berthead.text.windows import LengthPolicy
 
 
 class Function(Protocol):
-    """What is known of a fitted function, whatever computes it."""
+    """The interface of a fitted function, whatever computes it."""
 
     @property
     def kind(self) -> str:
-        """What its folder says that it is: one of `berthead.function.record.KINDS`."""
+        """The kind of its folder: one of `berthead.function.record.KINDS`."""
         ...
 
     @property
@@ -37,7 +37,7 @@ class Function(Protocol):
 
     @property
     def policy(self) -> LengthPolicy:
-        """How long inputs are read."""
+        """How long inputs are handled."""
         ...
 
     @property
@@ -46,16 +46,16 @@ class Function(Protocol):
         ...
 
     def identity(self) -> dict[str, Any]:
-        """Everything that decides its answers, as JSON: `identity_of` it."""
+        """Everything that decides its answers, as JSON: its `identity_of`."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What berthead.json says of it, golden examples left out."""
+        """The content of berthead.json, without golden examples."""
         ...
 
 
 class Functions(Protocol):
-    """What is known of several functions that read the same input."""
+    """The interface of several functions that read the same input."""
 
     @property
     def kind(self) -> str:
@@ -68,7 +68,7 @@ class Functions(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What each is."""
+        """A description of each."""
         ...
 
 
@@ -77,11 +77,11 @@ F = TypeVar("F", bound=Function)
 
 
 def one_function(function: AnyFunction, verb: str) -> Function:
-    """The function, for a verb that is about one.
+    """The function, for an operation on one function.
 
     Args:
         function: one, or several.
-        verb: what is asked of it, for the error.
+        verb: the operation, for the error.
 
     Raises:
         UsageError: there are several.
@@ -95,11 +95,11 @@ def one_function(function: AnyFunction, verb: str) -> Function:
 
 
 def with_parameters(function: AnyFunction, verb: str) -> Function:
-    """The function, for a verb that needs its parameters.
+    """The function, for an operation that needs its parameters.
 
     Args:
         function: one, or several.
-        verb: what is asked of it, for the error.
+        verb: the operation, for the error.
 
     Raises:
         UsageError: there are several, or it is a graph.
@@ -113,7 +113,7 @@ def with_parameters(function: AnyFunction, verb: str) -> Function:
 
 
 def widest(functions: Mapping[str, F]) -> F:
-    """Of functions that read one input the one that reads most of it: tokens too, where one of them does."""
+    """The function that reads most of an input: if one reads tokens, that one."""
     return max(functions.values(), key=lambda one: FORMS[one.task.form].reads_words)
 
 
@@ -123,10 +123,10 @@ def identity_of(function: Function, parameters: Mapping[str, Any], head: Mapping
     Args:
         function: the function.
         parameters: `theta_sha256` and `omega_sha256`.
-        head: what a model folder says of the head.
+        head: the head's record.
 
     Returns:
-        A JSON object: equal ones are of equal functions.
+        A JSON object, equal for equal functions.
     """
     policy = function.policy
     return {

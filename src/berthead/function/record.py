@@ -1,4 +1,4 @@
-"""berthead.json: what a folder that berthead wrote holds, its kind first."""
+"""berthead.json: reading the record of a folder, and finding its kind."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _TOLD_BY = {"functions": "joined", "export": "onnx", "adapter": "adapter", "base
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What a folder says of itself, once nothing in it is found to be strange.
+    """Read the record of a folder, after a check for files that do not belong in it.
 
     Args:
-        folder: that berthead wrote.
+        folder: written by berthead.
 
     Returns:
-        berthead.json, its `kind` filled in where an older berthead wrote it.
+        berthead.json, with `kind` filled in if an older berthead wrote it.
 
     Raises:
-        ModelError: the folder is missing, holds what could run or lead elsewhere, or does not say what it is.
+        ModelError: the folder is missing, has files that could run or links that lead out, or no valid record.
     """
     refuse_strange_files(folder)
     record = read_json(folder / RECORD)
@@ -35,17 +35,17 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def kind_of(record: Mapping[str, Any], where: str) -> str:
-    """What a folder holds: one of `KINDS`.
+    """The kind of a folder: one of `KINDS`.
 
     Args:
         record: its berthead.json, of any age.
         where: the file, for errors.
 
     Returns:
-        The kind that it says, or of an older folder the one that it shows.
+        The recorded kind; for an older folder the one that its content implies.
 
     Raises:
-        ModelError: it is no known kind, or not the one that the rest of the record is of.
+        ModelError: an unknown kind, or one that contradicts the rest of the record.
 
     Example:
         >>> kind_of({"format_version": 1, "task": {}}, "model/berthead.json")

@@ -1,7 +1,7 @@
-"""What crosses to the C++ library through ctypes (csrc/abi.h), and whether a library was compiled with the same.
+"""The structs passed to the C++ library through ctypes (csrc/abi.h), and a check that the library has the same.
 
 A library that was built from other sources would read wrong memory. So it describes what it was compiled with, line by
-line (`berthead_abi`), and is refused where that is not what this module says.
+line (`berthead_abi`), and is refused if that differs from this module.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class TrainingSpec(ctypes.Structure):
 
 
 class TrainingGrads(ctypes.Structure):
-    """Where the gradients of a block's weights go."""
+    """Pointers to the gradients of a block's weights."""
 
     __slots__ = ()
     _fields_ = [(name, POINTER) for name in WEIGHTS]
@@ -98,7 +98,7 @@ class TrainingPass(ctypes.Structure):
 
 
 class AdamWSteps(ctypes.Structure):
-    """Rows of an embedding table that learns."""
+    """Rows of a trained embedding table."""
 
     __slots__ = ()
     _fields_ = [
@@ -118,7 +118,7 @@ STRUCTS: tuple[type[ctypes.Structure], ...] = (
 
 
 def describe() -> dict[str, str]:
-    """What this module hands over, in the words of csrc/abi.cpp: by the name of each fact, what it is.
+    """This module's structs in the format of csrc/abi.cpp: name of each fact to its value.
 
     Example:
         >>> describe()["BlockSpec.qkv_bias"]

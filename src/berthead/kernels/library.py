@@ -1,4 +1,4 @@
-"""The C++ library: loading it, and which of its kernels this processor runs."""
+"""Loading the C++ library, and choosing its kernels for this processor."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def load(path: str) -> ctypes.CDLL:
     """Load a library file.
 
     Args:
-        path: of the file.
+        path: the file's path.
 
     Raises:
         UsageError: it was built from other sources, or cannot be loaded.
@@ -56,7 +56,7 @@ def load(path: str) -> ctypes.CDLL:
 
 
 def _declare(library: ctypes.CDLL) -> None:
-    """The functions of csrc/c_api.cpp: what they take and return."""
+    """Declare the argument and return types of csrc/c_api.cpp."""
     name, integer, spec = ctypes.c_char_p, ctypes.c_int, ctypes.POINTER
     functions = {
         "kernel_name": (name, [integer]),
@@ -83,7 +83,7 @@ def built() -> bool:
 
 
 def kernels() -> list[str]:
-    """Names of the kernels that this processor can run, the best last; none where they were not built."""
+    """Names of the kernels that this processor can run, the best last; empty if they were not built."""
     library, names = loaded(), list[str]()
     if library is not None:
         while (name := library.berthead_kernel_name(len(names))) is not None:
@@ -92,13 +92,13 @@ def kernels() -> list[str]:
 
 
 def chosen() -> str:
-    """The kernels that are used: the best, or what the environment variable BERTHEAD_KERNELS says.
+    """The kernels in use: the best, or those named by the environment variable BERTHEAD_KERNELS.
 
     Returns:
         One of `kernels()`, or `torch`.
 
     Raises:
-        UsageError: the variable names kernels that are not here, or the library was built from other sources.
+        UsageError: the variable names unavailable kernels, or the library was built from other sources.
     """
     named = os.environ.get(SWITCH, "")
     if named == "torch":
@@ -115,15 +115,15 @@ def has_bf16(name: str) -> bool:
 
 
 def peak(precision: str, threads: int, seconds: float = 0.1) -> float:
-    """What this machine multiplies at most: a tile's product in the L1 cache, by the kernels that are chosen.
+    """The peak speed of this machine: a tile's product in the L1 cache, by the chosen kernels.
 
     Args:
-        precision: `fp32`, `bf16` or `int8`, which they compute.
-        threads: that multiply at once.
-        seconds: how long.
+        precision: `fp32`, `bf16` or `int8`, supported by them.
+        threads: the number of threads.
+        seconds: how long to measure.
 
     Returns:
-        Operations a second of all threads; an addition and a multiplication are two.
+        Operations per second of all threads; an addition and a multiplication are two.
     """
     library = loaded()
     assert library is not None

@@ -1,4 +1,4 @@
-"""An encoder applied by the C++ library: weights packed once, rows computed by threads that share nothing."""
+"""An encoder computed by the C++ library: weights are packed once, and each thread computes its own rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SUPPORTED = Supported()
 
 
 def computes(encoder: Encoder, precision: str) -> bool:
-    """Whether our kernels compute an encoder in this precision, here.
+    """Whether our kernels support an encoder in this precision, on this machine.
 
     Args:
         encoder: of any family.
@@ -40,7 +40,7 @@ def computes(encoder: Encoder, precision: str) -> bool:
 
 
 def why_not(encoder: Encoder) -> str:
-    """Why our kernels do not compute an encoder in int8."""
+    """Why our kernels do not support an encoder in int8."""
     if os.environ.get(SWITCH) == "torch":
         return f"{SWITCH} says torch"
     if not built():
@@ -52,7 +52,7 @@ def why_not(encoder: Encoder) -> str:
 
 
 class NativeBlock:
-    """One block of NativeBlocks, which stands where the torch module stood."""
+    """One block of NativeBlocks, in place of the torch module."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -63,7 +63,7 @@ class NativeBlocks:
 
     Args:
         precision: `fp32`, `bf16` or `int8`.
-        config: of the encoders.
+        config: the encoders' config.
     """
 
     def __init__(self, precision: str, config: EncoderConfig) -> None:
@@ -86,8 +86,8 @@ class NativeBlocks:
 
         Args:
             block: it is not changed.
-            positions: what its attention reads positions from.
-            smoothing: how the inputs of its layers become bytes.
+            positions: its positions part.
+            smoothing: how the inputs of its layers are quantized.
         """
         attention, config, used = block.attention, self.config, list[Tensor]()
         name_of_activation = activation_name(block.mlp.get_submodule("activation"))
@@ -157,12 +157,12 @@ class NativeBlocks:
         Args:
             numbers: of the blocks, in order.
             pack: the rows.
-            hidden: float32 [tokens, width] before the first of them; None: it comes from the embedding.
-            embedding: the tables that ids are looked up in.
-            selected: the tokens whose vectors are read, int64, ascending; None: all.
+            hidden: the input of the first block, float32 [tokens, width]; None: from the embedding.
+            embedding: the embedding tables.
+            selected: the tokens whose vectors the head reads, int64, ascending; None: all.
 
         Returns:
-            float32 [tokens, width] after the last; of tokens that are not selected without meaning.
+            float32 [tokens, width] after the last; values of tokens that are not selected are undefined.
         """
         order = (ctypes.c_int32 * len(numbers))(*numbers)
         tokens = len(pack.ids)
@@ -182,13 +182,13 @@ class NativeBlocks:
 
 
 class NativeEncoder(nn.Module):
-    """An encoder of which our kernels compute the blocks, and mostly the embeddings.
+    """An encoder whose blocks, and usually embeddings, are computed by our kernels.
 
     Args:
         encoder: it is not changed, and its embedding tables are shared.
         precision: `fp32`, `bf16` or `int8`.
-        memo: what was packed or copied already, by the id of the torch module.
-        reads: the tokens of a pack whose last vectors are read, ascending; None: all.
+        memo: parts already packed or copied, by the id of the torch module.
+        reads: the tokens of a pack whose last vectors the head reads, ascending; None: all.
     """
 
     def __init__(
@@ -215,7 +215,7 @@ class NativeEncoder(nn.Module):
         self.table = _embedding_table(encoder.embeddings)
 
     def begin(self, pack: TensorPack) -> tuple[Tensor, None]:
-        """The embeddings' vectors, float32 [tokens, width]; the kernels know the positions themselves."""
+        """The embeddings' vectors, float32 [tokens, width]; the kernels compute positions themselves."""
         return self._run([], pack, None if self.table else self.embeddings(pack).float()), None
 
     def through(self, hidden: Tensor, pack: TensorPack, positions: None, first: int, last: int) -> Tensor:
@@ -223,7 +223,7 @@ class NativeEncoder(nn.Module):
         return self._run(self.order[first:last], pack, hidden)
 
     def forward(self, pack: TensorPack) -> Tensor:
-        """The last layer's vectors, float32 [tokens, width]; those that are not read have no meaning."""
+        """The last layer's vectors, float32 [tokens, width]; those that the head does not read are undefined."""
         hidden = None if self.table else self.embeddings(pack).float()
         normed: Tensor = self.final_norm(self._run(self.order, pack, hidden, self.reads(pack)))
         return normed
@@ -236,7 +236,7 @@ class NativeEncoder(nn.Module):
 
 
 def _embedding_table(embeddings: nn.Module) -> EmbeddingSpec | None:
-    """The tables of embeddings that are a sum and a norm; None: torch computes them."""
+    """The embedding tables, if embeddings are a sum and a norm; None: torch computes them."""
     if type(embeddings) is not Embeddings or embeddings.project is not None or not is_layer_norm(embeddings.norm):
         return None
     parts: dict[str, Any] = {"word": embeddings.word, "position": embeddings.position, "segment": embeddings.segment}
@@ -252,7 +252,7 @@ def _embedding_table(embeddings: nn.Module) -> EmbeddingSpec | None:
 
 
 def _tables(positions: nn.Module, attention: Attention, config: EncoderConfig) -> dict[str, Tensor]:
-    """What attention reads of positions, for all distances that a row can have."""
+    """The position tables of attention, for all distances that a row can have."""
     if isinstance(positions, Rotary):
         assert attention.base is not None
         cos, sin = positions.waves(torch.arange(config.positions), attention.base)
@@ -270,17 +270,17 @@ def _tables(positions: nn.Module, attention: Attention, config: EncoderConfig) -
 
 
 def _distances(config: EncoderConfig) -> Tensor:
-    """All distances between two tokens of a row, from the least, int64 [2 * positions - 1]."""
+    """All distances between two tokens of a row, ascending, int64 [2 * positions - 1]."""
     return torch.arange(1 - config.positions, config.positions)
 
 
 def pack_weights(model: Model, precision: str, memo: dict[Any, Any] | None = None) -> Model:
-    """A model of which our kernels compute the encoder; parameters of its head are shared.
+    """A model whose encoder is computed by our kernels; parameters of its head are shared.
 
     Args:
         model: the fitted model; it is not changed.
         precision: `fp32`, `bf16` or `int8`.
-        memo: what was packed of other models: parts that models share are packed once.
+        memo: parts already packed for other models; shared parts are packed once.
 
     Returns:
         The prepared model, in evaluation mode.

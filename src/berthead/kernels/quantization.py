@@ -1,4 +1,4 @@
-"""How activations become bytes. Smoothing scales move a part of the size of large channels into the weights, and the
+"""Quantization of activations to int8: smoothing scales shift magnitude from large channels into the weights, and
 outlier channels stay float32.
 
 Source: Xiao et al. 2023, "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models";
@@ -27,11 +27,11 @@ WITH_OUTLIERS = ("attention.qkv", "mlp.up", "mlp.down")
 
 @dataclass(frozen=True, slots=True)
 class Smoothing:
-    """How the inputs of a block's layers become bytes, by the name of the layer.
+    """How the inputs of a block's layers are quantized, by the name of the layer.
 
     Args:
-        scales: the smoothing scale of each channel, float32 [inputs]: activations are multiplied with it, and the
-            weights that meet them are divided by it.
+        scales: the smoothing scale of each channel, float32 [inputs]: activations are multiplied by it, and the
+            weights of that channel are divided by it.
         outliers: the channels that stay float32, int64 [OUTLIERS].
     """
 
@@ -40,13 +40,13 @@ class Smoothing:
 
 
 def smoothing(encoder: Encoder) -> list[Smoothing]:
-    """The smoothing scales and outlier channels of an encoder, as its weights tell.
+    """The smoothing scales and outlier channels of an encoder, found with synthetic rows.
 
     Args:
         encoder: it is not changed.
 
     Returns:
-        Of each block; empty where rows do not come from embeddings.
+        One for each block; empty ones if rows do not come from embeddings.
 
     Example:
         >>> from berthead.model.config import EncoderConfig
@@ -73,7 +73,7 @@ def smoothing(encoder: Encoder) -> list[Smoothing]:
 
 @dataclass(slots=True)
 class _Statistics:
-    """What passed a layer, maybe several times, by the channel: the largest, and the mean of the squares."""
+    """Statistics of a layer's inputs for each channel, over all passes: the maximum, and the mean square."""
 
     largest: Tensor | float = 0.0
     squares: Tensor | float = 0.0

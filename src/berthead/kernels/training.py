@@ -1,4 +1,4 @@
-"""Encoders trained by the C++ library: a block is one step of the graph, forward and backward."""
+"""Encoders trained by the C++ library: each block is one autograd function, forward and backward."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ SUPPORTED = Supported(
 
 
 def supports_training(encoder: Encoder, precision: str, device: torch.device) -> bool:
-    """Whether our kernels compute an encoder's training here.
+    """Whether our kernels support training of an encoder on this machine.
 
     Args:
-        encoder: with its norms after the residuals and all tokens seen from everywhere, as BERT has them.
+        encoder: supported with norms after the residuals and attention to all tokens, as in BERT.
         precision: of the products, `fp32` or `bf16`.
-        device: where it learns.
+        device: the training device.
     """
     config = encoder.config
     usual = not (config.norm_first or any(config.local))
@@ -36,13 +36,13 @@ def supports_training(encoder: Encoder, precision: str, device: torch.device) ->
 
 
 def hidden(encoder: Encoder, pack: TensorPack, precision: str, selected: Tensor | None = None) -> Tensor:
-    """The last layer's vectors, float32 [tokens, width], from which gradients flow to all that learns.
+    """The last layer's vectors, float32 [tokens, width], with gradients to all trained parameters.
 
     Args:
-        encoder: one whose training the kernels support; each part drops what it drops in the mode that it is in.
+        encoder: one whose training the kernels support; dropout follows the train or eval mode of each part.
         pack: rows laid end to end.
         precision: of the products, `fp32` or `bf16`.
-        selected: the tokens whose vectors are read, int64, ascending; those of the others are 0. None: all.
+        selected: the tokens whose vectors the head reads, int64, ascending; the others are 0. None: all.
 
     Example:
         >>> from berthead.model.config import EncoderConfig
@@ -99,7 +99,7 @@ def _spec(block: Block, encoder: Encoder, weights: list[Tensor]) -> abi.Training
 
 
 class _Block(torch.autograd.Function):
-    """A block as one step of the graph."""
+    """A block as one autograd function."""
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, passes: Pass, spec: abi.TrainingSpec, *weights: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class _Block(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of the input and of each weight that learns."""
+        """The gradients of the input and of each trained weight."""
         weights, wanted = ctx.saved_tensors, ctx.needs_input_grad
         to_weights = [torch.empty_like(one) if wants else None for one, wants in zip(weights, wanted[3:], strict=True)]
         places = abi.TrainingGrads(*(None if one is None else one.data_ptr() for one in to_weights))

@@ -16,7 +16,7 @@ MOST_TAPES = 24
 
 
 def advance(steps: AdamWSteps) -> None:
-    """Bring rows of a table up to a step; no row twice."""
+    """Bring rows of a table up to a step; each row at most once."""
     found = loaded()
     assert found is not None
     if found.berthead_adamw(chosen().encode(), ctypes.byref(steps), torch.get_num_threads()):
@@ -24,12 +24,12 @@ def advance(steps: AdamWSteps) -> None:
 
 
 def forget_tapes() -> None:
-    """Free the memory that is kept for the next passes of blocks that learn."""
+    """Free the tapes that are kept for the next passes of trained blocks."""
     Pass._tapes.clear()
 
 
 class Pass:
-    """Passes of blocks that learn over the same rows.
+    """Passes of trained blocks over the same rows.
 
     Args:
         precision: of the products, `fp32` or `bf16`.
@@ -61,9 +61,9 @@ class Pass:
     def backward(
         self, spec: TrainingSpec, grad: Tensor, tape: Tensor, grads: TrainingGrads, needs_input_grad: bool
     ) -> Tensor:
-        """The gradient of the block's input, float32 [tokens, width]; without meaning where it is not needed.
+        """The gradient of the block's input, float32 [tokens, width]; undefined if it is not needed.
 
-        The tape is used up.
+        The tape is consumed.
         """
         output = grad.new_empty(self.tokens, grad.shape[1])
         self._run(spec, grad, output, tape, grads, needs_input_grad=needs_input_grad, forward=False)

@@ -1,4 +1,4 @@
-"""PACKS -> LOGITS: BERT (the encoder), Predict (the heads), and what is fitted."""
+"""PACKS -> LOGITS: BERT (the encoder), Predict (the heads), and which parameters are trained."""
 
 import os
 

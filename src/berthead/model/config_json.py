@@ -1,4 +1,4 @@
-"""A checkpoint's config.json to the sizes and parts of its encoder, a function a family."""
+"""config.json to the sizes and parts of an encoder, one function a family."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ACTIVATIONS = (
 
 
 class Reader:
-    """config.json, read key by key: a missing one or a value that no encoder has is a ModelError.
+    """Reads config.json key by key; a missing key or an unsupported value is a ModelError.
 
     Args:
         config: the parsed file.
@@ -25,7 +25,7 @@ class Reader:
         self.config, self.where = config, where
 
     def refuse(self, key: str, allowed: str) -> ModelError:
-        """The error for what stands under a key."""
+        """The error for the value of a key."""
         return ModelError(self.where, f"{key} is {self.config.get(key)!r}", allowed)
 
     def whole(self, key: str, most: int, default: int | None = None, least: int = 1) -> int:
@@ -68,7 +68,7 @@ def _shown(value: Any) -> str:
 
 
 def _usual(read: Reader, family: str, **parts: Any) -> EncoderConfig:
-    """Sizes under the keys that most families share; `parts` are what is special."""
+    """Sizes under the keys that most families share; `parts` are those of this family."""
     read.only("is_decoder", False)
     read.only("add_cross_attention", False)
     dropout, attention = read.share("hidden_dropout_prob"), read.share("attention_probs_dropout_prob")
@@ -105,7 +105,7 @@ def bert(read: Reader) -> EncoderConfig:
 
 
 def roberta(family: str) -> Callable[[Reader], EncoderConfig]:
-    """RoBERTa (Liu et al. 2019), XLM-R and CamemBERT: positions are counted from behind the padding token."""
+    """RoBERTa (Liu et al. 2019), XLM-R and CamemBERT: positions start after the padding token."""
 
     def config(read: Reader) -> EncoderConfig:
         read.only("position_embedding_type", "absolute")
@@ -119,7 +119,7 @@ def roberta(family: str) -> Callable[[Reader], EncoderConfig]:
 
 
 def distilbert(read: Reader) -> EncoderConfig:
-    """DistilBERT: Sanh et al. 2019; no segments, names of its own."""
+    """DistilBERT: Sanh et al. 2019; no segments, its own names."""
     read.only("sinusoidal_pos_embds", False, True)  # the table is in the checkpoint either way
     dropout = read.share("dropout")
     return _checked(
@@ -157,7 +157,7 @@ def albert(read: Reader) -> EncoderConfig:
 
 
 def mpnet(read: Reader) -> EncoderConfig:
-    """MPNet: Song et al. 2020; no segments, and a bias for each distance."""
+    """MPNet: Song et al. 2020; no segments, relative position biases."""
     read.only("relative_attention_num_buckets", 32)
     table = read.whole("max_position_embeddings", 1_000_000)
     if table <= 2:
@@ -167,7 +167,7 @@ def mpnet(read: Reader) -> EncoderConfig:
 
 
 def deberta(read: Reader) -> EncoderConfig:
-    """DeBERTa-v2 and v3: He et al. 2021; distances have vectors of their own."""
+    """DeBERTa-v2 and v3: He et al. 2021; disentangled attention."""
     read.only("relative_attention", True)
     read.only("conv_kernel_size", 0)
     terms = read.config.get("pos_att_type") or ()
@@ -190,7 +190,7 @@ def deberta(read: Reader) -> EncoderConfig:
 
 
 def modernbert(read: Reader) -> EncoderConfig:
-    """ModernBERT: Warner et al. 2024; rotary positions, gated networks, layers that see their neighbours only."""
+    """ModernBERT: Warner et al. 2024; rotary positions, gated networks, layers with an attention window."""
     layers = read.whole("num_hidden_layers", 1_000)
     every = read.whole("global_attn_every_n_layers", 1_000, 3)
     kinds = read.config.get("layer_types") or [
@@ -232,7 +232,7 @@ def nomic(read: Reader) -> EncoderConfig:
 
 
 def _base(read: Reader, kind: str | None, old: str, default: float) -> float:
-    """The base of the rotary positions, in transformers' newer or older words."""
+    """The base of the rotary positions, under transformers' newer or older keys."""
     stored = read.config.get("rope_parameters") or {}
     stored = (stored.get(kind) or {}) if kind and isinstance(stored, dict) else stored
     if (

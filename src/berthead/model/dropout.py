@@ -1,4 +1,4 @@
-"""Dropout with cheap random numbers: drawing them is what dropout costs on a CPU.
+"""Dropout with cheap random numbers, whose generation is the cost of dropout on a CPU.
 
 Source: Srivastava et al. 2014, "Dropout: A Simple Way to Prevent Neural Networks from Overfitting".
 """
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 
 def keep_mask(shape: Sequence[int], share: float, device: torch.device | str = "cpu") -> Tensor:
-    """Which values are kept.
+    """The mask of kept values.
 
     Args:
-        shape: of the values.
-        share: dropped, at least 0 and below 1; exact to 1/65536.
-        device: where the mask is wanted.
+        shape: the values' shape.
+        share: the share dropped, at least 0 and below 1; exact to 1/65536.
+        device: the mask's device.
 
     Returns:
         bool [*shape]; drawn from torch's default generator.
@@ -34,7 +34,7 @@ def keep_mask(shape: Sequence[int], share: float, device: torch.device | str = "
 
 
 class Dropout(nn.Module):
-    """In training, values are zero with probability `share`, and the others grow so that the mean stays.
+    """In training, values are zero with probability `share`, and the others are scaled so that the mean stays.
 
     Args:
         share: at least 0 and below 1.

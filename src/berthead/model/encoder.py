@@ -86,7 +86,7 @@ class Attention(nn.Module):
 
     Args:
         config: of the encoder.
-        layer: which one it is, from 0.
+        layer: its number, from 0.
     """
 
     def __init__(self, config: EncoderConfig, layer: int) -> None:
@@ -119,7 +119,7 @@ class Block(nn.Module):
 
     Args:
         config: of the encoder.
-        layer: which one it is, from 0.
+        layer: its number, from 0.
     """
 
     def __init__(self, config: EncoderConfig, layer: int = 0) -> None:
@@ -188,7 +188,7 @@ class Encoder(nn.Module):
         return normed
 
     def begin(self, pack: TensorPack) -> tuple[Tensor, PackPositions]:
-        """The embeddings' vectors [tokens, width], and where the tokens stand."""
+        """The embeddings' vectors [tokens, width], and the tokens' positions."""
         hidden: Tensor = self.embeddings(pack)
         return hidden, self.positions(pack, hidden.dtype)
 

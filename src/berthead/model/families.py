@@ -1,4 +1,4 @@
-"""Per family: the checkpoint's config.json and weight names to ours and back, strictly."""
+"""Families: the checkpoint's config.json and weight names to ours and back, strictly."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ _NOT_ENCODER = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A kind of encoder: a table, and the sizes and parts that config.json names.
+    """A family of encoders: a table of names, and a reader of config.json.
 
     Args:
-        stem: what its classes in transformers begin with.
-        prefix: what its weights are called by in a model with a head.
+        stem: the prefix of its classes in transformers.
+        prefix: the prefix of its weights in a model with a head.
         read: config.json to sizes and parts.
-        whole: our layers outside the blocks, each with the checkpoint's.
+        whole: our layers outside the blocks to the checkpoint's.
         block: our layers in a block.
-        layer: where a block's weights lie, of `layer`, or `group` and `inner`.
-        pooler: our names of the pooler's weights, each with the checkpoint's.
-        pooled: the pooler's activation, where a row is classified by a vector of its own.
+        layer: the prefix of a block's weights, with `layer`, or `group` and `inner`.
+        pooler: our names of the pooler's weights to the checkpoint's.
+        pooled: the pooler's activation, if rows are classified by a pooled vector.
         row: the dense and the last layer of transformers' class for rows; empty: none like ours.
         choice: the same for multiple choice.
-        classes: what comes after the stem in the classes whose last layer is one linear layer.
-        renamed: transformers calls its layers otherwise than the checkpoint: PEFT does not find them by these names.
+        classes: the suffixes of the classes whose last layer is one linear layer.
+        renamed: transformers' layer names differ from the checkpoint's, so PEFT does not find them.
     """
 
     stem: str
@@ -80,7 +80,7 @@ class Family:
 
     @property
     def has_trained_pooler(self) -> bool:
-        """Whether the pooler is part of what is pre-trained; else its dense layer belongs to the head alone."""
+        """Whether the pooler is pre-trained; else its dense layer belongs to the head alone."""
         return self.row is not None and self.row[0].startswith(f"{self.prefix}.")
 
 
@@ -199,7 +199,7 @@ def read_config(config: Mapping[str, Any], where: str) -> EncoderConfig:
         What the encoder is made of.
 
     Raises:
-        ModelError: another family, a missing key, or a value that no encoder has.
+        ModelError: another family, a missing key, or an unsupported value.
     """
     family = config.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
@@ -209,20 +209,20 @@ def read_config(config: Mapping[str, Any], where: str) -> EncoderConfig:
 
 
 def plain_name(name: str, family: str) -> str:
-    """A weight's name without the family's prefix and with today's layer-norm words."""
+    """A weight's name without the family's prefix and with today's layer-norm names."""
     name = name.removeprefix(f"{FAMILIES[family].prefix}.")
     return re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
 
 
 def is_encoder_name(name: str, config: EncoderConfig) -> bool:
-    """Whether a plain name belongs to the encoder or its pooler, not to a head of other work."""
+    """Whether a plain name belongs to the encoder or its pooler, and not to another head."""
     # DeBERTa's decoder reads a table of positions that the encoder does not.
     unread = config.first_position is None and name == "embeddings.position_embeddings.weight"
     return not unread and _NOT_ENCODER.match(name) is None
 
 
 def checkpoint_names(config: EncoderConfig, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Our weight names, each with the checkpoint's plain names in stacking order.
+    """Our weight names to the checkpoint's plain names in stacking order.
 
     Args:
         config: of the encoder.
@@ -244,7 +244,7 @@ def checkpoint_names(config: EncoderConfig, names: Iterable[str]) -> dict[str, t
 
 
 def from_checkpoint(tensors: Mapping[str, Tensor], config: EncoderConfig, names: Iterable[str]) -> dict[str, Tensor]:
-    """The checkpoint's tensors (plain names) as ours, float32.
+    """Convert the checkpoint's tensors (plain names) to ours, float32.
 
     Args:
         tensors: plain name to tensor; complete.
@@ -261,7 +261,7 @@ def from_checkpoint(tensors: Mapping[str, Tensor], config: EncoderConfig, names:
 
 
 def to_checkpoint(weights: Mapping[str, Tensor], config: EncoderConfig) -> dict[str, Tensor]:
-    """Our tensors under the checkpoint's plain names: the inverse of `from_checkpoint`.
+    """Convert our tensors to the checkpoint's plain names: the inverse of `from_checkpoint`.
 
     Args:
         weights: our name to tensor.

@@ -1,4 +1,4 @@
-"""Predict_omega: the encoder's vectors to logits. Pooling lives here, of tokens and of windows."""
+"""Predict_omega: the encoder's vectors to logits, with pooling of tokens and of windows."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Pooling:
 
     Args:
         pool: the encoder's vectors [tokens, width] and their rows -> float32 [rows, width].
-        reads: the tokens whose vectors are read, int64, ascending; None: all. The encoder may leave out the others.
-        dense: whether a dense layer and an activation come after, which learn.
+        reads: the tokens whose vectors are read, int64, ascending; None: all. The encoder may skip the others.
+        dense: whether a trained dense layer and an activation follow.
     """
 
     pool: Callable[[Tensor, TensorPack], Tensor]
@@ -47,7 +47,7 @@ def row_means(hidden: Tensor, pack: TensorPack) -> Tensor:
 
 
 def segment_means(hidden: Tensor, lengths: Tensor) -> Tensor:
-    """The same in one launch, however many lengths there are: a GPU takes longer to be told than to add."""
+    """`row_means` in one launch for any number of lengths: on a GPU a launch takes longer than the sum."""
     return torch.segment_reduce(hidden.float(), "mean", lengths=lengths, unsafe=True)  # unsafe: it waits for no check
 
 
@@ -61,10 +61,10 @@ POOLED: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "gelu": fun
 
 
 class Head(Protocol):
-    """What a prediction network is: any torch module with this forward; the other parts are optional.
+    """The interface of a head: any torch module with this forward; the other parts are optional.
 
-    A head with `pool` and `classify` such that `forward` is one after the other is fitted on a frozen encoder from
-    vectors that are computed once. `fold_input` lets those vectors be standardised.
+    If `forward` is `classify` after `pool`, a fit with a frozen encoder uses cached vectors. `fold_input` allows these
+    vectors to be standardised.
     """
 
     level: ClassVar[str]
@@ -80,7 +80,7 @@ class RowHead(nn.Module):
 
     Args:
         width: size of a token's vector.
-        outputs: numbers wanted a row.
+        outputs: numbers a row.
         pooling: one of POOLINGS: `cls` (the first token), `mean` (of all tokens), or `pooler` (the first token through
             BERT's own dense layer and activation, which starts from the checkpoint's weights and belongs to omega).
         dropout: share of the pooled vector dropped in training.
@@ -118,20 +118,20 @@ class RowHead(nn.Module):
             pack: the rows they belong to.
 
         Returns:
-            float32 [rows, outputs]; one column more, each window's weight, where windows attend.
+            float32 [rows, outputs]; with window attention one column more, each window's weight.
         """
         return self.classify(self.pool(hidden, pack))
 
     def reads(self, pack: TensorPack) -> Tensor | None:
-        """The tokens whose vectors the head reads, int64, ascending; None: all. The encoder may leave out others."""
+        """The tokens whose vectors the head reads, int64, ascending; None: all. The encoder may skip the others."""
         return POOLINGS[self.pooling].reads(pack)
 
     def pool(self, hidden: Tensor, pack: TensorPack) -> Tensor:
-        """One vector a row, before anything that learns: [tokens, width] -> float32 [rows, width]."""
+        """One vector a row, without trained parameters: [tokens, width] -> float32 [rows, width]."""
         return POOLINGS[self.pooling].pool(hidden, pack)
 
     def classify(self, pooled: Tensor) -> Tensor:
-        """The part that learns: [rows, width] -> [rows, outputs]."""
+        """The trained part: [rows, width] -> [rows, outputs]."""
         if self.dense is not None:
             pooled = POOLED[self.pooled](self.dense(pooled))
         dropped = self.dropout(pooled)
@@ -144,7 +144,7 @@ class RowHead(nn.Module):
         """One answer for the windows of each text.
 
         Args:
-            logits: what `classify` gives, [rows, ...].
+            logits: the output of `classify`, [rows, ...].
             unit_of_row: the text each row belongs to, int64 [rows].
             units: texts.
 
@@ -159,18 +159,18 @@ class RowHead(nn.Module):
 
     @property
     def is_linear(self) -> bool:
-        """Whether `fold_input` can undo a change of scale of what `classify` reads."""
+        """Whether `fold_input` can undo a change of scale of the input of `classify`."""
         return self.dense is None
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Write scale and shift into the last layer's weights: the same function, without them."""
+        """Fold scale and shift into the last layer's weights."""
         self.out.weight.mul_(self.scale)
         self.out.bias.mul_(self.scale).add_(self.shift)
         self.scale, self.shift = 1.0, 0.0
 
     def fold_input(self, mean: Tensor, deviation: Tensor) -> None:
-        """Let the last layer read x where it was fitted on (x - mean) / deviation, each [width]."""
+        """Make the last layer read x instead of (x - mean) / deviation, each [width]."""
         _fold_input(self.out, mean, deviation)
         if self.attend is not None:
             _fold_input(self.attend, mean, deviation)
@@ -188,10 +188,10 @@ class TokenHead(nn.Module):
 
     Args:
         width: size of a token's vector.
-        outputs: numbers wanted a token.
+        outputs: numbers a token.
         dropout: share of the vector dropped in training.
         crf: hold the scores of a linear-chain conditional random field: of the first and the last label, and of each
-            step from one to the next (Lafferty et al. 2001). The task reads them, `forward` does not.
+            transition (Lafferty et al. 2001). The task reads them, `forward` does not.
 
     Example:
         >>> TokenHead(8, 3)
@@ -222,12 +222,12 @@ class TokenHead(nn.Module):
         return hidden.float()
 
     def classify(self, vectors: Tensor) -> Tensor:
-        """The part that learns: [tokens, width] -> [tokens, outputs]."""
+        """The trained part: [tokens, width] -> [tokens, outputs]."""
         logits: Tensor = self.out(self.dropout(vectors))
         return logits
 
     def fold_input(self, mean: Tensor, deviation: Tensor) -> None:
-        """Let the layer read x where it was fitted on (x - mean) / deviation, each [width]."""
+        """Make the layer read x instead of (x - mean) / deviation, each [width]."""
         _fold_input(self.out, mean, deviation)
 
     def __repr__(self) -> str:
@@ -235,7 +235,7 @@ class TokenHead(nn.Module):
 
 
 class JointHead(nn.Module):
-    """A TokenHead and a RowHead on the same vectors: each token's logits stand beside those of its row.
+    """A TokenHead and a RowHead on the same vectors: each token's logits are followed by those of its row.
 
     Args:
         tokens: for the tokens.
@@ -262,17 +262,17 @@ class JointHead(nn.Module):
         return torch.cat([self.tokens.pool(hidden, pack), rows], 1)
 
     def classify(self, vectors: Tensor) -> Tensor:
-        """The part that learns: [tokens, 2 * width] -> [tokens, outputs of both]."""
+        """The trained part: [tokens, 2 * width] -> [tokens, outputs of both]."""
         token, row = vectors.chunk(2, 1)
         return torch.cat([self.tokens.classify(token), self.row.classify(row)], 1)
 
     @property
     def is_linear(self) -> bool:
-        """Whether `fold_input` can undo a change of scale of what `classify` reads."""
+        """Whether `fold_input` can undo a change of scale of the input of `classify`."""
         return self.row.is_linear
 
     def fold_input(self, mean: Tensor, deviation: Tensor) -> None:
-        """Let both layers read x where they were fitted on (x - mean) / deviation, each [2 * width]."""
+        """Make both layers read x instead of (x - mean) / deviation, each [2 * width]."""
         means, deviations = mean.chunk(2), deviation.chunk(2)
         self.tokens.fold_input(means[0], deviations[0])
         self.row.fold_input(means[1], deviations[1])
@@ -322,7 +322,7 @@ def combined(head: Any, rows: Tensor, unit_of_row: Tensor, units: int) -> Tensor
 
 
 def over_arrays(head: Any) -> Combine | None:
-    """A head's `combine` for arrays; None: it has none."""
+    """A head's `combine` for arrays, or None."""
     if not hasattr(head, "combine"):
         return None
 

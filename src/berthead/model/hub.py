@@ -1,4 +1,4 @@
-"""Bringing an encoder from a model hub: the only place that may use the network, and only when asked."""
+"""Downloading an encoder from a model hub: the only code that may use the network, and only when asked."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pull(name: str, revision: str | None = None) -> Path:
 
     Raises:
         UsageError: the optional package is not installed.
-        ModelError: the download failed, or what came is not an encoder we can read.
+        ModelError: the download failed, or is not a supported encoder.
     """
     try:
         from huggingface_hub import snapshot_download

@@ -1,4 +1,4 @@
-"""LoRA: changes of low rank beside the linear layers of a finished model, and merged into them.
+"""LoRA: low-rank updates beside the linear layers of a finished model, and merging them.
 
 Source: Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models".
 """
@@ -26,13 +26,13 @@ _TARGETS = {
 
 
 class LoraLinear(nn.Module):
-    """A linear layer with a change of rank R: (W + scale B A) x + b, and A and B alone learn.
+    """A linear layer with an update of rank R: (W + scale B A) x + b; only A and B are trained.
 
-    Where the layer is several layers of the checkpoint, stacked, each part has an A and a B of its own.
+    If the layer stacks several layers of the checkpoint, each part has its own A and B.
 
     Args:
         linear: the layer that it replaces.
-        parts: names of the stacked layers in their order; None: this one is not changed.
+        parts: names of the stacked layers in order; None: no update for this one.
         rank: R.
         scale: alpha / R.
 
@@ -85,12 +85,12 @@ class LoraLinear(nn.Module):
 
 
 def insert(model: Model, rank: int, alpha: float, targets: tuple[str, ...]) -> None:
-    """Put changes beside linear layers of the encoder; B is zero at first, so that the function is the same.
+    """Add updates to linear layers of the encoder; B starts at zero, so the function is unchanged.
 
     Args:
         model: it is changed in place.
         rank: R.
-        alpha: the scale of the change is alpha / R.
+        alpha: the scale of the update is alpha / R.
         targets: which layers of each block: `query`, `key`, `value`, `attention-out`, `up`, `down`.
     """
     encoder = model.encoder
@@ -101,7 +101,7 @@ def insert(model: Model, rank: int, alpha: float, targets: tuple[str, ...]) -> N
 
 
 def lora_tensors(model: Model) -> dict[str, Tensor]:
-    """A and B of every changed layer, under the checkpoint's name of the layer and PEFT's own of the tensor."""
+    """A and B of every layer with an update, under the checkpoint's name of the layer and PEFT's of the tensor."""
     found: dict[str, Tensor] = {}
     for _, layer in _changed(model):
         found |= layer.lora_tensors()
@@ -110,19 +110,19 @@ def lora_tensors(model: Model) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def fill(model: Model, tensors: Mapping[str, Tensor]) -> None:
-    """Give A and B of every changed layer these values: the inverse of `lora_tensors`."""
+    """Set A and B of every layer with an update: the inverse of `lora_tensors`."""
     for name, parameter in lora_tensors(model).items():
         parameter.copy_(tensors[name])
 
 
 def merge(model: Model) -> None:
-    """Write the changes into the weights, in place: the layers are plain ones again."""
+    """Merge the updates into the weights, in place; the layers become plain ones again."""
     for name, layer in _changed(model):
         model.encoder.set_submodule(name, layer.merged())
 
 
 def merged(model: Model) -> Model:
-    """The same function with plain layers; the model itself where it has no others, else a copy that shares the rest.
+    """The same function with plain layers: the model itself if it has no LoRA, else a copy that shares the rest.
 
     Args:
         model: it is not changed.
@@ -142,7 +142,7 @@ def _changed(model: Model) -> list[tuple[str, LoraLinear]]:
 
 
 def _layers(encoder: Encoder, targets: tuple[str, ...]) -> dict[str, tuple[str | None, ...]]:
-    """Our name of each linear layer to be changed, with the checkpoint's of the parts that are."""
+    """Our name of each linear layer with an update, and the checkpoint's names of its updated parts."""
     wanted = [_TARGETS[target] for target in targets]
     found = {}
     for ours, theirs in families.checkpoint_names(encoder.config, encoder.state_dict()).items():

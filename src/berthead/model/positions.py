@@ -1,4 +1,4 @@
-"""Where a token stands, for attention: rotary positions and relative distances."""
+"""Positions for attention: rotary positions and relative positions."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Bias = Callable[[Tensor, Tensor], Tensor]
 
 
 class PackPositions:
-    """What all blocks of one forward pass share about their tokens' positions; this one knows nothing."""
+    """What all blocks of one forward pass share about positions; this base has nothing."""
 
     def rotated(self, qkv: Tensor, attention: Any) -> Tensor:
         """Queries, keys and values as attention reads them, [tokens, 3 * width]."""
         return qkv
 
     def bias(self, attention: Any) -> Bias | None:
-        """What is added to the scores of this attention, or None."""
+        """The terms added to the scores of this attention, or None."""
         return None
 
 
@@ -38,11 +38,11 @@ class NoPositions(nn.Module):
 
 
 class Rotary(nn.Module):
-    """Queries and keys turned by an angle that grows with the position.
+    """Queries and keys rotated by an angle that grows with the position.
 
     Args:
-        size: of a head's vector.
-        bases: what the wave lengths grow towards, of any layer.
+        size: the size of a head's vector.
+        bases: the bases of all layers.
 
     Source: Su et al. 2021, "RoFormer: Enhanced Transformer with Rotary Position Embedding".
     """
@@ -128,14 +128,14 @@ class Disentangled(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, pack: TensorPack, dtype: torch.dtype) -> PackPositions:
-        """The distances' vectors, and which of them each query and key of a length of row has."""
+        """The distance vectors, and their indices for each query and key, by row length."""
         lengths = {group.length for group in pack.groups}
         rows = {length: self.rows(_distances(length, pack.ids.device)) for length in lengths}
         table = self.norm(self.embeddings.weight)
         return _PackDistances(self, lambda: self.dropout(table).to(dtype), rows)
 
     def sides(self, table: Tensor, attention: Any) -> tuple[Tensor | None, Tensor | None]:
-        """The distances' vectors that keys meet, and those that queries meet, by a block's own layers."""
+        """The distance vectors for keys and those for queries, from a block's own layers."""
         if self.relative.shared:
             query_side, key_side, _ = attention.qkv(table).chunk(3, -1)
             terms = self.relative.terms
@@ -185,13 +185,13 @@ def _span(relative: Relative) -> int:
 
 
 def _distances(length: int, device: torch.device) -> Tensor:
-    """How far each query stands behind each key, int64 [length, length]."""
+    """Query position minus key position, int64 [length, length]."""
     positions = torch.arange(length, device=device)
     return positions[:, None] - positions
 
 
 def positions(config: EncoderConfig) -> nn.Module:
-    """The part that an encoder's attention reads positions from."""
+    """The positions part of an encoder."""
     if config.rotary:
         return Rotary(config.width // config.heads, config.rotary)
     if config.relative is None:

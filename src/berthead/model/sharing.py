@@ -1,4 +1,4 @@
-"""Models that hold equal parts: which parts are equal, and models in which these are one part."""
+"""Sharing equal parts of models: finding them, and models in which they are one part."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def shared(models: Sequence[Model]) -> list[Model]:
 
 
 def shared_layers(models: Sequence[Model]) -> int:
-    """How many layers, from the bottom up, all models have in common; -1: not even the embeddings."""
+    """How many layers, from the bottom up, all models share; -1: not even the embeddings."""
     parts = [[model.encoder.embeddings, *(model.encoder.blocks[n] for n in model.encoder.order)]
              for model in shared(models)]  # fmt: skip
     depth = 0

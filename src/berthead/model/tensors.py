@@ -18,7 +18,7 @@ from berthead.text.bounds import check_pack
 
 
 class RowGroup(NamedTuple):
-    """Neighbouring rows of one length: attention computes them in one product.
+    """Neighbouring rows of one length, whose attention is one product.
 
     Args:
         first: the first token of the group.
@@ -37,7 +37,7 @@ class TensorPack(NamedTuple):
     Args:
         ids: token numbers, int64 [tokens].
         segments: token types, int64 [tokens].
-        positions: place in the row, int64 [tokens].
+        positions: position in the row, int64 [tokens].
         starts: where each row starts, without the end of the last, int64 [rows].
         lengths: tokens in each row, int64 [rows].
         groups: neighbouring rows of equal length.
@@ -56,7 +56,7 @@ class TensorPack(NamedTuple):
 
         Args:
             pack: rows laid end to end; rows of equal length that lie together are computed together.
-            device: where the tensors go.
+            device: the tensors' device.
 
         Returns:
             The tensors and the groups of rows.
@@ -86,14 +86,14 @@ def groups_of(pack: Pack) -> tuple[RowGroup, ...]:
 
 
 def check_rows(pack: TensorPack, config: EncoderConfig) -> None:
-    """`check_pack` of tensors, where what computes them would read beside its tables.
+    """`check_pack` for tensors, for code that does not check bounds itself.
 
     Args:
         pack: the rows, on the CPU.
         config: of the encoder.
 
     Raises:
-        ModelError: the pack indexes what is not there.
+        ModelError: an index of the pack is out of bounds.
     """
     ids, segments, positions = pack.ids.numpy(), pack.segments.numpy(), pack.positions.numpy()
     starts = np.append(pack.starts.numpy(), len(ids))
@@ -101,7 +101,7 @@ def check_rows(pack: TensorPack, config: EncoderConfig) -> None:
 
 
 class _NoFirstValues(TorchFunctionMode):
-    """Random first values are not drawn: on the meta device drawing them imports torch's compiler, for a second."""
+    """Skips random initial values: on the meta device drawing them imports torch's compiler, which takes a second."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_):
@@ -111,6 +111,6 @@ class _NoFirstValues(TorchFunctionMode):
 
 @contextmanager
 def shapes_only() -> Iterator[None]:
-    """Modules made inside have shapes but no values: they cost no memory."""
+    """A context in which modules have shapes but no values, and need no memory."""
     with torch.device("meta"), _NoFirstValues():
         yield

@@ -28,7 +28,7 @@ def packs(rows: Sequence[Encoded], token_budget: int) -> Iterator[Pack]:
 def _computed(
     rows: Sequence[Encoded], compute: Compute, token_budget: int, workers: int = 1
 ) -> Iterator[tuple[Pack, FloatArray]]:
-    """Packs, longest rows first, each with what `compute` says of it; so many threads compute at once."""
+    """Packs, longest rows first, each with the result of `compute`, by several threads."""
     made = packs(rows, token_budget)
     if workers == 1:
         for one in made:
@@ -47,13 +47,13 @@ def unit_logits(
     Args:
         layout: the inputs.
         compute: logits of a pack, [rows or tokens, ...].
-        combine: how windows become one answer; None: the mean of their logits.
+        combine: combines windows into one answer; None: the mean of their logits.
         outputs: logits a unit.
         token_budget: most tokens computed at once; a longer row is computed alone.
         workers: how many packs are computed at once.
 
     Returns:
-        float32 [units, outputs]; and the logits of the rows, [rows, ...], where several rows make one unit, else None.
+        float32 [units, outputs]; and the logits of the rows, [rows, ...], if several rows make one unit, else None.
     """
     if layout.by_token:
         return by_unit(layout, compute, outputs, token_budget, workers=workers), None
@@ -66,9 +66,9 @@ def of_units(
     """Logits of units from those of their rows.
 
     Args:
-        layout: the inputs; their units are no tokens.
+        layout: the inputs; their units are not tokens.
         rows: logits of the rows, [rows, ...].
-        combine: how windows become one answer; None: the mean of their logits.
+        combine: combines windows into one answer; None: the mean of their logits.
         outputs: logits a unit.
 
     Returns:
@@ -85,7 +85,7 @@ def by_row(
     rows: Sequence[Encoded], compute: Compute, outputs: int, token_budget: int, done: Done | None = None,
     workers: int = 1,
 ) -> FloatArray:  # fmt: skip
-    """What `compute` says of each row, in their order, float32 [rows, ...]."""
+    """The result of `compute` for each row, in order, float32 [rows, ...]."""
     result = np.empty((0, outputs), dtype=np.float32)
     for one, values in _computed(rows, compute, token_budget, workers):
         if len(result) == 0:
@@ -99,7 +99,7 @@ def by_row(
 def by_unit(
     layout: Layout, compute: Compute, outputs: int, token_budget: int, done: Done | None = None, workers: int = 1
 ) -> FloatArray:
-    """What `compute` says of each unit's token, in their order, float32 [units, ...]."""
+    """The result of `compute` for each unit's token, in order, float32 [units, ...]."""
     result = np.empty((0, outputs), dtype=np.float32)
     for one, values in _computed(layout.rows, compute, token_budget, workers):
         if len(result) == 0:
@@ -112,11 +112,11 @@ def by_unit(
 
 
 def pooled(rows: FloatArray, unit_of_row: IntArray, units: int, how: str, outputs: int) -> FloatArray:
-    """One answer for the windows of each text, as `heads.pool_windows` gives it.
+    """One answer for the windows of each text, like `heads.pool_windows`.
 
     Args:
-        rows: the windows' logits, [rows, outputs]; for `attention` with each window's score behind them.
-        unit_of_row: the text each window belongs to, int64 [rows], rising.
+        rows: the windows' logits, [rows, outputs]; for `attention` followed by each window's score.
+        unit_of_row: the text each window belongs to, int64 [rows], ascending.
         units: texts.
         how: `mean`, `max` or `attention`.
         outputs: logits a text.

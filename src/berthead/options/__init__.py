@@ -1,4 +1,4 @@
-"""The options of each command: one dataclass a command; a field's help is its flag's help."""
+"""The options of each command: one dataclass a command; a field's help is also its flag's help."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEADS = ("auto", "linear", "crf")
 POOLINGS = ("auto", "cls", "mean", "pooler")
 LORA_TARGETS = ("query", "key", "value", "attention-out", "up", "down")
 _TARGET = "|".join(LORA_TARGETS)
-# What `adapt` may say; numbers are whole and above 0, but for alpha, which may have decimals.
+# Values of `adapt`; numbers are whole and above 0, except alpha, which may have decimals.
 ADAPT = (
     r"full|frozen|bitfit|top:[1-9]\d{0,3}|lora:[1-9]\d{0,4}"
     rf"(,alpha=(?=[^,]*[1-9])\d{{1,6}}(\.\d{{1,6}})?)?(,targets=({_TARGET})(\+({_TARGET}))*)?"
@@ -43,7 +43,7 @@ def option(
 ) -> Any:
     """A dataclass field with its help text and its allowed values.
 
-    `more`: entry points that allow others; `form`: a regular expression, and in words what it allows.
+    `more`: entry points that add allowed values; `form`: a regular expression, and what it allows in words.
     """
     bounds = {"help": help, "choices": choices, "more": more, "form": form, "low": low, "high": high, "above": above}
     return field(default=default, metadata=bounds)
@@ -51,7 +51,7 @@ def option(
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What every options record can do: be made from loose values, be checked, be written down."""
+    """Base of the options records: made from loose values, checked, and saved."""
 
     def __post_init__(self) -> None:
         for spec in fields(self):
@@ -65,7 +65,7 @@ class Options:
         Args:
             flags: what was given explicitly; None means not given.
             config: a YAML file with the same names as keys, or None.
-            only: the options that flags may be; empty: all.
+            only: the options that `flags` may contain; empty: all.
 
         Returns:
             The checked options.
@@ -222,7 +222,7 @@ class PredictOptions(Options):
     skip_bad_rows: bool = option(False, "eval: leave out rows that cannot be used, and report them.")
 
     def for_job(self, given: Mapping[str, Any]) -> PredictOptions:
-        """The options of a job of a function that was loaded with these.
+        """The options of a job, for a function loaded with these options.
 
         Args:
             given: some of `JOB_OPTIONS`; None means not given.
@@ -231,7 +231,7 @@ class PredictOptions(Options):
             The checked options.
 
         Raises:
-            UsageError: an option that is none of a job, or a value that is not allowed.
+            UsageError: an option that jobs do not have, or a value that is not allowed.
         """
         for name in LOAD_OPTIONS:
             if name in given:
@@ -241,11 +241,11 @@ class PredictOptions(Options):
         return replace(chosen, **{name: loaded[name] for name in LOAD_OPTIONS})
 
 
-# Options by who takes them, in the order of the records.
+# Options by their user, in the order of the records.
 LOAD_OPTIONS = ("base", "precision", "engine", "device", "token_budget", "threads")
 ROW_OPTIONS = ("text", "pair", "label", "choices", "intent", "skip_bad_rows")
 JOB_OPTIONS = ("text", "pair", "choices", "probabilities", "resume", "shard", "ray", "part_rows")
-# What an estimator has under the same name. It gets rows instead of columns, `random_state` instead of `seed`, and is
+# The options of an estimator. It gets rows instead of columns, `random_state` instead of `seed`, and is
 # fitted in one process without a folder.
 _NOT_OF_ESTIMATORS = (
     "task", "text", "pair", "label", "choices", "intent", "valid", "class_weight", "device", "seed", "workers",

@@ -1,4 +1,4 @@
-"""Functions and classes that take options as keywords: their signatures and docs are made of the options records."""
+"""Signatures and docs of functions and classes that take options as keywords, made from the options records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def parameters_of(kind: type[Options], only: Sequence[str] = ()) -> list[inspect
 
     Args:
         kind: the record.
-        only: the fields wanted, in the record's order; empty: all.
+        only: the fields to include, in the record's order; empty: all.
 
     Returns:
         One parameter a field, with the field's type and default.
@@ -39,11 +39,11 @@ def parameters_of(kind: type[Options], only: Sequence[str] = ()) -> list[inspect
 
 
 def help_of(kind: type[Options], only: Sequence[str] = ()) -> dict[str, str]:
-    """The help of each field of an options record, with the values that it may have.
+    """The help of each field of an options record, with its allowed values.
 
     Args:
         kind: the record.
-        only: the fields wanted, in the record's order; empty: all.
+        only: the fields to include, in the record's order; empty: all.
     """
     found = {}
     for spec in fields(kind):
@@ -54,7 +54,7 @@ def help_of(kind: type[Options], only: Sequence[str] = ()) -> dict[str, str]:
 
 
 def documented(doc: str | None, texts: Mapping[str, str]) -> str:
-    """A docstring with a line for each parameter in the place of `{options}`.
+    """A docstring in which `{options}` is replaced by a line for each parameter.
 
     Args:
         doc: the docstring.

@@ -1,4 +1,4 @@
-"""What logits say: predictions, in the order of the examples."""
+"""Logits to predictions, in the order of the examples."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ DECODED_ROWS = 128
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """What the model says of inputs.
+    """The model's logits for inputs.
 
     Args:
         values: logits of their units, float32 [units, outputs].
-        rows: logits of their rows, float32 [rows, ...], where several rows make one unit; else None.
+        rows: logits of their rows, float32 [rows, ...], if several rows make one unit; else None.
         layout: which units belong to which input.
     """
 
@@ -35,13 +35,13 @@ class Computed:
 def answered(
     function: Function, examples: Sequence[Example], inputs: Sequence[EncodedExample | None], computed: Computed
 ) -> Iterator[Prediction]:
-    """What a function answers to examples.
+    """The predictions of a function for examples.
 
     Args:
         function: the function.
-        examples: also those with an error.
-        inputs: what was read of each.
-        computed: of the inputs without an error.
+        examples: with or without an error.
+        inputs: the encoded examples.
+        computed: the logits of the inputs without an error.
 
     Yields:
         One prediction an example.
@@ -59,11 +59,11 @@ def answered(
 
 
 def probabilities_of(predictions: Iterable[Prediction], labels: int) -> FloatArray:
-    """Probabilities of predictions.
+    """Probabilities of predictions, as an array.
 
     Args:
         predictions: each with a probability for every label.
-        labels: how many there are.
+        labels: the number of labels.
 
     Returns:
         float32 [predictions, labels].
@@ -83,9 +83,9 @@ def decoded(task: Task, values: FloatArray, batch: Batch) -> Iterator[Answer]:
     """Answers of many examples, decoded a few at a time: a row of 1,000 labels is a large dict.
 
     Args:
-        task: whose logits they are.
+        task: the task of the logits.
         values: float32 [units, outputs].
-        batch: the examples, and what was read of each.
+        batch: the examples and encoded examples.
 
     Yields:
         An answer an example.
@@ -98,7 +98,7 @@ def decoded(task: Task, values: FloatArray, batch: Batch) -> Iterator[Answer]:
 
 
 def _deciding_window(task: Task, computed: Computed, number: int) -> int | None:
-    """The window that speaks most for the answer, as the task or the head's attention says."""
+    """The window with the highest score for the answer, by the task or the head's attention."""
     layout = computed.layout
     if layout.by_token:
         return None

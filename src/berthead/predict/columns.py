@@ -1,4 +1,4 @@
-"""Which columns of a table are read, and which are added to it."""
+"""The columns that are read from a table, and those added to it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _SHARE = "p("
 
 
 def input_columns(function: Function, options: PredictOptions, names: list[str], where: str, label: bool) -> Columns:
-    """The columns of an input file, named by the options or as they were at fit.
+    """The columns of an input file, named by the options or as at the fit.
 
     Args:
         function: the fitted function.
-        options: may name other columns.
+        options: columns, if they have other names.
         names: the file's columns.
         where: the file, for errors.
         label: whether targets are read.
@@ -33,7 +33,7 @@ def input_columns(function: Function, options: PredictOptions, names: list[str],
 
     Raises:
         DataError: a column is missing.
-        UsageError: a pair is asked of a function of single texts.
+        UsageError: a pair column for a function of single texts.
     """
     fitted = function.columns
     if options.pair and not fitted["pair"]:
@@ -53,13 +53,13 @@ def _there(wanted: Any, names: list[str]) -> bool:
 
 
 def added_names(function: Function, columns: Sequence[str], probabilities: bool, prefix: str = "") -> dict[str, str]:
-    """What is added to each row: our name to a column name that the input does not use yet.
+    """The columns added to each row: our name to a column name that the input does not use.
 
     Args:
         function: the fitted function.
         columns: the input's columns.
         probabilities: one column a label as well.
-        prefix: what the column names begin with.
+        prefix: the prefix of the column names.
 
     Returns:
         The columns that the task's answers add, and `p(label)` for each label whose probability they hold.
@@ -82,7 +82,7 @@ def added_types(function: Function, names: Mapping[str, str]) -> dict[str, type]
 
     Args:
         function: the fitted function.
-        names: as `added_names` says.
+        names: the result of `added_names`.
 
     Returns:
         Column name to type.
@@ -92,7 +92,7 @@ def added_types(function: Function, names: Mapping[str, str]) -> dict[str, type]
 
 
 def added_values(task: Task, prediction: Prediction, names: Mapping[str, str]) -> dict[str, Any]:
-    """Our names to values: a label stays as the user wrote it, what was computed is float32."""
+    """Our names to values: labels as the user wrote them, computed numbers as float32."""
     values = task.cells(prediction)
     columns = [name for name in names if name.startswith(_SHARE)]
     shares = (

@@ -1,4 +1,4 @@
-"""What a fitted function asks of whatever computes it."""
+"""The interface of what computes a fitted function."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class Engine(Protocol):
 
     @property
     def options(self) -> PredictOptions:
-        """How it computes."""
+        """The options of the computation."""
         ...
 
     @property
     def choice(self) -> PrecisionChoice | None:
-        """The precision that `auto` took, and why; None: the options name one."""
+        """The precision that `auto` chose, and why; None: the options name one."""
         ...
 
     @property
     def predictor(self) -> Applier | JoinedPredictor:
-        """The function, ready to be applied; prepared when it is first asked."""
+        """The function with its engine, prepared at first use."""
         ...
 
     def verify(self) -> float | dict[str, float]:

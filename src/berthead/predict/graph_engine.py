@@ -17,12 +17,12 @@ class GraphEngine:
     """What computes an ONNX function; safe to call from many threads.
 
     Args:
-        function: all that is known of it but the graph.
-        graph: the graph, ready to be applied.
+        function: everything except the graph.
+        graph: the loaded graph.
         options: token budget and threads.
 
     Attributes:
-        choice: None, as of a precision that a user named: there is nothing that `--precision auto` could choose from.
+        choice: None: there is only one precision, so `--precision auto` has no choice.
     """
 
     choice = None
@@ -32,7 +32,7 @@ class GraphEngine:
         self.predictor = Applier(function, graph, function.combine, options.token_budget or TOKEN_BUDGET)
 
     def verify(self) -> float:
-        """Replay the golden examples: the largest relative difference of a logit; GateError: an answer is another."""
+        """Replay the golden examples: the largest relative difference of a logit; GateError: an answer differs."""
         return self.predictor.verify()
 
 
@@ -40,7 +40,7 @@ def read_onnx(folder: Path, record: Mapping[str, Any], options: PredictOptions) 
     """Read the folder of an ONNX function.
 
     Args:
-        folder: that `berthead export` wrote.
+        folder: written by `berthead export`.
         record: its berthead.json, as `berthead.function.record.read_record` gives it.
         options: token budget and threads.
 
@@ -49,7 +49,7 @@ def read_onnx(folder: Path, record: Mapping[str, Any], options: PredictOptions) 
 
     Raises:
         ModelError: the folder is broken, or not to be trusted.
-        UsageError: an option that it cannot have, or ONNX Runtime is not installed.
+        UsageError: an option that it does not support, or ONNX Runtime is not installed.
     """
     if options.precision not in ("fp32", "auto"):
         raise UsageError(f"--precision {options.precision}", f"{folder} holds a graph in float32", "fp32")

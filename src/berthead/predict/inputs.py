@@ -1,4 +1,4 @@
-"""Inputs as users give them in Python or over a wire, as examples: texts, tuples, dicts, data frames."""
+"""Python inputs (texts, tuples, dicts, data frames) to examples."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Text = str | tuple[str, Any] | dict[str, Any]
 
 
 def is_one(inputs: Any, function: Function) -> bool:
-    """Whether this is one input; in a tuple two texts are a pair, in a list they are a batch of two.
+    """Whether this is one input; two texts are a pair in a tuple, and a batch of two in a list.
 
     Args:
-        inputs: what a user gives.
-        function: that reads them.
+        inputs: the user's value.
+        function: the function that reads them.
 
     Returns:
-        Whether `example_of` reads it as it is.
+        Whether `example_of` accepts it.
     """
     if isinstance(inputs, str | dict):
         return True
@@ -40,13 +40,13 @@ def examples_of(inputs: Any, function: Function) -> Iterator[Example]:
 
     Args:
         inputs: an iterable of what `example_of` reads, or a data frame of pandas or polars.
-        function: that reads them.
+        function: the function that reads them.
 
     Yields:
-        An example an input; what is wrong with a cell is the example's error.
+        An example an input; a fault in a cell is the example's error.
 
     Raises:
-        DataError: something else, columns that are not there, or an input of another form.
+        DataError: another type, missing columns, or an input of another form.
     """
     if is_frame(inputs):
         names = {str(name): name for name in inputs.columns}
@@ -65,20 +65,20 @@ def examples_of(inputs: Any, function: Function) -> Iterator[Example]:
 
 
 def example_of(value: Any, function: Function, where: str = "input") -> Example:
-    """One input, as a user gives it, as an example.
+    """One input to an example.
 
     Args:
         value: a text; for pairs a tuple of two texts; for span (question, context); for choose
             (question, [choice, ...]); for tag and joint a text, or {"tokens": [...]}; or a dict with the columns that
             the function was fitted on, or with `text`, `pair` and `choices`.
-        function: that reads it.
-        where: the input's place, for errors.
+        function: the function that reads it.
+        where: the input's location, for errors.
 
     Returns:
-        The example; what is wrong with a text, such as a blank one, is its error.
+        The example; a fault in a text, such as a blank one, is its error.
 
     Raises:
-        DataError: something of another form, or a dict without a column that is needed.
+        DataError: an input of another form, or a dict without a needed column.
 
     Example:
         >>> example_of({"question": "Who came?", "context": "Ann came."}, function).pair  # doctest: +SKIP
@@ -96,16 +96,16 @@ def columns_in(names: Sequence[str], function: Function, where: str) -> Columns:
     """The columns of a table or the keys of a dict that a function reads.
 
     Args:
-        names: that there are.
-        function: that reads them.
+        names: the existing names.
+        function: the function that reads them.
         where: the table or the input, for errors.
 
     Returns:
-        Those that it was fitted on; else, but for plain texts, the usual ones of its form; else `text`, `pair` and
+        The columns of the fit; else, except for plain texts, the usual ones of its form; else `text`, `pair` and
         `choices`.
 
     Raises:
-        DataError: one is missing; the nearest is named.
+        DataError: one is missing; the nearest name is suggested.
     """
     form, fitted = function.task.form, function.columns
     usual = FORMS[form]
@@ -139,7 +139,7 @@ def _quoted(name: str) -> str:
 
 
 def _values(value: Any, function: Function, where: str) -> dict[str, Any]:
-    """An input that is no dict as text, pair and choices."""
+    """An input that is not a dict, as text, pair and choices."""
     form = FORMS[function.task.form]
     second = form.second or ("pair" if function.columns["pair"] else None)
     is_sequence = isinstance(value, tuple | list)

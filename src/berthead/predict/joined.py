@@ -1,7 +1,7 @@
-"""Several functions on one theta: what they share is computed once a text, and each answers.
+"""Several functions on one theta: shared layers are computed once a text, and each function answers.
 
-Functions that were fitted with `frozen`, `top:K` or LoRA have their lower layers in common. Layers that hold the same
-parameters are one layer here, so the functions make a tree: they part where their parameters do.
+Functions fitted with `frozen`, `top:K` or LoRA share their lower layers. Layers with the same
+parameters are one layer here, so the functions make a tree that branches where their parameters differ.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class JoinedEngine:
             self._descend(pack, after, places, group, last, found)
 
     def _parted(self, members: Sequence[int], depth: int) -> list[list[int]]:
-        """The models by the block that computes this layer."""
+        """The models grouped by the block that computes this layer."""
         encoders = [model.encoder for model in self.models]
         return _grouped(members, lambda member: encoders[member].blocks[encoders[member].order[depth]])
 
@@ -103,7 +103,7 @@ def _grouped(members: Sequence[int], part: Any) -> list[list[int]]:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """What one reading of a chunk gives: the inputs, and which distinct row each of their rows is."""
+    """A chunk encoded once: the inputs, and the distinct row of each of their rows."""
 
     layout: Layout
     distinct: np.ndarray
@@ -115,7 +115,7 @@ class JoinedPredictor:
     Args:
         artifacts: the functions by name, of one encoder.
         precision: `fp32` (exact), `bf16` or `int8`.
-        token_budget: tokens computed at once; None: what suits the device.
+        token_budget: tokens computed at once; None: the device's default.
         device: `cpu`, or `cuda` for the first GPU.
     """
 
@@ -132,12 +132,12 @@ class JoinedPredictor:
         return type(self), (self.functions, self.engine.precision, self.token_budget, self.device)
 
     def computed_by(self) -> dict[str, Any]:
-        """What decides the last bit of an answer: versions, kernels and threads."""
+        """Everything that decides the last bits of answers: versions, kernels and threads."""
         kernels = sorted({kernels_of(one.model, self.engine.precision) for one in self.functions.values()})
         return computed_by(", ".join(kernels) if self.device.type == "cpu" else self.device.type, self.device)
 
     def verify(self) -> dict[str, float]:
-        """Replay each function's golden examples, in float32: the largest relative difference of a logit by name.
+        """Replay each function's golden examples in float32: the largest relative difference of a logit by name.
 
         Raises:
             GateError: a difference is above the tolerance.
@@ -148,7 +148,7 @@ class JoinedPredictor:
         """Answers of all functions in input order, streaming.
 
         Args:
-            examples: what the tasks read; one with an error gets predictions with that error.
+            examples: the examples; one with an error gets predictions with that error.
 
         Yields:
             For each example a prediction by each function's name.
@@ -157,7 +157,7 @@ class JoinedPredictor:
             yield from self.answer(chunk)
 
     def read(self, examples: Iterable[Example]) -> Iterator[ReadChunk]:
-        """What is computed together: chunks of examples, and what each function reads of them."""
+        """Chunks of examples that are computed together, encoded for each function."""
         for chunk in chunks(examples):
             sound = [example for example in chunk if not example.error]
             known: dict[Any, list[EncodedExample | None]] = {}
@@ -172,7 +172,7 @@ class JoinedPredictor:
             yield chunk, read
 
     def answer(self, chunk: ReadChunk) -> Iterator[dict[str, Prediction]]:
-        """The answers to a chunk that was read, by the names of `functions`."""
+        """The answers to an encoded chunk, by the names of `functions`."""
         examples, read = chunk
         alike = {id(inputs): [one for one in inputs if one and not one.error] for inputs in read}
         sound = [alike[id(inputs)] for inputs in read]
@@ -184,13 +184,13 @@ class JoinedPredictor:
             yield dict(zip(self.functions, predictions, strict=True))
 
     def compute(self, read: Sequence[Sequence[EncodedExample]]) -> list[Computed]:
-        """Logits of what each function reads, each distinct row computed once.
+        """Logits for each function, with each distinct row computed once.
 
         Args:
-            read: the inputs of each function; those that read alike share one list.
+            read: the inputs of each function; functions that encode in the same way share one list.
 
         Returns:
-            Of each function, in their order.
+            The logits of each function, in order.
         """
         rows: list[Encoded] = []
         numbers: dict[tuple[bytes, bytes], int] = {}
@@ -230,7 +230,7 @@ class JoinedPredictor:
 
 
 def _number(row: Encoded, numbers: dict[tuple[bytes, bytes], int], rows: list[Encoded]) -> int:
-    """The number of a row among the distinct ones; a new one joins them."""
+    """The number of a row among the distinct ones; a new row is added."""
     key = row.ids.tobytes(), row.segments.tobytes()
     if key not in numbers:
         numbers[key] = len(rows)

@@ -1,4 +1,4 @@
-"""A folder of any kind: its function, and what computes it; torch is imported for the kinds that need it."""
+"""Loading a folder of any kind: the function and its engine; torch is imported only if needed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def read_function(folder: Path, options: PredictOptions) -> tuple[AnyFunction, E
 
     Args:
         folder: the folder, of any kind.
-        options: how the function is computed.
+        options: the options of the computation.
 
     Returns:
-        The function, and what computes it.
+        The function and its engine.
 
     Raises:
-        ModelError: the folder is missing, broken or not to be trusted, or it needs torch, and there is none.
-        UsageError: an option that this folder cannot have, or torch sees no such device.
+        ModelError: the folder is missing, broken or not to be trusted, or it needs torch, which is not installed.
+        UsageError: an option that this folder does not support, or a device that torch does not find.
     """
     record = read_record(folder)
     if record["kind"] == "onnx":

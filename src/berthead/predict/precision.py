@@ -1,4 +1,4 @@
-"""The gate: whether a lower precision answers as float32 does, measured; and which precision is taken."""
+"""The gate: measures whether lower precisions agree with float32, and chooses a precision."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ON_GPU = HOW_TO.replace("DATA", "DATA --device cuda")
 
 
 def candidates(model: Model, device: torch.device = CPU) -> list[str]:
-    """The precisions below float32 that this machine computes a model in, and not by emulation."""
+    """The precisions below float32 that this machine supports without emulation."""
     known = BF16_SUPPORTED.why_not(model.encoder) is None
     if device.type == "cuda":
         return ["bf16"] if known and has_fast_bf16(device) else []
@@ -51,7 +51,7 @@ def candidates(model: Model, device: torch.device = CPU) -> list[str]:
 
 
 def computed_by(model: Model, precision: str, device: torch.device = CPU) -> str:
-    """What computes a model here, as a report says it: `kernels` of ours, `torch` or `cuda`."""
+    """What computes a model here, for the report: `kernels` (ours), `torch` or `cuda`."""
     if device.type == "cuda":
         return "cuda"
     return "kernels" if native.computes(model.encoder, precision) else "torch"
@@ -65,15 +65,15 @@ def measure(
 
     Args:
         artifact: the fitted function.
-        batch: examples without errors, and what was read of each, with its tokens.
-        targets: as the task reads them, a row or an array for each example; None: they are not known.
+        batch: examples without errors, encoded, with their tokens.
+        targets: as the task reads them, a row or an array for each example; None: unknown.
         of: which rows these are: `held-out`, `given` or `golden`.
-        exact: float32 logits of them, [units, outputs]; None: they are computed.
-        predictors: the function, prepared for some precisions; for others it is prepared here.
+        exact: their float32 logits, [units, outputs]; None: compute them.
+        predictors: predictors by precision; missing ones are made here.
         device: where it is computed.
 
     Returns:
-        What was measured; it is the same whenever the same processor measures the same rows.
+        The report; the same processor and rows give the same report.
     """
     task, prepared = artifact.task, predictors or {}
     if exact is None:
@@ -100,7 +100,7 @@ def measure(
 
 
 def _points(better: int, exact: float, found: float) -> float:
-    """Change of a metric in points of 100, below 0 where it is worse; of one that falls, relative to its size."""
+    """Change of a metric in points of 100, negative if worse; relative to its size if lower is better."""
     size = 1.0 if better > 0 else max(abs(exact), 1e-9)
     return 100 * better * (found - exact) / size
 
@@ -124,7 +124,7 @@ def _verdict(task: Task, batch: Batch, exact: FloatArray, values: FloatArray, po
 
 @dataclass(frozen=True, slots=True)
 class PrecisionChoice:
-    """The precision that `auto` took.
+    """The precision that `auto` chose.
 
     Args:
         precision: `fp32`, `bf16` or `int8`.
@@ -139,14 +139,14 @@ class PrecisionChoice:
 
 
 def choose(functions: Mapping[str, Artifact], device: torch.device = CPU) -> PrecisionChoice:
-    """The fastest precision in which every function answers as in float32, by its report; float32 is always allowed.
+    """The fastest precision that passed the report of every function; float32 always passes.
 
     Args:
         functions: one, or several on one encoder, by name.
         device: where they are computed.
 
     Returns:
-        The choice. Speed is measured here once, and kept in the user's cache folder.
+        The choice. Speed is measured once on this machine, and kept in the user's cache folder.
     """
     first = next(iter(functions.values()))
     possible, how_to = candidates(first.model, device), ON_GPU if device.type == "cuda" else HOW_TO
@@ -180,7 +180,7 @@ def choose(functions: Mapping[str, Artifact], device: torch.device = CPU) -> Pre
 def _fastest(
     speed: Mapping[str, float], why_not: Mapping[str, str], told: Mapping[str, Mapping[str, PrecisionReport | None]]
 ) -> PrecisionChoice:
-    """The choice among precisions that are not refused, by tokens a second."""
+    """The choice among precisions that passed, by tokens a second."""
     best, why = "fp32", [line for line in why_not.values() if line]
     for one in (one for one, line in why_not.items() if not line):
         gain = speed[one] / speed["fp32"]
@@ -196,19 +196,19 @@ def _fastest(
 
 
 def _whose(name: str) -> str:
-    """The name of one of several functions, before what is said of it."""
+    """The name of one of several functions, as a prefix."""
     return f"{name}: " if name else ""
 
 
 def reports_of(artifact: Artifact, kept: Mapping[str, Any]) -> list[PrecisionReport]:
-    """What was measured of a function: on this machine on the user's own rows, and at the fit.
+    """The reports of a function: from this machine on the user's own rows, and from the fit.
 
     Args:
         artifact: the function.
-        kept: what was measured on this machine.
+        kept: measurements of this machine.
 
     Returns:
-        The reports, that of the most rows first; none where nothing was measured.
+        The reports, the one with the most rows first; empty if nothing was measured.
     """
     found = []
     for written in (kept.get("receipt"), artifact.run.get("gate")):
@@ -220,13 +220,13 @@ def reports_of(artifact: Artifact, kept: Mapping[str, Any]) -> list[PrecisionRep
 
 
 def _about(reports: Sequence[PrecisionReport], precision: str, by: str) -> PrecisionReport | None:
-    """What was measured, on the most rows, of a precision as it is computed here."""
+    """The report with the most rows for a precision as computed here."""
     known = (one for one in reports if precision in one.verdicts and one.verdicts[precision].by == by)
     return next(known, None)
 
 
 def _refused(told: Mapping[str, PrecisionReport | None], precision: str, how_to: str) -> str:
-    """Why a precision is not taken, by what was measured of each function; empty: it passed for all."""
+    """Why a precision is refused, by the report of each function; empty: it passed for all."""
     for name, report in told.items():
         if report is None:
             return f"{_whose(name)}{precision} was not measured with what computes it here; {how_to}"
@@ -237,7 +237,7 @@ def _refused(told: Mapping[str, PrecisionReport | None], precision: str, how_to:
 
 
 def _drifted(report: PrecisionReport | None, golden: PrecisionReport, precision: str) -> str:
-    """Why a precision is not taken, by its logits for the golden examples on this machine."""
+    """Why a precision is refused, by its logits for the golden examples on this machine."""
     if report is None or precision not in golden.verdicts:
         return f"{precision} was not measured on the golden examples"
     allowed = max(GOLDEN_TIMES * report.verdicts[precision].largest_drift, GOLDEN_DRIFT)
@@ -256,10 +256,10 @@ def _nothing_lower(model: Model, device: torch.device) -> str:
 
 
 def _here(artifact: Artifact, key: Mapping[str, Any], device: torch.device) -> tuple[dict[str, float], PrecisionReport]:
-    """Tokens a second, and what is answered to the golden examples, on this machine: measured once, and kept.
+    """Tokens a second and logits of the golden examples on this machine: measured once, and kept.
 
     Raises:
-        GateError: the golden examples' logits are others here, in float32.
+        GateError: the float32 logits of the golden examples differ on this machine.
     """
     kept, names = machine.measured(key), ["fp32", *candidates(artifact.model, device)]
     speed, golden = _kept_speed(kept, names), _kept_golden(kept)
@@ -292,6 +292,6 @@ def _kept_golden(kept: Mapping[str, Any]) -> PrecisionReport | None:
 
 
 def golden_batch(artifact: Artifact) -> Batch:
-    """The golden examples, and what is read of them."""
+    """The golden examples, encoded."""
     examples = [golden_input(one) for one in artifact.golden]
     return Batch(examples, artifact.task.encode(artifact.tokenizer, examples, artifact.policy))

@@ -29,11 +29,11 @@ GPU_TOKEN_BUDGET = 16_384  # a GPU has many more processors to keep at work
 
 
 class Computes(Protocol):
-    """What gives logits: an engine.
+    """The interface of an engine.
 
     Attributes:
         precision: `fp32`, `bf16` or `int8`.
-        workers: packs that are computed at once.
+        workers: the number of packs computed at once.
     """
 
     precision: str
@@ -44,17 +44,17 @@ class Computes(Protocol):
         ...
 
     def computed_by(self) -> dict[str, Any]:
-        """What decides the last bit of a number, as JSON: versions, kernels and threads."""
+        """Everything that decides the last bits of numbers, as JSON: versions, kernels and threads."""
         ...
 
 
 class Applier:
-    """A fitted function and what computes it; safe to call from many threads.
+    """A fitted function and its engine; safe to call from many threads.
 
     Args:
         function: how inputs are read, and what logits mean.
-        engine: what computes.
-        combine: how the windows of a long text become one answer; None: the mean of their logits.
+        engine: the engine.
+        combine: combines the windows of a long text into one answer; None: the mean of their logits.
         token_budget: tokens computed at once.
     """
 
@@ -64,14 +64,14 @@ class Applier:
         self.function, self.engine, self.combine, self.token_budget = function, engine, combine, token_budget
 
     def computed_by(self) -> dict[str, Any]:
-        """What decides the last bit of an answer, as JSON: versions, kernels and threads."""
+        """Everything that decides the last bits of answers, as JSON: versions, kernels and threads."""
         return self.engine.computed_by()
 
     def predict(self, examples: Iterable[Example]) -> Iterator[Prediction]:
         """Answers in input order, streaming: memory does not grow with the rows.
 
         Args:
-            examples: what the task reads; one with an error gets a prediction with that error.
+            examples: the examples; one with an error gets a prediction with that error.
 
         Yields:
             One prediction an example.
@@ -84,15 +84,15 @@ class Applier:
 
     @property
     def functions(self) -> dict[str, Function]:
-        """What answers, by name: one function, which needs none."""
+        """The functions by name; a single function has no name."""
         return {"": self.function}
 
     def answers(self, examples: Iterable[Example]) -> Iterator[dict[str, Prediction]]:
-        """The same as `predict`, by the names of `functions`."""
+        """Like `predict`, by the names of `functions`."""
         return ({"": prediction} for prediction in self.predict(examples))
 
     def read(self, examples: Iterable[Example]) -> Iterator[ReadChunk]:
-        """What is computed together: chunks of examples, and what was read of them; other threads may read ahead."""
+        """Chunks of examples that are computed together, encoded; other threads may read ahead."""
         function = self.function
         for chunk in chunks(examples):
             sound = [example for example in chunk if not example.error]
@@ -100,7 +100,7 @@ class Applier:
             yield chunk, [[None if example.error else next(inputs) for example in chunk]]
 
     def answer(self, chunk: ReadChunk) -> Iterator[dict[str, Prediction]]:
-        """The answers to a chunk that was read, by the names of `functions`."""
+        """The answers to an encoded chunk, by the names of `functions`."""
         return ({"": prediction} for prediction in self._answered(chunk))
 
     def _answered(self, chunk: ReadChunk) -> Iterator[Prediction]:
@@ -114,7 +114,7 @@ class Applier:
         return np.concatenate(parts) if parts else np.empty((0, self.function.task.outputs), dtype=np.float32)
 
     def verify(self) -> float:
-        """Replay the golden examples: their logits, and where the folder holds them their answers.
+        """Replay the golden examples: their logits, and their answers if the folder holds them.
 
         Returns:
             The largest relative difference of a logit.
@@ -130,13 +130,13 @@ class Applier:
         """Metrics over examples with targets.
 
         Args:
-            examples: without errors, every target known.
+            examples: without errors, with known targets.
 
         Returns:
             The task's metrics, `rows`, and `warnings`.
 
         Raises:
-            DataError: an example cannot be read, and the function was fitted so that this is an error.
+            DataError: an example is too long, and the function was fitted with `on_long="error"`.
         """
         task = self.function.task
         values, inputs = self.computed(examples)
@@ -147,16 +147,16 @@ class Applier:
         return {"rows": len(examples)} | scores
 
     def computed(self, examples: Sequence[Example]) -> tuple[FloatArray, list[EncodedExample]]:
-        """Logits of examples, and what was read of each, for who scores them.
+        """Logits of examples, and the encoded examples, for scoring.
 
         Args:
             examples: without errors.
 
         Returns:
-            float32 [units, outputs], and an input an example, without its tokens.
+            float32 [units, outputs], and the encoded examples without their tokens.
 
         Raises:
-            DataError: an example cannot be read, and the function was fitted so that this is an error.
+            DataError: an example is too long, and the function was fitted with `on_long="error"`.
         """
         values, inputs = [np.empty((0, self.function.task.outputs), dtype=np.float32)], list[EncodedExample]()
         for chunk, (read,) in prefetched(self.read(examples)):
@@ -166,19 +166,19 @@ class Applier:
         return np.concatenate(values), inputs
 
     def compute(self, inputs: Sequence[EncodedExample]) -> Computed:
-        """Logits of what was read, in its order."""
+        """Logits of encoded examples, in order."""
         layout, engine, outputs = Layout(inputs), self.engine, self.function.task.outputs
         found = unit_logits(layout, engine.logits, self.combine, outputs, self.token_budget, engine.workers)
         return Computed(*found, layout)
 
 
 class Predictor(Applier):
-    """A fitted function prepared to be applied by torch or our kernels; safe to call from many threads.
+    """A fitted function prepared for torch or our kernels; safe to call from many threads.
 
     Args:
         artifact: the fitted function.
         precision: `fp32` (exact), `bf16` or `int8`.
-        token_budget: tokens computed at once; None: what suits the device.
+        token_budget: tokens computed at once; None: the device's default.
         device: `cpu`, or `cuda` for all GPUs; None: `cpu`.
     """
 
@@ -196,7 +196,7 @@ class Predictor(Applier):
         super().__init__(artifact, made, over_arrays(artifact.model.head), token_budget or budget_of(self.device))
 
     def computed_by(self) -> dict[str, Any]:
-        """What decides the last bit of an answer: versions, kernels and threads."""
+        """Everything that decides the last bits of answers: versions, kernels and threads."""
         from berthead.engine.cpu import computed_by
 
         return computed_by(self.engine.kernels, self.device)
@@ -207,5 +207,5 @@ class Predictor(Applier):
 
 
 def budget_of(device: torch.device) -> int:
-    """Tokens that a device computes at once, by default."""
+    """The default number of tokens that a device computes at once."""
     return TOKEN_BUDGET if device.type == "cpu" else GPU_TOKEN_BUDGET

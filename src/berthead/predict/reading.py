@@ -1,4 +1,4 @@
-"""Examples and what is read of them, a chunk at a time, and ahead of who computes."""
+"""Reading and encoding examples in chunks, ahead of the computation."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
 def prefetched(items: Iterator[T]) -> Generator[T]:
     """The same items, the next one made in another thread while the caller works on this one.
 
-    An error of the maker is raised here, in its place. A child of a fork begins anew: the thread stays with its parent.
+    A producer's error is raised here, at its position. A forked child starts over: the thread stays in the parent.
     """
     ready: Queue[tuple[T | None, BaseException | None]] = Queue(1)
     stopped, process = threading.Event(), os.getpid()
@@ -83,16 +83,16 @@ def prefetched(items: Iterator[T]) -> Generator[T]:
 def split_readable(
     task: Task, tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy
 ) -> tuple[list[Example], list[str]]:
-    """Examples that can be read, and a line for each of the others.
+    """Examples that can be encoded, and a line for each of the others.
 
     Args:
-        task: how they are read.
+        task: the task that encodes them.
         tokenizer: the encoder's.
         examples: without errors.
-        policy: how long ones are read; with `window` and `truncate` all can be read.
+        policy: how long inputs are handled; with `window` and `truncate` all can be encoded.
 
     Returns:
-        The sound examples, and `file:line: what is wrong`.
+        The good examples, and `file:line: what is wrong`.
     """
     if policy.on_long != "error":
         return list(examples), []
@@ -107,7 +107,7 @@ def split_readable(
 
 
 def readable(examples: Sequence[Example], inputs: Sequence[EncodedExample | None]) -> list[EncodedExample]:
-    """What was read of the examples.
+    """The encoded examples.
 
     Raises:
         DataError: one of them cannot be read.
@@ -122,16 +122,16 @@ def readable(examples: Sequence[Example], inputs: Sequence[EncodedExample | None
 
 
 def length_notes(inputs: Sequence[EncodedExample], policy: LengthPolicy) -> list[str]:
-    """How many rows were longer than the model reads at once, as lines; nothing where none were."""
+    """Notes on how many rows were longer than the model reads at once; empty if none."""
     cut, windowed = sum(one.truncated for one in inputs), sum(one.n_windows > 1 for one in inputs)
     return long_notes(cut, windowed, len(inputs), policy.max_tokens)
 
 
 def long_notes(truncated: int, windowed: int, rows: int, max_tokens: int) -> list[str]:
-    """How many rows were longer than a function reads at once, as lines; nothing where none were.
+    """Notes on how many rows were longer than a function reads at once; empty if none.
 
     Args:
-        truncated: rows of which tokens were cut.
+        truncated: rows with tokens cut.
         windowed: rows that were read in several windows.
         rows: all rows.
         max_tokens: tokens of a window.

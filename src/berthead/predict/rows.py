@@ -1,4 +1,4 @@
-"""Rows as users give them: of a file, a data frame or a list of dicts; with targets for functions to be scored on."""
+"""Rows of a file, a data frame or a list of dicts; with targets for scoring."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read_rows(data: Any) -> tuple[list[str], Iterable[Row], str]:
         Column names, rows, and the data's name for messages.
 
     Raises:
-        DataError: it is empty or something else.
+        DataError: it is empty or of another type.
     """
     if isinstance(data, str | Path):
         reader = open_rows(data)
@@ -43,7 +43,7 @@ def read_rows(data: Any) -> tuple[list[str], Iterable[Row], str]:
 
 
 def is_frame(data: Any) -> bool:
-    """Whether this is a data frame of pandas or polars, neither of which is imported for that."""
+    """Whether this is a data frame of pandas or polars, without importing either."""
     return hasattr(data, "columns") and (hasattr(data, "to_dicts") or hasattr(data, "to_dict"))
 
 
@@ -55,12 +55,12 @@ def records_of(frame: Any) -> list[dict[Any, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class LabelledRows:
-    """Rows that functions are scored on.
+    """Rows for scoring functions.
 
     Args:
-        examples: the sound ones, with targets unless `labelled` is false.
-        bad: the others, as `file:line: what is wrong`.
-        notes: what is to be known about them.
+        examples: the good rows, with targets unless `labelled` is false.
+        bad: the other rows, as `file:line: what is wrong`.
+        notes: notes about them.
         labelled: whether there were targets to read.
     """
 
@@ -76,7 +76,7 @@ class LabelledRows:
 
     @property
     def unscored(self) -> list[str]:
-        """That there are no targets, as a note; none where there are."""
+        """A note that there are no targets; empty if there are."""
         return [] if self.labelled else ["there is no column of targets: answers are compared but not scored"]
 
 
@@ -87,8 +87,8 @@ def labelled_rows(
 
     Args:
         data: a file, a data frame, or a list of dicts.
-        functions: who reads them; the first says which columns, and a target that one of them knows is sound.
-        needed: whether there have to be targets; otherwise they are read where their column is there.
+        functions: the readers; the first defines the columns; a target is good if one of them knows it.
+        needed: whether targets are required; otherwise they are read if their column exists.
         flags: text, pair, label, choices and intent: columns, None: as fitted; skip_bad_rows: leave out bad rows.
 
     Returns:
@@ -135,10 +135,10 @@ def knows(task: Task, target: Any) -> bool:
 
 
 def mended(examples: Iterable[Example]) -> list[str]:
-    """What was mended in the rows, as lines."""
+    """Corrections made in the rows, as lines."""
     return [f"corrected: {example.where}: {example.note}" for example in examples if example.note]
 
 
 def notes_on(rows: Iterable[Row]) -> list[str]:
-    """What the reader of a file noticed; nothing for rows in memory."""
+    """Notes of a file's reader; empty for rows in memory."""
     return rows.notes if isinstance(rows, RowReader) else []

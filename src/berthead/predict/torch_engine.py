@@ -1,4 +1,4 @@
-"""A fitted function computed by torch or our own kernels, prepared when it is first asked."""
+"""A fitted function computed by torch or our own kernels, prepared at first use."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from berthead.predict.predictor import Predictor
 
 
 class TorchEngine:
-    """What computes a function, or several on one encoder; safe to call from many threads.
+    """Computes a function, or several on one encoder; safe to call from many threads.
 
     Args:
         function: the function or the functions.
-        options: precision, device (of several GPUs several functions take the first) and token budget.
+        options: precision, device (joined functions use the first of several GPUs) and token budget.
     """
 
     def __init__(self, function: Artifact | JoinedFunctions, options: PredictOptions | None = None) -> None:
@@ -36,7 +36,7 @@ class TorchEngine:
 
     @property
     def choice(self) -> PrecisionChoice | None:
-        """The precision that `auto` took, and why; None: the options name one."""
+        """The precision that `auto` chose, and why; None: the options name one."""
         if self.options.precision != "auto":
             return None
         with self._lock:
@@ -48,7 +48,7 @@ class TorchEngine:
 
     @property
     def predictor(self) -> Predictor | JoinedPredictor:
-        """The function with its weights laid out for this processor, or on the GPUs."""
+        """The function with its weights packed for this processor, or on the GPUs."""
         with self._lock:
             if self._predictor is None:
                 self._predictor = self._prepared()
@@ -65,7 +65,7 @@ class TorchEngine:
         """Replay the golden examples, in float32 unless the options name another precision.
 
         Returns:
-            The largest relative difference of a logit; of several functions one by each name.
+            The largest relative difference of a logit; for several functions one for each name.
 
         Raises:
             GateError: a difference is above the tolerance.
@@ -89,16 +89,16 @@ def read_torch(
     """Read the folder of a function with its parameters, or of several.
 
     Args:
-        folder: that berthead wrote.
+        folder: written by berthead.
         record: its berthead.json, as `berthead.function.record.read_record` gives it.
-        options: how it is computed; torch uses so many threads from now on.
+        options: the options of the computation; torch uses their threads from now on.
 
     Returns:
-        The function, and what computes it.
+        The function and its engine.
 
     Raises:
         ModelError: the folder is broken, or not to be trusted.
-        UsageError: an option that it cannot have, or torch sees no such device.
+        UsageError: an option that it does not support, or a device that torch does not find.
     """
     find_device(options.device, options.precision)
     use_threads(options.threads)

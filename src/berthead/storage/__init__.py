@@ -1,1 +1,1 @@
-"""Files and folders on disk: written aside and renamed into place, compressed, hashed."""
+"""Files and folders on disk: written under another name and renamed, compressed, hashed."""

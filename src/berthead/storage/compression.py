@@ -1,4 +1,4 @@
-"""gzip and zstd: known by a name or by the first bytes, unpacked and packed as streams."""
+"""gzip and zstd: recognised by name or first bytes, decompressed and compressed as streams."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _BUFFER = 1 << 16
 
 
 def split_codec(name: str) -> tuple[str, str]:
-    """A name without the extension that says how it is packed, and what unpacks it.
+    """A name without its compression extension, and the compression.
 
     Args:
-        name: a file name or path, in small letters.
+        name: a file name or path, in lower case.
 
     Returns:
         The rest of the name, and "gzip", "zstd" or "".
@@ -36,11 +36,11 @@ def split_codec(name: str) -> tuple[str, str]:
 
 
 class Unpacked:
-    """The bytes of a stream, unpacked where its name or its first bytes say that they are packed.
+    """The bytes of a stream, decompressed if its name or first bytes say that they are compressed.
 
     Args:
         binary: the stream.
-        codec: what its name says.
+        codec: the compression that its name says.
         name: the file, for errors.
     """
 
@@ -58,10 +58,10 @@ class Unpacked:
             self._stream = pa.CompressedInputStream(pa.PythonFile(_Kept(binary), "r"), "zstd")
 
     def read(self, size: int) -> bytes:
-        """At most so many bytes; none at the end.
+        """At most this many bytes; empty at the end.
 
         Raises:
-            DataError: what is packed is damaged.
+            DataError: the compressed data is damaged.
         """
         again = "Copy or compress the file again."
         try:
@@ -79,14 +79,14 @@ class Unpacked:
 
 
 def packed(file: BinaryIO, codec: str) -> BinaryIO:
-    """A stream that packs what is written to it; closing it ends what is packed and leaves the file open.
+    """A stream that compresses what is written to it; closing it finishes the compression and leaves the file open.
 
     Args:
-        file: where the packed bytes go.
+        file: the output of the compressed bytes.
         codec: "gzip" or "zstd".
 
     Returns:
-        The stream. The same bytes, written in the same pieces, give the same packed bytes.
+        The stream. The same bytes, written in the same pieces, give the same compressed bytes.
     """
     if codec == "gzip":
         # No name and no time inside.
@@ -97,7 +97,7 @@ def packed(file: BinaryIO, codec: str) -> BinaryIO:
 
 
 class _Zstd(io.RawIOBase):
-    """One zstd frame: not every reader goes on behind the first."""
+    """One zstd frame: not every reader continues after the first."""
 
     def __init__(self, file: BinaryIO) -> None:
         import pyarrow as pa
@@ -118,7 +118,7 @@ class _Zstd(io.RawIOBase):
 
 
 class _Kept:
-    """A file that Arrow does not close with its own stream."""
+    """A file that stays open when Arrow closes its stream."""
 
     closed = False
 

@@ -1,4 +1,4 @@
-"""Files written beside their place under another name, and renamed when they are whole and on the disk."""
+"""Files written beside their target under another name, and renamed when they are complete and on disk."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _OURS = re.compile("(?:part|old)-([0-9]{1,9})")  # what hidden names end in, wit
 
 
 class Aside:
-    """A hidden file beside the target that takes its name at the end.
+    """A hidden file beside the target that is renamed to it at the end.
 
     Args:
         target: the file to be replaced.
-        codec: how what is written is packed, "gzip" or "zstd"; "": it is not.
-        mark: what the hidden name ends in; None: a name of this process's own.
+        codec: the compression, "gzip" or "zstd"; "": none.
+        mark: the end of the hidden name; None: a name for this process.
 
     Attributes:
         part: the hidden file.
@@ -41,7 +41,7 @@ class Aside:
         self.stream: BinaryIO = packed(self.file, codec) if codec else self.file
 
     def seal(self) -> None:
-        """End the file: what was written is on the disk."""
+        """Finish the file and flush it to disk."""
         if self.stream is not self.file:
             self.stream.close()
         self.file.flush()
@@ -55,7 +55,7 @@ class Aside:
         return final
 
     def publish(self, suffix: str = "") -> Path:
-        """Seal and rename, for good: the new name is on the disk too, and nothing that killed processes left."""
+        """Seal and rename; flush the new name to disk, and remove leftovers of killed processes."""
         self.seal()
         final = self.rename(suffix)
         sync_folder(final.parent)
@@ -72,19 +72,19 @@ class Aside:
 
 
 def hidden(target: Path, mark: str | None = None) -> Path:
-    """The name of a file while it is written: hidden, and of this process's own unless there is another mark."""
+    """The hidden name of a file while it is written, unique to this process unless a mark is given."""
     return target.with_name(f".{target.name}.{mark or f'part-{os.getpid()}'}")
 
 
 def put_in_place(written: Path, target: Path) -> None:
-    """Give a file that others wrote its name: it is on the disk, and so is the name.
+    """Rename a file written elsewhere to its target, with file and name flushed to disk.
 
     Args:
         written: the file, on the target's disk.
         target: the file to be replaced.
 
     Raises:
-        OSError: it cannot be; the target is as it was.
+        OSError: it failed; the target is unchanged.
     """
     sync_file(written)
     written.replace(target)
@@ -92,16 +92,16 @@ def put_in_place(written: Path, target: Path) -> None:
 
 
 def write_json(path: Path, value: Any, *, replace: bool = True, compact: bool = False) -> None:
-    """Write a small record; whoever reads the path sees the old one or the new one, whole.
+    """Write a small record; readers see either the old one or the new one, complete.
 
     Args:
         path: the file.
-        value: what JSON can hold.
-        replace: put it in the place of one that is there.
-        compact: in ASCII, as programs read it; else as people read it best.
+        value: a JSON value.
+        replace: replace an existing one.
+        compact: compact ASCII for programs; else formatted for people.
 
     Raises:
-        FileExistsError: there is one, and it is not to be replaced.
+        FileExistsError: there is one, without `replace`.
         OSError: it cannot be written.
     """
     if compact:
@@ -121,7 +121,7 @@ def write_json(path: Path, value: Any, *, replace: bool = True, compact: bool = 
 
 
 def _linked(part: Path, path: Path) -> bool:
-    """Give a file its name unless there is one of that name; False: this disk has no links."""
+    """Link a file to its name unless the name exists; False: this disk has no links."""
     try:
         os.link(part, path)
     except FileExistsError:
@@ -133,7 +133,7 @@ def _linked(part: Path, path: Path) -> bool:
 
 
 def sync_file(path: Path) -> None:
-    """Have what a file holds on the disk.
+    """Flush a file's content to disk.
 
     Raises:
         OSError: it cannot be written there.
@@ -143,7 +143,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk, where the system can do that."""
+    """Flush the names in a folder to disk, if the system supports it."""
     with suppress(OSError):
         opened = os.open(folder, os.O_RDONLY)
         try:
@@ -153,16 +153,16 @@ def sync_folder(folder: Path) -> None:
 
 
 def hold(descriptor: int) -> None:
-    """Say that what is open is being written, until it is closed or this process ends; some disks have no locks."""
+    """Lock an open file while it is written, until it is closed or this process ends; some disks have no locks."""
     with suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def clear_leftovers(target: Path) -> None:
-    """Remove what processes that were killed while they wrote a file or a folder left beside it.
+    """Remove what killed processes left beside a file or folder.
 
     Args:
-        target: the file or folder, which is whole now. What another process may be writing is left alone.
+        target: the file or folder, which is complete now. Files that another process may be writing are kept.
     """
     for left in target.parent.glob(f".{glob.escape(target.name)}.*-*"):
         number = _OURS.fullmatch(left.name.removeprefix(f".{target.name}."))
@@ -173,7 +173,7 @@ def clear_leftovers(target: Path) -> None:
 
 
 def _is_abandoned(left: Path, process: int) -> bool:
-    """Whether nobody writes this: no process of its number here, and nobody holds it from another machine."""
+    """Whether nobody writes this file: its process is gone, and no other machine has it locked."""
     with suppress(OSError):
         os.kill(process, 0)
         return False
@@ -191,10 +191,10 @@ def _is_abandoned(left: Path, process: int) -> bool:
 
 
 def target_of(path: str) -> Path:
-    """The file that will be replaced, links followed.
+    """The file that will be replaced, after following links.
 
     Raises:
-        OutputError: a folder, a device, or a folder that does not exist.
+        OutputError: it is a folder or a device, or its folder does not exist.
     """
     target = Path(os.path.realpath(path))
     if target.is_dir():
@@ -208,11 +208,11 @@ def target_of(path: str) -> Path:
 
 
 def output_error(name: str, error: OSError, then: str = "") -> OSError | OutputError:
-    """What the user is told; a reader of stdout that has gone away is no error of ours.
+    """The error for the user; a closed stdout is not our error.
 
     Args:
         name: the output.
-        error: of the system.
+        error: the system's error.
         then: what to do afterwards.
     """
     if isinstance(error, BrokenPipeError):

@@ -1,4 +1,4 @@
-"""A folder that is whole or absent: written aside, on the disk, and renamed into place."""
+"""Folders that are never half written: written under another name, flushed to disk, and renamed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ PAGE, PAGE_LINE = "README.md", "Written by berthead for transformers."
 
 
 def check_out(folder: Path, overwrite: bool) -> None:
-    """Whether a model can be saved there, before any work is done.
+    """Check that a model can be saved there, before any work is done.
 
     Args:
-        folder: the model folder to be.
+        folder: the future model folder.
         overwrite: replace a model folder that exists.
 
     Raises:
@@ -60,10 +60,10 @@ def _is_for_transformers(folder: Path) -> bool:
 
 @contextmanager
 def made_whole(folder: Path, overwrite: bool = False) -> Iterator[Path]:
-    """A model folder that is written aside, and renamed into place when all went well: it is whole or absent.
+    """A context for writing a model folder: it is renamed into place on success, and never half written.
 
     Args:
-        folder: where to.
+        folder: the target folder.
         overwrite: replace a model folder that exists.
 
     Yields:
@@ -84,16 +84,16 @@ def made_whole(folder: Path, overwrite: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def folder_aside(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside another that takes its place at the end, when all that is in it is on the disk.
+    """A hidden folder that is flushed to disk and renamed to its target at the end.
 
     Args:
         folder: the folder to be made or replaced.
 
     Yields:
-        The hidden folder, empty; it is gone after an exception.
+        The hidden folder, empty; it is removed after an exception.
 
     Raises:
-        OSError: it cannot be written; what was there is there.
+        OSError: it cannot be written; an existing folder is unchanged.
     """
     aside = hidden(folder)
     shutil.rmtree(aside, ignore_errors=True)  # from a process that was killed and had this number

@@ -1,4 +1,4 @@
-"""What a file holds, as a hash."""
+"""Hashes of files."""
 
 from __future__ import annotations
 

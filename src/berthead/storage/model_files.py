@@ -1,4 +1,4 @@
-"""What lies in the folders of encoders and functions: names, and JSON."""
+"""Names of files in the folders of encoders and functions, and reading their JSON."""
 
 from __future__ import annotations
 

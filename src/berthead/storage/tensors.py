@@ -1,4 +1,4 @@
-"""Tensors as files that others may read as far as the user's umask says."""
+"""safetensors files with the permissions of the user's umask."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 def write_tensors(tensors: Mapping[str, Any], path: Path, metadata: Mapping[str, str]) -> None:
     """Write a safetensors file.
 
-    The library writes to a name of its own first, beside the path: this belongs in a folder that is written aside.
+    The library first writes to its own name beside the path: use this in a folder that is not yet in place.
 
     Args:
-        tensors: torch tensors by name, each with memory of its own.
-        path: where to.
-        metadata: what the file says of itself.
+        tensors: torch tensors by name, which share no memory.
+        path: the file.
+        metadata: the file's metadata.
 
     Raises:
         OSError: it cannot be written.
-        SafetensorError: the same, as the library says it.
+        SafetensorError: the same, raised by the library.
     """
     from safetensors.torch import save_file
 

@@ -1,4 +1,4 @@
-"""Exact match and F1 of answers cut from a text, as SQuAD measures them, and the threshold for no answer."""
+"""Exact match and F1 of extracted answers, as in SQuAD, and the threshold for no answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalised(text: str) -> str:
-    """A text as answers are compared: lower case, without ASCII punctuation, articles and superfluous white space.
+    """A text for comparing answers: lower case, without ASCII punctuation, articles and extra white space.
 
     Args:
         text: an answer.
@@ -36,7 +36,7 @@ def exact(answer: str, gold_texts: Sequence[str]) -> float:
     """Whether an answer is one of the gold ones, after `normalised`.
 
     Args:
-        answer: the answer; "" where the function gives none.
+        answer: the answer; "" for none.
         gold_texts: the right answers; none, or only blank ones: there is no answer, and "" is right.
 
     Returns:
@@ -54,7 +54,7 @@ def f1(answer: str, gold_texts: Sequence[str]) -> float:
     """The share of words that an answer has in common with the gold answer that fits best (Rajpurkar et al. 2016).
 
     Args:
-        answer: the answer; "" where the function gives none.
+        answer: the answer; "" for none.
         gold_texts: the right answers; none, or only blank ones: there is no answer, and "" is right (Rajpurkar et al.
             2018).
 
@@ -160,7 +160,7 @@ def _overlap(words: Sequence[str], gold: Sequence[str]) -> float:
 
 
 def _cuts(margins: np.ndarray) -> np.ndarray:
-    """The thresholds that tell apart what can be told apart, for distinct finite margins in rising order."""
+    """All distinguishable thresholds, for distinct finite margins in ascending order."""
     if not len(margins):
         return np.zeros(1)
     # half of each first: the sum of two large ones may be infinite

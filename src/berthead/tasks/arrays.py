@@ -1,4 +1,4 @@
-"""Arrays and numbers as tasks share them."""
+"""Helpers for arrays and numbers in tasks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from berthead.records import FloatArray
 
 
 def number(state: Mapping[Any, Any], key: Any, above: float = -math.inf) -> float:
-    """A finite number of a written state.
+    """A finite number from a saved state.
 
     Args:
-        state: what `from_json` reads.
+        state: the JSON object.
         key: the number's name.
         above: it has to be above this.
 
@@ -34,7 +34,7 @@ def number(state: Mapping[Any, Any], key: Any, above: float = -math.inf) -> floa
 
 
 def ragged(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Arrays of several lengths as one array of them, [rows]."""
+    """Arrays of different lengths as one object array, [rows]."""
     one = np.empty(len(arrays), dtype=object)
     for place, array in enumerate(arrays):
         one[place] = array

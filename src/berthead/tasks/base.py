@@ -1,4 +1,4 @@
-"""What a task is: how its target is read, the loss, the decoding, the metrics, and all that is said of its answers."""
+"""The base of tasks: reading targets, loss, decoding, metrics, and everything about answers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Answer:
 
     @property
     def is_number(self) -> bool:
-        """Whether it is a measured number, and no label that happens to be one."""
+        """Whether it is a measured number, and not a label that happens to be a number."""
         return isinstance(self.answer, float) and self.probabilities is None
 
 
@@ -46,20 +46,20 @@ class Batch:
 
     Args:
         examples: the rows.
-        inputs: what was read of each.
+        inputs: the encoded examples.
     """
 
     examples: Sequence[Example]
     inputs: Sequence[EncodedExample]
 
     def split(self, values: np.ndarray) -> list[np.ndarray]:
-        """Values of all units as those of each example."""
+        """Split values of all units by example."""
         edges = np.cumsum([one.n_units for one in self.inputs])
         return np.split(values, edges[:-1]) if len(edges) else []
 
 
 def stateless(encode: Encode) -> Encode:
-    """Mark a task's `encode` as reading nothing of its state: joined functions then read a row once for all of them."""
+    """Mark a task's `encode` as independent of its state, so that joined functions encode a row only once."""
     encode.stateless = True  # type: ignore[attr-defined]
     return encode
 
@@ -67,8 +67,8 @@ def stateless(encode: Encode) -> Encode:
 class Task(Protocol):
     """The meaning of the logits. A task is a small immutable record; its state is what `to_json` writes.
 
-    What is read and answered is the example as a whole unless `encode` says otherwise. Such a task may leave `batch`
-    out of account: its logits have one row an example. What is not abstract has a default that is sound for any task.
+    Unless `encode` says otherwise, the whole example gets one answer. Such a task may ignore `batch`:
+    its logits have one row an example. Everything that is not abstract has a default that works for any task.
     """
 
     # The rows, and the target.
@@ -85,37 +85,37 @@ class Task(Protocol):
         """A cell as a target.
 
         Raises:
-            ValueError: it is none; the message says what was seen and what is allowed.
+            ValueError: not a target; the message says what was found and what is allowed.
         """
 
     @classmethod
     def settled(cls, example: Example) -> Example:
-        """The example with its target compared with its text.
+        """The example with its target checked against its text.
 
         Raises:
-            ValueError: they do not go together.
+            ValueError: they do not match.
         """
         return example
 
     @classmethod
     @abstractmethod
     def from_targets(cls, targets: Sequence[Any], where: str) -> Self:
-        """The task that these targets call for.
+        """The task for these targets.
 
         Raises:
-            DataError: nothing can be learnt from them.
+            DataError: they cannot be used for a fit.
         """
 
     @abstractmethod
     def check(self, target: Any) -> None:
-        """Whether the function can know this target.
+        """Check that the function knows this target.
 
         Raises:
-            ValueError: a label that was not there at fit.
+            ValueError: a label that the fit did not see.
         """
 
     def group(self, target: Any) -> Label | None:
-        """The label whose share is the same among held-out rows; None: the target has none."""
+        """The label of a target, for equal shares among held-out rows; None: it has none."""
         return target if self.answer_labels and isinstance(target, str | int | float | bool) else None
 
     @stateless
@@ -126,12 +126,12 @@ class Task(Protocol):
 
     @property
     def encode_key(self) -> Hashable:
-        """Equal for tasks that read every example alike."""
+        """Equal for tasks that encode every example in the same way."""
         read = type(self).encode
         return read if getattr(read, "stateless", False) else id(self)
 
     def misfits(self, examples: Sequence[Example], inputs: Sequence[EncodedExample]) -> list[str]:
-        """Targets that do not fit what was read, as lines with their rows."""
+        """Targets that do not match the encoded text, as lines with their rows."""
         return []
 
     # What is written down.
@@ -139,30 +139,30 @@ class Task(Protocol):
     @classmethod
     @abstractmethod
     def from_json(cls, state: Mapping[str, Any]) -> Self:
-        """The task from its written state."""
+        """The task from its saved state."""
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """The state that decoding needs, as JSON; under `labels` what can be answered, empty where no fixed set is."""
+        """The state that decoding needs, as JSON; `labels`: the possible answers, empty if not a fixed set."""
 
     decided: ClassVar[tuple[str, ...]] = ()
     """What of that state is decided after the weights: functions whose weights are averaged may differ in it."""
 
     @property
     def needs_held_out(self) -> bool:
-        """Whether its answers hang on a threshold that held-out rows decide: some are held out then, however few."""
+        """Whether answers depend on a threshold tuned on held-out rows: then some are held out, however few."""
         return False
 
     def undecided(self) -> dict[str, Any]:
-        """The written state without what is decided after the weights."""
+        """The saved state without what is tuned after training."""
         return {name: value for name, value in self.to_json().items() if name not in self.decided}
 
     def in_unit_of(self, other: Self) -> Self:
-        """The task with its loss in the unit of another one's, so that their losses can be compared."""
+        """The task with its loss in another task's unit, so that their losses can be compared."""
         return self
 
     def merged(self, tasks: Sequence[Self]) -> Self:
-        """The task of a mean of functions: this one, with what has to hold for all of theirs."""
+        """The task of a mean of functions: this one, merged with the others."""
         return self
 
     # The head that it needs.
@@ -179,7 +179,7 @@ class Task(Protocol):
     @property
     @abstractmethod
     def outputs(self) -> int:
-        """Numbers wanted a row."""
+        """The number of logits."""
 
     @property
     @abstractmethod
@@ -196,7 +196,7 @@ class Task(Protocol):
         return {"kind": self.level, "outputs": self.outputs}
 
     def bound(self, head: Any) -> Self:
-        """The task with what it reads of the head when it decodes; most read nothing."""
+        """The task with what decoding needs from the head; most need nothing."""
         return self
 
     # Learning.
@@ -206,7 +206,7 @@ class Task(Protocol):
         """Targets as the loss reads them: int64 [rows], float32 [rows, outputs], or an array [units, ...] for each."""
 
     def support(self, targets: np.ndarray) -> IntArray | None:
-        """Rows of each label, [outputs], so that rare ones are told; None: rows have no labels."""
+        """Rows of each label, [outputs], so that rare ones are reported; None: rows have no labels."""
         return None
 
     def weights(self, targets: np.ndarray) -> FloatArray | None:
@@ -214,11 +214,11 @@ class Task(Protocol):
         return None
 
     def prior(self, targets: np.ndarray) -> FloatArray:
-        """The logits of who knows the targets' shares and reads no text, float32 [outputs]."""
+        """The best logits without reading the text, from the targets' shares, float32 [outputs]."""
         return np.full(self.outputs, self.affine()[1], dtype=np.float32)
 
     def over(self, targets: Tensor, examples: int) -> Self:
-        """The task for the parts of one batch, where its loss is a mean over something else than the examples."""
+        """The task for the parts of one batch, if its loss is not a mean over examples."""
         return self
 
     @abstractmethod
@@ -230,7 +230,7 @@ class Task(Protocol):
         return 1.0, 0.0
 
     def tuned(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> Self:
-        """The task with its decision fitted on held-out rows: temperature, thresholds."""
+        """The task with temperature and thresholds tuned on held-out rows."""
         return self
 
     # Answers.
@@ -240,12 +240,12 @@ class Task(Protocol):
 
     @property
     def answer_labels(self) -> list[Label]:
-        """The labels that an answer is chosen from, in the order of the probabilities; empty: it is no label."""
+        """The labels that an answer is chosen from, in the order of the probabilities; empty: none."""
         return list(self.to_json()["labels"])
 
     @property
     def all_labels(self) -> list[Label]:
-        """Those, and all others that stand in an answer."""
+        """`answer_labels`, and all others that occur in an answer."""
         return self.answer_labels
 
     @property
@@ -258,11 +258,11 @@ class Task(Protocol):
         """Logits [units, outputs] as one answer an example."""
 
     def window_scores(self, unit: FloatArray, windows: FloatArray) -> FloatArray:
-        """How much each window of a long text speaks for the answer, [windows].
+        """The score that each window of a long text gives the answer, [windows].
 
         Args:
             unit: the logits that were answered, [outputs].
-            windows: those of each window, [windows, outputs].
+            windows: the logits of each window, [windows, outputs].
         """
         return windows[:, int(unit.argmax())] if len(unit) > 1 else -np.abs(windows[:, 0] - unit[0])
 
@@ -270,12 +270,12 @@ class Task(Protocol):
         """What answers add to a table: column to type, which is str, float, int, bool or list (of str).
 
         Args:
-            probabilities: whether they are wanted; those of `answer_labels` get their columns elsewhere.
+            probabilities: whether they are asked for; those of `answer_labels` get their columns elsewhere.
         """
         return {"prediction": common_type(self.answer_labels), "score": float}
 
     def cells(self, prediction: Prediction) -> dict[str, Any]:
-        """An answer's values under the names of `columns`; what was computed is float32."""
+        """An answer's values under the names of `columns`; computed numbers are float32."""
         return {"prediction": prediction.answer, "score": short(prediction.score)}
 
     # Scores and comparisons.
@@ -290,29 +290,29 @@ class Task(Protocol):
         """The metrics of held-out rows; numbers under the names in `metrics`, and tables."""
 
     def identity(self, answer: Answer) -> Hashable:
-        """What two answers have in common where they are the same; numbers: six digits, as they are printed."""
+        """A key that is equal for equal answers; numbers are compared in six digits, as printed."""
         if answer.is_number:
             return f"{answer.answer:.6g}"
         return json.dumps(self.written(answer), default=str, sort_keys=True)
 
     def distance(self, one: Answer, other: Answer) -> float | None:
-        """How far two numbers are apart, in the user's unit; None: answers are the same, or they are not."""
+        """The distance of two numbers in the user's unit; None: answers are only equal or not."""
         return abs(one.answer - other.answer) if one.is_number and other.is_number else None
 
     def shares(self, answer: Answer) -> dict[Hashable, float]:
-        """What was answered, each with its probability; what one of two answers alone holds differs by all of it."""
+        """The parts of an answer with their probabilities; a part that is missing in the other counts in full."""
         shares: dict[Hashable, float] = {label: share for label, share in (answer.probabilities or {}).items()}
         for one in answer.spans or ():
             shares[one.start, one.end, one.label] = 1.0 if one.score is None else one.score
         return shares or {self.identity(answer): 1.0 if answer.score is None else answer.score}
 
     def is_right(self, answer: Answer, example: Example, read: EncodedExample) -> bool | None:
-        """Whether an answer is wholly right; None: this cannot be said, as of numbers.
+        """Whether an answer is entirely right; None: undefined, as for numbers.
 
         Args:
             answer: the example's.
             example: with a target.
-            read: what was read of it.
+            read: the encoded example.
         """
         is_label = self.answer_labels and isinstance(example.target, str | int | float | bool)
         return bool(answer.answer == example.target) if is_label else None
@@ -328,10 +328,10 @@ class Task(Protocol):
         return list(example.target) if isinstance(example.target, tuple | list) else example.target
 
     def facts(self) -> list[tuple[str, str]]:
-        """What `info` tells of it: a name and its words each."""
+        """Facts for `info`: names to texts."""
         labels = self.answer_labels
         return [(f"{len(labels)} labels", listed(map(quoted, labels), 20))] if labels else []
 
     def answers_in_words(self) -> str:
-        """What it answers, on part of a line."""
+        """The possible answers, in a few words."""
         return listed(map(quoted, self.answer_labels), 8) if self.answer_labels else "numbers or places"

@@ -1,4 +1,4 @@
-"""Answers as cells of a table and as JSON: what tasks share of writing them down."""
+"""Answers as cells of a table and as JSON; helpers that tasks share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from berthead.records import Label, Span
 
 
 def short(value: Any) -> Any:
-    """A float32 in as few digits as it takes to read the same float32 again; anything else as it is.
+    """A float32 in the fewest digits that give the same float32 again; anything else unchanged.
 
     Example:
         >>> short(float(np.float32(0.1)))
@@ -30,18 +30,18 @@ def spans_json(spans: Sequence[Span]) -> list[dict[str, Any]]:
 
 
 def common_type(labels: Iterable[Label]) -> type:
-    """The type that all labels have; str where they have several, or there are none."""
+    """The common type of all labels; str if there are several types, or no labels."""
     kinds = {type(label) for label in labels}
     return kinds.pop() if len(kinds) == 1 else str
 
 
 def typed(label: Label) -> tuple[str, Label]:
-    """A label that equals no label of another type: "0", 0 and False are three."""
+    """A label as a key that differs by type: "0", 0 and False are three."""
     return type(label).__name__, label
 
 
 def quoted(label: Label) -> str:
-    """A label as JSON, letters as they are."""
+    """A label as JSON, without escaping letters."""
     return json.dumps(label, ensure_ascii=False)
 
 
@@ -50,7 +50,7 @@ def answer_json(answer: Any, spans: Sequence[Span] | None, has_label: bool) -> A
 
     Args:
         answer: of an Answer or a Prediction.
-        spans: that stand in it or beside it.
+        spans: the spans in it or beside it.
         has_label: whether it is a label with probabilities.
 
     Returns:

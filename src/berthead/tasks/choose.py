@@ -1,4 +1,4 @@
-"""One of the choices that a question brings along."""
+"""One of a question's own choices."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Choice(NamedTuple):
     """The right choice, by every way in which its label can be read: "1" may be a number and the text of a choice.
 
     Args:
-        of: choices there are.
+        of: the number of choices.
         readings: style and number from 0, at least one.
     """
 
@@ -36,7 +36,7 @@ class Choice(NamedTuple):
     readings: tuple[tuple[str, int], ...]
 
     def number(self, style: str) -> int:
-        """The number of the choice, read in this style where it can be."""
+        """The number of the choice, read in this style if possible."""
         return dict(self.readings).get(style, self.readings[0][1])
 
 
@@ -77,7 +77,7 @@ class Choose(Task):
 
     @classmethod
     def from_targets(cls, targets: Sequence[Choice], where: str) -> Self:
-        """How the targets name a choice."""
+        """The task, with the style in which the targets name a choice."""
         if not targets:
             raise DataError(where, "holds no labelled row", "questions with choices and a label")
         read = [dict(target.readings) for target in targets]
@@ -87,7 +87,7 @@ class Choose(Task):
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Self:
-        """The task from its written state."""
+        """The task from its saved state."""
         if state["style"] not in STYLES:
             raise ValueError(f"style is {state['style']!r}; expected one of {listed(STYLES)}")
         return cls(state["style"], number(state, "temperature", above=0))
@@ -112,7 +112,7 @@ class Choose(Task):
         return read_choices(tokenizer, examples, policy)
 
     def check(self, target: Choice) -> None:
-        """Any choice can be compared."""
+        """Every choice is allowed."""
 
     def targets(self, values: Sequence[Choice], inputs: Sequence[EncodedExample] = ()) -> np.ndarray:
         """1 for the right choice and 0 for the others, int64 [choices, 1]."""
@@ -125,7 +125,7 @@ class Choose(Task):
         return choice_losses(logits, targets, sizes)
 
     def tuned(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> Self:
-        """The temperature that makes held-out rows likeliest."""
+        """The task with the temperature of the highest likelihood on held-out rows."""
         found = best_temperature(lambda temperature: _nll(logits, targets, temperature), len(targets))
         return self if found is None else replace(self, temperature=found)
 
@@ -175,7 +175,7 @@ class Choose(Task):
         return self.named(example.target.number(self.style), example.choices or (), self.style)
 
     def answers_in_words(self) -> str:
-        """On part of a line."""
+        """The possible answers, in a few words."""
         return f"one of each question's choices, by its {self.style}"
 
 

@@ -27,7 +27,7 @@ class Classify(Task):
     """One of the labels a row.
 
     Args:
-        labels: what can be answered.
+        labels: the possible answers.
         temperature: divides the logits before the softmax; fitted on held-out rows (Guo et al. 2017, "On Calibration
             of Modern Neural Networks").
 
@@ -58,7 +58,7 @@ class Classify(Task):
 
     @classmethod
     def from_targets(cls, targets: Sequence[Label], where: str) -> Self:
-        """The labels that stand in the targets."""
+        """The task with the labels of the targets."""
         labels = Labels.from_values(targets)
         if len(labels) < 2:
             seen = f"holds only the class {shown(labels.names[0])}" if len(labels) else "holds no labelled row"
@@ -70,7 +70,7 @@ class Classify(Task):
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Self:
-        """The task from its written state."""
+        """The task from its saved state."""
         return cls(Labels.from_json(state["labels"]), number(state, "temperature", above=0))
 
     def to_json(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class Classify(Task):
         return self.labels.texts()
 
     def check(self, target: Label) -> None:
-        """Whether the label is known."""
+        """Check that the label is known."""
         try:
             self.labels.number(target)
         except KeyError:
@@ -120,7 +120,7 @@ class Classify(Task):
         return cross_entropy(logits, targets, weights)
 
     def tuned(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> Self:
-        """The temperature that makes held-out rows likeliest."""
+        """The task with the temperature of the highest likelihood on held-out rows."""
         found = best_temperature(lambda temperature: nll(logits, targets, temperature), len(targets))
         return self if found is None else replace(self, temperature=found)
 

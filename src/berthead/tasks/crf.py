@@ -20,10 +20,10 @@ IMPOSSIBLE = -1e4
 
 
 class Scored(Protocol):
-    """A head that holds the scores of a conditional random field, as tensors or as arrays, and says so.
+    """A head with the scores of a conditional random field, as tensors or as arrays.
 
     Attributes:
-        crf: whether it does.
+        crf: whether it has them.
         first: of the first tag, [tags].
         last: of the last tag, [tags].
         step: of a tag (column) after another (row), [tags, tags].
@@ -36,7 +36,7 @@ class Scored(Protocol):
 
 
 class Field(NamedTuple):
-    """The field's scores, with those of impossible steps far below all others.
+    """The scores of the field, with very low scores for forbidden transitions.
 
     Args:
         first: of the first tag, [tags].
@@ -50,7 +50,7 @@ class Field(NamedTuple):
 
     @classmethod
     def of(cls, head: Scored, tags: tuple[str, ...]) -> Field:
-        """The scores that a head holds now."""
+        """The current scores of a head."""
         first, step = (~part * np.float32(IMPOSSIBLE) for part in rules(tags))
         return cls(as_array(head.first) + first, as_array(head.last), as_array(head.step) + step)
 
@@ -61,13 +61,13 @@ class Field(NamedTuple):
 
 
 def as_array(values: Any) -> FloatArray:
-    """A tensor, wherever it lies, or an array, as a float32 array."""
+    """A tensor on any device, or an array, as a float32 array."""
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=np.float32)
 
 
 @lru_cache(maxsize=64)
 def rules(tags: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """`tags.allowed` of a task's tags, which is asked for every text."""
+    """`tags.allowed` of a task's tags, cached because every text needs it."""
     return tagging.allowed(tags)
 
 

@@ -1,4 +1,4 @@
-"""Precision, recall and F1 of tagged words: by whole entities, or by words where tags are plain."""
+"""Precision, recall and F1 of tagged words: by whole entities, or by words if tags are plain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Found = set[tuple[int, str, int, int]]
 
 
 def entity_scores(gold: Rows, predicted: Rows, scheme: str = "BIO") -> dict[str, Any]:
-    """How well predicted tags find the gold entities: an entity counts where label, first and last word are right.
+    """Entity metrics: an entity is right if its label, first and last word are right.
 
     Equal to seqeval 1.2.2 (Nakayama 2018) with `zero_division=0`, and so to conlleval (Tjong Kim Sang and De Meulder
     2003).
@@ -107,7 +107,7 @@ def _table(right: Counter[str], predicted: Counter[str], gold: Counter[str]) -> 
 
 
 def _macro(table: Sequence[dict[str, Any]]) -> float:
-    """The mean F1 of the labels; 0 where nothing was to be found and nothing was."""
+    """The mean F1 of the labels; 0 if there are no gold and no predicted entities."""
     return sum(row["f1"] for row in table) / len(table) if table else 0.0
 
 
@@ -116,7 +116,7 @@ def _micro(gold: Found, predicted: Found) -> tuple[float, float, float]:
 
 
 def _ratios(right: int, predicted: int, gold: int) -> tuple[float, float, float]:
-    """Precision, recall and F1; 0 where it would be 0 / 0."""
+    """Precision, recall and F1; 0 instead of 0 / 0."""
     precision = right / predicted if predicted else 0.0
     recall = right / gold if gold else 0.0
     return precision, recall, 2 * precision * recall / (precision + recall) if right else 0.0

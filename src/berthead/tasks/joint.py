@@ -75,13 +75,13 @@ class Joint(Task):
 
     @classmethod
     def from_targets(cls, targets: Sequence[TagsAndLabel], where: str) -> Self:
-        """The tags and the labels that stand in the targets."""
+        """The task with the tags and labels of the targets."""
         tag = Tag.from_targets([target.tags for target in targets], where)
         return cls(tag, Classify.from_targets([target.label for target in targets], where))
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Self:
-        """The task from its written state."""
+        """The task from its saved state."""
         return cls(Tag.from_json(state["tag"]), Classify.from_json(state["classify"]))
 
     def to_json(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class Joint(Task):
         return {"labels": classify["labels"], "tag": self.tag.to_json(), "classify": classify}
 
     def undecided(self) -> dict[str, Any]:
-        """The states of both tasks without what is decided after the weights."""
+        """The states of both tasks without what is tuned after training."""
         return self.to_json() | {"tag": self.tag.undecided(), "classify": self.classify.undecided()}
 
     def group(self, target: TagsAndLabel) -> Label | None:
@@ -127,7 +127,7 @@ class Joint(Task):
 
     @stateless
     def encode(self, tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy) -> list[EncodedExample]:
-        """Texts by their words, and one unit more for each window."""
+        """Texts by words, with one more unit for each window."""
         return read_words(tokenizer, examples, policy, whole=True)
 
     def check(self, target: TagsAndLabel) -> None:

@@ -44,14 +44,14 @@ def nll(logits: FloatArray, targets: np.ndarray, temperature: float) -> float:
 
 
 def best_temperature(loss: Callable[[float], float], rows: int) -> float | None:
-    """The temperature that makes held-out rows likeliest (Guo et al. 2017).
+    """The temperature of the highest likelihood on held-out rows (Guo et al. 2017).
 
     Args:
         loss: the mean negative log-likelihood at a temperature.
         rows: held-out rows.
 
     Returns:
-        From e^-3 to e^3; 1 where none is better; None where the rows are too few to tell.
+        From e^-3 to e^3; 1 if none is better; None if there are too few rows.
     """
     from scipy.optimize import minimize_scalar
 

@@ -1,4 +1,4 @@
-"""Linear models on features of texts, which a fit has to beat: the logits of each task's own."""
+"""Baselines: linear models on text features that give a task's logits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def softmax_regression(features: Any, targets: np.ndarray, unseen: Any, outputs:
 
 
 def logistic_regressions(features: Any, targets: np.ndarray, unseen: Any, outputs: int) -> FloatArray:
-    """Each label by a logistic regression of its own; `targets`: 0 or 1, [rows, labels]; else as `ridge`."""
+    """Each label by its own logistic regression; `targets`: 0 or 1, [rows, labels]; else as `ridge`."""
     from sklearn.linear_model import LogisticRegression
 
     logits = np.full((unseen.shape[0], outputs), NEVER, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""What the tasks' losses need of torch; nothing else in `tasks` imports it, so that answers are read without it."""
+"""Losses in torch; nothing else in `tasks` imports torch, so that answers can be decoded without it."""
 
 from __future__ import annotations
 
@@ -106,14 +106,14 @@ def of_arrays(
     loss: Callable[[Tensor, Tensor, Sequence[int]], Tensor], logits: FloatArray, targets: np.ndarray,
     sizes: Sequence[int],
 ) -> FloatArray:  # fmt: skip
-    """A loss of arrays that learns nothing, float32 [examples]."""
+    """A loss of arrays, without gradients, float32 [examples]."""
     with torch.no_grad():
         values: FloatArray = loss(torch.from_numpy(logits), torch.from_numpy(targets), sizes).numpy()
     return values
 
 
 class _Scores(NamedTuple):
-    """The scores of `crf.Field` as tensors through which a head learns."""
+    """The scores of `crf.Field` as tensors with gradients."""
 
     first: Tensor
     last: Tensor
@@ -126,7 +126,7 @@ class _Scores(NamedTuple):
         return cls(head.first.cpu() + ~first * IMPOSSIBLE, head.last.cpu(), head.step.cpu() + ~step * IMPOSSIBLE)
 
     def losses(self, logits: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        """Of some texts, [texts]."""
+        """The loss of each text, [texts]."""
         lengths = torch.tensor([len(part) for part in logits])
         if not lengths.any():
             return torch.stack([part.sum() for part in logits])  # zeros that know where they came from

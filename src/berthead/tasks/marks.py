@@ -1,4 +1,4 @@
-"""Labelled parts of a text, as annotators mark them, and the words that they cover."""
+"""Labelled character spans of a text, and the words that they cover."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def mark_of(value: Any) -> Mark:
 
 
 def check_marks(marks: Sequence[Mark], text: str) -> None:
-    """Whether marks lie in their text and do not overlap.
+    """Check that marks are inside their text and do not overlap.
 
     Args:
         marks: in any order.
-        text: what they mark.
+        text: the text.
 
     Raises:
-        ValueError: the first that does not, in words.
+        ValueError: names the first that is not.
     """
     ordered = sorted(marks)
     for mark in ordered:

@@ -31,8 +31,8 @@ class Multilabel(Task):
     """None, one or several of the labels a row.
 
     Args:
-        labels: what can be answered.
-        thresholds: the probability from which each label is given.
+        labels: the possible answers.
+        thresholds: the probability from which each label is answered.
 
     Example:
         >>> task = Multilabel(Labels(["red", "round"]), (0.5, 0.5))
@@ -69,7 +69,7 @@ class Multilabel(Task):
 
     @classmethod
     def from_targets(cls, targets: Sequence[list[Label]], where: str) -> Self:
-        """The labels that stand in the targets."""
+        """The task with the labels of the targets."""
         labels = Labels.from_values(label for target in targets for label in target)
         if not 1 <= len(labels) <= MOST_LABELS:
             raise DataError(
@@ -79,7 +79,7 @@ class Multilabel(Task):
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Self:
-        """The task from its written state."""
+        """The task from its saved state."""
         labels, thresholds = Labels.from_json(state["labels"]), dict(enumerate(state["thresholds"]))
         if len(thresholds) != len(labels):
             raise ValueError(
@@ -102,7 +102,7 @@ class Multilabel(Task):
         return self.labels.texts()
 
     def check(self, target: list[Label]) -> None:
-        """Whether every label is known."""
+        """Check that every label is known."""
         for label in target:
             try:
                 self.labels.number(label)
@@ -142,11 +142,11 @@ class Multilabel(Task):
 
     @property
     def needs_held_out(self) -> bool:
-        """Yes: at a threshold of a half a rare label is seldom answered."""
+        """Yes: at a threshold of 0.5 rare labels are seldom answered."""
         return True
 
     def tuned(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> Self:
-        """The thresholds with the best F1 on held-out rows: a label's own, or the common one where rows are few."""
+        """The task with the thresholds of the best F1 on held-out rows: one a label, or one for all if rows are few."""
         shares = sigmoid(logits)
         if not targets.any():
             return self
@@ -211,7 +211,7 @@ def best_threshold(shares: FloatArray, gold: np.ndarray) -> float:
         gold: 0 or 1 [cells], at least one 1.
 
     Returns:
-        Half-way between the last cell given and the first not given.
+        Half-way between the last cell above it and the first below it.
     """
     order = np.argsort(-shares, kind="stable")
     hits = np.cumsum(gold[order])

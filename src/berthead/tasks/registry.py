@@ -1,4 +1,4 @@
-"""Tasks by their names: berthead's own, and those of installed packages."""
+"""Tasks by name: berthead's own, and those of installed packages."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def find_task(name: str, fitted_with: Any = "") -> type[Task]:
 
     Args:
         name: one of TASKS, or of an installed package.
-        fitted_with: the package that a model folder says it is of.
+        fitted_with: the package that a model folder names.
 
     Returns:
         The class.
 
     Raises:
-        ModelError: there is none, or what an installed package offers is no task.
+        ModelError: there is none, or an installed package offers something that is not a task.
 
     Example:
         >>> find_task("regress").metrics["mae"]
@@ -59,7 +59,7 @@ def find_task(name: str, fitted_with: Any = "") -> type[Task]:
 
 
 def wrong_with(found: Any) -> str:
-    """Why a class is no task, in words; empty where it is one."""
+    """Why a class is not a task, in words; empty if it is one."""
     if Task not in found.__mro__:
         return "does not inherit from it"
     theirs = {name: inspect.getattr_static(found, name, None) for name in REQUIRED}

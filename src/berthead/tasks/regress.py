@@ -74,7 +74,7 @@ class Regress(Task):
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Self:
-        """The task from its written state."""
+        """The task from its saved state."""
         mean, low, high = (number(state, key) for key in ("mean", "low", "high"))
         if low > high:
             raise ValueError(f"low is {low:g}; expected at most high, {high:g}")
@@ -104,7 +104,7 @@ class Regress(Task):
         return ["value"]
 
     def check(self, target: float) -> None:
-        """Any finite number can be compared."""
+        """Every finite number is allowed."""
 
     def targets(self, values: Sequence[float], inputs: Sequence[EncodedExample] = ()) -> np.ndarray:
         """The numbers, float32 [rows, 1]."""
@@ -139,7 +139,7 @@ class Regress(Task):
         return [("range", f"{self.low:g} to {self.high:g}")]
 
     def answers_in_words(self) -> str:
-        """The range, on part of a line."""
+        """The range, in a few words."""
         return f"numbers from {self.low:g} to {self.high:g}"
 
     def evaluate(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Gold(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a context offers for a question.
+    """The candidate answers in a context.
 
     Args:
         spans: the best answers, best first, without repetition: (start, end, score, window).
@@ -53,9 +53,9 @@ class Extract(Task):
     """A span of the context, or no answer.
 
     Args:
-        longest: characters of the longest answer that is given.
+        longest: the most characters of an answer.
         unanswerable: whether a question may have no answer (SQuAD 2.0).
-        threshold: an answer is given where its score is above that of no answer by at least this; fitted on held-out
+        threshold: an answer is given if its score is above that of no answer by at least this; tuned on held-out
             rows.
 
     Example:
@@ -99,7 +99,7 @@ class Extract(Task):
 
     @classmethod
     def settled(cls, example: Example) -> Example:
-        """Answers at the places given; a wrong place is corrected where the text occurs only once."""
+        """Answers at the given offsets; a wrong offset is corrected if the text occurs only once."""
         context, golds, notes = example.pair or "", [], []
         for gold in example.target:
             if context[gold.start : gold.start + len(gold.text)] == gold.text and gold.start >= 0:
@@ -122,7 +122,7 @@ class Extract(Task):
 
     @classmethod
     def from_targets(cls, targets: Sequence[tuple[Gold, ...]], where: str) -> Self:
-        """How long answers are, and whether there always is one."""
+        """The task with the length of answers, and whether there always is one."""
         lengths = [len(gold.text) for target in targets for gold in target]
         if not lengths:
             raise DataError(where, "holds no answer", "questions with answers", "Add rows that have one.")
@@ -130,7 +130,7 @@ class Extract(Task):
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Self:
-        """The task from its written state."""
+        """The task from its saved state."""
         longest, unanswerable = state["longest"], state["unanswerable"]
         if type(longest) is not int or longest < 1 or type(unanswerable) is not bool:
             saw = f"longest is {longest!r}, unanswerable is {unanswerable!r}"
@@ -162,7 +162,7 @@ class Extract(Task):
         return read_questions(tokenizer, examples, policy)
 
     def check(self, target: tuple[Gold, ...]) -> None:
-        """Any answer can be compared."""
+        """Every answer is allowed."""
 
     def targets(self, values: Sequence[tuple[Gold, ...]], inputs: Sequence[EncodedExample] = ()) -> np.ndarray:
         """For each unit whether the answer starts there, whether it ends there, and its window, int64 [units, 3]."""
@@ -180,7 +180,7 @@ class Extract(Task):
         return ragged(rows)
 
     def misfits(self, examples: Sequence[Example], inputs: Sequence[EncodedExample]) -> list[str]:
-        """Answers that no window holds whole."""
+        """Answers that no window contains completely."""
         lines = []
         for example, one, row in zip(examples, inputs, self.targets([x.target for x in examples], inputs), strict=True):
             assert one.units is not None
@@ -196,11 +196,11 @@ class Extract(Task):
 
     @property
     def needs_held_out(self) -> bool:
-        """Where a question may have no answer."""
+        """Yes, if a question may have no answer."""
         return self.unanswerable
 
     def tuned(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> Self:
-        """The threshold with the best F1 on held-out rows, where some have no answer."""
+        """The task with the threshold of the best F1 on held-out rows, if some have no answer."""
         assert batch is not None
         golds = [_texts(example) for example in batch.examples]
         if not self.unanswerable or all(golds):
@@ -243,17 +243,17 @@ class Extract(Task):
         return scores | {"loss": float(losses.mean()), "warnings": []}
 
     def columns(self, probabilities: bool = False) -> dict[str, type]:
-        """The answer, its probability, and where it stands."""
+        """The answer, its probability, and its offsets."""
         return {"prediction": str, "score": float, "start": int, "end": int}
 
     def cells(self, prediction: Prediction) -> dict[str, Any]:
-        """The answer and its place; no place where there is no answer."""
+        """The answer and its offsets; no offsets if there is no answer."""
         best = prediction.spans[0] if prediction.answer and prediction.spans else None
         place = {"start": best and best.start, "end": best.end if best else None}
         return {"prediction": prediction.answer, "score": short(prediction.score), **place}
 
     def identity(self, answer: Answer) -> Hashable:
-        """The text, wherever it stands."""
+        """The text, wherever it occurs."""
         return str(answer.answer)
 
     def is_right(self, answer: Answer, example: Example, read: EncodedExample) -> bool:
@@ -265,7 +265,7 @@ class Extract(Task):
         return _texts(example)
 
     def answers_in_words(self) -> str:
-        """On part of a line."""
+        """The possible answers, in a few words."""
         return f"an answer in the context{', or none' if self.unanswerable else ''}"
 
     def _answered(self, found: Found) -> bool:
@@ -310,7 +310,7 @@ def _spans(logits: FloatArray, starts: np.ndarray, ends: np.ndarray, longest: in
 
 
 def _within(one: EncodedExample, first: int, end: int, gold: Gold) -> tuple[int, int] | None:
-    """The units at which the answer starts and ends in a window, or None where it is not whole there."""
+    """The units at which the answer starts and ends in a window, or None if it is not complete there."""
     assert one.units is not None
     starts, ends = one.units.start[first + 1 : end], one.units.end[first + 1 : end]
     start = int(np.searchsorted(ends, gold.start, side="right"))
@@ -321,7 +321,7 @@ def _within(one: EncodedExample, first: int, end: int, gold: Gold) -> tuple[int,
 
 
 def _reaches(one: EncodedExample, first: int, end: int, gold: Gold) -> bool:
-    """Whether a window ends behind the answer, or with the context."""
+    """Whether a window ends after the answer, or with the context."""
     assert one.units is not None
     is_last = end == len(one.units.window) and not one.truncated
     return is_last or bool(one.units.end[end - 1] >= gold.start + len(gold.text.rstrip()))

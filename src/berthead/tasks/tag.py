@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Tag(Task):
-    """A label for each word, and the spans that they make up.
+    """A label for each word, and the spans that they form.
 
     Args:
-        tags: what a word can get: BIO tags, or plain ones such as parts of speech.
+        tags: the possible tags: BIO tags, or plain ones such as parts of speech.
         scheme: how the user's data writes spans: `BIO`, `IOB1`, `BIOES` or `plain`.
         letters: the letters for begin, inside, end and single, and the separator.
-        head: the fitted head, whose conditional random field decodes where it has one.
-        mean_words: words an example in the batch whose loss is computed; None: in the rows that are given.
+        head: the fitted head, whose conditional random field decodes if it has one.
+        mean_words: words an example in the whole batch; None: in the given rows.
 
     Example:
         >>> task = Tag.from_targets([("B-PER", "O")], "data")
@@ -95,7 +95,7 @@ class Tag(Task):
 
     @classmethod
     def from_targets(cls, targets: Sequence[Any], where: str) -> Self:
-        """The tags that stand in the targets."""
+        """The task with the tags of the targets."""
         places = [place for place, target in enumerate(targets) if target]
         rows = [targets[place] for place in places]
         marked = [isinstance(target[0], Mark) for target in rows]
@@ -126,7 +126,7 @@ class Tag(Task):
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Self:
-        """The task from its written state."""
+        """The task from its saved state."""
         tags, scheme, letters = state["labels"], state["scheme"], state["letters"]
         if not isinstance(tags, list) or len(set(map(str, tags))) < len(tags) or len(tags) < 2:
             raise ValueError(f"labels are {shown(tags)[:60]}; expected at least two different tags")
@@ -160,7 +160,7 @@ class Tag(Task):
         return read_words(tokenizer, examples, policy, whole=False)
 
     def check(self, target: Sequence[Any]) -> None:
-        """Whether every label is known."""
+        """Check that every label is known."""
         if self.scheme == "plain":
             if not target or isinstance(target[0], Mark):
                 raise ValueError("holds spans; expected a tag for each word, as this model was fitted")
@@ -190,7 +190,7 @@ class Tag(Task):
         return ragged(rows)
 
     def misfits(self, examples: Sequence[Example], inputs: Sequence[EncodedExample]) -> list[str]:
-        """Spans that begin or end inside a word; entities that begin with I- where others begin with B-."""
+        """Spans that begin or end inside a word; entities that begin with I- although others begin with B-."""
         lines, tagged = [], []
         for example, one in zip(examples, inputs, strict=True):
             if example.target and isinstance(example.target[0], Mark):
@@ -231,7 +231,7 @@ class Tag(Task):
         return replace(self, mean_words=max(1, len(targets)) / examples)
 
     def decode(self, logits: FloatArray, batch: Batch | None = None) -> list[Answer]:
-        """The likeliest sequence of tags that can be, and its spans in characters of the text."""
+        """The likeliest allowed sequence of tags, and its spans in characters of the text."""
         assert batch is not None
         answers = []
         for rows, example, one in zip(batch.split(logits), batch.examples, batch.inputs, strict=True):
@@ -258,7 +258,7 @@ class Tag(Task):
 
     @property
     def has_probabilities(self) -> bool:
-        """No: of its labels each word has probabilities of its own."""
+        """No: each word has its own probabilities."""
         return False
 
     def columns(self, probabilities: bool = False) -> dict[str, type]:
@@ -272,7 +272,7 @@ class Tag(Task):
         return {"prediction": answer, "predicted_tags": prediction.tags}
 
     def identity(self, answer: Answer) -> Hashable:
-        """The set of spans; plain tags of given tokens as they stand."""
+        """The set of spans; plain tags of given tokens unchanged."""
         if self.scheme == "plain" and answer.tags is not None:
             return tuple(answer.tags)
         return frozenset((one.start, one.end, one.label) for one in answer.spans or ())
@@ -282,7 +282,7 @@ class Tag(Task):
         return self.identity(answer) == self.wanted(example.target, read)
 
     def wanted(self, target: Sequence[Any], read: EncodedExample) -> Hashable:
-        """The target as `identity` gives the answer: spans by characters, or plain tags."""
+        """The target in the form of `identity`: spans by characters, or plain tags."""
         if self.scheme == "plain":
             return tuple(target)
         assert read.units is not None
@@ -302,7 +302,7 @@ class Tag(Task):
         return self.scores([self.path(rows)[0] for rows in batch.split(logits)], logits, targets)
 
     def scores(self, paths: Sequence[IntArray], logits: FloatArray, targets: np.ndarray) -> dict[str, Any]:
-        """The same from tag numbers that are decoded already: those of each example's words."""
+        """Like `evaluate`, from decoded tag numbers of each example's words."""
         if len(logits) == 0:
             raise DataError("", "the rows hold no words to score", "texts with words", "Check the column.")
         gold = [[self.tags[number] for number in row] for row in targets]
@@ -328,7 +328,7 @@ class Tag(Task):
         return float(losses.sum()) / max(1, len(logits))
 
     def _padded(self, tags: list[str], words: int) -> list[str]:
-        """Tags for all words: those that were not read get none."""
+        """Tags for all words; words that were not read get none."""
         return tags + ["O" if "O" in self.tags else self.tags[0]] * (words - len(tags))
 
     def path(self, logits: FloatArray) -> tuple[IntArray, FloatArray]:
@@ -348,7 +348,7 @@ class Tag(Task):
 
 
 def _first_odd(rows: Sequence[Sequence[str]]) -> tuple[int, str]:
-    """The first row whose tags do not go together with those before it, and why they do not."""
+    """The first row whose tags contradict those before it, and why."""
 
     def mixture(count: int) -> str:
         try:

@@ -1,6 +1,6 @@
-"""Tokens index an encoder's tables: a tokenizer is checked where it is loaded, and each pack before it is computed.
+"""Bounds checks of token numbers against an encoder's tables: of a tokenizer at loading, of each pack before computing.
 
-Whoever computes may trust what was checked: a kernel that is told to read beside a table does so.
+Kernels do not check again: a token number outside a table would make them read outside of it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Tables(Protocol):
 
     Attributes:
         vocabulary: rows of the table of tokens.
-        segments: rows of the table of token types; 0: there is none, and token types are not read.
+        segments: rows of the table of token types; 0: no table, and token types are not read.
         positions: the longest row in tokens.
     """
 
@@ -36,11 +36,11 @@ class Tables(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TableSizes:
-    """`Tables` of an encoder that is not at hand.
+    """`Tables` without an encoder.
 
     Args:
         vocabulary: rows of the table of tokens.
-        segments: rows of the table of token types; 0: there is none.
+        segments: rows of the table of token types; 0: no table.
         positions: the longest row in tokens.
     """
 
@@ -50,7 +50,7 @@ class TableSizes:
 
 
 def check_tokenizer(tokenizer: Tokenizer, tables: Tables, where: str, *, pairs: bool) -> None:
-    """Whether all that a tokenizer can give has its row in the encoder's tables.
+    """Check that everything a tokenizer can return has a row in the encoder's tables.
 
     Args:
         tokenizer: of the folder.
@@ -59,7 +59,7 @@ def check_tokenizer(tokenizer: Tokenizer, tables: Tables, where: str, *, pairs: 
         pairs: whether pairs of texts are read, too.
 
     Raises:
-        ModelError: it gives a token number or a token type beside its table, or more special tokens than a row holds.
+        ModelError: a token number or token type outside its table, or more special tokens than a row can hold.
     """
     if tokenizer.largest_id >= tables.vocabulary:
         saw = f"its tokenizer gives token numbers up to {tokenizer.largest_id}"
@@ -78,14 +78,14 @@ def check_tokenizer(tokenizer: Tokenizer, tables: Tables, where: str, *, pairs: 
 
 
 def check_pack(pack: Pack, tables: Tables) -> None:
-    """Whether all that a pack indexes is there: its rows among its tokens, and its tokens in the encoder's tables.
+    """Check all indices of a pack: its rows among its tokens, and its tokens in the encoder's tables.
 
     Args:
         pack: the rows.
         tables: of the encoder.
 
     Raises:
-        ModelError: something is not there; row and token are named.
+        ModelError: an index is out of bounds; the message names row and token.
 
     Example:
         >>> check_pack(Pack(*map(np.array, ([7, 2], [0, 0], [0, 1], [0, 2], [0]))), TableSizes(10, 2, 6))

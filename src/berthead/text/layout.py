@@ -1,4 +1,4 @@
-"""Where the answers of many inputs lie: from rows of tokens to units, and from units to inputs."""
+"""The layout of many inputs: from rows of tokens to units, and from units to inputs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class Layout:
     """Inputs as one flat list of rows and one flat list of units.
 
     Args:
-        inputs: what is read.
+        inputs: the encoded examples.
 
     Attributes:
         rows: the rows of all inputs.
         row_starts: each input's first row, and the end of the last, int64 [inputs + 1].
         unit_starts: each input's first unit, and the end of the last, int64 [inputs + 1].
         by_token: whether units are tokens; otherwise each row belongs to one unit.
-        plain: whether each input is one row with one unit.
+        plain: whether every input is one row with one unit.
     """
 
     def __init__(self, inputs: Sequence[EncodedExample]) -> None:
@@ -50,7 +50,7 @@ class Layout:
         return int(self.unit_starts[-1])
 
     def units_in(self, pack: Pack) -> tuple[IntArray, IntArray]:
-        """The token units that a pack answers.
+        """The token units in a pack.
 
         Args:
             pack: of `rows`.
@@ -68,16 +68,16 @@ class Layout:
         return np.repeat(np.arange(len(self.rows)), np.diff(self._row_units)), self._token
 
     def units_of(self, inputs: IntArray) -> IntArray:
-        """Unit numbers of these inputs, in their order."""
+        """Unit numbers of these inputs, in order."""
         return ranges(self.unit_starts[inputs], self.unit_starts[inputs + 1])
 
     def rows_of(self, inputs: IntArray) -> IntArray:
-        """Row numbers of these inputs, in their order."""
+        """Row numbers of these inputs, in order."""
         return ranges(self.row_starts[inputs], self.row_starts[inputs + 1])
 
 
 def ranges(firsts: IntArray, ends: IntArray) -> IntArray:
-    """The numbers from each first to below its end, one after another.
+    """The concatenated ranges from each first to its end.
 
     Example:
         >>> ranges(np.array([5, 0]), np.array([7, 1])).tolist()

@@ -15,7 +15,7 @@ def plan(lengths: Sequence[int] | IntArray, token_budget: int) -> list[IntArray]
 
     Args:
         lengths: tokens of each row, at least 1.
-        token_budget: most tokens in a pack; a longer row gets a pack of its own.
+        token_budget: most tokens in a pack; a longer row gets its own pack.
 
     Returns:
         Row numbers of each pack; longest rows first, equal lengths in the order given.
@@ -43,7 +43,7 @@ def pack(encoded: Sequence[Encoded], rows: IntArray) -> Pack:
 
     Args:
         encoded: all inputs.
-        rows: which of them, in the order wanted.
+        rows: which of them, in the order of the pack.
 
     Returns:
         The pack; `row` holds `rows`.

@@ -1,4 +1,4 @@
-"""Text or pair to token numbers, by the checkpoint's own tokenizer."""
+"""Text or pair to token numbers, with the checkpoint's tokenizer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Encoded:
     """One input as token numbers.
 
     Args:
-        ids: token numbers with the special ones, int64 [tokens].
+        ids: token numbers, special ones included, int64 [tokens].
         segments: token types, int64 [tokens].
         n_tokens: tokens of the whole input, before any were cut.
         truncated: whether tokens were cut.
@@ -39,12 +39,12 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """A text's tokens without the special ones, and where they stand in it.
+    """A text's tokens without the special ones, and their positions in the text.
 
     Args:
         ids: token numbers [tokens].
         starts: the first character of each token, int64 [tokens].
-        ends: the character after its last, int64 [tokens].
+        ends: the character after each token's last, int64 [tokens].
         words: the number of each token's word, int64 [tokens], never falling.
     """
 
@@ -74,11 +74,11 @@ class _Template:
 
 
 class Tokenizer:
-    """A checkpoint's tokenizer, without the padding and truncation that its file may ask for.
+    """A checkpoint's tokenizer, without the padding and truncation that its file may configure.
 
     Args:
         backend: a `tokenizers.Tokenizer`.
-        config: tokenizer_config.json, to be written down beside it.
+        config: tokenizer_config.json, to be saved with it.
     """
 
     def __init__(self, backend: Any, config: dict[str, Any]) -> None:
@@ -122,7 +122,7 @@ class Tokenizer:
 
     @property
     def largest_id(self) -> int:
-        """The largest token number that it gives; numbers may have gaps, so that their count says nothing."""
+        """The largest token number that it can return; numbers may have gaps, so their count is not enough."""
         size: int = self.backend.get_vocab_size(with_added_tokens=True)
         # Without gaps it is the last one. Asking for each costs half of what all tokens by name cost.
         if all(token is not None for token in map(self.backend.id_to_token, range(size))):
@@ -133,16 +133,16 @@ class Tokenizer:
         return max(largest, *self._single.special_tokens, *self._pair.special_tokens)
 
     def token_types(self, *, pair: bool) -> set[int]:
-        """The token types that it gives in a row of one text, or of a pair."""
+        """The token types in a row of one text, or of a pair."""
         return (self._pair if pair else self._single).types
 
     def special_tokens(self, *, pair: bool) -> int:
-        """How many special tokens it puts around one text, or a pair."""
+        """The number of special tokens around one text, or a pair."""
         return len((self._pair if pair else self._single).special_tokens)
 
     @property
     def sha256(self) -> str:
-        """The hash of all that it does, in hexadecimal."""
+        """The hash of everything that affects its output, in hexadecimal."""
         return hashlib.sha256(self.backend.to_str().encode()).hexdigest()
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None, max_tokens: int) -> list[Encoded]:
@@ -168,11 +168,11 @@ class Tokenizer:
         return rows
 
     def room(self, max_tokens: int, *, pair: bool) -> int:
-        """Tokens of the user's text in a row, beside the special ones."""
+        """How many tokens of the user's text fit in a row beside the special ones."""
         return max(0, max_tokens - self.special_tokens(pair=pair))
 
     def first_token(self, *, pair: bool) -> int:
-        """The place of the first text's first token in a row."""
+        """The index of the first text's first token in a row."""
         return len((self._pair if pair else self._single).before[0])
 
     def gap(self) -> int:
@@ -205,7 +205,7 @@ class Tokenizer:
         return [encoding.ids for encoding in self.backend.encode_batch_fast(clean, add_special_tokens=False)]
 
     def pieces(self, texts: Sequence[str]) -> list[Pieces]:
-        """Tokens of texts with their places, without special tokens."""
+        """Tokens of texts with their positions, without special tokens."""
         clean = [_text(text) for text in texts]
         encodings = self.backend.encode_batch(clean, add_special_tokens=False)
         found = [_pieces(encoding) for encoding in encodings]
@@ -214,7 +214,7 @@ class Tokenizer:
         return [_by_words(one, text) for one, text in zip(found, clean, strict=True)]
 
     def word_ids(self, words: Sequence[Sequence[str]]) -> list[list[list[int]]]:
-        """Token numbers of each word of texts that are given as words; a word of no token gets the unknown one."""
+        """Token numbers of each word of texts given as words; a word without a token gets the unknown token."""
         clean = [[_text(word) for word in text] for text in words]
         encodings = self._spaced.encode_batch(clean, is_pretokenized=True, add_special_tokens=False)
         unknown = self._unknown()
@@ -228,7 +228,7 @@ class Tokenizer:
 
     @property
     def _spaced(self) -> Any:
-        """The tokenizer of single words, which reads each as it stands in a text: behind a space."""
+        """The tokenizer for single words, which reads each as in a text: after a space."""
         # Python 3.11's cached_property holds a lock, which a child of a fork may find taken for ever.
         if self._of_words is None:
             self._of_words = self._made_spaced()
@@ -257,7 +257,7 @@ class Tokenizer:
         """Write tokenizer.json and tokenizer_config.json, as transformers reads them.
 
         Args:
-            folder: where to.
+            folder: the target folder.
             max_tokens: longest input in tokens.
         """
         self.backend.save(str(folder / "tokenizer.json"))
@@ -304,7 +304,7 @@ def _wordpiece(vocab: Path, config: dict[str, Any]) -> Any:
 
 
 def _template(backend: Any, *, pair: bool) -> _Template:
-    """Which special tokens the tokenizer puts where, read off one encoding."""
+    """The special tokens around a text and a pair, read from one encoding."""
     encoding = backend.encode("a", "a") if pair else backend.encode("a")
     ids, segments, sides = encoding.ids, encoding.type_ids, encoding.sequence_ids
     first = [i for i, side in enumerate(sides) if side == 0]
@@ -326,7 +326,7 @@ def _template(backend: Any, *, pair: bool) -> _Template:
 
 
 def _text(text: str) -> str:
-    """A lone surrogate is not text: the library refuses it, so it becomes a question mark."""
+    """Replace lone surrogates by question marks, because the library refuses them."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -337,7 +337,7 @@ def _pieces(encoding: Any) -> Pieces:
 
 
 def _by_words(pieces: Pieces, text: str) -> Pieces:
-    """The same tokens without the space that they begin with, and with punctuation and CJK as words of their own."""
+    """The same tokens without their leading space, and with punctuation and CJK as separate words."""
     starts, ends, words = pieces.starts.tolist(), pieces.ends.tolist(), []
     word, known, place = -1, None, -1
     for number, (first, last) in enumerate(zip(starts, ends, strict=True)):
@@ -356,14 +356,14 @@ def _by_words(pieces: Pieces, text: str) -> Pieces:
 
 
 def _stands_alone(letter: str) -> bool:
-    """Whether a character is a word, as BERT sees it."""
+    """Whether a character is a word by itself, as in BERT."""
     if letter.isascii():
         return letter in _ASCII_PUNCTUATION and letter != ""
     return unicodedata.category(letter).startswith("P") or any(first <= letter <= last for first, last in _CJK)
 
 
 def _fit_pair(first: int, second: int, room: int) -> tuple[int, int]:
-    """Lengths of both sides after cutting the longer one until both fit."""
+    """Lengths of both texts after cutting the longer one until both fit."""
     room = max(0, room)
     if first + second <= room:
         return first, second

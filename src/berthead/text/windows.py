@@ -1,4 +1,4 @@
-"""Long inputs as overlapping windows: what the encoder reads of an example, and which places of it are answered."""
+"""Long inputs as overlapping windows: the rows that the encoder reads, and the units that get an answer."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _NO_TOKENS = Encoded(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), 0
 
 @dataclass(frozen=True, slots=True)
 class LengthPolicy:
-    """How long inputs are read, the same in fit and predict.
+    """How long inputs are handled, the same in fit and predict.
 
     Args:
         max_tokens: longest row in tokens, special ones included.
         on_long: `window` (overlapping windows), `truncate` (the end is cut, and counted) or `error`.
-        stride: tokens that neighbouring windows share, at least; None: a quarter of a window for tokens, none for rows.
+        stride: tokens that neighbouring windows share, at least; None: a quarter of a window for tokens, 0 for rows.
     """
 
     max_tokens: int
@@ -32,7 +32,7 @@ class LengthPolicy:
     stride: int | None = None
 
     def shared(self, room: int, *, level: str) -> int:
-        """Tokens that windows of this room share; half of it where a long question leaves no more than the stride."""
+        """Tokens that windows of this size share; half the size if a long question leaves no more than the stride."""
         if self.stride is None:
             return room // 4 if level == "token" else 0
         return self.stride if self.stride < room else room // 2
@@ -40,13 +40,13 @@ class LengthPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """The places of an example that get an answer of their own: words, or tokens of a context.
+    """The units of an example, each with its own answer: words, or tokens of a context.
 
     Args:
         window: in which window each unit is read, int64 [units], never falling.
-        token: its place in that window's row, int64 [units].
+        token: its index in that window's row, int64 [units].
         start: its first character in the user's text, int64 [all units]; -1: the unit stands for the whole window.
-            Where the end was cut there are more of these than were read.
+            If the end was cut, this includes units that were not read.
         end: the character after its last, int64 [all units].
     """
 
@@ -64,8 +64,8 @@ class EncodedExample:
         rows: its windows, one row of tokens each (those of all choices of a question).
         n_tokens: tokens of the whole example, special ones included.
         truncated: whether tokens were not read.
-        groups: which choice each row belongs to, from 0; None: all rows are one text.
-        units: the places that get an answer; None: the whole example, or each choice, gets one.
+        groups: the choice that each row belongs to, from 0; None: all rows are one text.
+        units: what gets an answer; None: the whole example, or each choice.
         error: why it cannot be read, or None.
     """
 
@@ -78,27 +78,27 @@ class EncodedExample:
 
     @property
     def n_units(self) -> int:
-        """Answers wanted of this example."""
+        """The number of answers of this example."""
         if self.units is not None:
             return len(self.units.token)
         return 1 if self.groups is None else self.groups[-1] + 1
 
     @property
     def n_windows(self) -> int:
-        """The most windows that one text of the example was read in."""
+        """The largest number of windows of one text of the example."""
         return len(self.rows) if self.groups is None else int(np.bincount(self.groups).max())
 
     def without_rows(self) -> EncodedExample:
-        """The same without its tokens, which are needed once only."""
+        """The same without its tokens, which are needed only once."""
         return replace(self, rows=(_NO_TOKENS,) * len(self.rows))
 
 
 def window_starts(length: int, room: int, shared: int) -> list[int]:
-    """Where windows begin: as few as there must be, evenly spaced, all full.
+    """Where windows begin: as few as possible, evenly spaced, all full.
 
     Args:
         length: tokens.
-        room: tokens of a window.
+        room: the tokens of a window.
         shared: tokens that neighbours share, at least; below `room`.
 
     Returns:
@@ -119,8 +119,8 @@ def owners(starts: Sequence[int], room: int, places: IntArray) -> IntArray:
 
     Args:
         starts: of the windows.
-        room: tokens of a window.
-        places: tokens, rising, int64 [places].
+        room: the tokens of a window.
+        places: token indices, ascending, int64 [places].
 
     Returns:
         Window numbers, int64 [places].
@@ -137,9 +137,9 @@ def windows_in_parts(one: EncodedExample, target: np.ndarray, most: int) -> list
     """An input with units and their targets, cut into inputs of at most so many windows.
 
     Args:
-        one: with units.
+        one: an input with units.
         target: of each unit, [units or more, ...].
-        most: windows of a part.
+        most: the most windows of a part.
 
     Returns:
         Parts, each with its targets.
@@ -166,7 +166,7 @@ def read_texts(
         tokenizer: the encoder's.
         texts: the first texts.
         pairs: the second ones, as many; or None.
-        policy: how long ones are read; of a long pair the longer side is read in windows.
+        policy: how long inputs are handled; of a long pair the longer text is read in windows.
 
     Returns:
         One input a text.
@@ -177,12 +177,12 @@ def read_texts(
 
 
 def read_choices(tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy) -> list[EncodedExample]:
-    """Questions with choices: each choice is a pair of its own.
+    """Questions with choices: each choice is a separate pair.
 
     Args:
         tokenizer: the encoder's.
         examples: with `choices`.
-        policy: how long ones are read.
+        policy: how long inputs are handled.
 
     Returns:
         One input a question.
@@ -207,16 +207,16 @@ def read_choices(tokenizer: Tokenizer, examples: Sequence[Example], policy: Leng
 def read_words(
     tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy, *, whole: bool
 ) -> list[EncodedExample]:
-    """Texts whose words get an answer each: the words given, or those that the tokenizer finds.
+    """Texts with an answer for each word: the given words, or those that the tokenizer finds.
 
     Args:
         tokenizer: the encoder's.
         examples: with `words`, or with a text alone.
-        policy: how long ones are read.
+        policy: how long inputs are handled.
         whole: each window gets an answer too, before its words.
 
     Returns:
-        One input a text; each word is answered at its first token, in the window where it has most context.
+        One input a text; each word is answered at its first token, in the window in which it has most context.
     """
     texts = [example.text for example in examples if example.words is None]
     given = [example.words for example in examples if example.words is not None]
@@ -243,7 +243,7 @@ def read_words(
 
 
 def read_questions(tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy) -> list[EncodedExample]:
-    """Questions with a context in which the answer stands; every token of the context can begin or end it.
+    """Questions with a context; every token of the context can begin or end the answer.
 
     Args:
         tokenizer: the encoder's.
@@ -281,7 +281,7 @@ def read_questions(tokenizer: Tokenizer, examples: Sequence[Example], policy: Le
 
 
 def whole_characters(text: str, starts: IntArray, ends: IntArray) -> IntArray:
-    """Ends moved behind the combining marks and joiners that the tokenizer dropped after a token.
+    """Ends moved past the combining marks and joiners that the tokenizer dropped after a token.
 
     Args:
         text: the user's text.
@@ -289,7 +289,7 @@ def whole_characters(text: str, starts: IntArray, ends: IntArray) -> IntArray:
         ends: the character after its last, int64 [n].
 
     Returns:
-        int64 [n]; none is moved behind the next start.
+        int64 [n]; none is moved past the next start.
 
     Example:
         >>> whole_characters("e\u0301 a", np.array([0, 3]), np.array([1, 4])).tolist()
@@ -357,7 +357,7 @@ def _too_long(length: int, room: int, policy: LengthPolicy) -> str | None:
 
 
 def _windows(length: int, room: int, policy: LengthPolicy, level: str) -> tuple[list[int], bool]:
-    """Where windows of a text begin, and whether its end is cut."""
+    """Where the windows of a text begin, and whether its end is cut."""
     if length <= room:
         return [0], False
     if policy.on_long != "window" or room < 1:
