@@ -1,4 +1,4 @@
-// What was compiled, as Python reads it when it loads the library (abi.h says why).
+// Describes the compiled structs to Python, which checks them when it loads the library (abi.h says why).
 #include "abi.h"
 
 #include <initializer_list>
@@ -27,7 +27,7 @@ struct Field {
   size_t offset;
 };
 
-// One line a fact: its name, and what it is.
+// One line a fact: its name and its value.
 struct Description {
   std::string text;
   void Number(const char* name, int value) { text += std::string(name) + ": " + std::to_string(value) + "\n"; }

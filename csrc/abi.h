@@ -24,7 +24,7 @@ constexpr int kMaxNR = 32;
 struct BlockSpec {
   const float *qkv, *qkv_bias, *out, *out_bias, *attention_norm, *attention_norm_bias;
   const float *up, *up_bias, *down, *down_bias, *mlp_norm, *mlp_norm_bias;
-  // The tables from here to distance_rows are read where they lie; everything else is copied.
+  // The tables from here to distance_rows are read in place; everything else is copied.
   // Rotary positions: [max_positions, head size / 2].
   const float *cosines, *sines;
   // Added to the scaled scores, by the distance key - query: [heads, 2 * max_positions - 1].
@@ -42,7 +42,7 @@ struct BlockSpec {
   float eps, attention_scale;
 };
 
-// The embedding tables, float32. Null: there is none.
+// The embedding tables, float32. Null: no such table.
 struct EmbeddingSpec {
   const float *word, *position, *segment, *norm, *norm_bias;
   int32_t width, first_position;
@@ -58,7 +58,7 @@ struct TrainingSpec {
   uint32_t seed;
 };
 
-// Where the gradients of its weights go. Null: that gradient is not computed.
+// Pointers to the gradients of its weights. Null: that gradient is not computed.
 struct TrainingGrads {
   float *qkv, *qkv_bias, *out, *out_bias, *attention_norm, *attention_norm_bias;
   float *up, *up_bias, *down, *down_bias, *mlp_norm, *mlp_norm_bias;
@@ -78,16 +78,16 @@ struct TrainingPass {
   TrainingGrads grads;
 };
 
-// Rows of an embedding table that learns with AdamW, brought up to a step. In most steps most rows have no gradient,
+// Rows of an embedding table trained with AdamW, brought up to a step. In most steps most rows have no gradient,
 // and such a row catches up when it is needed again.
 struct AdamWSteps {
   float *weights, *exp_avg, *exp_avg_sq;  // the table and its moments, [rows, width]
-  int32_t* row_steps;                     // the step that each row has come to
+  int32_t* row_steps;                     // the last step of each row
   uint8_t* has_moments;                   // whether a row ever had a gradient
   const int64_t* row_ids;                 // [count] rows, none twice. Null: the first `count`
   const float* grads;                     // [count, width], of the last step. Null: none
-  // By the step, from 1: the factor of weight decay; the learning rate over the first moment's bias correction; one
-  // over the root of the second moment's; and the product of the decay factors so far.
+  // By step, from 1: the factor of weight decay; the learning rate over the first moment's bias correction; one
+  // over the root of the second moment's; and the product of the decay factors up to that step.
   const float *decay_factor, *step_size, *rsqrt_correction;
   const double* decay_product;
   double beta1, beta2;

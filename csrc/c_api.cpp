@@ -14,7 +14,7 @@
 namespace berthead {
 namespace {
 
-// Rows of an embedding table that a thread takes at once: few, because rows that were read lately catch up faster.
+// Rows of an embedding table that a thread takes at once: few, because recently read rows catch up faster.
 constexpr int kRowsAtOnce = 16;
 // Groups of the product that is timed: a tile's rows and its panel fit into the L1 cache.
 constexpr int kPeakGroups = 128;
@@ -36,7 +36,7 @@ int RunTraining(const Kernels& kernels, const TrainingSpec& spec, int precision,
   return ok ? 0 : 1;
 }
 
-// Whoever calls through ctypes cannot catch an exception: where there is no memory, or no more threads, a call fails.
+// A caller through ctypes cannot catch an exception: without memory or threads a call returns an error.
 template <class Result, class Function>
 Result Caught(Result failed, Function function) noexcept {
   try {
@@ -46,7 +46,7 @@ Result Caught(Result failed, Function function) noexcept {
   }
 }
 
-// One thread's operations a second over so many seconds; 0: no memory.
+// One thread's operations per second, measured over this many seconds; 0: no memory.
 double MeasureThread(const Kernels& kernels, int precision, double seconds) {
   typedef std::chrono::steady_clock Clock;
   int32_t* a = (int32_t*)Allocate(sizeof(int32_t) * kMaxTile * kPeakGroups);
@@ -86,7 +86,7 @@ EXPORTED void* berthead_encoder_new(const char* name, int precision) {
   return kernels ? new (std::nothrow) Encoder{kernels, precision, {}} : nullptr;
 }
 
-// Adds a block. Weights are copied; tables are not, and have to stay. 0: done; 1: no memory.
+// Adds a block. Weights are copied; tables are not, and must stay alive. 0: done; 1: no memory.
 EXPORTED int berthead_encoder_add_block(void* encoder, const BlockSpec* spec) {
   Encoder& to = *static_cast<Encoder*>(encoder);
   return Caught(1, [&] {
@@ -98,8 +98,8 @@ EXPORTED int berthead_encoder_add_block(void* encoder, const BlockSpec* spec) {
   });
 }
 
-// Sequences through blocks `order` [layers], from ids or, where there is no embedding, from `input`, to `output`; both
-// [tokens, width]. Of `selected` tokens, ascending, the output is the last vector; of others it has no meaning. Null:
+// Sequences through blocks `order` [layers], from ids or, without an embedding, from `input`, to `output`; both
+// [tokens, width]. The output is the last vector for `selected` tokens (ascending), and undefined for others. Null:
 // all are selected. 0: done; 1: no memory, or no threads.
 EXPORTED int berthead_encoder_run(void* encoder, const int32_t* order, int layers, const EmbeddingSpec* embedding,
                                   const int64_t* ids, const int64_t* segments, const float* input, float* output,
@@ -121,7 +121,7 @@ EXPORTED void berthead_encoder_free(void* encoder) {
   delete freed;
 }
 
-// Bytes of the tape of a pass over so many tokens. 0: this processor has no such kernels, or not in this precision.
+// Bytes of the tape of a pass over this many tokens. 0: this processor has no such kernels, or not in this precision.
 EXPORTED size_t berthead_tape_bytes(const char* name, int precision, const TrainingSpec* spec, int tokens,
                                     int output_tokens) {
   const Kernels* kernels = FindKernels(name, precision);
@@ -135,7 +135,7 @@ EXPORTED int berthead_train(const char* name, int precision, const TrainingSpec*
       1, [&] { return RunTraining(*FindKernels(name, precision), *spec, precision, *pass, forward != 0, threads); });
 }
 
-// Rows of an embedding table through the steps that they have not made. 0: done; 1: no threads.
+// Brings rows of an embedding table up to date. 0: done; 1: no threads.
 EXPORTED int berthead_adamw(const char* name, const AdamWSteps* steps, int threads) {
   return Caught(1, [&] {
     const Kernels* kernels = FindKernels(name, kFP32);
@@ -150,7 +150,7 @@ EXPORTED int berthead_adamw(const char* name, const AdamWSteps* steps, int threa
   });
 }
 
-// Operations a second (an addition and a multiplication are two) of a tile's product in the L1 cache, of so many
+// Operations per second (an addition and a multiplication are two) of a tile's product in the L1 cache, of all
 // threads together. 0: this processor has no such kernels, or not in this precision, or no memory, or no
 // threads.
 EXPORTED double berthead_peak(const char* name, int precision, int threads, double seconds) {

@@ -1,6 +1,6 @@
-// How the sequences of a pack are shared out. They do not know each other, so a pack is cut into chunks, and each
-// thread takes a chunk through all layers by itself: what it works on stays in its cache, and nobody waits. Only where
-// a few long sequences are all there is do all threads compute each chunk together.
+// Divides the sequences of a pack among threads. Sequences are independent, so a pack is cut into chunks, and each
+// thread takes a chunk through all layers: its data stays in its cache, and no thread waits. Only if a pack is a few
+// long sequences, all threads compute each chunk together.
 #include "encoder.h"
 
 #include <algorithm>
@@ -15,7 +15,7 @@ namespace {
 
 // Tokens of a chunk: their activations fit into a core's L2 cache.
 constexpr int kChunkTokens = 256;
-// Threads take chunks of their own while the busiest has at most this share of the work of an even split.
+// Threads take separate chunks if the busiest one has at most this many times the work of an even split.
 constexpr double kMostImbalance = 1.2;
 
 bool PrepareWorkspace(const ForwardCall& call, Workspace& workspace, Chunk& chunk) {
@@ -35,7 +35,7 @@ bool PrepareWorkspace(const ForwardCall& call, Workspace& workspace, Chunk& chun
   chunk.qkv = workspace.qkv.data;
   chunk.context = workspace.context.data;
   if (!chunk.selected) return true;
-  // A thread of the pool may compute this: an exception there would end the process.
+  // A pool thread may run this: an exception there would end the process.
   if (!workspace.of_gathered) workspace.of_gathered.reset(new (std::nothrow) Workspace);
   if (!workspace.of_gathered) return false;
   Chunk& gathered = workspace.gathered = Chunk{};

@@ -13,7 +13,7 @@ struct Encoder {
   std::vector<Block> blocks;
 };
 
-// One call: sequences through blocks `order` [layers], from token ids or, where there is no embedding, from `input`.
+// One call: sequences through blocks `order` [layers], from token ids or, without an embedding, from `input`.
 struct ForwardCall {
   const Encoder& encoder;
   const int32_t* order;

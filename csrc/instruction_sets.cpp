@@ -12,7 +12,7 @@ namespace berthead {
 namespace {
 
 #if defined(BERTHEAD_AMX)
-// Whether the processor has tile registers for int8 and bfloat16, and Linux lends them to this process.
+// Whether the processor has tile registers for int8 and bfloat16, and Linux allows this process to use them.
 // Source: Linux, Documentation/arch/x86/xstate.rst.
 bool HasAmx() {
   constexpr unsigned kBF16Bit = 1u << 22, kTileBit = 1u << 24, kInt8Bit = 1u << 25;

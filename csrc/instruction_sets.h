@@ -8,7 +8,7 @@ namespace berthead {
 // The kernels that this processor can run, the best last.
 class KernelList {
  public:
-  // Kernels that were left out of this build are not usable: their address is null.
+  // Kernels that are not in this build have a null address.
   void Add(const Kernels* kernels) {
     if (kernels) kernels_[count_++] = kernels;
   }

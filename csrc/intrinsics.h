@@ -1,4 +1,4 @@
-// <immintrin.h>, without warnings about its own text.
+// <immintrin.h>, without warnings about that header.
 //
 // Intrinsics of AVX-512 that leave lanes undefined start from a variable that GCC before 13 reports as used
 // uninitialized wherever they are inlined (GCC bug 105593). The warnings are switched off for the lines of that header

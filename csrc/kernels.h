@@ -38,7 +38,7 @@ struct Block {
   BlockSpec spec;
 };
 
-// The threads that compute one chunk together; for a team of one the barrier does nothing.
+// The threads that compute one chunk together; for one thread the barrier does nothing.
 struct Team {
   int size;
   void (*barrier)(Team* team);
@@ -101,16 +101,16 @@ struct Kernels {
   double (*multiply_tile)(int precision, const int32_t* a, const int32_t* b, float* c, int groups, int rounds);
 };
 
-// No tile has more rows or columns.
+// The most rows and columns of a tile.
 constexpr int kMaxTile = 64;
 
 // Zeros, aligned to a cache line, for free(). Null: no memory.
 void* Allocate(size_t bytes);
-// Makes a buffer hold at least so many bytes; what it held is lost. A vector may be read past its end.
+// Makes a buffer hold at least this many bytes; its content is lost. A vector may be read past its end.
 bool Grow(Buffer& buffer, size_t bytes);
 void Release(Block& block);
 
-// Weak: the address of those that were not built (see setup.py) is null.
+// Weak symbols: null for kernels that were not built (see setup.py).
 #define BERTHEAD_OPTIONAL extern __attribute__((weak)) const Kernels
 #if defined(__x86_64__)
 BERTHEAD_OPTIONAL avx2_kernels, avx512_kernels, avx512_vnni_kernels, avx512_bf16_kernels;

@@ -18,7 +18,7 @@ void* Allocate(size_t bytes) {
 bool Grow(Buffer& buffer, size_t bytes) {
   if (bytes <= buffer.bytes) return true;
   free(buffer.data);
-  // Room beyond the end: a vector may be read whole where only its first lanes count.
+  // Room beyond the end: a whole vector may be read even if only its first lanes count.
   buffer.data = Allocate(bytes + bytes / 4 + 256);
   buffer.bytes = buffer.data ? bytes + bytes / 4 : 0;
   return buffer.data != nullptr;

@@ -9,7 +9,7 @@
 namespace berthead {
 namespace {
 
-// Few threads, each on a processor of its own: they poll, which takes a fraction of a microsecond.
+// Few threads, each on its own processor: they poll, which takes a fraction of a microsecond.
 void Barrier(Team* team) {
   if (team->size == 1) return;
   const int32_t phase = __atomic_load_n(&team->phase, __ATOMIC_ACQUIRE);
@@ -27,8 +27,8 @@ void Barrier(Team* team) {
 std::unique_ptr<ThreadPool> pool;
 
 #if defined(__unix__)
-// A fork waits for what another thread computes. Its child has the memory of the pool, but none of its threads: it
-// leaves the pool where it is, and makes one of its own.
+// A fork waits until other threads have finished computing. Its child has the memory of the pool, but none of its
+// threads: it abandons the pool, and makes its own.
 void BeforeFork() { pool_mutex.lock(); }
 void AfterForkInParent() { pool_mutex.unlock(); }
 void AfterForkInChild() {
@@ -96,7 +96,7 @@ void ThreadPool::Run(const Task& task) {
   }
 }
 
-// Polls for the next round first: the next call mostly comes soon.
+// Polls for the next round first: the next call usually comes soon.
 void ThreadPool::Serve(int rank) {
   int64_t seen = 0;
   for (;;) {

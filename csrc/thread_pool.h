@@ -1,4 +1,4 @@
-// The threads that compute. They stay between calls, and the caller is one of them.
+// The pool of computing threads. They stay between calls, and the caller is one of them.
 #pragma once
 
 #include <atomic>
@@ -23,7 +23,7 @@ inline void Pause() {
 // Polls before a waiting thread gives up its processor: some ten microseconds.
 constexpr int kSpins = 4000;
 
-// A team whose barrier lets no thread on before all have come.
+// A team with a barrier: no thread continues before all have arrived.
 Team MakeTeam(int size);
 
 // The activations of one chunk.
@@ -34,7 +34,7 @@ struct Workspace {
   ~Workspace();
 };
 
-// What one thread keeps between calls.
+// Memory that one thread keeps between calls.
 struct ThreadState {
   Workspace workspace;
   Scratch scratch{};
@@ -68,10 +68,10 @@ class ThreadPool {
   const Task* task_ = nullptr;
 };
 
-// One call at a time computes: whoever uses the pool holds this. A fork holds it too.
+// One call computes at a time: a user of the pool holds this, and so does a fork.
 extern std::mutex pool_mutex;
 
-// The process's pool of so many threads. The caller holds `pool_mutex`.
+// The process's pool with this many threads. The caller holds `pool_mutex`.
 ThreadPool& Threads(int size);
 
 }  // namespace berthead

@@ -32,10 +32,10 @@ inline VF Sqrt(VF a) { return _mm256_sqrt_ps(a); }
 inline VF MulAdd(VF a, VF b, VF c) { return _mm256_fmadd_ps(a, b, c); }
 inline VF Max(VF a, VF b) { return _mm256_max_ps(a, b); }
 inline VF Min(VF a, VF b) { return _mm256_min_ps(a, b); }
-// a, its magnitude at most that of the positive b.
+// Clamps a to [-b, b]; b is positive.
 inline VF ClampAbs(VF a, VF b) { return Max(Min(a, b), Sub(Zero(), b)); }
 inline VF Abs(VF a) { return _mm256_andnot_ps(Set(-0.0f), a); }
-// A magnitude, with the sign of another number.
+// The magnitude of one number with the sign of another.
 inline VF CopySignToAbs(VF a, VF sign) { return _mm256_or_ps(a, _mm256_and_ps(sign, Set(-0.0f))); }
 
 // Of all lanes.

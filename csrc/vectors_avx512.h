@@ -34,10 +34,10 @@ inline VF Sqrt(VF a) { return _mm512_sqrt_ps(a); }
 inline VF MulAdd(VF a, VF b, VF c) { return _mm512_fmadd_ps(a, b, c); }
 inline VF Max(VF a, VF b) { return _mm512_max_ps(a, b); }
 inline VF Min(VF a, VF b) { return _mm512_min_ps(a, b); }
-// a, its magnitude at most that of the positive b.
+// Clamps a to [-b, b]; b is positive.
 inline VF ClampAbs(VF a, VF b) { return _mm512_range_ps(a, b, 2); }
 inline VF Abs(VF a) { return _mm512_abs_ps(a); }
-// A magnitude, with the sign of another number.
+// The magnitude of one number with the sign of another.
 inline VF CopySignToAbs(VF a, VF sign) {
   const VI bit = _mm512_set1_epi32((int)0x80000000u);
   return _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(a), _mm512_and_si512(_mm512_castps_si512(sign), bit)));

@@ -103,7 +103,7 @@ def computed_by(kernels: str, device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         names = {torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())}
         return by | {"gpus": sorted(names)}
-    # Ours give each row to one thread; torch may divide a row's sums.
+    # Our kernels give each row to one thread; torch may split a row's sums.
     ours = not {"torch", "oneDNN"} & {*kernels.split(", ")}
     return by if ours else by | {"threads": torch.get_num_threads()}
 
@@ -155,7 +155,7 @@ def has_fast_bf16(device: torch.device | None = None) -> bool:
     """Whether this processor, or that device, multiplies bfloat16 in hardware."""
     if device is not None and device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # torch says so only through private names; without them the exact arithmetic is used.
+    # torch reports it only through private names; without them float32 is used.
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, check, bool)() for check in checks)
 
@@ -174,7 +174,7 @@ def find_device(name: str, precision: str = "fp32") -> torch.device:
         UsageError: torch does not find the device, or it does not support this precision.
         MachineError: this process was forked from one that used the GPU.
     """
-    # A private name: without it torch raises an error of its own when it first computes there.
+    # A private name: without it torch raises its own error at the first computation.
     if name == "cuda" and getattr(torch.cuda, "_is_in_bad_fork", bool)():
         raise MachineError(cuda.NO_GPU[0], cuda.NO_GPU[1], fix=cuda.NO_GPU[2])
     if name == "cuda" and precision == "int8":

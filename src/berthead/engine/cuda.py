@@ -21,7 +21,7 @@ from berthead.model.tensors import TensorPack
 from berthead.records import FloatArray, Pack
 from berthead.text.bounds import check_pack
 
-# Where, what was seen, and what to do, in a child of a fork.
+# The error in a forked child: where, what was found, what to do.
 NO_GPU = (
     "--device cuda", "this process was forked from one that used the GPU; CUDA does not survive a fork",
     'Start the process with multiprocessing\'s method "spawn", and load the function there.',
@@ -70,7 +70,7 @@ class CudaEngine:
         return self._run(self.model.head.pool, pack)
 
     def _run(self, function: Callable[[Tensor, TensorPack], Tensor], pack: Pack) -> FloatArray:
-        check_pack(pack, self.model.encoder.config)  # a GPU that reads beside a table is lost to the whole process
+        check_pack(pack, self.model.encoder.config)  # out-of-bounds reads make a GPU unusable for the process
         here = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
         with memory_explained(pack), self._lock, here, torch.inference_mode():
             found: FloatArray = function(*self._encoded(pack)).float().cpu().numpy()
@@ -99,7 +99,7 @@ class Engines:
         self._make, self.workers, self._process = make, len(devices), os.getpid()
         first = make(devices[0])
         self.precision, self.kernels, self.model = first.precision, first.kernels, first.model
-        # The last one used comes first: who asks for one pack after another stays on one device.
+        # The last one used comes first: a caller with one pack at a time stays on one device.
         self._free: LifoQueue[tuple[torch.device, Any]] = LifoQueue()
         for device in reversed(devices[1:]):
             self._free.put((device, None))

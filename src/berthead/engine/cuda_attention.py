@@ -75,13 +75,13 @@ def efficient(query: Tensor, key: Tensor, value: Tensor, rows: Rows, scale: floa
 
 
 KERNELS = {"fp32": Kernel("efficient", efficient), "bf16": Kernel("flash", flash)}
-# How far a kernel may lie from plain products on values of size 1.
+# The tolerance of a kernel against plain products, on values of size 1.
 TOLERANCES = {"fp32": 1e-4, "bf16": 3e-2}
-# How a torch says that it lacks a kernel, or has it with other arguments (2.10: `varlen_attn` without `scale`).
+# Errors of a torch that lacks a kernel, or has it with other arguments (2.10: `varlen_attn` without `scale`).
 REFUSALS = (RuntimeError, ImportError, AttributeError, TypeError, ValueError)
 
 
-# What attention may read of positions: nothing, or what turns queries and keys. No kernel here adds to the scores.
+# Supported positions: none, or rotary. No kernel here adds to the scores.
 POSITIONS = frozenset({NoPositions, Rotary})
 
 
@@ -207,7 +207,7 @@ def prepared(
     if kernel is not None:
         encoder.positions = known.setdefault(("rows of", id(encoder.positions)), WithRows(encoder.positions))
         for block in encoder.blocks:
-            if type(block.attention) is Attention:  # not yet replaced in a block that models share
+            if type(block.attention) is Attention:  # not replaced yet in a block that models share
                 block.attention = VarlenAttention(block.attention, kernel)
     if dtype != torch.float32:
         encoder.embeddings = CastEmbeddings(encoder.embeddings, dtype)

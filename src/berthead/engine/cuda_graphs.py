@@ -34,7 +34,7 @@ class Graphs:
 
     def __init__(self, encoder: Encoder, device: torch.device, record: Record) -> None:
         self.encoder, self.device, self.record = encoder, device, record
-        # By size: what is read, and what replays; None: this size cannot be recorded.
+        # By size: the input tensors, and the replay; None: this size cannot be recorded.
         self._kept: dict[int, tuple[TensorPack, Replay] | None] = {}
 
     def encoded(self, pack: Pack) -> tuple[Tensor, TensorPack] | None:
@@ -65,11 +65,11 @@ class Graphs:
         return replay()[:tokens], own
 
     def _recorded(self, given: TensorPack, size: int) -> tuple[TensorPack, Replay] | None:
-        # As if one row could be all of it: what is recorded holds for rows of any lengths.
+        # The longest row may be the whole pack, so the recording works for rows of any lengths.
         read = TensorPack._make([*(tensor.clone() for tensor in given[:-1]), (RowGroup(0, 1, size),)])
         try:
             return read, self.record(lambda: self.encoder(read))
-        except RuntimeError:  # a GPU or a torch that cannot: packs are computed as larger ones are
+        except RuntimeError:  # this GPU or torch cannot record: packs are computed like larger ones
             return None
 
 
@@ -118,13 +118,13 @@ def recorded(function: Callable[[], Tensor]) -> Replay:
     with _RECORDING:
         try:
             with torch.cuda.stream(side):
-                function()  # what is set up at the first call is no part of the recording
+                function()  # set-up of the first call is not recorded
             graph = torch.cuda.CUDAGraph()
-            # Other threads compute on GPUs of their own meanwhile.
+            # Other threads compute on their own GPUs meanwhile.
             with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
                 result = function()
         finally:
-            torch.cuda.set_stream(usual)  # a recording that fails leaves its own behind
+            torch.cuda.set_stream(usual)  # a failed recording leaves its own stream set
     usual.wait_stream(side)
 
     def replay() -> Tensor:

@@ -11,11 +11,11 @@ from weakref import WeakSet
 
 from berthead.errors import MachineError
 
-# OpenMP's omp_pause_soft: the threads end, and are started again when there is work for them.
+# OpenMP's omp_pause_soft: the threads end, and start again when there is work.
 _PAUSE_SOFT = 1
 
 _LOCKS: WeakSet[Any] = WeakSet()
-# One fork at a time: two that wait for the same locks in different orders would wait for ever.
+# One fork at a time: two that take the same locks in different orders would deadlock.
 _FORKING = threading.RLock()
 _held: list[Any] = []
 _is_paused, _is_alone = False, False
@@ -94,7 +94,7 @@ def _after_in_child() -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         _is_alone = _is_alone or not _is_paused
-        # This also lets torch leave a pool of its own: at its end it would wait for threads that are not here.
+        # This also makes torch abandon its own pool, which at exit would wait for threads that are not here.
         torch.set_num_threads(1 if _is_alone else torch.get_num_threads())
 
 

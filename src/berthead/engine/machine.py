@@ -27,11 +27,11 @@ from berthead.storage.files import write_json
 from berthead.text.packing import pack
 from berthead.text.tokenizer import Encoded
 
-# A pack that tells precisions apart, and how often it is computed in each: at least, at most, and for how long in all.
+# Tokens of the pack for timing precisions, and how often each computes it: at least, at most, and total time.
 SPEED_TOKENS = 512
 SPEED_ROUNDS = (3, 9)
 SPEED_SECONDS = 0.5
-# The side of the square matrices that show torch's peak.
+# The side of the square matrices for torch's peak.
 PEAK_SIDE = 1024
 GPU_PEAK_SIDE = 4096
 
@@ -43,7 +43,7 @@ def cpu_model() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    # Some systems name a whole series alike: family, model and stepping tell its members apart.
+    # Some systems give a whole series one name: family, model and stepping distinguish its members.
     wanted = ("model name", "cpu family", "model", "stepping")
     found = {name: value for line in reversed(lines) for name, _, value in [map(str.strip, line.partition(":"))]}
     parts = [found[name] for name in wanted if name in found]
@@ -118,12 +118,12 @@ def speeds(engines: Mapping[str, Engine | Engines], one: Pack) -> dict[str, floa
         Tokens per second of each, the best of several interleaved rounds; takes well under a second.
     """
     for engine in engines.values():
-        engine.logits(one)  # memory is taken, threads are started
+        engine.logits(one)  # warm-up: allocates memory, starts threads
     best, begun = dict.fromkeys(engines, math.inf), time.perf_counter()
     for number in range(SPEED_ROUNDS[1]):
         if number >= SPEED_ROUNDS[0] and time.perf_counter() > begun + SPEED_SECONDS:
             break
-        # In turn: a machine that slows down slows all alike.
+        # Interleaved: if the machine slows down, all are affected.
         best = {name: min(best[name], _seconds(engine, one)) for name, engine in engines.items()}
     return {name: len(one.ids) / seconds for name, seconds in best.items()}
 

@@ -20,7 +20,7 @@ from berthead.text.bounds import Tables, check_pack
 INSTALL = "pip install 'berthead[runtime]'"
 # ONNX Runtime sends data on its use to Microsoft unless this is set. Source: its Privacy.md.
 NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
-# Older ones read weights from wherever the graph says that they lie.
+# Older versions read weights from any path that the graph names.
 OLDEST = (1, 24)
 
 
@@ -69,7 +69,7 @@ class OnnxEngine:
 
         try:
             values: FloatArray = session.run(["logits"], known)[0]
-        except (Fail, InvalidArgument) as error:  # an older berthead did not write how large the graph's tables are
+        except (Fail, InvalidArgument) as error:  # older folders lack the sizes of the graph's tables
             saw = f"does not compute these tokens ({' '.join(str(error).split())[:200]})"
             fix = "Export the function again."
             raise ModelError(str(self.graph), saw, "tokens that the graph's tables hold", fix) from error
@@ -126,7 +126,7 @@ def _identity(graph: Path) -> list[tuple[int, ...] | None]:
 
 def _session(graph: Path, threads: int) -> tuple[Any, str]:
     """An ONNX Runtime session, and the runtime's version."""
-    # Nothing of ours sends anything anywhere. It is read when the library is imported.
+    # No telemetry. The variable is read when the library is imported.
     os.environ.setdefault(NO_TELEMETRY, "1")
     try:
         import onnxruntime
@@ -139,13 +139,13 @@ def _session(graph: Path, threads: int) -> tuple[Any, str]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # Plans of memory are kept for each shape that was ever met: with rows of any length they only grow.
+    # Memory plans are kept for every shape ever seen: with rows of any length they only grow.
     options.enable_mem_pattern = False
-    # Threads that wait leave the processor to others.
+    # Waiting threads yield the processor.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"]), version
-    except Exception as error:  # the library's own kinds have no common name
+    except Exception as error:  # the library's own errors have no common base
         reason = " ".join(str(error).split())
         raise ModelError(
             str(graph), f"cannot be read ({reason[:200]})", "a graph that berthead export wrote"

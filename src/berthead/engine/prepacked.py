@@ -16,9 +16,9 @@ from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-# In float32 every part computes as it is. These also take bfloat16 and give it on.
+# In float32 every part works. These also accept and return bfloat16.
 BF16_SUPPORTED = Supported()
-# The rows of activations that oneDNN lays the weights out for; other numbers work with the same layout.
+# The number of activation rows for which oneDNN packs weights; other numbers work with the same packing.
 TYPICAL_TOKENS = 2048
 
 
@@ -108,7 +108,7 @@ def prepacked(model: Model, precision: str, memo: dict[Any, Any] | None = None) 
     prepared = copy.deepcopy(model, copied)
     for block in prepared.encoder.blocks:
         if type(block) is not Block:
-            continue  # it computes as it is
+            continue  # it needs no change
         for name, layer in list(block.attention.named_children()):
             if type(layer) is nn.Linear:  # a subclass may compute something else
                 setattr(block.attention, name, linear(layer, dtype))
@@ -121,7 +121,7 @@ def prepacked(model: Model, precision: str, memo: dict[Any, Any] | None = None) 
 def _prepare_mlp(mlp: nn.Sequential, dtype: torch.dtype) -> None:
     up, function, down = mlp.get_submodule("up"), mlp.get_submodule("activation"), mlp.get_submodule("down")
     if not (type(up) is nn.Linear and type(down) is nn.Linear):
-        return  # prepared already, or something that computes as it is
+        return  # already prepared, or needs no change
     fused = _fused(function) if has_onednn(dtype) else None
     if fused is not None:
         mlp.add_module("up", PackedLinear(up, dtype, fused))

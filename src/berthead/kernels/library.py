@@ -11,7 +11,7 @@ from berthead.errors import UsageError
 from berthead.kernels import abi
 from berthead.kernels.abi import POINTER, AdamWSteps, BlockSpec, EmbeddingSpec, TrainingPass, TrainingSpec
 
-# Chooses the kernels: `torch` for none of ours, or the name of an instruction set that this processor has.
+# Selects the kernels: `torch` for none of ours, or the name of an instruction set of this processor.
 SWITCH = "BERTHEAD_KERNELS"
 _EXTENSION = "berthead.kernels._native"
 

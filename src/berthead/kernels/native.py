@@ -73,7 +73,7 @@ class NativeBlocks:
         self.handle = found.berthead_encoder_new(self.name.encode(), PRECISIONS[precision])
         if not self.handle:
             raise MemoryError("no memory for an encoder")
-        # Tables that the kernels read where they lie.
+        # Tables that the kernels read in place.
         self._kept: list[Tensor] = []
         self._count = 0
 
@@ -119,7 +119,7 @@ class NativeBlocks:
             return {name: pointer(layer.weight), f"{name}_bias": pointer(layer.bias)}  # type: ignore[arg-type]
 
         tables, values = _tables(positions, attention, config), None
-        if "attention.out" in scales:  # attention mixes values, so what its output is multiplied with they can be
+        if "attention.out" in scales:  # attention is linear in values, so scale the values instead of its output
             values = torch.cat((torch.ones(2 * config.width), scales["attention.out"]))
         fields: dict[str, Any] = {
             **linear("qkv", "attention.qkv", values), **linear("out", "attention.out"),
@@ -166,7 +166,7 @@ class NativeBlocks:
         """
         order = (ctypes.c_int32 * len(numbers))(*numbers)
         tokens = len(pack.ids)
-        check_rows(pack, self.config)  # the kernels read where they are told to
+        check_rows(pack, self.config)  # the kernels do not check bounds
         starts = torch.cat((pack.starts, torch.tensor([tokens])))
         output = torch.empty(tokens, self.config.width)
         before = None if hidden is None else hidden.contiguous()

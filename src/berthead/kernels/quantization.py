@@ -19,7 +19,7 @@ from berthead.kernels.abi import OUTLIERS
 from berthead.model.encoder import Embeddings, Encoder
 from berthead.model.tensors import RowGroup, TensorPack
 
-# Rows and tokens of the synthetic text that shows which channels are large: that is a trait of the weights.
+# Rows and tokens of the synthetic text for finding large channels, which depend on the weights, not on the text.
 ROWS, TOKENS = 16, 32
 SMOOTHED = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
 WITH_OUTLIERS = ("attention.qkv", "mlp.up", "mlp.down")
@@ -100,7 +100,7 @@ def _smoothing_of(block: nn.Module, statistics: Mapping[nn.Module, _Statistics])
     for name in SMOOTHED:
         layer = block.get_submodule(name)
         weights: Tensor = layer.weight.abs().amax(0)  # type: ignore[operator]
-        # Between a channel's largest weight and its usual size: that size, not its extremes, meets all weights.
+        # Balances a channel's largest weight and its usual size: not its extremes, because all weights meet that size.
         factors = (weights.clamp_min(1e-5) / statistics[layer].usual().clamp_min(1e-3)).sqrt()
         scales[name] = factors / factors.median()
         if name in WITH_OUTLIERS:

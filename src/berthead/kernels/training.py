@@ -50,11 +50,11 @@ def hidden(encoder: Encoder, pack: TensorPack, precision: str, selected: Tensor 
         >>> supports_training(Encoder(sizes), "fp32", torch.device("cuda"))
         False
     """
-    check_rows(pack, encoder.config)  # the kernels read where they are told to, those of the table too
+    check_rows(pack, encoder.config)  # the kernels do not check bounds, also those of the embedding table
     vectors: Tensor = encoder.embeddings(pack)
     tokens = len(pack.ids)
     starts = torch.cat((pack.starts, torch.tensor([tokens])))
-    # The kernels split queries from keys and values at the edge of a panel.
+    # The kernels split queries from keys and values at a panel boundary.
     if encoder.config.width % abi.WIDEST_TILE or not encoder.order:
         selected = None
     whole, last = Pass(precision, starts), Pass(precision, starts, selected)
@@ -93,7 +93,7 @@ def _spec(block: Block, encoder: Encoder, weights: list[Tensor]) -> abi.Training
         **{name: weight.data_ptr() for name, weight in zip(abi.WEIGHTS, weights, strict=True)}, **shares,
         width=config.width, heads=config.heads, inner=config.inner, activation=library.ACTIVATIONS[function],
         eps=config.eps, attention_scale=1 / math.sqrt(config.width // config.heads),
-        # Nothing is drawn where nothing is dropped: other parts draw what they would draw beside the plain model.
+        # Without dropout nothing is drawn, so that other parts draw the same numbers as with the plain model.
         seed=int(torch.randint(2**31, ())) if any(shares.values()) else 0,
     )  # fmt: skip
 
@@ -106,7 +106,7 @@ class _Block(torch.autograd.Function):
         """[tokens, width] -> [tokens, width]."""
         output, ctx.tape = passes.forward(spec, vectors.contiguous())
         ctx.passes, ctx.spec = passes, spec
-        ctx.save_for_backward(*weights)  # changed in between, they would be an error
+        ctx.save_for_backward(*weights)  # a change in between is then an error
         return output
 
     @staticmethod

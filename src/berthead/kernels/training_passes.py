@@ -11,7 +11,7 @@ from torch import Tensor
 from berthead.kernels.abi import PRECISIONS, AdamWSteps, TrainingGrads, TrainingPass, TrainingSpec
 from berthead.kernels.library import chosen, loaded
 
-# As many as an encoder has layers, mostly.
+# Usually enough for all layers of an encoder.
 MOST_TAPES = 24
 
 
@@ -37,7 +37,7 @@ class Pass:
         selected: the tokens that have an output, int64, ascending; None: all.
     """
 
-    # Tapes of passes that are over: fresh memory costs more than what is written to it.
+    # Tapes of finished passes, for reuse: allocating memory costs more than writing to it.
     _tapes: ClassVar[list[Tensor]] = []
 
     def __init__(self, precision: str, starts: Tensor, selected: Tensor | None = None) -> None:

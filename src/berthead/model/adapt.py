@@ -123,7 +123,7 @@ def frozen_parts(encoder: Any) -> list[nn.Module]:
         if any(parameter.requires_grad for parameter in part.parameters()):
             break
         parts.append(part)
-    # Every layer reads positions: where those learn, no layer is fixed.
+    # Every layer reads positions: if those are trained, no layer's output is fixed.
     return parts if len(parts) > 1 else []
 
 

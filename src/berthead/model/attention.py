@@ -13,17 +13,17 @@ from berthead.model.dropout import keep_mask
 from berthead.model.positions import Bias
 from berthead.model.tensors import RowGroup
 
-# Measured on CPU at head size 32: plain products win on short rows, the fused kernel's memory on long ones.
+# Measured on CPU at head size 32: plain products win on short rows, the fused kernel with its low memory on long ones.
 LONGEST_MATMUL = 128
-# In bfloat16, oneDNN makes a kernel for each shape of a product: up to this length that costs more than it gains.
+# In bfloat16, oneDNN compiles a kernel for each shape of a product: up to this length that costs more than it gains.
 LONGEST_FLOAT32 = 64
 # Attention weights in one step of the chunked kernel; between 2**17 and 2**20 speed differs little.
 CHUNK_WEIGHTS = 2**18
 # The same on a GPU, which has no such cache and waits for launches.
 GPU_CHUNK_WEIGHTS = 2**25
-# Queries of a long row that are computed at once where each sees only its neighbours.
+# Queries of a long row computed at once in local attention.
 LOCAL_QUERIES = 256
-# Scores of rows with relative positions that are held at once.
+# Scores held at once for rows with relative positions.
 MOST_SCORES = 2**23
 
 

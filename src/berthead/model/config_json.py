@@ -199,7 +199,7 @@ def modernbert(read: Reader) -> EncoderConfig:
     known = ("full_attention", "sliding_attention")
     if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in known for kind in kinds):
         raise read.refuse("layer_types", '"full_attention" or "sliding_attention" for each layer')
-    # The half on each side, and at least the neighbours: 0 would mean that all are seen.
+    # Half of the window on each side, and at least 1: 0 would mean all tokens.
     near = max(1, read.whole("local_attention", 1_000_000, 128) // 2)
     bases = {
         "full_attention": _base(read, "full_attention", "global_rope_theta", 160_000.0),

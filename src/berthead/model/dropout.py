@@ -28,7 +28,7 @@ def keep_mask(shape: Sequence[int], share: float, device: torch.device | str = "
         True
     """
     count = math.prod(shape)
-    # Four values from one draw of 64 bits: bernoulli takes one draw, and five times as long, for each value.
+    # Four values from one draw of 64 bits: bernoulli needs a draw for each value, and takes five times as long.
     drawn = torch.empty((count + 3) // 4, dtype=torch.int64, device=device).random_(-(2**63), None)
     return (drawn.view(torch.int16)[:count] >= round(share * 65536) - 32768).view(*shape)
 

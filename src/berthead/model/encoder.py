@@ -126,7 +126,7 @@ class Block(nn.Module):
         super().__init__()
         self.norm_first = config.norm_first
         self.attention = Attention(config, layer)
-        # Where norms come first, the embeddings' own norm has been.
+        # With pre-norm, the embeddings' own norm already ran.
         first = config.norm_first and layer == 0
         self.attention_norm = nn.Identity() if first else nn.LayerNorm(config.width, config.eps, bias=config.norm_bias)
         self.mlp = nn.Sequential()

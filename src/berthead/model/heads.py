@@ -48,7 +48,7 @@ def row_means(hidden: Tensor, pack: TensorPack) -> Tensor:
 
 def segment_means(hidden: Tensor, lengths: Tensor) -> Tensor:
     """`row_means` in one launch for any number of lengths: on a GPU a launch takes longer than the sum."""
-    return torch.segment_reduce(hidden.float(), "mean", lengths=lengths, unsafe=True)  # unsafe: it waits for no check
+    return torch.segment_reduce(hidden.float(), "mean", lengths=lengths, unsafe=True)  # unsafe: no check, no sync
 
 
 POOLINGS = {
@@ -154,7 +154,7 @@ class RowHead(nn.Module):
         outputs = self.out.out_features
         values, weights = logits[:, :outputs], logits[:, outputs:]
         if len(values) == units:
-            return values  # rows lie in the order of their texts, and every text has one
+            return values  # rows are in the order of their texts, and every text has one row
         return pool_windows(values, unit_of_row, units, self.windows, weights)
 
     @property

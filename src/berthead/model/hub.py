@@ -46,10 +46,10 @@ def pull(name: str, revision: str | None = None) -> Path:
             read_checkpoint(str(aside))
             Tokenizer.from_folder(aside)
     except ModelError as error:
-        # The folder aside is gone when the user reads this.
+        # The temporary folder is gone when the user reads this.
         where = f"berthead pull {error.where.replace(str(aside), name)}"
         raise ModelError(where, error.saw, error.expected, error.fix) from error
-    except Exception as error:  # the library lets the errors of its transport through, and those change
+    except Exception as error:  # the library passes on errors of its transport, which change
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"berthead pull {name}", f"could not be downloaded ({reason})", "the owner/name of an encoder on the hub"

@@ -18,7 +18,7 @@ from berthead.model.encoder import Encoder
 from berthead.model.model import Model
 from berthead.model.tensors import shapes_only
 
-# A target: the layer of a block, and which part of it where several layers of the checkpoint are stacked in one.
+# A target: a layer of a block, and its part if the layer stacks several layers of the checkpoint.
 _TARGETS = {
     "query": ("attention.qkv", 0), "key": ("attention.qkv", 1), "value": ("attention.qkv", 2),
     "attention-out": ("attention.out", None), "up": ("mlp.up", None), "down": ("mlp.down", None),
@@ -149,7 +149,7 @@ def _layers(encoder: Encoder, targets: tuple[str, ...]) -> dict[str, tuple[str |
         layer, _, kind = ours.rpartition(".")
         numbers = [number for tail, number in wanted if kind == "weight" and layer.endswith(f".{tail}")]
         if numbers:
-            # A checkpoint that keeps several in one matrix has one change for it.
+            # A checkpoint with several layers in one matrix has one update for it.
             whole = len(theirs) == 1 or None in numbers
             names = [name.removesuffix(".weight") for name in theirs]
             found[layer] = tuple(name if whole or n in numbers else None for n, name in enumerate(names))

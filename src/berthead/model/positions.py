@@ -149,7 +149,7 @@ class Disentangled(nn.Module):
         span = _span(self.relative)
         if self.relative.buckets > 0:
             exact = span // 2
-            # In float32 as the weights were trained: what lies on an edge falls into the same bucket.
+            # In float32, as in training, so that distances on a boundary fall into the same bucket.
             whole = torch.tensor((self.relative.max_distance - 1) / exact, device=apart.device).log()
             far = (apart.abs().clamp(min=exact) / exact).log() / whole
             coarse = ((far * (exact - 1)).ceil() + exact).long() * apart.sign()
@@ -162,7 +162,7 @@ class _PackDistances(PackPositions):
         self.part, self.table, self.rows = part, table, rows
 
     def bias(self, attention: Any) -> Bias:
-        query_side, key_side = self.part.sides(self.table(), attention)  # each block drops others in training
+        query_side, key_side = self.part.sides(self.table(), attention)  # in training each block has its own dropout
 
         def by_head(vectors: Tensor) -> Tensor:  # [distances, width] -> [heads, size, distances]
             return vectors.view(len(vectors), attention.heads, -1).permute(1, 2, 0)

@@ -26,9 +26,9 @@ def shared(models: Sequence[Model]) -> list[Model]:
 
     joined = []
     for model in models:
-        # The encoder alone is copied; what lies in it is the same.
+        # Only the encoder object is copied; its parts are shared.
         encoder = copy.deepcopy(model.encoder, {id(part): part for part in model.encoder.children()})
-        # What attention reads of positions belongs to the embeddings: both are the same, or neither.
+        # Embeddings and positions are shared together, or not at all.
         both = nn.ModuleList([encoder.embeddings, encoder.positions])
         encoder.embeddings, encoder.positions = first(both, "embeddings")  # type: ignore[misc]
         encoder.blocks = nn.ModuleList(first(block, f"block {n}") for n, block in enumerate(encoder.blocks))

@@ -65,7 +65,7 @@ class TensorPack(NamedTuple):
 
         def tensor(array: np.ndarray) -> Tensor:
             here = torch.from_numpy(np.ascontiguousarray(array))
-            # From pinned memory a GPU fetches while this thread goes on.
+            # From pinned memory a GPU copies while this thread continues.
             return here.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else here.to(device)
 
         return cls(

@@ -110,7 +110,7 @@ def _deciding_window(task: Task, computed: Computed, number: int) -> int | None:
     rows = rows[layout.unit_of_row[rows] == layout.unit_starts[number] + unit]
     own = computed.rows[rows]
     outputs = values.shape[1]
-    if own.shape[1] > outputs:  # windows attend: the last column is what each weighs
+    if own.shape[1] > outputs:  # window attention: the last column is each window's weight
         return int(own[:, outputs].argmax())
     return int(task.window_scores(values[unit], own).argmax())
 

@@ -14,7 +14,7 @@ from berthead.records import Prediction
 from berthead.tasks import Task
 from berthead.tasks.cells import short
 
-# What the name of a label's column of probabilities begins with.
+# The prefix of the probability columns of labels.
 _SHARE = "p("
 
 
@@ -38,7 +38,7 @@ def input_columns(function: Function, options: PredictOptions, names: list[str],
     fitted = function.columns
     if options.pair and not fitted["pair"]:
         raise UsageError("--pair", "this model was fitted on single texts", "", "Leave --pair out.")
-    # Other data of the same form may call its columns by other usual names, and hold a text where fit saw tokens.
+    # Other data of the same form may use other usual column names, and have a text instead of tokens.
     form, given = function.task.form, options.to_dict()
     wanted = {
         role: given[role] or (name if FORMS[form].is_plain or _there(name, names) else None)

@@ -56,7 +56,7 @@ def examples_of(inputs: Any, function: Function) -> Iterator[Example]:
         for row in rows_of({str(name): value for name, value in record.items()} for record in records):
             yield to_example(row, columns, None)
         return
-    # Iterating these gives bytes, keys and column names: no texts to be answered.
+    # Iterating these gives bytes, keys and column names, not texts.
     if isinstance(inputs, bytes | dict) or hasattr(inputs, "columns") or not isinstance(inputs, Iterable):
         allowed = "a list of texts, of tuples or of dicts, or a data frame of pandas or polars"
         raise DataError("predict", f"got {type(inputs).__name__}", allowed, "Pass one input as [input].")
@@ -123,7 +123,7 @@ def columns_in(names: Sequence[str], function: Function, where: str) -> Columns:
 def _named(role: str, usual: Sequence[str], names: Sequence[str], function: Function, where: str) -> str:
     """The column that plays a role."""
     fitted = function.columns[role]
-    # Of plain texts a file has to have the fitted column too: the usual names are for data of a richer form.
+    # Plain texts need the fitted column, as in files: the usual names are for richer forms.
     known = [fitted, *(() if FORMS[function.task.form].is_plain else usual), role]
     for name in known:
         if name in names:

@@ -128,7 +128,7 @@ class JoinedPredictor:
         self.token_budget = token_budget or budget_of(device)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The prepared weights lie as this processor wants them: they are made again where it is unpickled.
+        # The prepared weights are packed for this processor: they are made again after unpickling.
         return type(self), (self.functions, self.engine.precision, self.token_budget, self.device)
 
     def computed_by(self) -> dict[str, Any]:

@@ -27,11 +27,11 @@ from berthead.text.layout import Layout
 
 # Held-out rows that a fit measures.
 MOST_ROWS = 512
-# Numbers this near, in standard deviations of the targets, are the same answer.
+# Numbers this close, in standard deviations of the targets, are the same answer.
 NEAR = 0.1
-# A lower precision is taken if it is so many times as fast as float32.
+# A lower precision is chosen if it is this many times as fast as float32.
 LEAST_GAIN = 1.05
-# On the golden examples a precision may drift so many times as far as the report saw, or so far.
+# On the golden examples a precision may drift this many times as far as in the report, or this far.
 GOLDEN_TIMES = 2.0
 GOLDEN_DRIFT = 0.02
 HOW_TO = "berthead bench MODEL DATA measures them on your rows, and keeps the result for auto"
@@ -88,7 +88,7 @@ def measure(
         except RuntimeError:
             if artifact.own_head is None:
                 raise
-            continue  # a head of another package that does not read this precision: a fit does not end by it
+            continue  # a head of another package may not support this precision: that does not stop a fit
         points = None
         if metric is not None and scores is not None:
             found = task.evaluate(values, targets, batch)  # type: ignore[arg-type]
@@ -215,7 +215,7 @@ def reports_of(artifact: Artifact, kept: Mapping[str, Any]) -> list[PrecisionRep
         try:
             found += [] if written is None else [PrecisionReport.from_json(written)]
         except (ValueError, KeyError, TypeError, AttributeError):
-            continue  # a cache that something else wrote
+            continue  # a cache file that is not ours
     return sorted(found, key=lambda report: -report.rows)
 
 
@@ -280,7 +280,7 @@ def _kept_speed(kept: Mapping[str, Any], names: Sequence[str]) -> dict[str, floa
     try:
         speed = {name: float(kept[machine.speed_name()][name]) for name in names}
     except (ValueError, KeyError, TypeError):
-        return {}  # nothing was kept, or something else
+        return {}  # nothing was saved, or the file is not ours
     return speed if all(one > 0 for one in speed.values()) else {}
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from berthead.function.artifact import Artifact
 
 TOKEN_BUDGET = 2048
-GPU_TOKEN_BUDGET = 16_384  # a GPU has many more processors to keep at work
+GPU_TOKEN_BUDGET = 16_384  # a GPU has many more processors to keep busy
 
 
 class Computes(Protocol):
@@ -77,7 +77,7 @@ class Applier:
             One prediction an example.
         """
         read = self.read(examples)
-        # One text is answered before another thread would have begun to read it.
+        # One text is answered before another thread would start reading it.
         alone = isinstance(examples, Sequence) and len(examples) == 1
         for chunk in read if alone else prefetched(read):
             yield from self._answered(chunk)
@@ -202,7 +202,7 @@ class Predictor(Applier):
         return computed_by(self.engine.kernels, self.device)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The prepared weights lie as this processor wants them: they are made again where it is unpickled.
+        # The prepared weights are packed for this processor: they are made again after unpickling.
         return type(self), (self.function, self.engine.precision, self.token_budget, self.device)
 
 

@@ -18,12 +18,12 @@ from berthead.text.windows import EncodedExample, LengthPolicy
 
 T = TypeVar("T")
 
-# Rows of one length are found among this many; memory stays bounded by characters where texts are long.
+# Rows in a chunk, among which rows of one length are grouped; for long texts characters bound the memory.
 CHUNK_ROWS = 4096
 CHUNK_CHARACTERS = 4_000_000
 READER_THREAD = "berthead-reader"
 
-# Examples, and of each function what it reads of each of them; None where the example has an error.
+# Examples, and their encodings for each function; None if the example has an error.
 ReadChunk = tuple[list[Example], list[list[EncodedExample | None]]]
 
 
@@ -65,7 +65,7 @@ def prefetched(items: Iterator[T]) -> Generator[T]:
         except BaseException as error:
             hand_over(None, error)
 
-    # A daemon: Ctrl-C must not wait for input that may never come.
+    # A daemon thread: Ctrl-C must not wait for input that may never come.
     threading.Thread(target=make, daemon=True, name=READER_THREAD).start()
     try:
         while True:

@@ -29,7 +29,7 @@ class TorchEngine:
 
     def __init__(self, function: Artifact | JoinedFunctions, options: PredictOptions | None = None) -> None:
         self.function, self.options = function, options or PredictOptions()
-        # Python 3.11's cached_property holds a lock, which a child of a fork may find taken for ever.
+        # Python 3.11's cached_property has a lock, which may stay locked forever in a forked child.
         self._lock = fork_lock()
         self._choice: PrecisionChoice | None = None
         self._predictor: Predictor | JoinedPredictor | None = None
@@ -71,12 +71,12 @@ class TorchEngine:
             GateError: a difference is above the tolerance.
         """
         if self.options.precision == "auto" and isinstance(self.function, Artifact):
-            # What `auto` takes answers alike, but its logits are others.
+            # The precision that `auto` chooses gives the same answers, but other logits.
             return Predictor(self.function, device=find_device(self.options.device)).verify()
         return self.predictor.verify()
 
     def __getstate__(self) -> dict[str, Any]:
-        # The prepared weights lie as this processor wants them: they are made again where it is unpickled.
+        # The prepared weights are packed for this processor: they are made again after unpickling.
         return {"function": self.function, "options": self.options}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -48,14 +48,14 @@ def baselines(
     majority = np.repeat(task.prior(targets)[None], len(valid), axis=0)
 
     def score(logits: np.ndarray) -> float:
-        # Each function gets thresholds and a temperature of its own, as the fitted one did.
+        # Each baseline gets its own thresholds and temperature, like the fitted function.
         return float(task.tuned(logits, gold).evaluate(logits, gold)[metric])
 
     found = {"majority": score(majority)}
     linear = type(task).linear
     if features is not None and linear is not None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a baseline that has not converged is still a baseline
+            warnings.simplefilter("ignore")  # an unconverged baseline is still a baseline
             found["tfidf"] = score(linear(features, targets, unseen, task.outputs))
     return found
 

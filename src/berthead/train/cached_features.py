@@ -89,7 +89,7 @@ class Lookup(nn.Module):
         return self.values[pack.ids.cpu()].float().to(pack.ids.device)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Lookup:
-        return self  # what it holds never changes, and is large
+        return self  # its content never changes, and is large
 
 
 class _Tokens(nn.Module):
@@ -130,7 +130,7 @@ def above(model: Model, vectors: Vectors) -> Model:
     """The layers above the cached ones, reading the cached vectors; they share the model's weights."""
     encoder = model.encoder.part(frozen_layers(model), len(model.encoder.order))
     encoder.embeddings = Lookup(vectors.values)  # type: ignore[assignment]
-    # What its packs index are the vectors.
+    # Its packs index the vectors.
     encoder.config = replace(encoder.config, vocabulary=len(vectors.values), segments=0)
     return Model(encoder, model.head)
 
@@ -162,7 +162,7 @@ def keep(
     Raises:
         OutputError: the file cannot be written.
     """
-    # In an order of their own: another split of the same rows finds the same file.
+    # In a fixed order, so that another split of the same rows finds the same file.
     contents = sorted({_content(row): row for row in rows}.items(), key=lambda item: (-len(item[1].ids), item[0]))
     sizes = np.array([len(row.ids) if by_token else 1 for _, row in contents], dtype=np.int64)
     first = dict(zip((content for content, _ in contents), (np.cumsum(sizes) - sizes).tolist(), strict=True))
@@ -186,7 +186,7 @@ def keep(
         path = Path(team.gather(str(path))[team.rank - team.local_rank])
     values = torch.from_file(str(path), shared=False, size=shape[0] * width, dtype=dtype).view(shape)
     if folder is None and team.every(True) and team.local_rank == 0:  # all have mapped it
-        path.unlink()  # the system keeps what is mapped, and frees it when the process ends in any way
+        path.unlink()  # the mapping stays valid, and is freed however the process ends
     return Vectors(values, first, by_token)
 
 
@@ -219,7 +219,7 @@ def _content(row: Encoded) -> bytes:
 
 def _key(part: Model, pooling: str, contents: Iterable[bytes], dtype: torch.dtype) -> str:
     """The sha256 of everything that the vectors depend on: weights, sizes, arithmetic, and the rows."""
-    threads = torch.get_num_threads()  # sums are split among them, and round differently
+    threads = torch.get_num_threads()  # sums are split among threads, and round differently
     device = next(part.encoder.parameters()).device
     kernels = library.chosen() if device.type == "cpu" else torch.cuda.get_device_name(device)
     by = kernels, torch.__version__, threads

@@ -20,10 +20,10 @@ from berthead.storage.files import put_in_place
 from berthead.storage.tensors import write_tensors
 
 FORMAT_VERSION = 1
-# At the end of an epoch there is a checkpoint, but for epochs that are over sooner than this after the last one, or in
-# so many times of what that took to write.
+# At the end of an epoch there is a checkpoint, unless the last one is more recent than this, or than
+# this many times the time that writing it took.
 LEAST_SECONDS, LEAST_TIMES = 5.0, 20
-# safetensors writes to a name of its own first: what is being written lies in a folder.
+# safetensors first writes to its own name: so the partial file is in a folder.
 _FILE, _ASIDE, _LOCK, _DONE = "checkpoint.safetensors", "part", "lock", "done"
 _ANEW = "Give --overwrite instead of --resume to start over."
 

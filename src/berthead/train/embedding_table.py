@@ -13,7 +13,7 @@ from berthead.kernels import library
 from berthead.kernels import training_passes as passes
 from berthead.kernels.abi import AdamWSteps
 
-# What a step multiplies with, by the step from 1: see csrc/abi.h.
+# The factors of each step, from 1: see csrc/abi.h.
 _BY_STEP = ("decay_factor", "step_size", "rsqrt_correction", "decay_product")
 
 
@@ -46,7 +46,7 @@ class EmbeddingTable:
     ) -> None:
         self.embedding, self.decay, self.betas, self.eps = embedding, decay, betas, eps
         rows = len(embedding.weight)
-        # numpy's zeros take memory when they are written: rows that are never read cost none.
+        # numpy's zeros take memory only when written: rows that are never read cost none.
         self.exp_avg, self.exp_avg_sq = (np.zeros(embedding.weight.shape, dtype=np.float32) for _ in range(2))
         self.row_steps, self.has_moments = np.zeros(rows, dtype=np.int32), np.zeros(rows, dtype=np.uint8)
         self.steps = 0
@@ -59,7 +59,7 @@ class EmbeddingTable:
         ]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EmbeddingTable:
-        return self  # a copy of the embedding, made to apply it, shares the weights
+        return self  # a copy of the embedding for inference shares the weights
 
     @property
     def grad(self) -> Tensor | None:

@@ -79,14 +79,14 @@ def fit_examples(
         ModelError: the encoder cannot be used.
         MachineError: too little memory, or a worker died.
     """
-    settings_for(options, find_task(options.task), USUAL_WIDTH)  # what does not go together is refused before all
+    settings_for(options, find_task(options.task), USUAL_WIDTH)  # refuses conflicting options first
     check_folder(options.cache)
     others = checkpoints.for_reading() if checkpoints else None
     given = examples, held_out, options, columns, where
     with team_of(options.workers, options.device, learn, *given, True, others) as team:
         learnt = learn(*given, quiet or not is_writer(), checkpoints, team)
     if team.size > 1:
-        use_threads(options.threads)  # what follows is not shared
+        use_threads(options.threads)  # the rest runs in one process
     model, task, settings, history = learnt.model, learnt.task, learnt.settings, learnt.history
     encoder, train, valid = learnt.encoder, learnt.folds[0], learnt.folds[1]
     notes = learnt.notes + history.notes
@@ -123,7 +123,7 @@ def fit_examples(
                 rows = train.examples, train.targets, valid.examples, valid.targets
                 run["baselines"] = baselines(task, *rows, settings.metric)
             except KeyboardInterrupt:
-                history.interrupted = True  # what was fitted is whole, and is kept
+                history.interrupted = True  # the fitted parameters are complete, and are kept
         if not history.interrupted:
             try:
                 run["gate"] = _gate(replace(artifact, task=task), valid, logits).to_json()

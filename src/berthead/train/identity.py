@@ -15,7 +15,7 @@ from berthead.records import Example
 from berthead.text.windows import EncodedExample
 from berthead.train.settings import Settings
 
-# Options that change no parameter, or say in other words what is compared below.
+# Options that change no parameter, or that are compared below in another form.
 _NOT_COMPARED = frozenset({
     "resume", "overwrite", "checkpoint_minutes", "cache", "encoder", "threads", "workers", "skip_bad_rows",
     "valid", "text", "pair", "label", "choices", "intent",

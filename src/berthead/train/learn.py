@@ -40,7 +40,7 @@ from berthead.train.steps import History
 from berthead.train.team import Team
 
 RARE = 5
-# What each kind of head reads of the options.
+# The options that each kind of head reads.
 READ = {"row": ("pooling", "windows"), "token": (), "joint": ("pooling",)}
 
 
@@ -253,7 +253,7 @@ def _new_head(checkpoint: Checkpoint, options: FitOptions, task: Task, dropout: 
     head = make_head(record | needs, checkpoint.config.width)
     part = row_part(head)
     if part is not None and part.dense is not None:
-        if checkpoint.pooler is None:  # a layer of the head alone, as transformers begins it
+        if checkpoint.pooler is None:  # a layer of the head, initialised as in transformers
             nn.init.normal_(part.dense.weight, std=0.02)
             nn.init.zeros_(part.dense.bias)
         else:
@@ -266,7 +266,7 @@ def _start_at_prior(head: Any, task: Task, targets: np.ndarray) -> None:
     scale, shift = task.affine()
     prior = torch.from_numpy((task.prior(targets) - shift) / scale)
     parts = (head.tokens, head.row) if isinstance(head, JointHead) else (head,)
-    # A head of another package begins as it likes.
+    # A head of another package initialises itself.
     layers = [part.out for part in parts if isinstance(part, RowHead | TokenHead)]
     with torch.no_grad():
         for layer, share in zip(

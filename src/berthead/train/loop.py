@@ -53,7 +53,7 @@ def fit_model(
     model.to(torch.device(settings.device))
     mode = mode_of(model, task.outputs, train, valid, settings, quiet, cache, team)
     if team.ends_early and isinstance(mode, CachedFeatures):
-        return History()  # its share is done
+        return History()  # this process is done
     with _one_thread() if isinstance(mode, CachedFeatures) else nullcontext():
         state = FitState(mode, task, train.targets, valid, settings)
         if saved:
@@ -94,7 +94,7 @@ def _ran(state: FitState, checkpoints: Checkpoints | None, quiet: bool) -> Histo
             if isinstance(error, MachineError):
                 raise
             history.interrupted = True
-        except UsageError:  # the loss: from here it would be the same again
+        except UsageError:  # the loss: resuming from here would fail again
             if checkpoints:
                 checkpoints.remove()
             raise

@@ -11,7 +11,7 @@ import torch
 from berthead.errors import MachineError
 from berthead.kernels import training_passes as passes
 
-# What torch says where it raises a plain RuntimeError; the last is oneDNN, which has no room for its code.
+# Messages of torch's plain RuntimeErrors; the last is oneDNN without room for its code.
 _WORDS = (
     "not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory", "std::bad_alloc",
     "cublas_status_alloc_failed", "could not create a primitive",

@@ -36,7 +36,7 @@ from berthead.train.team import ALONE, Team
 
 # Tokens of one forward and backward pass: a larger batch is computed in parts, with the same gradient.
 MICRO_TOKENS = 8192
-# Windows of one text in a training step: of a longer text each step sees a random choice.
+# Windows of one text in a training step: of a longer text each step sees a random subset.
 MOST_WINDOWS = 16
 
 
@@ -184,7 +184,7 @@ class CachedFeatures(TrainingMode):
         self, model: Model, train: Fold, valid: Fold | None, settings: Settings, quiet: bool,
         cache: Path | None = None, team: Team = ALONE,
     ) -> None:  # fmt: skip
-        # A team computes the vectors together; a step of the head is over before they could share it.
+        # A team computes the vectors together; a step of the head is too short to share.
         self.module = self.head = model.head
         engine = engine_for(model, torch.device(settings.device), settings.precision)
         self.layout, self.inputs, self.sizes = Layout(train.inputs), train.inputs, _sizes(train.inputs)
@@ -204,15 +204,15 @@ class CachedFeatures(TrainingMode):
 
             self.train_vectors = vectors(self.layout)
             self.valid_vectors = vectors(self.valid_layout) if self.valid_layout else None
-        # What is left is small: the head is fitted on the CPU.
+        # The rest is small: the head is fitted on the CPU.
         self.head.cpu()
         self.mean, self.deviation = torch.zeros(1), torch.ones(1)
         self.scales = bool(getattr(self.head, "is_linear", False)) and hasattr(self.head, "fold_input")
         if self.scales:
-            # A linear head learns fastest from features of one scale; `finish` folds the scale into its weights.
+            # A linear head trains fastest on features of one scale; `finish` folds the scale into its weights.
             self.mean = self.train_vectors.mean(0)
             deviation = self.train_vectors.std(0, unbiased=False)
-            # What never varies, but for rounding, has no scale.
+            # Features that vary only by rounding have no scale.
             varies = deviation > 1e-5 * self.mean.abs().clamp_min(1)
             self.deviation = torch.where(varies, deviation, 1.0)
 

@@ -80,7 +80,7 @@ class Optimiser:
         """Load the state that `tensors` returned."""
         for name, parameter in self.named.items():
             kinds = {kind: tensors.get(f"adamw.{kind}.{name}") for kind in ("step", "exp_avg", "exp_avg_sq")}
-            # Of parameters that were not unfrozen yet there is nothing.
+            # Parameters that are not unfrozen yet have no state.
             self.adamw.state[parameter] = {
                 kind: tensor.to(parameter.device, copy=True) for kind, tensor in kinds.items() if tensor is not None
             }

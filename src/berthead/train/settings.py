@@ -11,7 +11,7 @@ from berthead.model.adapt import Adapt
 from berthead.options import FitOptions
 from berthead.tasks import Task, choose_metric, find_task
 
-# The fewer parameters learn, the larger steps they take, and the more of them.
+# The fewer parameters are trained, the larger the learning rate, and the more epochs.
 DEFAULTS = {
     "full": {"epochs": 3, "lr": 5e-5},
     "frozen": {"epochs": 40, "lr": 1e-3},
@@ -19,14 +19,14 @@ DEFAULTS = {
     "lora": {"epochs": 6, "lr": 1e-3},
     "bitfit": {"epochs": 6, "lr": 2e-3},
 }
-# Of fewer rows none are held out by default: so few choose an epoch no better than chance would. Nor do they make the
-# steps that a fit needs in the usual epochs, so there are more of them. Measured: docs/fitting.md.
+# Of fewer rows none are held out by default: so few choose an epoch no better than chance. They also give too few
+# steps in the usual epochs, so there are more epochs. Measured: docs/fitting.md.
 FEW_ROWS, LEAST_STEPS = 256, 100
 HELD_OUT = 0.1
-# Full fits: the rate above is for encoders of this width; narrower ones take larger steps, omega still larger.
+# Full fits: the rate above is for encoders of this width; narrower ones have a larger rate, omega a still larger one.
 USUAL_WIDTH = 768
 HEAD_RATE = 10
-# What a new head drops of its input on fixed vectors, where it overfits soon: half was best on three tasks of the
+# Dropout of a new head on fixed vectors, where it overfits soon: 0.5 was best on three tasks of the
 # sample and on abstracts.
 FROZEN_DROPOUT = 0.5
 

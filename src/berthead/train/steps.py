@@ -62,7 +62,7 @@ class FitState:
         self.epoch, self.step, self.loss = 0, 0, 0.0
         self.orders = np.random.default_rng(settings.seed)
         self.order_state = self.orders.bit_generator.state
-        # As it was when all of the above was true; None: in between.
+        # The random state that belongs to the fields above; None: in the middle of a step.
         self.randomness: Randomness | None = Randomness.of(mode.random)
 
     @property
@@ -110,8 +110,8 @@ class FitState:
             except (MemoryError, RuntimeError) as error:
                 if not memory.is_out_of_memory(error):
                     raise
-            # Not in the handler: while the error lives, so does what the pass had computed. What was added to the
-            # gradients is forgotten: a pass may have stopped halfway back.
+            # Not in the handler: the error keeps the activations of the pass alive. Gradients added so far are
+            # discarded: a pass may have stopped in the middle of its backward pass.
             self.optimiser.zero_grad()
             memory.give_back()
             before.restore(self.mode.random)
@@ -214,7 +214,7 @@ def _optimiser(module: nn.Module, settings: Settings) -> Optimiser:
     def peak(name: str) -> float:
         return peak_rate(name, blocks, settings.lr, head_lr, settings.layer_decay)
 
-    words = getattr(module.encoder.embeddings, "word", None)  # what is looked up has no table
+    words = getattr(module.encoder.embeddings, "word", None)  # cached vectors have no table
     table = words if words is not None and learns_by_row(words) else None
     return Optimiser(module, settings.lr, settings.weight_decay, settings.clip, peak, table)
 

@@ -88,7 +88,7 @@ class Team:
         known = torch.tensor([loss, *has_grad], dtype=torch.float64)
         self._all_reduce(known)
         total, *counts, count_of_table = known.tolist()
-        # What has no gradient anywhere, such as blocks that are not unfrozen yet, has none afterwards either.
+        # Parameters without a gradient in any process, such as frozen blocks, have none afterwards either.
         wanted = [one for one, count in zip(learning, counts, strict=True) if count]
         grads = [torch.zeros_like(one) if one.grad is None else one.grad for one in wanted]
         if table and count_of_table and read is not None:

@@ -23,11 +23,11 @@ import torch.distributed as dist
 from berthead.errors import BertheadError, MachineError, UsageError, counted
 from berthead.train.team import Team
 
-# A process that stands still for so long is taken for gone.
+# A process that does not answer for this long counts as dead.
 _PATIENCE = timedelta(minutes=30)
-# What is given to processes that are about to end, in seconds.
+# Time for processes to end, in seconds.
 _GRACE = 5.0
-# The exit code of a worker that ends because another process has.
+# The exit code of a worker that ends because another process died.
 _LEFT_ALONE = 75
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -76,7 +76,7 @@ def team_of(workers: int, device: str, work: Callable[..., Any], *arguments: Any
 
 def main() -> None:
     """Run a worker: its work comes through stdin, which stays open while the first process lives."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process handles Ctrl-C
     port, rank, size, device, (work, arguments) = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_the_first, daemon=True).start()
     store: Any = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=_PATIENCE)  # type: ignore[attr-defined]
@@ -128,7 +128,7 @@ class _Workers:
                 process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
                 self.processes.append(process)
                 assert process.stdin is not None
-                with contextlib.suppress(BrokenPipeError):  # it has ended already: `_wait` says so
+                with contextlib.suppress(BrokenPipeError):  # it has died already: `_wait` reports it
                     pickle.dump((self.store.port, rank, self.size, self.device, self.work), process.stdin)
                     process.stdin.flush()
             self._wait()
