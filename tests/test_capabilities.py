@@ -175,7 +175,7 @@ PARTS = {
 
 @pytest.fixture(autouse=True)
 def own_pooling(monkeypatch):
-    monkeypatch.setitem(heads.POOLINGS, "largest", Pooling(largest))
+    monkeypatch.setitem(heads.POOLINGS, "largest", Pooling(largest, "the largest numbers of a row's vectors"))
 
 
 SIZES = {"vocabulary": 50, "width": 32, "layers": 2, "heads": 4, "inner": 48, "positions": 40, "segments": 0}
