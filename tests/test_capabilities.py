@@ -11,7 +11,7 @@ import torch
 from exports import run_graph, session
 from torch import Tensor, nn
 
-from berthead.engine.cpu import CPU, Engine
+from berthead.engine.cpu import CPU, CpuEngine
 from berthead.engine.cuda import CudaEngine
 from berthead.engine.cuda_attention import Kernel, Rows, agrees
 from berthead.errors import ModelError, UsageError
@@ -247,13 +247,13 @@ def by_onnx(model: Model, some: Pack, tmp_path: Path) -> np.ndarray:
 
 
 PATHS = {
-    "kernels": lambda model, some, folder: Engine(model).logits(some),
-    "torch": lambda model, some, folder: Engine(model).logits(some),
+    "kernels": lambda model, some, folder: CpuEngine(model).logits(some),
+    "torch": lambda model, some, folder: CpuEngine(model).logits(some),
     "training": lambda model, some, folder: by_training(model, some),
     "gpu": lambda model, some, folder: by_gpu(model, some),
     "onnx": by_onnx,
-    "int8": lambda model, some, folder: Engine(model, "int8").logits(some),
-    "bf16": lambda model, some, folder: Engine(model, "bf16").logits(some),
+    "int8": lambda model, some, folder: CpuEngine(model, "int8").logits(some),
+    "bf16": lambda model, some, folder: CpuEngine(model, "bf16").logits(some),
     "gpu in bf16": lambda model, some, folder: by_gpu(model, some, "bf16"),
 }
 LOWER = ("int8", "bf16", "gpu in bf16")
