@@ -44,22 +44,8 @@ LONG_FILES = {
 }  # fmt: skip
 
 
-# Not run whole since the code moved into its rooms and the messages were rewritten. Until `make test-all` has
-# run them, they stand with the slow ones.
-NOT_YET = {f"test_{name}.py" for name in (
-    "families", "fitted", "formats", "gate", "huggingface", "huggingface_tasks", "inputs", "jobs", "joining", "kills",
-    "options", "own_tasks", "predict", "resume", "sample", "setup", "spans", "squad", "storage",
-    "structured_estimators", "table", "tags", "task_files", "tasks", "token_tasks", "tokenizer", "train",
-    "transformers_classes", "vectors", "windows", "workers", "writers", "xlsx",
-)}  # fmt: skip
-
-
-@pytest.hookimpl(tryfirst=True)  # before -m is looked at
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in LONG_FILES)
-    for item in items:
-        if item.path.name in NOT_YET:
-            item.add_marker(pytest.mark.slow)
 
 
 def needs_gpus(count: int = 1):

@@ -306,7 +306,7 @@ def test_the_best_epoch_of_an_unfreezing_fit_is_restored_whole(calm, monkeypatch
 
     def evaluate(self, logits, targets, batch=None):
         states.append(state_of(model))
-        return {"accuracy": [0.1, 0.9, 0.2][len(states) - 1], "macro_f1": 0.0, "micro_f1": 0.0, "loss": 1.0}
+        return dict.fromkeys(self.metrics, 0.0) | {"accuracy": [0.1, 0.9, 0.2][len(states) - 1], "loss": 1.0}
 
     monkeypatch.setattr(Classify, "evaluate", evaluate)
     history = fit_model(model, made, train, valid, settings(unfreeze=True), quiet=True)
@@ -320,7 +320,7 @@ def test_the_best_epoch_of_an_unfreezing_fit_is_restored_whole(calm, monkeypatch
 @pytest.mark.parametrize("text", ["top:1", "bitfit"])
 def test_a_folder_says_what_learnt(text, lively, tmp_path, cli):
     options = {"encoder": str(lively), "threads": 1, "quiet": True, "lr": 3e-3, "batch": 8, "head_lr": 1e-2,
-               "layer_decay": 0.9, "unfreeze": True, "epochs": 8}  # fmt: skip
+               "layer_decay": 0.9, "unfreeze": True, "epochs": 8, "valid": 0.1}  # fmt: skip
     berthead.fit(toy_rows(), adapt=text, out=tmp_path / "m", **options)
     model = berthead.load(tmp_path / "m")
     record = model.info()

@@ -507,7 +507,7 @@ def started(forks, tmp_path):
 @pytest.mark.slow
 def test_ctrl_c_in_fit_keeps_the_best_epoch_and_says_where(started, tiny_bert, tmp_path):
     (tmp_path / "data.csv").write_text(TOY)
-    flags = ["--encoder", tiny_bert, "--epochs", 200, "--precision", "fp32", "--batch", 4]
+    flags = ["--encoder", tiny_bert, "--epochs", 200, "--precision", "fp32", "--batch", 4, "--valid", 0.1]
     process = started(["fit", "data.csv", "--out", "model", *flags])
     assert process.stderr.readline().startswith("epoch 20/200")
     process.send_signal(signal.SIGINT)

@@ -19,7 +19,7 @@ from test_engine import a_model, by_torch, kernels, without_onednn  # noqa: F401
 from tokenizers import Tokenizer as Backend
 
 import berthead
-from berthead.engine.cpu import DeviceEngine, Engine
+from berthead.engine.cpu import CpuEngine, DeviceEngine
 from berthead.engine.cuda import CudaEngine
 from berthead.errors import ModelError
 from berthead.kernels import library, native, training
@@ -272,7 +272,7 @@ def test_a_sound_pack_is_not(tiny_bert):
 def test_our_kernels_and_torch_refuse_it(bad, tiny_bert, kernels):  # noqa: F811
     for precision in ("fp32", "bf16", "int8"):
         if precision != "int8" or kernels != "torch":
-            engine = Engine(a_model(tiny_bert), precision)
+            engine = CpuEngine(a_model(tiny_bert), precision)
             for compute in (engine.logits, engine.pooled):
                 with pytest.raises(ModelError, match=bad[1]):
                     compute(bad[0])
@@ -280,7 +280,7 @@ def test_our_kernels_and_torch_refuse_it(bad, tiny_bert, kernels):  # noqa: F811
 
 def test_plain_torch_refuses_it(bad, tiny_bert, without_onednn):  # noqa: F811
     with pytest.raises(ModelError, match=bad[1]):
-        Engine(a_model(tiny_bert)).logits(bad[0])
+        CpuEngine(a_model(tiny_bert)).logits(bad[0])
 
 
 def test_the_engines_of_devices_refuse_it(bad, tiny_bert):
@@ -351,14 +351,14 @@ ATTACK = """
 import sys
 import numpy as np
 import berthead
-from berthead.engine.cpu import Engine
+from berthead.engine.cpu import CpuEngine
 from berthead.errors import ModelError
 from berthead.model.heads import RowHead
 from berthead.model.checkpoint import read_checkpoint
 from berthead.model.model import Model
 from berthead.records import Pack
 checkpoint = read_checkpoint(sys.argv[1])
-engine = Engine(Model(checkpoint.encoder(), RowHead(checkpoint.config.width, 2, "mean")))
+engine = CpuEngine(Model(checkpoint.encoder(), RowHead(checkpoint.config.width, 2, "mean")))
 refused = 0
 for name in ("ids", "segments", "positions"):
     for value in (9_000, 4_000_000_000, 2**62, -1, -4_000_000_000):

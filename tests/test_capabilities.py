@@ -11,7 +11,7 @@ import torch
 from exports import run_graph, session
 from torch import Tensor, nn
 
-from berthead.engine.cpu import CPU, Engine
+from berthead.engine.cpu import CPU, CpuEngine
 from berthead.engine.cuda import CudaEngine
 from berthead.engine.cuda_attention import Kernel, Rows, agrees
 from berthead.errors import ModelError, UsageError
@@ -175,7 +175,7 @@ PARTS = {
 
 @pytest.fixture(autouse=True)
 def own_pooling(monkeypatch):
-    monkeypatch.setitem(heads.POOLINGS, "largest", Pooling(largest))
+    monkeypatch.setitem(heads.POOLINGS, "largest", Pooling(largest, "the largest numbers of a row's vectors"))
 
 
 SIZES = {"vocabulary": 50, "width": 32, "layers": 2, "heads": 4, "inner": 48, "positions": 40, "segments": 0}
@@ -247,13 +247,13 @@ def by_onnx(model: Model, some: Pack, tmp_path: Path) -> np.ndarray:
 
 
 PATHS = {
-    "kernels": lambda model, some, folder: Engine(model).logits(some),
-    "torch": lambda model, some, folder: Engine(model).logits(some),
+    "kernels": lambda model, some, folder: CpuEngine(model).logits(some),
+    "torch": lambda model, some, folder: CpuEngine(model).logits(some),
     "training": lambda model, some, folder: by_training(model, some),
     "gpu": lambda model, some, folder: by_gpu(model, some),
     "onnx": by_onnx,
-    "int8": lambda model, some, folder: Engine(model, "int8").logits(some),
-    "bf16": lambda model, some, folder: Engine(model, "bf16").logits(some),
+    "int8": lambda model, some, folder: CpuEngine(model, "int8").logits(some),
+    "bf16": lambda model, some, folder: CpuEngine(model, "bf16").logits(some),
     "gpu in bf16": lambda model, some, folder: by_gpu(model, some, "bf16"),
 }
 LOWER = ("int8", "bf16", "gpu in bf16")

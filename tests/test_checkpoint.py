@@ -412,7 +412,8 @@ def test_pairs_are_refused_by_an_encoder_with_one_token_type(tmp_path):
     [
         ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}, "mean"),
         ({"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}, "cls"),
-        ({"pooling_mode_max_tokens": True}, "pooler"),
+        ({"pooling_mode": "mean"}, "mean"),
+        ({"pooling_mode_max_tokens": False}, "pooler"),
         (None, "pooler"),
     ],
 )
@@ -424,6 +425,25 @@ def test_the_pooling_is_the_one_the_checkpoint_was_trained_with(encoder, modes, 
     assert read.trained_pooling == wanted
     assert choose_pooling("auto", read) == wanted
     assert choose_pooling("cls", read) == "cls"
+
+
+@pytest.mark.parametrize(
+    ("modes", "said"),
+    [
+        ({"pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": True}, "max_tokens"),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}, "mean_tokens and max_tokens"),
+        ({"pooling_mode": "lasttoken"}, "lasttoken"),
+    ],
+)
+def test_another_pooling_is_not_replaced_without_a_word(encoder, modes, said):
+    (encoder / "1_Pooling").mkdir()
+    (encoder / "1_Pooling" / "config.json").write_text(json.dumps(modes))
+    read = read_checkpoint(str(encoder))
+    with pytest.raises(
+        UsageError, match=f"--pooling auto.*was trained with {said} pooling.*expected cls or mean by name"
+    ):
+        choose_pooling("auto", read)
+    assert choose_pooling("mean", read) == "mean"
 
 
 def test_a_pooler_that_is_not_there_cannot_be_chosen(encoder):

@@ -20,7 +20,7 @@ from toy_tasks import fit_task
 import berthead
 from berthead.engine import cpu as engine_module
 from berthead.engine import machine
-from berthead.engine.cpu import Engine, applied, find_device
+from berthead.engine.cpu import CpuEngine, applied, find_device
 from berthead.engine.cuda import CudaEngine, Engines, all_gpus
 from berthead.engine.cuda_attention import (
     KERNELS,
@@ -181,7 +181,7 @@ def test_torch_is_called_as_its_kernels_are_declared():
 @pytest.mark.parametrize("record", [None, recalled], ids=["eager", "recorded"])
 def test_the_engine_gives_the_cpu_engines_numbers(tiny_bert, pooling, record):
     model = a_model(tiny_bert, pooling)
-    engine, usual = engine_of(model, record=record), Engine(model)
+    engine, usual = engine_of(model, record=record), CpuEngine(model)
     for one in (a_pack(), a_pack([7]), a_pack([64] * 9)):
         np.testing.assert_allclose(engine.logits(one), usual.logits(one), atol=TOLERANCE, rtol=0)
         np.testing.assert_allclose(engine.pooled(one), usual.pooled(one), atol=TOLERANCE, rtol=0)
@@ -197,7 +197,7 @@ def test_heads_of_tokens_read_their_own_rows(tiny_bert):
         model, one = Model(encoder, head.eval()), a_pack([9, 9, 4, 1])
         for record in (None, recalled):
             found = engine_of(model, record=record).logits(one)
-            np.testing.assert_allclose(found, Engine(model).logits(one), atol=TOLERANCE, rtol=0)
+            np.testing.assert_allclose(found, CpuEngine(model).logits(one), atol=TOLERANCE, rtol=0)
 
 
 def test_the_model_given_stays_as_it_is(tiny_bert):
@@ -255,7 +255,7 @@ def test_functions_on_one_encoder_share_what_is_prepared(tiny_bert):
     engine, tried = JoinedEngine([one, other]), a_pack()
     engine.models = [first, second]
     for found, model in zip(engine.logits(tried, [0, 1]), (one, other), strict=True):
-        np.testing.assert_allclose(found, Engine(model).logits(tried), atol=TOLERANCE, rtol=0)
+        np.testing.assert_allclose(found, CpuEngine(model).logits(tried), atol=TOLERANCE, rtol=0)
 
 
 # --- recordings ---
@@ -292,7 +292,7 @@ def test_each_size_is_recorded_once_and_larger_packs_are_not(tiny_bert):
 
         return counted
 
-    engine, usual, small = engine_of(model, record=record), Engine(model), 0
+    engine, usual, small = engine_of(model, record=record), CpuEngine(model), 0
     for number in range(40):
         lengths = sorted(random.integers(1, 65, random.integers(1, 40)).tolist(), reverse=True)
         one = a_pack(lengths, seed=number)
@@ -322,7 +322,7 @@ def test_what_cannot_be_recorded_is_computed_all_the_same(tiny_bert):
 
     engine = engine_of(model, record=record)
     for _ in range(3):
-        np.testing.assert_allclose(engine.logits(a_pack()), Engine(model).logits(a_pack()), atol=TOLERANCE, rtol=0)
+        np.testing.assert_allclose(engine.logits(a_pack()), CpuEngine(model).logits(a_pack()), atol=TOLERANCE, rtol=0)
     assert len(tried) == 1
 
 
@@ -332,7 +332,7 @@ def test_without_a_kernel_nothing_is_recorded(tiny_bert):
 
     model = a_model(tiny_bert)
     found = engine_of(model, kernel=None, record=record).logits(a_pack())
-    np.testing.assert_allclose(found, Engine(model).logits(a_pack()), atol=TOLERANCE, rtol=0)
+    np.testing.assert_allclose(found, CpuEngine(model).logits(a_pack()), atol=TOLERANCE, rtol=0)
 
 
 # --- several devices ---
@@ -341,7 +341,7 @@ def test_without_a_kernel_nothing_is_recorded(tiny_bert):
 def test_two_engines_give_the_answers_of_one_in_input_order(toy_model):
     fitted = berthead.load(toy_model, token_budget=16)
     usual = fitted.predict(TEXTS)
-    fitted.predictor.engine = Engines(lambda device: Engine(fitted.artifact.model), [CPU, CPU])
+    fitted.predictor.engine = Engines(lambda device: CpuEngine(fitted.artifact.model), [CPU, CPU])
     found = fitted.predict(TEXTS)
     assert [one.answer for one in found] == [one.answer for one in usual]
     np.testing.assert_allclose([one.score for one in found], [one.score for one in usual], atol=TOLERANCE)
@@ -382,12 +382,12 @@ def test_one_pack_after_another_needs_one_device(tiny_bert):
 
     def make(device):
         made.append(device)
-        return Engine(model)
+        return CpuEngine(model)
 
     engines = Engines(make, [torch.device("cpu", 0), torch.device("meta")])
     for _ in range(4):
-        np.testing.assert_array_equal(engines.logits(a_pack()), Engine(model).logits(a_pack()))
-    np.testing.assert_array_equal(engines.pooled(a_pack()), Engine(model).pooled(a_pack()))
+        np.testing.assert_array_equal(engines.logits(a_pack()), CpuEngine(model).logits(a_pack()))
+    np.testing.assert_array_equal(engines.pooled(a_pack()), CpuEngine(model).pooled(a_pack()))
     assert made == [torch.device("cpu", 0)]
 
 
@@ -406,7 +406,7 @@ def test_tasks_of_tokens_are_shared_out_too(tiny_bert):
     artifact = fit_task(tiny_bert, "tag").artifact
     examples = [Example(text) for text in TEXTS]
     usual, shared_out = Predictor(artifact, token_budget=16), Predictor(artifact, token_budget=16)
-    shared_out.engine = Engines(lambda device: Engine(artifact.model), [CPU, CPU, CPU])
+    shared_out.engine = Engines(lambda device: CpuEngine(artifact.model), [CPU, CPU, CPU])
     np.testing.assert_allclose(shared_out.logits(examples), usual.logits(examples), atol=TOLERANCE)
 
 
@@ -417,7 +417,7 @@ def test_the_cpu_is_the_default_and_each_device_has_its_budget(toy_model, monkey
     assert PredictOptions().device == "cpu"
     fitted = berthead.load(toy_model)
     assert (fitted.predictor.device, fitted.predictor.token_budget) == (CPU, TOKEN_BUDGET)
-    assert isinstance(applied(fitted.artifact.model, "fp32", CPU), Engine)
+    assert isinstance(applied(fitted.artifact.model, "fp32", CPU), CpuEngine)
     assert predict_module.budget_of(CUDA) == GPU_TOKEN_BUDGET
     monkeypatch.setattr(engine_module, "applied", lambda model, precision, device: device)
     assert Predictor(fitted.artifact, device=CUDA).token_budget == GPU_TOKEN_BUDGET
@@ -517,7 +517,7 @@ def test_a_gpu_computes_what_the_cpu_computes(tmp_path, name):
     else:
         ones = parity.rows()
     some = pack(ones, np.arange(len(ones)))
-    wanted = Engine(model).logits(some)
+    wanted = CpuEngine(model).logits(some)
     for precision, tolerance in (("fp32", 1e-4), ("bf16", 0.1)):
         found = all_gpus(model, precision).logits(some)
         np.testing.assert_allclose(found, wanted, atol=tolerance, rtol=tolerance)

@@ -8,7 +8,7 @@ import torch
 from conftest import make_bert, needs_gpus, toy_rows
 
 import berthead
-from berthead.engine.cpu import DeviceEngine, Engine, find_device
+from berthead.engine.cpu import CpuEngine, DeviceEngine, find_device
 from berthead.errors import UsageError
 from berthead.model.units import packs
 from berthead.options import FitOptions
@@ -45,8 +45,8 @@ def test_the_device_engine_gives_the_engines_logits_and_leaves_the_model_as_it_w
     inputs = fitted.artifact.task.encode(fitted.artifact.tokenizer, examples, fitted.artifact.policy)
     pack = next(packs(Layout(inputs).rows, 512))
     plain = DeviceEngine(model, CPU)
-    np.testing.assert_allclose(plain.logits(pack), Engine(model).logits(pack), atol=1e-5)
-    np.testing.assert_allclose(plain.pooled(pack), Engine(model).pooled(pack), atol=1e-5)
+    np.testing.assert_allclose(plain.logits(pack), CpuEngine(model).logits(pack), atol=1e-5)
+    np.testing.assert_allclose(plain.pooled(pack), CpuEngine(model).pooled(pack), atol=1e-5)
     assert model.training
 
 

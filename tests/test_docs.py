@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import shlex
@@ -10,7 +11,7 @@ import sys
 from dataclasses import fields
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SAMPLE, write_csv
 
 from berthead.options import FitOptions, PredictOptions, flag
 
@@ -73,8 +74,11 @@ def test_every_option_value_in_the_readme_is_allowed(words):
 
 @pytest.mark.slow
 def test_the_readmes_python_runs(tmp_path):
-    for place in ("sample", "README.md"):
-        (tmp_path / place).symlink_to(ROOT / place)
+    (tmp_path / "sample" / "tickets").mkdir(parents=True)
+    for name in ("train.csv", "test.csv"):  # a quarter of the rows, which the same code reads in a quarter of the time
+        with (SAMPLE / name).open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        write_csv(tmp_path / "sample" / "tickets" / name, rows[::4])
     code = "\n".join(blocks("python"))
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ from torch import nn
 from berthead.engine import cpu as engine_module
 from berthead.engine import prepacked as prepacked_module
 from berthead.engine import threads as threads_module
-from berthead.engine.cpu import Engine, has_fast_bf16, use_threads
+from berthead.engine.cpu import CpuEngine, has_fast_bf16, use_threads
 from berthead.engine.prepacked import CastLinear, PackedLinear
 from berthead.engine.threads import available_threads
 from berthead.errors import ModelError, UsageError
@@ -77,7 +77,7 @@ def plain_logits(model: Model, one: Pack) -> np.ndarray:
         return model(TensorPack.from_pack(one)).numpy()
 
 
-def linears(engine: Engine) -> list[nn.Module]:
+def linears(engine: CpuEngine) -> list[nn.Module]:
     """What stands in the place of each linear layer of the encoder."""
     return [
         layer
@@ -94,7 +94,7 @@ def linears(engine: Engine) -> list[nn.Module]:
 def test_fp32_equals_the_plain_model(tiny_bert, name, pooling, kernels):
     model = a_model(tiny_bert if name == "tiny" else name, pooling)
     one = a_pack(LENGTHS if name == "tiny" else [200, 40, 40, 9])
-    engine = Engine(model)
+    engine = CpuEngine(model)
     assert engine.kernels == {"torch": "oneDNN" if prepacked_module.has_onednn() else "torch"}.get(kernels, kernels)
     logits = engine.logits(one)
     assert (logits.dtype, logits.shape) == (np.float32, (len(one.row), 3))
@@ -109,14 +109,14 @@ def test_fp32_equals_transformers(tiny_bert):
     with torch.no_grad():
         inputs = {"input_ids": torch.from_numpy(one.ids)[None], "token_type_ids": torch.from_numpy(one.segments)[None]}
         wanted = model.head.out(theirs(**inputs).last_hidden_state[:, 0])
-    np.testing.assert_allclose(Engine(model).logits(one), wanted.detach().numpy(), atol=TOLERANCE, rtol=0)
+    np.testing.assert_allclose(CpuEngine(model).logits(one), wanted.detach().numpy(), atol=TOLERANCE, rtol=0)
 
 
 @needs_onednn
 @pytest.mark.parametrize("lengths", [[1], [2, 1], [64] * 33], ids=["1 token", "3 tokens", "over 2048 tokens"])
 def test_packs_far_from_the_typical_size_are_computed_alike(tiny_bert, by_torch, lengths):
     model, one = a_model(tiny_bert), a_pack(lengths)
-    engine = Engine(model)
+    engine = CpuEngine(model)
     assert all(isinstance(layer, PackedLinear) for layer in linears(engine))
     np.testing.assert_allclose(engine.logits(one), plain_logits(model, one), atol=TOLERANCE, rtol=0)
 
@@ -131,7 +131,7 @@ ACTIVATIONS = {
 @pytest.mark.parametrize(("name", "fused"), ACTIVATIONS.items())
 def test_every_activation_equals_the_plain_model_and_is_fused_where_it_can_be(tmp_path, by_torch, name, fused):
     model, one = a_model(make_bert(tmp_path / "bert", hidden_act=name)), a_pack()
-    engine = Engine(model)
+    engine = CpuEngine(model)
     np.testing.assert_allclose(engine.logits(one), plain_logits(model, one), atol=TOLERANCE, rtol=0)
     for prepared, block in zip(engine.model.encoder.blocks, model.encoder.blocks, strict=True):
         assert prepared.mlp.up.fused == (fused or ("none", "none"))
@@ -142,7 +142,7 @@ def test_every_activation_equals_the_plain_model_and_is_fused_where_it_can_be(tm
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_without_onednn_every_activation_equals_the_plain_model(tmp_path, without_onednn, name):
     model, one = a_model(make_bert(tmp_path / "bert", hidden_act=name)), a_pack()
-    engine = Engine(model)
+    engine = CpuEngine(model)
     assert engine.kernels == "torch"
     assert {type(layer) for layer in linears(engine)} == {CastLinear}
     np.testing.assert_allclose(engine.logits(one), plain_logits(model, one), atol=TOLERANCE, rtol=0)
@@ -151,7 +151,7 @@ def test_without_onednn_every_activation_equals_the_plain_model(tmp_path, withou
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_every_activation_equals_the_plain_model_in_every_kernel(tmp_path, kernels, name):
     model, one = a_model(make_bert(tmp_path / "bert", hidden_act=name)), a_pack()
-    np.testing.assert_allclose(Engine(model).logits(one), plain_logits(model, one), atol=TOLERANCE, rtol=0)
+    np.testing.assert_allclose(CpuEngine(model).logits(one), plain_logits(model, one), atol=TOLERANCE, rtol=0)
 
 
 def test_pooled_is_what_the_head_reads(tiny_bert, kernels):
@@ -160,14 +160,14 @@ def test_pooled_is_what_the_head_reads(tiny_bert, kernels):
         tensors = TensorPack.from_pack(one)
         with torch.no_grad():
             wanted = model.head.pool(model.encoder(tensors), tensors).numpy()
-            pooled = Engine(model).pooled(one)
+            pooled = CpuEngine(model).pooled(one)
             np.testing.assert_allclose(pooled, wanted, atol=TOLERANCE, rtol=0)
             logits = model.head.classify(torch.from_numpy(pooled)).numpy()
-        np.testing.assert_allclose(logits, Engine(model).logits(one), atol=TOLERANCE, rtol=0)
+        np.testing.assert_allclose(logits, CpuEngine(model).logits(one), atol=TOLERANCE, rtol=0)
 
 
 def test_packed_equals_one_by_one(tiny_bert, kernels):
-    engine, random = Engine(a_model(tiny_bert)), np.random.default_rng(3)
+    engine, random = CpuEngine(a_model(tiny_bert)), np.random.default_rng(3)
     encoded = [Encoded(random.integers(1, 80, n), np.zeros(n, np.int64), int(n), False) for n in range(1, 40)]
     together = engine.logits(pack(encoded, np.arange(39)))
     alone = np.concatenate([engine.logits(pack(encoded, np.array([row]))) for row in range(39)])
@@ -177,7 +177,7 @@ def test_packed_equals_one_by_one(tiny_bert, kernels):
 @pytest.mark.parametrize("repeats", [20, pytest.param(200, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_threads_on_one_row_wait_for_each_other(tiny_bert, pooling, repeats):
-    engine, random = Engine(a_model(tiny_bert, pooling)), np.random.default_rng(4)
+    engine, random = CpuEngine(a_model(tiny_bert, pooling)), np.random.default_rng(4)
     rows = [Encoded(random.integers(1, 80, n), np.zeros(n, np.int64), int(n), False) for n in (64, 3, 47)]
     before = torch.get_num_threads()
     try:
@@ -201,7 +201,7 @@ def test_bf16_is_near_and_is_bf16(tiny_bert, monkeypatch, by_torch, onednn):
     if not onednn:
         monkeypatch.setattr(prepacked_module, "has_onednn", lambda *_: False)
     model, one = a_model(tiny_bert), a_pack()
-    engine = Engine(model, "bf16")
+    engine = CpuEngine(model, "bf16")
     seen = []
     for module in (*linears(engine), engine.model.head):
         module.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
@@ -219,14 +219,14 @@ def test_low_precision_of_minilm_is_near(kernels, precision, far):
         pytest.skip("torch does not support int8")
     model = a_model("minilm")
     one = a_pack([60, 9], vocabulary=30522)
-    logits, plain = Engine(model, precision).logits(one), plain_logits(model, one)
+    logits, plain = CpuEngine(model, precision).logits(one), plain_logits(model, one)
     np.testing.assert_allclose(logits, plain, atol=far, rtol=0)
     assert float(np.abs(logits - plain).max()) > 1e-4  # it is another arithmetic
 
 
 def test_int8_is_refused_where_only_torch_computes(tiny_bert, by_torch):
     with pytest.raises(UsageError, match=r"torch does not support int8.*expected fp32 or bf16"):
-        Engine(a_model(tiny_bert), "int8")
+        CpuEngine(a_model(tiny_bert), "int8")
 
 
 def test_int8_gives_the_same_numbers_in_every_kernel(tiny_bert, monkeypatch):
@@ -237,7 +237,7 @@ def test_int8_gives_the_same_numbers_in_every_kernel(tiny_bert, monkeypatch):
     found = []
     for name in library.kernels():
         monkeypatch.setenv(library.SWITCH, name)
-        found.append(Engine(model, "int8").logits(one))
+        found.append(CpuEngine(model, "int8").logits(one))
     for other in found[1:]:
         np.testing.assert_allclose(other, found[0], atol=2e-2, rtol=0)
 
@@ -246,22 +246,22 @@ def test_int8_gives_the_same_numbers_in_every_kernel(tiny_bert, monkeypatch):
 def test_rows_that_the_encoder_has_no_vectors_for_are_errors_in_every_kernel(tiny_bert, kernels, ids):
     row = Encoded(np.array(ids), np.zeros(len(ids), np.int64), len(ids), False)
     with pytest.raises(ModelError):
-        Engine(a_model(tiny_bert)).logits(pack([row], np.arange(1)))
+        CpuEngine(a_model(tiny_bert)).logits(pack([row], np.arange(1)))
 
 
 def test_kernels_that_are_not_here_are_named(tiny_bert, monkeypatch):
     monkeypatch.setenv(library.SWITCH, "avx9")
     with pytest.raises(UsageError, match=r"BERTHEAD_KERNELS.*'avx9'.*torch"):
-        Engine(a_model(tiny_bert))
+        CpuEngine(a_model(tiny_bert))
 
 
 def test_without_the_extension_torch_computes(tiny_bert, monkeypatch):
     monkeypatch.setattr(library, "loaded", lambda: None)
     monkeypatch.setattr("berthead.kernels.native.loaded", lambda: None)
-    engine = Engine(a_model(tiny_bert))
+    engine = CpuEngine(a_model(tiny_bert))
     assert engine.kernels in ("oneDNN", "torch")
     with pytest.raises(UsageError, match=r"not built"):
-        Engine(a_model(tiny_bert), "int8")
+        CpuEngine(a_model(tiny_bert), "int8")
 
 
 FORKED = """
@@ -312,7 +312,7 @@ def test_the_model_is_not_changed(tiny_bert, precision):
     model, one = a_model(tiny_bert).train(), a_pack()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     modules = [(name, type(module), id(module)) for name, module in model.named_modules()]
-    Engine(model, precision).logits(one)
+    CpuEngine(model, precision).logits(one)
     assert [(name, type(module), id(module)) for name, module in model.named_modules()] == modules
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(module.training for module in model.modules())
@@ -324,7 +324,7 @@ def test_the_model_is_not_changed(tiny_bert, precision):
 def test_the_engine_is_in_evaluation_mode_whatever_the_model_is(tiny_bert):
     model, one = a_model(tiny_bert), a_pack()
     wanted = plain_logits(model, one)
-    engine = Engine(model.train())
+    engine = CpuEngine(model.train())
     assert not any(module.training for module in engine.model.modules())
     np.testing.assert_allclose(engine.logits(one), wanted, atol=TOLERANCE, rtol=0)
 
@@ -332,7 +332,7 @@ def test_the_engine_is_in_evaluation_mode_whatever_the_model_is(tiny_bert):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_embeddings_and_head_are_shared_and_linear_layers_are_not_kept_twice(tiny_bert, precision):
     model = a_model(tiny_bert, "pooler")
-    engine = Engine(model, precision)
+    engine = CpuEngine(model, precision)
     own = {parameter.data_ptr() for parameter in model.parameters()}
     kept = dict(engine.model.named_parameters())
     assert {parameter.data_ptr() for parameter in kept.values()} <= own
@@ -340,11 +340,11 @@ def test_embeddings_and_head_are_shared_and_linear_layers_are_not_kept_twice(tin
     assert not any("qkv" in name or "mlp.up" in name for name in kept)
     with torch.no_grad():
         model.encoder.embeddings.word.weight.neg_()
-    assert not np.allclose(Engine(a_model(tiny_bert, "pooler")).logits(a_pack()), engine.logits(a_pack()), atol=1e-3)
+    assert not np.allclose(CpuEngine(a_model(tiny_bert, "pooler")).logits(a_pack()), engine.logits(a_pack()), atol=1e-3)
 
 
 def test_many_threads_get_the_same_answers(tiny_bert):
-    engine = Engine(a_model(tiny_bert))
+    engine = CpuEngine(a_model(tiny_bert))
     packs = [a_pack([20, 7, 3], seed=seed) for seed in range(16)]
     wanted = [engine.logits(one) for one in packs]
     with ThreadPoolExecutor(16) as pool:
@@ -439,7 +439,7 @@ def test_threads_asked_for_are_used(monkeypatch, tmp_path):
 SHAPES = """
 import numpy as np
 import torch
-from berthead.engine.cpu import Engine
+from berthead.engine.cpu import CpuEngine
 from berthead.model.checkpoint import build_encoder
 from berthead.model.encoder import Encoder
 from berthead.model.config import EncoderConfig
@@ -449,7 +449,7 @@ from berthead.records import Pack
 
 torch.set_num_threads(1)
 sizes = EncoderConfig(vocabulary=100, width=384, layers=1, heads=12, inner=1536, positions=512, segments=2)
-engine = Engine(Model(Encoder(sizes).eval(), RowHead(384, 2, "mean")), "PRECISION")
+engine = CpuEngine(Model(Encoder(sizes).eval(), RowHead(384, 2, "mean")), "PRECISION")
 
 def resident_mb():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20

@@ -21,7 +21,7 @@ from conftest import all_bytes, make_bert, shell_env, toy_rows
 
 import berthead
 from berthead.engine import cuda, forks
-from berthead.engine.cpu import CPU, Engine, has_fast_bf16, use_threads
+from berthead.engine.cpu import CPU, CpuEngine, has_fast_bf16, use_threads
 from berthead.errors import BertheadError, MachineError, ModelError
 from berthead.kernels import library
 from berthead.predict import reading
@@ -188,14 +188,14 @@ def test_children_answer_while_other_threads_predict(wide):
 
 
 def test_a_fork_waits_for_weights_that_are_being_laid_out(wide, monkeypatch):
-    begun, real = threading.Event(), Engine.__init__
+    begun, real = threading.Event(), CpuEngine.__init__
 
     def slow(self, *arguments, **more):
         begun.set()
         time.sleep(0.5)
         real(self, *arguments, **more)
 
-    monkeypatch.setattr(Engine, "__init__", slow)
+    monkeypatch.setattr(CpuEngine, "__init__", slow)
     model = berthead.load(wide)
     other = threading.Thread(target=lambda: model.predictor)
     other.start()
@@ -261,7 +261,7 @@ def test_where_openmp_cannot_be_paused_a_child_computes_in_one_thread(wide, monk
 
 def test_engines_on_gpus_are_refused_in_a_child(wide):
     model = berthead.load(wide)
-    model.predictor.engine = cuda.Engines(lambda device: Engine(model.artifact.model), [CPU])
+    model.predictor.engine = cuda.Engines(lambda device: CpuEngine(model.artifact.model), [CPU])
     assert model.predict("the good cat").answer
     with pytest.raises(MachineError, match=NO_GPU):
         in_child(lambda: model.predict("the good cat").answer)

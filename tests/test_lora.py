@@ -23,7 +23,7 @@ from test_train import Plain, fold_of, logits_of, problem, settings, spied, stat
 from torch import nn
 
 import berthead
-from berthead.engine.cpu import Engine
+from berthead.engine.cpu import CpuEngine
 from berthead.errors import ModelError, OutputError, UsageError
 from berthead.model import lora
 from berthead.model.adapt import Adapt, adapt
@@ -142,7 +142,7 @@ def test_a_merged_model_is_the_model_and_has_plain_layers(calm, text):
     assert np.abs(logits_of(lora.merged(changed(calm, text, random_b=False)), fold) - wanted).max() > 1e-3
     np.testing.assert_allclose(logits_of(plain, fold), wanted, rtol=0, atol=1e-5)
     rows = Layout(fold.inputs).rows
-    np.testing.assert_allclose(Engine(plain).logits(pack(rows, np.arange(len(rows)))), wanted, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(CpuEngine(plain).logits(pack(rows, np.arange(len(rows)))), wanted, rtol=0, atol=1e-5)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert plain.encoder.embeddings.word.weight is model.encoder.embeddings.word.weight  # nothing is copied
     lora.merge(model)

@@ -142,7 +142,7 @@ BROKEN_FILES = {
     "tags and spans": ("tag", "a.jsonl", [{"text": ["a"], "tags": ["B-X"]}, {"text": "c", "tags": [[0, 1, "X"]]}],
                        ":2", ["holds spans, and rows before it tags",
                            "expected tags in all rows, or spans in all rows"]),
-    "no entity": ("tag", "a.jsonl", [{"tokens": ["a"], "tags": ["O"]}] * 2, "", ["2 to 1000 tags", "right column"]),
+    "no entity": ("tag", "a.jsonl", [{"tokens": ["a"], "tags": ["O"]}] * 2, "", ["2 to 1,000 tags", "right column"]),
     "no tags column": ("tag", "a.jsonl", [{"tokens": ["a"], "text": "O"}], "", ["no column for the label", "--label"]),
     "no text column": ("tag", "a.csv", "a,tags\nx,O\n", "", ["no column for the text", "one of its columns: a, tags"]),
     "broken JSON in a cell": ("tag", "a.csv", 'tokens,tags\n"[""a""]","[""O"""\n', ":2",

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from conftest import make_bert
 from test_engine import a_model, a_pack
 
-from berthead.engine.cpu import Engine
+from berthead.engine.cpu import CpuEngine
 from berthead.kernels import abi, library
 from berthead.model.tensors import TensorPack
 from berthead.records import Pack
@@ -25,14 +25,14 @@ pytestmark = pytest.mark.skipif(not library.kernels(), reason="this machine has 
 needs_amx = pytest.mark.skipif(AMX not in library.kernels(), reason="this processor has no tile registers")
 
 
-def engine_of(monkeypatch, model, precision: str, kernels: str) -> Engine:
+def engine_of(monkeypatch, model, precision: str, kernels: str) -> CpuEngine:
     if precision == "bf16" and not library.has_bf16(kernels):
         pytest.skip(f"{kernels} multiply no bfloat16")
     monkeypatch.setenv(library.SWITCH, kernels)
-    return Engine(model, precision)
+    return CpuEngine(model, precision)
 
 
-def vectors(engine: Engine, one: Pack) -> np.ndarray:
+def vectors(engine: CpuEngine, one: Pack) -> np.ndarray:
     """The last vectors of all tokens: before a head, whose products are torch's."""
     with torch.inference_mode():
         found: np.ndarray = engine.model.encoder(TensorPack.from_pack(one)).numpy()

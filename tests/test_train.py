@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 import berthead
-from berthead.engine.cpu import Engine
+from berthead.engine.cpu import CpuEngine
 from berthead.kernels import training as kernels
 from berthead.kernels.native import NativeEncoder
 from berthead.model import families
@@ -452,7 +452,7 @@ def test_the_logits_of_a_regression_are_in_the_users_unit(calm):
     assert (model.head.scale, model.head.shift) == (1.0, 0.0)
     logits = logits_of(model, train)
     assert np.abs(logits - train.targets).mean() < 30  # their standard deviation is 150
-    np.testing.assert_allclose(Engine(model).logits(pack(encoded(train), [0, 1])), logits[:2], rtol=1e-5)
+    np.testing.assert_allclose(CpuEngine(model).logits(pack(encoded(train), [0, 1])), logits[:2], rtol=1e-5)
 
 
 # Which epoch is kept
@@ -465,7 +465,7 @@ def scripted(monkeypatch, model, values):
     def evaluate(self, logits, targets, batch=None):
         states.append(state_of(model))
         accuracy, loss = values[len(states) - 1]
-        return {"accuracy": accuracy, "macro_f1": 0.0, "micro_f1": 0.0, "loss": loss, "warnings": []}
+        return dict.fromkeys(self.metrics, 0.0) | {"accuracy": accuracy, "loss": loss, "warnings": []}
 
     monkeypatch.setattr(Classify, "evaluate", evaluate)
     return states

@@ -294,7 +294,7 @@ def test_a_file_that_could_not_be_finished_is_not_left(four, tmp_path, monkeypat
         fitted(four, adapt="top:2", cache=str(tmp_path))
     assert list(tmp_path.iterdir()) == []
     if isinstance(error, OSError):
-        assert "could not be written (No space left on device)" in str(told.value)
+        assert "cannot be written (No space left on device)" in str(told.value)
         assert "--cache" in told.value.fix
 
 

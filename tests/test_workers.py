@@ -256,7 +256,7 @@ def test_whoever_is_killed_the_others_end_and_the_fit_goes_on(tiny_bert, data, t
 
     alone = cli("fit", data, "--out", tmp_path / "model", *flags[:6], "--threads", 1, "--resume")
     assert alone.code == 2
-    assert ": workers was 2 and is 1. Give" in alone.err
+    assert ": workers was 2 and is 1. Use" in alone.err
 
     for name, more in (("model", ["--resume"]), ("whole", [])):
         last = started(data, "--out", name, *flags, *more)
@@ -274,7 +274,9 @@ def test_a_worker_that_is_short_of_memory_computes_smaller_parts_or_says_so(most
     options = options_of(calm, data=data, epochs=1, valid=0)
     monkeypatch.setenv("MOST_TOKENS", str(most))
     if most == 4:
-        with pytest.raises(MachineError, match=r"worker 1 of 1: .*toy.csv:\d+: \d+ tokens of one row do not fit into"):
+        with pytest.raises(
+            MachineError, match=r"worker 1 of 1: .*toy.csv:\d+: the memory is too small for a row of \d+ tokens"
+        ):
             berthead.fit(workers=2, **options)
         return
     one, two = berthead.fit(**options | {"threads": 1}), berthead.fit(workers=2, **options)

@@ -178,7 +178,7 @@ def test_a_file_may_have_the_mark_in_its_name(tmp_path):
     assert values(path) == [{"text": "fine"}]
     assert looks_like_a_file("a.xlsx#My sheet")
     assert not looks_like_a_file("see a.xlsx#My sheet")
-    assert (format_of("a.xlsx"), format_of("a.xlsx#b", policy=True), count_rows("a.xlsx")) == (
+    assert (format_of("a.xlsx"), format_of("a.xlsx#b", reading=True), count_rows("a.xlsx")) == (
         ("xlsx", ""), ("xlsx", ""), None
     )  # fmt: skip
     for path in ("a.xlsx#b", "a.xlsx.gz"):

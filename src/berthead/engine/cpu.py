@@ -20,7 +20,7 @@ from berthead.text.bounds import check_pack
 CPU = torch.device("cpu")
 
 
-class Engine:
+class CpuEngine:
     """A prepared model; safe to call from many threads.
 
     Args:
@@ -141,14 +141,14 @@ def prepared(model: Model, precision: str, memo: dict[Any, Any] | None = None, d
     return prepacked(model, precision, memo)
 
 
-def applied(model: Model, precision: str, device: torch.device) -> Engine | cuda.Engines:
+def applied(model: Model, precision: str, device: torch.device) -> CpuEngine | cuda.Engines:
     """The engine of a fitted model: one on a CPU, or one on each GPU for `cuda`."""
-    return Engine(model, precision) if device.type == "cpu" else cuda.all_gpus(model, precision)
+    return CpuEngine(model, precision) if device.type == "cpu" else cuda.all_gpus(model, precision)
 
 
-def engine_for(model: Model, device: torch.device, precision: str = "fp32") -> Engine | DeviceEngine:
+def engine_for(model: Model, device: torch.device, precision: str = "fp32") -> CpuEngine | DeviceEngine:
     """The engine during a fit: the CPU engine, or on other devices the model itself in float32."""
-    return Engine(model, precision) if device.type == "cpu" else DeviceEngine(model, device)
+    return CpuEngine(model, precision) if device.type == "cpu" else DeviceEngine(model, device)
 
 
 def has_fast_bf16(device: torch.device | None = None) -> bool:

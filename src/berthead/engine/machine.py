@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from berthead.engine import prepacked
-from berthead.engine.cpu import CPU, Engine, kernels_of
+from berthead.engine.cpu import CPU, CpuEngine, kernels_of
 from berthead.engine.cuda import Engines
 from berthead.function.artifact import Artifact
 from berthead.kernels import abi, library, native
@@ -107,7 +107,7 @@ def typical_pack(rows: Sequence[Encoded], tokens: int = SPEED_TOKENS) -> Pack:
     return pack(chosen, torch.arange(len(chosen)).numpy())
 
 
-def speeds(engines: Mapping[str, Engine | Engines], one: Pack) -> dict[str, float]:
+def speeds(engines: Mapping[str, CpuEngine | Engines], one: Pack) -> dict[str, float]:
     """The current speed of engines on a pack.
 
     Args:
@@ -128,7 +128,7 @@ def speeds(engines: Mapping[str, Engine | Engines], one: Pack) -> dict[str, floa
     return {name: len(one.ids) / seconds for name, seconds in best.items()}
 
 
-def _seconds(engine: Engine | Engines, one: Pack) -> float:
+def _seconds(engine: CpuEngine | Engines, one: Pack) -> float:
     begun = time.perf_counter()
     engine.logits(one)
     return time.perf_counter() - begun

@@ -154,7 +154,7 @@ def _format_and_codec(path: str, named: Format | None) -> tuple[Format, str]:
     """Like `format_of` for reading; a given format overrides the extension."""
     if named is not None:
         return named, split_codec(path.lower())[1]
-    name, codec = format_of(path, policy=True)
+    name, codec = format_of(path, reading=True)
     return find_format(name), codec
 
 

@@ -40,12 +40,12 @@ def find_format(name: str) -> Format:
     return _BY_NAME[name]
 
 
-def format_of(path: str, policy: bool = False) -> tuple[str, str]:
+def format_of(path: str, reading: bool = False) -> tuple[str, str]:
     """The format and the compression, from a path's extension.
 
     Args:
         path: a file name or path.
-        policy: include formats that are read and never written.
+        reading: include formats that are read and never written.
 
     Returns:
         The name of the format; and "gzip" or "zstd" for a further `.gz` or `.zst`, else "".
@@ -57,8 +57,8 @@ def format_of(path: str, policy: bool = False) -> tuple[str, str]:
         >>> format_of("reviews.csv.gz")
         ('csv', 'gzip')
     """
-    known = {extension: one for one in FORMATS if policy or one.writing for extension in one.extensions}
-    path = split_sheet(path)[0] if policy else path
+    known = {extension: one for one in FORMATS if reading or one.writing for extension in one.extensions}
+    path = split_sheet(path)[0] if reading else path
     name, codec = split_codec(path.lower())
     extension = Path(name).suffix
     if extension not in known or (codec and not known[extension].text):

@@ -140,18 +140,11 @@ def read(folder: Path, record: Mapping[str, Any], base: str | None = None) -> Ar
         changed = _change(record, config)
         # What a change is merged into differs in its last digits between processors: the change itself is compared.
         hashes = (record["adapter"]["sha256"] if changed else parameters["theta_sha256"]), parameters["omega_sha256"]
-        artifact_fields = {
-            "columns": dict(record["columns"]),
-            "reading": LengthPolicy(record["max_tokens"], record["on_long"], record.get("stride")),
-            "pretrained": dict(parameters["pretrained"]),
-            "adapt": parameters["adapt"],
-            "run": record["run"],
-            "golden": tuple(
-                golden_example(one, task.outputs, task.form, many=has_units(task)) for one in record["golden"]
-            ),
-            "own_head": head_says["name"] if head_says["kind"] == "own" else None,
-            "dropout": float(head_says["dropout"]),
-        }
+        columns, adapt, run = dict(record["columns"]), parameters["adapt"], record["run"]
+        policy = LengthPolicy(record["max_tokens"], record["on_long"], record.get("stride"))
+        pretrained, dropout = dict(parameters["pretrained"]), float(head_says["dropout"])
+        golden = tuple(golden_example(one, task.outputs, task.form, many=has_units(task)) for one in record["golden"])
+        own_head = head_says["name"] if head_says["kind"] == "own" else None
     except ModelError as error:  # a task or a head that is not installed
         raise ModelError(f"{where}: {error.where}", error.saw, error.expected, error.fix) from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -177,8 +170,9 @@ def read(folder: Path, record: Mapping[str, Any], base: str | None = None) -> Ar
         bert, omega = _read_whole(folder, config, omega_shapes, stored)
     head.load_state_dict({ours: omega[theirs].clone() for ours, theirs in names.items()}, assign=True)
     artifact = Artifact(
-        Model(bert, head).eval(), Tokenizer.from_folder(place), task.bound(head), raw_config=raw_config,
-        adapter=adapter, **artifact_fields,
+        Model(bert, head).eval(), Tokenizer.from_folder(place), task.bound(head), columns=columns, policy=policy,
+        raw_config=raw_config, pretrained=pretrained, adapt=adapt, run=run, golden=golden, own_head=own_head,
+        dropout=dropout, adapter=adapter,
     )  # fmt: skip
     theta = adapter.tensors if adapter else artifact.theta()
     if (sha256_of(theta), sha256_of(artifact.omega())) != hashes:

@@ -178,7 +178,7 @@ def _recipe(head: Any) -> list[str]:
     """How a row's logits are computed from the encoder's vectors, if by one linear layer."""
     if not isinstance(head, RowHead) or head.dense is not None:
         return []
-    vector = {"mean": "the mean of a row's vectors", "cls": "a row's first vector"}[head.pooling]
+    vector = POOLINGS[head.pooling].words
     return [f"{_OWN_PREFIX}classifier.weight and .bias, applied to {vector}, give them."]
 
 

@@ -17,6 +17,7 @@ from berthead.function.joined import JoinedFunctions, is_name
 from berthead.function.record import read_record
 from berthead.model import families
 from berthead.model.checkpoint import Checkpoint, read_checkpoint
+from berthead.model.heads import POOLINGS
 from berthead.model.model import sha256_of
 from berthead.storage.files import clear_leftovers, write_json
 from berthead.storage.folders import made_whole
@@ -156,8 +157,10 @@ class ThetaHat:
         self.artifact.tokenizer.save(folder, self.artifact.model.encoder.config.positions)
         if self.checkpoint and self.checkpoint.trained_pooling != "pooler":
             # As sentence-transformers writes it down: later heads are pooled as the encoder was trained.
-            modes = {f"pooling_mode_{kind}": self.checkpoint.trained_pooling == short
-                     for kind, short in (("mean_tokens", "mean"), ("cls_token", "cls"))}  # fmt: skip
+            known = {name: one.sentence_transformers for name, one in POOLINGS.items() if one.sentence_transformers}
+            modes = {f"pooling_mode_{key}": self.checkpoint.trained_pooling == name for name, key in known.items()}
+            if self.checkpoint.trained_pooling not in POOLINGS:
+                modes |= {f"pooling_mode_{key}": True for key in self.checkpoint.trained_pooling.split(" and ")}
             (folder / "1_Pooling").mkdir()
             write_json(folder / "1_Pooling" / "config.json", modes)
 

@@ -16,6 +16,7 @@ from berthead.errors import ModelError, UsageError, counted, did_you_mean, liste
 from berthead.model import families
 from berthead.model.config import EncoderConfig
 from berthead.model.encoder import Encoder
+from berthead.model.heads import POOLINGS
 from berthead.model.model import sha256_of
 from berthead.model.tensors import shapes_only
 from berthead.storage.hashes import file_sha256
@@ -39,7 +40,8 @@ class Checkpoint:
         raw_config: config.json, unchanged.
         weights: our name to float32 tensor.
         pooler: the checkpoint's own pooler (`dense.weight`, `dense.bias`), or None.
-        trained_pooling: `cls`, `mean` or `pooler`: how the checkpoint was trained to make one vector a row.
+        trained_pooling: how the checkpoint was trained to make one vector a row: one of POOLINGS, or what
+            sentence-transformers calls another.
         left_out: names of the pre-training heads that are not part of the encoder.
     """
 
@@ -303,14 +305,18 @@ def check_shapes(found: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]]
             raise ModelError(where, f"{name} has shape {list(seen)}", f"{list(shape)}, as config.json says")
 
 
+_MODE = "pooling_mode_"
+
+
 def _trained_pooling(folder: Path, has_pooler: bool) -> str:
     """As recorded by sentence-transformers; else BERT's own pooler if it was saved; else the mean."""
     path = folder / "1_Pooling" / "config.json"
-    if path.is_file():
-        modes = read_json(path)
-        for key, pooling in (("pooling_mode_mean_tokens", "mean"), ("pooling_mode_cls_token", "cls")):
-            if modes.get(key) or modes.get("pooling_mode") == pooling:
-                return pooling
+    modes = read_json(path) if path.is_file() else {}
+    said = [key.removeprefix(_MODE) for key, value in modes.items() if key.startswith(_MODE) and value is True]
+    said += [str(modes["pooling_mode"])] if modes.get("pooling_mode") else []
+    if said:
+        known = {one.sentence_transformers: name for name, one in POOLINGS.items() if one.sentence_transformers}
+        return known.get(said[0], said[0]) if len(said) == 1 else " and ".join(said)
     return "pooler" if has_pooler else "mean"
 
 
@@ -325,11 +331,15 @@ def choose_pooling(wanted: str, checkpoint: Checkpoint) -> str:
         `cls`, `mean` or `pooler`.
 
     Raises:
-        UsageError: `pooler` for a checkpoint without one.
+        UsageError: `pooler` for a checkpoint without one, or `auto` for one that was trained with another pooling.
     """
+    others = " or ".join(name for name, one in POOLINGS.items() if not one.dense)
     if wanted == "auto":
-        return checkpoint.trained_pooling
+        if checkpoint.trained_pooling in POOLINGS:
+            return checkpoint.trained_pooling
+        saw = f"{checkpoint.name} was trained with {checkpoint.trained_pooling} pooling, which berthead does not have"
+        raise UsageError("--pooling auto", saw, f"{others} by name")
     family = families.FAMILIES[checkpoint.config.family]
     if wanted == "pooler" and (family.row is None or (family.has_trained_pooler and checkpoint.pooler is None)):
-        raise UsageError("--pooling pooler", f"{checkpoint.name} has no pooler weights", "cls or mean")
+        raise UsageError("--pooling pooler", f"{checkpoint.name} has no pooler weights", others)
     return wanted

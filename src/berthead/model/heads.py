@@ -21,13 +21,17 @@ class Pooling:
 
     Args:
         pool: the encoder's vectors [tokens, width] and their rows -> float32 [rows, width].
+        words: the result of `pool` for a row, for the model folder's note.
         reads: the tokens whose vectors are read, int64, ascending; None: all. The encoder may skip the others.
         dense: whether a trained dense layer and an activation follow.
+        sentence_transformers: its name in sentence-transformers' `1_Pooling/config.json`; None: it has none.
     """
 
     pool: Callable[[Tensor, TensorPack], Tensor]
+    words: str
     reads: Callable[[TensorPack], Tensor | None] = lambda pack: None
     dense: bool = False
+    sentence_transformers: str | None = None
 
 
 def first_vectors(hidden: Tensor, pack: TensorPack) -> Tensor:
@@ -52,9 +56,9 @@ def segment_means(hidden: Tensor, lengths: Tensor) -> Tensor:
 
 
 POOLINGS = {
-    "cls": Pooling(first_vectors, lambda pack: pack.starts),
-    "mean": Pooling(row_means),
-    "pooler": Pooling(first_vectors, lambda pack: pack.starts, dense=True),
+    "cls": Pooling(first_vectors, "a row's first vector", lambda pack: pack.starts, sentence_transformers="cls_token"),
+    "mean": Pooling(row_means, "the mean of a row's vectors", sentence_transformers="mean_tokens"),
+    "pooler": Pooling(first_vectors, "a row's first vector", lambda pack: pack.starts, dense=True),
 }
 WINDOW_POOLINGS = ("mean", "max", "attention")
 POOLED: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "gelu": functional.gelu, "relu": functional.relu}

@@ -20,7 +20,7 @@ from berthead.text.windows import EncodedExample
 if TYPE_CHECKING:
     import torch
 
-    from berthead.engine.cpu import Engine
+    from berthead.engine.cpu import CpuEngine
     from berthead.engine.cuda import Engines
     from berthead.function.artifact import Artifact
 
@@ -182,7 +182,7 @@ class Predictor(Applier):
         device: `cpu`, or `cuda` for all GPUs; None: `cpu`.
     """
 
-    engine: Engine | Engines  # type: ignore[assignment]
+    engine: CpuEngine | Engines  # type: ignore[assignment]
 
     def __init__(
         self, artifact: Artifact, precision: str = "fp32", token_budget: int | None = None,

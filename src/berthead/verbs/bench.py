@@ -220,7 +220,7 @@ def _evenly(rows: int, most: int) -> list[int]:
 
 
 def _runs(
-    artifact: Artifact, predictors: Mapping[str, Predictor], rows: Batch, policy: float, progress: Progress
+    artifact: Artifact, predictors: Mapping[str, Predictor], rows: Batch, reading: float, progress: Progress
 ) -> list[PrecisionSpeed]:
     """Time the precisions in interleaved rounds, so that a change of the machine's speed affects all of them."""
     tokens = sum(len(row.ids) for one in rows.inputs for row in one.rows)
@@ -242,7 +242,7 @@ def _runs(
             (_stages(artifact, predictor, rows.examples) for _ in range(ROUNDS)), key=lambda one: sum(one.values())
         )
         peak = max(machine.peak(artifact.model, name, PEAK_SECONDS, predictor.device) for _ in range(ROUNDS))
-        stages, rate = {"reading": policy} | best, work / best["encoder"]
+        stages, rate = {"reading": reading} | best, work / best["encoder"]
         shares = {stage: stages[stage] / sum(stages.values()) for stage in STAGES}
         runs.append(PrecisionSpeed(
             name, predictor.engine.kernels, len(rows.examples) / seconds[name], tokens / seconds[name],
