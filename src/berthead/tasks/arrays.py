@@ -1,4 +1,4 @@
-"""Helpers for arrays and numbers in tasks."""
+"""Functions of arrays and numbers that tasks share."""
 
 from __future__ import annotations
 

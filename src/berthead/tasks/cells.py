@@ -1,4 +1,4 @@
-"""Answers as cells of a table and as JSON; helpers that tasks share."""
+"""Answers as cells of a table and as JSON: functions that tasks share."""
 
 from __future__ import annotations
 
