@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -125,9 +126,10 @@ def test_each_refused_request_is_told_and_nothing_else_changes(tmp_path):
     command = ["c++", "-shared", "-fPIC", "-O1", "-o", "shim.so", "shim.cpp", "-ldl"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     shim, tests = str(tmp_path / "shim.so"), str(Path(__file__).parent)
+    path = os.pathsep.join([tests, *filter(None, [os.environ.get("PYTHONPATH")])])
     encoder = make_bert(tmp_path / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(encoder), shim], env=shell_env(LD_PRELOAD=shim, PYTHONPATH=tests),
+        [sys.executable, "-c", PROGRAM, str(encoder), shim], env=shell_env(LD_PRELOAD=shim, PYTHONPATH=path),
         capture_output=True, encoding="utf-8", timeout=300, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-3000:]
