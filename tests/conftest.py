@@ -44,6 +44,11 @@ LONG_FILES = {
 }  # fmt: skip
 
 
+def tries(examples: int) -> int:
+    """How many examples hypothesis tries: all of them in `make test-all`, a quarter on other days, never below ten."""
+    return examples if os.environ.get("BERTHEAD_TESTS") == "all" else max(10, examples // 4)
+
+
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in LONG_FILES)
 

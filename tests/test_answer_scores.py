@@ -7,12 +7,13 @@ import string
 
 import numpy as np
 import pytest
+from conftest import tries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from berthead.tasks.answer_scores import answer_scores, best_threshold, exact, f1, normalised
 
-QUICK = settings(max_examples=200, deadline=None)
+QUICK = settings(max_examples=tries(200), deadline=None)
 WORD = st.sampled_from(["the", "a", "an", "cat", "Cat", "cats", "dog", "dog.", "-", "...", "“dog”", "U.S.", "theatre"])
 ANSWER = st.one_of(st.lists(WORD, max_size=5).map(" ".join), st.text(max_size=8))
 

@@ -9,13 +9,14 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from conftest import tries
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from berthead.errors import DataError, UsageError
 from berthead.formats.readers import count_rows, format_of, open_rows
 
-QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=tries(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def put(folder: Path, name: str, content: str | bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from conftest import tries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval.metrics import (
@@ -18,7 +19,7 @@ from sklearn import metrics as sk
 from berthead.data.tags import Entity, from_bio, to_tags
 from berthead.tasks.entity_scores import entity_scores
 
-QUICK = settings(max_examples=200, deadline=None)
+QUICK = settings(max_examples=tries(200), deadline=None)
 LETTERS = {"BIO": "BI", "IOB1": "BI", "BIOES": "BIES"}
 THEIRS = {"BIO": IOB2, "IOB1": IOB1, "BIOES": IOBES}
 PLAIN = ["DET", "NOUN", "VERB", "O"]

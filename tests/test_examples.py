@@ -11,7 +11,7 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import write_csv, write_jsonl
+from conftest import tries, write_csv, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +23,7 @@ from berthead.formats.readers import open_rows
 from berthead.records import Example, Row
 from berthead.tasks import Classify
 
-QUICK = settings(max_examples=150, deadline=None)
+QUICK = settings(max_examples=tries(150), deadline=None)
 NOTHINGS = [None, math.nan, np.float64("nan"), pd.NA, pd.NaT, "", "  ", "\u00a0\t\n"]
 
 

@@ -138,9 +138,9 @@ def test_windows_are_pooled_as_torch_pools_them(how):
 
 
 SAMPLES = {
-    "classify": ("tickets/train.csv", {"label": "queue"}),
-    "multilabel": ("tickets/train.csv", {"label": "tags"}),
-    "regress": ("tickets/train.csv", {"label": "urgency"}),
+    "classify": ("tickets/test.csv", {"label": "queue"}),
+    "multilabel": ("tickets/test.csv", {"label": "tags"}),
+    "regress": ("tickets/test.csv", {"label": "urgency"}),
     "tag": ("tasks/commands-train.jsonl", {"label": "tags", "head": "crf"}),
     "joint": ("tasks/commands-train.jsonl", {"label": "tags", "intent": "intent"}),
     "span": ("tasks/shops-train.json", {}),

@@ -338,8 +338,14 @@ for _ in range(5):
 """
 
 
-@pytest.mark.parametrize("does", ["answers", "nothing"])
-@pytest.mark.parametrize("engine", ["kernels", "torch", "onnx"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("engine", "does"),
+    [
+        ("kernels", "answers"), ("torch", "answers"), ("onnx", "answers"),
+        *(pytest.param(engine, "nothing", marks=pytest.mark.exhaustive) for engine in ("kernels", "torch", "onnx")),
+    ],
+)  # fmt: skip
 def test_a_child_ends_as_any_process_does(wide, exported, engine, does):
     """Threads that are not there are not waited for at its end either, nor are those of ONNX Runtime's telemetry."""
     environment = shell_env(**({library.SWITCH: "torch"} if engine == "torch" else {}))

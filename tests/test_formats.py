@@ -19,13 +19,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import tries
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from berthead.errors import DataError, UsageError
 from berthead.formats.readers import open_rows
 
-QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=tries(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 CELLS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 AWKWARD = st.text(st.sampled_from(list('ab",;\t|\r\n\0 é漢😀\u2028\x85\x1c')), max_size=8)
 

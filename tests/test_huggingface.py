@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SAMPLE, toy_rows
+from conftest import SAMPLE, toy_rows, tries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from in_transformers import by_the_note
@@ -114,7 +114,7 @@ def test_the_tokenizer_of_the_folder_gives_our_ids(pair, max_tokens, fit_toy):
     assert [one.segments.tolist() for one in ours] == theirs["token_type_ids"]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=tries(60))
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=8), room=st.integers(8, 40)
 )

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from conftest import tries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +27,7 @@ from berthead.formats.table import Table
 from berthead.formats.writers import open_writer
 from berthead.jobs.inputs import Fingerprint, matching
 
-QUICK = settings(deadline=None, max_examples=60)
+QUICK = settings(deadline=None, max_examples=tries(60))
 FORMATS = ["csv", "tsv", "jsonl", "parquet", "conll", "json", "csv.gz", "jsonl.zst", "conll.zst"]
 
 

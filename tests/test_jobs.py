@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from conftest import ROOT, WORDS, write_csv, write_jsonl
+from conftest import ROOT, WORDS, tries, write_csv, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,7 +39,7 @@ from berthead.options import PredictOptions
 from berthead.predict import reading
 from berthead.progress import Progress
 
-QUICK = settings(deadline=None, max_examples=25)
+QUICK = settings(deadline=None, max_examples=tries(25))
 PLAIN = [word for word in WORDS if word.isalpha()]
 
 

@@ -224,7 +224,7 @@ def test_shards_at_work_at_once_share_a_folder_and_one_of_them_is_killed(fit_toy
 
 @pytest.mark.parametrize(
     ("name", "every"),
-    [("out.csv", 9), ("out.parquet", 9), ("out.xlsx", 9), pytest.param("out.csv", 1, marks=pytest.mark.slow)],
+    [("out.csv", 9), ("out.parquet", 9), ("out.xlsx", 9), pytest.param("out.csv", 1, marks=pytest.mark.exhaustive)],
 )
 def test_a_job_killed_at_any_step_goes_on_to_the_same_bytes(name, every, starter, tmp_path):
     source = KINDS[name]

@@ -13,7 +13,7 @@ import peft
 import pytest
 import torch
 import transformers
-from conftest import make_bert, toy_rows
+from conftest import make_bert, toy_rows, tries
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -91,7 +91,7 @@ def names(folder: Path) -> list[str]:
     width=st.integers(1, 12), rows=st.integers(1, 5), count=st.integers(1, 3), rank=st.integers(1, 4),
     scale=st.floats(0.1, 4), seed=st.integers(0, 99), data=st.data(),
 )  # fmt: skip
-@hypothesis_settings(deadline=None, max_examples=40)
+@hypothesis_settings(deadline=None, max_examples=tries(40))
 def test_a_merged_layer_is_the_layer(width, rows, count, rank, scale, seed, data):
     parts = tuple(data.draw(st.lists(st.sampled_from([None, "x"]), min_size=count, max_size=count)))
     parts = tuple(f"{name}{number}" if name else None for number, name in enumerate(parts))

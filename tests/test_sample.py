@@ -123,7 +123,7 @@ def test_frozen_minilm_beats_counting_words_by_8_points(shell, tmp_path):
     assert model.info()["parameters"]["theta_is_pretrained"] is True
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_tags_are_learnt_as_many_labels(shell, tmp_path):
     rows = fit_and_predict(shell, tmp_path, "--task", "multilabel", "--label", "tags")
     binarizer = MultiLabelBinarizer().fit([list(table_in_readme("tags"))])
@@ -140,7 +140,7 @@ def test_tags_are_learnt_as_many_labels(shell, tmp_path):
         assert set(row["prediction"]) == {tag for tag in thresholds if row[f"p({tag})"] >= thresholds[tag]}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_urgency_is_learnt_as_a_number(shell, tmp_path):
     rows = fit_and_predict(shell, tmp_path, "--task", "regress", "--label", "urgency")
     gold, answers = [float(row["urgency"]) for row in rows], [row["prediction"] for row in rows]

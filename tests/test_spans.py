@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from conftest import write_csv, write_jsonl
+from conftest import tries, write_csv, write_jsonl
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from toy_tasks import FILLERS, TAGS, fit_task, span_rows, tag_rows
@@ -85,7 +85,7 @@ def answers_to(task, tokenizer: Tokenizer, examples: list[Example], seed: int, m
 @given(texts=st.lists(any_text, min_size=1, max_size=4), seed=st.integers(0, 99))
 @example(texts=["\u0301", "\u200b", "e\u0301"], seed=1)
 @example(texts=["\ud83d good \ude00cat", "\r\n\r\nbad\r\n"], seed=0)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=tries(60))
 def test_spans_of_words_are_parts_of_the_text(task, texts, seed, tokenizer):
     examples = [Example(text) for text in texts]
     for text, answer in zip(texts, answers_to(task, tokenizer, examples, seed), strict=True):
@@ -94,7 +94,7 @@ def test_spans_of_words_are_parts_of_the_text(task, texts, seed, tokenizer):
 
 
 @given(texts=st.lists(st.tuples(any_text, any_text), min_size=1, max_size=4), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=tries(60))
 def test_answers_are_parts_of_the_context(texts, seed, tokenizer):
     examples = [Example(question, context) for question, context in texts]
     for unanswerable in (False, True):
@@ -110,7 +110,7 @@ def test_answers_are_parts_of_the_context(texts, seed, tokenizer):
 
 @pytest.mark.parametrize("task", [TAG, JOINT], ids=["tag", "joint"])
 @given(words=st.lists(any_text.filter(bool), min_size=1, max_size=9), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=tries(60))
 def test_spans_of_tokens_are_parts_of_the_tokens_joined_by_spaces(task, words, seed, tokenizer):
     text = " ".join(words)
     (answer,) = answers_to(task, tokenizer, [Example(text, words=tuple(words))], seed)
@@ -138,7 +138,7 @@ def certain(task: Tag, targets) -> np.ndarray:
     blanks=st.lists(st.sampled_from(BLANKS[:8]), min_size=10, max_size=10),
     drawn=st.data(),
 )
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=tries(100))
 def test_gold_spans_over_whole_words_come_back_as_they_were(words, blanks, drawn, tokenizer):
     text, places = blanks[0], []
     for word, blank in zip(words, blanks[1:], strict=False):
@@ -170,7 +170,7 @@ def test_gold_spans_over_whole_words_come_back_as_they_were(words, blanks, drawn
     blank=st.sampled_from(BLANKS[:8]),
     drawn=st.data(),
 )
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=tries(100))
 def test_gold_answers_of_whole_words_come_back_as_they_were(words, blank, drawn, tokenizer):
     first = drawn.draw(st.integers(0, len(words) - 1))
     last = drawn.draw(st.integers(first, min(first + 2, len(words) - 1)))
@@ -259,7 +259,7 @@ def functions(tiny_bert):
 
 @pytest.mark.parametrize("task", ["tag", "joint"])
 @given(texts=st.lists(any_text, min_size=1, max_size=3))
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=tries(25))
 def test_entities_are_parts_of_any_text(task, texts, functions):
     for text, one in zip(texts, functions[task].predict(texts), strict=True):
         if not text.strip():
@@ -277,7 +277,7 @@ def test_entities_are_parts_of_any_text(task, texts, functions):
 
 @pytest.mark.parametrize("task", ["span", "unanswerable"])
 @given(texts=st.lists(st.tuples(any_text, any_text), min_size=1, max_size=3))
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=tries(25))
 def test_answers_are_parts_of_any_context(task, texts, functions):
     for (question, context), one in zip(texts, functions[task].predict(texts), strict=True):
         if not question.strip() or not context.strip():
@@ -289,7 +289,7 @@ def test_answers_are_parts_of_any_context(task, texts, functions):
 
 
 @given(texts=st.lists(file_text, min_size=1, max_size=4), kind=st.sampled_from(["tag", "joint"]))
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=tries(15))
 def test_spans_in_files_are_parts_of_the_texts_in_them(texts, kind, functions, tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     predictor, key = functions[kind].predictor, "prediction" if kind == "tag" else "spans"
@@ -319,7 +319,7 @@ def test_spans_in_files_are_parts_of_the_texts_in_them(texts, kind, functions, t
 
 
 @given(rows=st.lists(st.tuples(file_text, file_text), min_size=1, max_size=4))
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=tries(15))
 def test_answers_in_files_are_parts_of_their_contexts(rows, functions, tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     records = [{"question": question, "context": context} for question, context in rows]
@@ -387,7 +387,8 @@ def filled(before: int, mark: str, total: int) -> str:
     return text
 
 
-@pytest.mark.parametrize("head", ["auto", "crf"])
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["auto", pytest.param("crf", marks=pytest.mark.exhaustive)])
 def test_an_entity_at_character_50000_is_found(head, tiny_bert):
     text = filled(50_000, "good great", 51_000)
     for on_long in ("window", "truncate"):

@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from conftest import tries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -60,7 +61,7 @@ class Both:
                    min_size=1, max_size=30),
     count=st.sampled_from([1, 2, 3]),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=tries(60), deadline=None)
 def test_every_row_learns_as_with_all_of_them(width, rows, decay, steps, count):
     torch.set_num_threads(count)
     both = Both(rows, width, decay)

@@ -8,6 +8,7 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
+from conftest import tries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
@@ -27,7 +28,7 @@ from berthead.data.tags import (
     viterbi,
 )
 
-QUICK = settings(max_examples=200, deadline=None)
+QUICK = settings(max_examples=tries(200), deadline=None)
 LETTERS = {"BIO": "BI", "IOB1": "BI", "BIOES": "BIES"}
 THEIRS = {"BIO": IOB2, "IOB1": IOB1, "BIOES": IOBES}
 LABELS = ["PER", "LOC", "A-B", "x_y", "-"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_bert
+from conftest import make_bert, tries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_tasks import QUICK, choose_rows, fit_task, span_rows, tag_rows, without_head_dropout
@@ -77,7 +77,7 @@ def drawn(data, words: int, tags: int, largest: float = 5.0) -> np.ndarray:
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=tries(50))
 def test_the_loss_of_tags_is_torch_s_cross_entropy_of_the_words(data):
     sizes = data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=5).filter(any))
     weighted = data.draw(st.booleans())
@@ -95,7 +95,7 @@ def test_the_loss_of_tags_is_torch_s_cross_entropy_of_the_words(data):
 
 @pytest.mark.parametrize("tags", [("O", "B-X", "I-X"), BIO, ("DET", "NOUN", "VERB")])
 @given(data=st.data(), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=tries(15))
 def test_the_field_s_loss_marginals_and_path_are_those_of_all_sequences(tags, data, seed):
     task = field(tags, seed)
     sizes = data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=3).filter(any))
@@ -146,7 +146,7 @@ def test_the_field_s_scores_get_gradients_and_impossible_steps_get_none():
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=tries(50))
 def test_the_loss_of_spans_is_the_cross_entropy_of_each_window(data):
     windows = data.draw(st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=3), min_size=1, max_size=4))
     total = sum(map(sum, windows))
@@ -169,7 +169,7 @@ def test_the_loss_of_spans_is_the_cross_entropy_of_each_window(data):
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=tries(50))
 def test_the_loss_of_choices_is_the_cross_entropy_of_each_question(data):
     sizes = data.draw(st.lists(st.integers(2, 6), min_size=1, max_size=5))
     logits = torch.from_numpy(drawn(data, sum(sizes), 1, 30.0)).requires_grad_()
@@ -216,7 +216,7 @@ def test_the_loss_of_joint_is_the_sum_of_both(crf, tiny_bert):
 
 @pytest.mark.parametrize("crf", [False, True])
 @given(data=st.data(), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=tries(50))
 def test_a_decoded_sequence_is_one_that_can_be(crf, data, seed):
     task = field(BIO, seed, scale=20.0) if crf else Tag(BIO)
     rows = drawn(data, data.draw(st.integers(0, 8)), len(BIO), 50.0)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import tries
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -27,7 +28,9 @@ pieces = st.sampled_from([*SAMPLES, "the", "cat", "##s", "[SEP]", "\r\n", "\u00a
 texts = st.lists(st.one_of(pieces, st.text(max_size=8)), max_size=6).map("".join)
 limits = st.one_of(st.integers(4, 12), st.sampled_from([16, 33, 64]))
 many = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=tries(150),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_bert, toy_rows
+from conftest import make_bert, toy_rows, tries
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -67,7 +67,7 @@ def losses_of(run):
 
 
 @given(cut=st.integers(0, 4), seed=st.integers(0, 99), lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5))
-@hypothesis_settings(deadline=None, max_examples=25)
+@hypothesis_settings(deadline=None, max_examples=tries(25))
 def test_one_part_after_the_other_is_the_encoder(four, cut, seed, lengths):
     encoder = read_checkpoint(str(four)).encoder()
     _, _, fold, _ = problem(four, held_out=0)

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from conftest import WORDS
+from conftest import WORDS, tries
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from toy_tasks import fit_task, span_rows
@@ -66,7 +66,7 @@ def check_windows(starts: list[int], length: int, room: int, shared: int) -> Non
 
 @given(length=st.integers(0, 3000), room=st.integers(1, 80), data=st.data())
 @example(length=10**6, room=509, data=None)
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=tries(100))
 def test_windows_are_full_and_share_what_they_should(length, room, data):
     shared = data.draw(st.integers(0, room - 1)) if data else 127
     starts = window_starts(length, room, shared)
@@ -76,7 +76,7 @@ def test_windows_are_full_and_share_what_they_should(length, room, data):
 
 
 @given(length=st.integers(1, 400), room=st.integers(1, 40), data=st.data())
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=tries(100))
 def test_the_owner_is_the_window_with_most_context_on_the_shorter_side(length, room, data):
     starts = window_starts(length, room, data.draw(st.integers(0, room - 1)))
     places = np.arange(length)
@@ -92,7 +92,7 @@ def test_the_owner_is_the_window_with_most_context_on_the_shorter_side(length, r
         "".join
     )
 )
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=tries(100))
 def test_ends_move_behind_marks_and_never_behind_the_next_start(text):
     kept = [n for n, char in enumerate(text) if unicodedata.category(char)[0] not in "MZC"]
     starts, ends = np.array(kept, dtype=np.int64), np.array(kept, dtype=np.int64) + 1
@@ -119,7 +119,7 @@ def test_ranges_are_the_numbers_from_first_to_end(pairs):
 
 
 @given(words=distinct, length=st.integers(1, 49), most=most_tokens, stride=st.none() | st.integers(0, 5))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=tries(60))
 def test_a_long_text_is_read_whole(words, length, most, stride, tokenizer):
     text = " ".join(words[:length])
     ids = tokenizer.ids([text])[0]
@@ -133,7 +133,7 @@ def test_a_long_text_is_read_whole(words, length, most, stride, tokenizer):
 
 
 @given(words=distinct, first=st.integers(1, 40), second=st.integers(1, 40), most=most_tokens)
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=tries(100))
 def test_of_a_long_pair_the_shorter_side_stands_in_every_window(words, first, second, most, tokenizer):
     second = min(second, len(words) - first)
     pair = " ".join(words[:first]), " ".join(words[first : first + second])
@@ -162,7 +162,7 @@ def test_of_a_long_pair_the_shorter_side_stands_in_every_window(words, first, se
 
 @given(words=distinct, first=st.integers(1, 40), second=st.integers(0, 40), most=most_tokens)
 @example(words=SINGLE, first=9, second=9, most=20)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=tries(60))
 def test_truncated_texts_keep_their_first_tokens(words, first, second, most, tokenizer):
     second = min(second, len(words) - first)
     texts, pairs = [" ".join(words[:first])], [" ".join(words[first : first + second])] if second else None
@@ -183,7 +183,7 @@ def test_truncated_texts_keep_their_first_tokens(words, first, second, most, tok
     words=distinct, question=st.integers(1, 12), lengths=st.lists(st.integers(1, 18), min_size=2, max_size=3),
     on_long=st.sampled_from(["window", "truncate", "error"]),
 )  # fmt: skip
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=tries(60))
 def test_each_choice_is_read_as_a_pair_with_its_question(words, question, lengths, on_long, tokenizer):
     asked, rest = " ".join(words[:question]), words[question:]
     choices = [" ".join(rest[:length]) for length in lengths]
@@ -216,7 +216,7 @@ def most_context(starts: list[int], room: int, place: int) -> int:
     stride=st.none() | st.integers(0, 5),
     whole=st.booleans(),
 )
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=tries(100))
 def test_every_word_of_a_text_is_answered_once(words, length, most, stride, whole, tokenizer):
     text = " ".join(words[:length])
     ids, room = tokenizer.ids([text])[0], most - 2
@@ -241,7 +241,7 @@ def test_every_word_of_a_text_is_answered_once(words, length, most, stride, whol
 
 
 @given(words=st.lists(any_word, min_size=1, max_size=20), most=most_tokens, whole=st.booleans())
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=tries(100))
 def test_every_given_word_is_answered_once_at_its_first_token(words, most, whole, tokenizer):
     text, room = " ".join(words), most - 2
     (one,) = read_words(tokenizer, [Example(text, words=tuple(words))], LengthPolicy(most), whole=whole)
@@ -264,7 +264,7 @@ def test_every_given_word_is_answered_once_at_its_first_token(words, most, whole
 
 
 @given(words=distinct, length=st.integers(1, 49), most=most_tokens, given_words=st.booleans(), whole=st.booleans())
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=tries(60))
 def test_of_truncated_words_the_first_are_answered(words, length, most, given_words, whole, tokenizer):
     text = " ".join(words[:length])
     case = Example(text, words=tuple(words[:length]) if given_words else None)
@@ -303,7 +303,7 @@ def test_a_text_without_a_token_has_a_row_and_no_word(text, tokenizer):
     words=distinct, question=st.integers(1, 20), context=st.integers(1, 40), most=st.integers(10, 24),
     stride=st.none() | st.integers(0, 2),
 )  # fmt: skip
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=tries(100))
 def test_every_token_of_a_context_is_in_a_window_and_the_question_in_none_of_the_units(
     words, question, context, most, stride, tokenizer
 ):
@@ -337,7 +337,7 @@ def test_every_token_of_a_context_is_in_a_window_and_the_question_in_none_of_the
 
 @given(words=distinct, question=st.integers(1, 30), context=st.integers(1, 39))
 @example(words=SINGLE, question=30, context=1)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=tries(60))
 def test_of_a_truncated_context_the_first_tokens_are_read(words, question, context, tokenizer):
     asked, text = " ".join(words[:question]), " ".join(words[question : question + context])
     (one,) = read_questions(tokenizer, [Example(asked, text)], LengthPolicy(24, "truncate"))
@@ -370,7 +370,7 @@ def inputs_of_all_kinds(tokenizer: Tokenizer, lengths: list[int], kind: str) -> 
     lengths=st.lists(st.integers(1, 60), min_size=1, max_size=6), budget=st.integers(1, 200),
     kind=st.sampled_from(["texts", "questions", "choices", "words", "joint"]),
 )  # fmt: skip
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=tries(60))
 def test_a_layout_finds_each_unit_in_one_pack(lengths, budget, kind, tokenizer):
     inputs = inputs_of_all_kinds(tokenizer, lengths, kind)
     layout = Layout(inputs)
@@ -413,7 +413,7 @@ def test_a_layout_of_nothing_is_empty():
 
 
 @given(length=st.integers(1, 200), most=st.integers(1, 5), kind=st.sampled_from(["questions", "words", "joint"]))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=tries(60))
 def test_parts_of_very_long_inputs_are_the_whole(length, most, kind, tokenizer):
     (one,) = inputs_of_all_kinds(tokenizer, [length], kind)
     targets = np.arange(one.n_units * 2).reshape(-1, 2)

@@ -12,7 +12,7 @@ from pathlib import Path
 import openpyxl
 import pandas as pd
 import pytest
-from conftest import toy_rows, write_jsonl
+from conftest import toy_rows, tries, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -267,7 +267,7 @@ def test_what_is_written_is_read_again(tmp_path):
     assert cells(path)[1][0].startswith(" a\r\nb\t ")
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=tries(40))
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8), min_size=1, max_size=5))
 def test_any_text_comes_back(tmp_path_factory, texts):
     path = write(tmp_path_factory.mktemp("x") / "a.xlsx", [{"text": text, "n": 1} for text in texts])
