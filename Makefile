@@ -39,16 +39,16 @@ $(DEV_READY): $(RUN_READY)
 demo: $(RUN_READY)
 	@BEGAN=$(BEGAN) PATH="$(CURDIR)/$(BIN):$$PATH" bash sample/demo.sh
 
-# Before a change lands: format, lint, types, import ladder, the kernels under sanitizers, and all tests but those that
-# take seconds. The slow ones stand in test-all until they take less.
+# Before a change lands: format, lint, types, import ladder, the kernels under sanitizers, and the tests.
 test: static sanitize
-	$(call tested,-m "not slow and not exhaustive")
+	$(call tested,-m "not exhaustive")
 
-# Before a release: all tests.
+# Before a release: every case of every test, and as many of hypothesis' examples as are worth it.
+test-all: export BERTHEAD_TESTS = all
 test-all: static warnings sanitize
 	$(call tested,)
 
-# While working: the same without the sanitizers.
+# While working: without the sanitizers, and without tests that take seconds.
 check: static
 	$(call tested,-m "not slow and not exhaustive")
 

@@ -179,7 +179,7 @@ def kill():
 
 def watched(crew, ref):
     said["taken"] += 1
-    if said["taken"] == 3:
+    if said["taken"] >= 3 and not crew._starting and not said["killed"]:  # both are there, and have parts
         kill()
     return taken(crew, ref)
 

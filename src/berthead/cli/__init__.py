@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from typing import Annotated, Any, NoReturn
 
@@ -59,9 +60,8 @@ def main() -> NoReturn:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         # Not `app()`: typer's own main turns Ctrl-C and a closed stdout into its exit codes.
-        command = typer.main.get_command(app)
-        with command.make_context("berthead", _words(sys.argv[1:])) as context:
-            command.invoke(context)
+        with _commands().make_context("berthead", _words(sys.argv[1:])) as context:
+            context.command.invoke(context)
     except BertheadError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -73,6 +73,12 @@ def main() -> NoReturn:
     except Exception as error:
         _fail_otherwise(error)
     sys.exit(0)
+
+
+@cache
+def _commands() -> Any:
+    """The commands with their flags, built once a process."""
+    return typer.main.get_command(app)
 
 
 def _words(words: list[str]) -> list[str]:

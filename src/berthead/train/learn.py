@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -275,9 +276,12 @@ def _start_at_prior(head: Any, task: Task, targets: np.ndarray) -> None:
             layer.bias.copy_(share)
 
 
+_version = cache(version)  # each look-up reads the package's metadata anew
+
+
 def versions(options: FitOptions) -> dict[str, Any]:
     """Versions of Python, the packages, and the packages of heads and tasks."""
     packages = ("berthead", "torch", "tokenizers", "numpy")
     own = [plugins.package(plugins.TASKS, options.task), plugins.package(plugins.HEADS, options.head)]
     named = dict(one.rsplit(" ", 1) for one in own if one)
-    return {"python": platform.python_version()} | {name: version(name) for name in packages} | named
+    return {"python": platform.python_version()} | {name: _version(name) for name in packages} | named
