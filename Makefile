@@ -52,9 +52,10 @@ test-all: static warnings sanitize
 check: static
 	$(call tested,-m "not slow and not exhaustive")
 
-# The thirty tests that take longest.
+# The thirty tests that take longest; and tests/slow.txt anew, with all that make check leaves out.
 slowest: $(DEV_READY)
-	$(PYTEST) -m "not exhaustive" --durations=30
+	$(PYTEST) -m "not exhaustive" --durations=30 --junitxml=.tests.xml
+	$(BIN)/python tools/slow_tests.py .tests.xml
 
 static: $(DEV_READY)
 	$(BIN)/ruff format --check --quiet .
@@ -78,7 +79,7 @@ gpu:
 	@$(PYTHON) benchmarks/gpu.py --out $(GPU_OUT)
 
 clean:
-	rm -rf .venv build dist demo-out gpu-out .lint-imports.log .mypy.log
+	rm -rf .venv build dist demo-out gpu-out .lint-imports.log .mypy.log .tests.xml
 
 # The C++ compiles without a warning, for every instruction set.
 warnings: $(DEV_READY)

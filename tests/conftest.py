@@ -29,6 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 ROOT = Path(__file__).resolve().parent.parent
+SLOW = ROOT / "tests" / "slow.txt"  # measured: tools/slow_tests.py
 SAMPLE = ROOT / "sample" / "tickets"
 WORDS = [
     "the", "cat", "dog", "sat", "on", "mat", "ran", "good", "bad", "fine", "poor", "great", "awful", "red", "blue",
@@ -49,8 +50,13 @@ def tries(examples: int) -> int:
     return examples if os.environ.get("BERTHEAD_TESTS") == "all" else max(10, examples // 4)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m is looked at
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in LONG_FILES)
+    slow = set(SLOW.read_text(encoding="utf-8").splitlines())
+    for item in items:
+        if item.nodeid.removeprefix("tests/") in slow:
+            item.add_marker(pytest.mark.slow)
 
 
 def needs_gpus(count: int = 1):

@@ -81,7 +81,6 @@ def edit_weights(folder: Path, change, *, with_hashes: bool) -> None:
 # One function, wherever it is loaded
 
 
-@pytest.mark.slow
 def test_another_process_gives_the_same_logits(shell, tiny_bert, tmp_path):
     fitted, jobs = [], []
     for kind, options in KINDS.items():
@@ -184,7 +183,6 @@ for folder, adapt in zip(folders, ("full", "frozen")):
 """
 
 
-@pytest.mark.slow
 def test_a_fit_in_a_fresh_process_gives_the_same_bytes(tiny_bert, toy_csv, tmp_path, monkeypatch):
     words = [toy_csv, tiny_bert, tmp_path / "full", tmp_path / "frozen"]
     # Python's hash of strings differs from process to process.

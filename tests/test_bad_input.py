@@ -472,7 +472,6 @@ def test_a_full_disk_at_predict_is_told_and_leaves_nothing(shell, places, tmp_pa
     assert snapshot(tmp_path) == {"data.csv"}
 
 
-@pytest.mark.slow
 def test_a_full_disk_at_fit_is_told_and_leaves_nothing(shell, tiny_bert, tmp_path):
     (tmp_path / "data.csv").write_text(TOY)
     flags = fit_flags(tiny_bert)
@@ -504,7 +503,6 @@ def started(forks, tmp_path):
     return lambda words, stdin=None: forks.start(*words, cwd=tmp_path, env=shell_env(), stdin=stdin)
 
 
-@pytest.mark.slow
 def test_ctrl_c_in_fit_keeps_the_best_epoch_and_says_where(started, tiny_bert, tmp_path):
     (tmp_path / "data.csv").write_text(TOY)
     flags = ["--encoder", tiny_bert, "--epochs", 200, "--precision", "fp32", "--batch", 4, "--valid", 0.1]
@@ -551,7 +549,6 @@ def test_ctrl_c_in_predict_keeps_whole_parts_and_says_the_command_that_goes_on(s
     assert {path.name for path in tmp_path.iterdir()} == {"data.csv", "out.csv"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", ["fit data.csv --out out --encoder {encoder}",
                                      "predict {model} data.csv --out out.csv"])  # fmt: skip
 def test_ctrl_c_before_anything_is_done_leaves_nothing(started, places, tmp_path, command):
@@ -574,7 +571,6 @@ def test_ctrl_c_before_anything_is_done_leaves_nothing(started, places, tmp_path
     assert not (tmp_path / "out.csv").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("source", ["data.csv", "-"])
 def test_ctrl_c_while_rows_are_awaited_ends_at_once_and_keeps_what_is_done(started, places, tmp_path, source):
     os.mkfifo(tmp_path / "data.csv")

@@ -56,7 +56,6 @@ def records(text: str) -> list[dict[str, str]]:
 # Real processes: what only they can show
 
 
-@pytest.mark.slow
 def test_a_users_day_from_fit_to_verify(fresh, shell, frozen, toy_csv, tmp_path):
     fit = fresh("fit", toy_csv, "--out", "model", *frozen)
     assert fit.code == 0, fit.err

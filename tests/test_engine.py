@@ -467,7 +467,6 @@ print(resident_mb() - before)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.exhaustive)])
 def test_memory_does_not_grow_with_the_number_of_pack_sizes(shell, precision):
     # By torch: kernels of our own keep nothing for a shape.

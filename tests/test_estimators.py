@@ -408,7 +408,6 @@ def test_cross_val_score_and_predict(estimator):
         np.testing.assert_allclose(shares.sum(1), 1, atol=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.exhaustive)])
 def test_grid_search_finds_that_learning_is_better_than_not(classifier, jobs):
     search = GridSearchCV(classifier, {"epochs": [1, 30], "lr": [1e-9, 0.05]}, cv=2, n_jobs=jobs, error_score="raise")

@@ -148,8 +148,10 @@ SAMPLES = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("task", SAMPLES)
+@pytest.mark.parametrize(
+    "task",
+    [pytest.param(task, marks=() if task in ("classify", "tag") else pytest.mark.exhaustive) for task in SAMPLES],
+)
 def test_the_samples_are_answered_alike_by_a_real_encoder(tmp_path, task):
     from conftest import ROOT
 

@@ -280,7 +280,6 @@ ODD_TEXTS = [
 OF_EACH_KIND = ("bert", "roberta", "xlm-roberta")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in OF_EACH_KIND else pytest.mark.exhaustive) for name in KINDS]
 )

@@ -338,7 +338,6 @@ for _ in range(5):
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "does"),
     [

@@ -497,7 +497,6 @@ def test_a_pipe_that_gives_one_byte_at_a_time_is_read_whole(tmp_path):
 # Memory and start
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz", "a.parquet"])
 def test_memory_stays_flat_over_40000_rows(tmp_path, name):
     count, path = 40_000, tmp_path / name

@@ -21,8 +21,6 @@ TEXTS = [
     "good",
     "bad cat, red dog; 1 2 3 and a mat " * 9,
 ]  # in windows
-pytestmark = pytest.mark.slow
-
 # Loads and computes once for each choice of kernels and each number of threads.
 CODE = """
 import json, os, sys

@@ -147,7 +147,6 @@ KINDS = {
 DAILY = ("out.csv.zst", "typed.parquet")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "count"),
     [*((name, 2000) for name in DAILY), *(pytest.param(name, 8000, marks=pytest.mark.exhaustive) for name in KINDS)],
@@ -182,7 +181,6 @@ def test_a_job_killed_four_times_at_random_writes_the_same_bytes(name, count, st
     assert left(tmp_path, name) == wanted
 
 
-@pytest.mark.slow
 def test_the_command_as_users_run_it_is_killed_and_resumed(fit_toy, shell, forks, tmp_path):
     write_source("in.csv", tmp_path, some_rows(3000))
     command = ["predict", fit_toy(epochs=6), "in.csv", "--out", "out.csv", "--part-rows", "128", "--quiet"]
@@ -200,7 +198,6 @@ def test_the_command_as_users_run_it_is_killed_and_resumed(fit_toy, shell, forks
     assert left(tmp_path, "out.csv") == wanted
 
 
-@pytest.mark.slow
 def test_shards_at_work_at_once_share_a_folder_and_one_of_them_is_killed(fit_toy, shell, forks, tmp_path):
     write_source("in.csv", tmp_path, some_rows(3000))
     command = ["predict", fit_toy(epochs=6), "in.csv", "--part-rows", "100", "--quiet", "--out"]

@@ -446,7 +446,6 @@ def test_a_pulled_encoder_and_the_packaged_one_are_found_by_name(calm, tmp_path,
     assert berthead.load(tmp_path / "m").verify() < 1e-5
 
 
-@pytest.mark.slow
 def test_the_packaged_encoder(tmp_path):
     rows = toy_rows(1)
     options = QUICK | {"epochs": 1, "max_tokens": 32}

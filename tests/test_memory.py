@@ -227,7 +227,6 @@ print(json.dumps([model.warnings, model.info()["run"]["epochs"][0]["train_loss"]
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits are set as Linux sets them")
 @pytest.mark.skipif(not library.kernels(), reason="this machine has no kernels of ours")
 def test_under_a_limit_of_the_system_a_fit_goes_on(shell, tmp_path):

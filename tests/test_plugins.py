@@ -189,14 +189,12 @@ def test_an_own_model_is_saved_and_loaded_again_in_python(shell, frozen, site, t
     assert (again / "model.safetensors").read_bytes() == (frozen / "model.safetensors").read_bytes()
 
 
-@pytest.mark.slow
 def test_bf16_goes_through_an_own_head(run, frozen, stars, site):
     done = run("eval", frozen, stars, "--precision", "bf16", "--json", path=site)
     assert done.code == 0, done.err
     assert json.loads(done.out)["qwk"] > 0.5
 
 
-@pytest.mark.slow
 def test_each_half_works_alone(run, site, stars, tiny_bert, tmp_path):
     words = FIDDLY.format(csv=stars, bert=tiny_bert, out=tmp_path / "task").split()
     task_only = run(*words, "--label", "stars", "--task", "ordinal", "--class-weight", "balanced", path=site)

@@ -206,7 +206,6 @@ print(json.dumps(said))
 
 
 @needs_ray
-@pytest.mark.slow
 def test_a_job_on_ray_gives_the_bytes_of_a_local_one(tmp_path, fit_toy, monkeypatch):
     model = fit_toy(epochs=6)
     some_rows(tmp_path, 4_100)
@@ -258,7 +257,6 @@ def actors_of(pid: int) -> set[int]:
 
 
 @needs_ray
-@pytest.mark.slow
 def test_a_killed_job_leaves_no_actor_and_is_resumed(tmp_path, fit_toy, shell, forks, monkeypatch):
     model = fit_toy(epochs=6)
     some_rows(tmp_path, 6_400)

@@ -12,8 +12,6 @@ from sklearn.metrics import accuracy_score, f1_score
 
 import berthead
 
-pytestmark = pytest.mark.slow
-
 CASES = {
     "sentence-polarity": {"text": "text", "label": "label"},
     "medical-abstracts": {"text": "abstract", "label": "condition", "max_tokens": 128},

@@ -153,7 +153,6 @@ def names(folder: Path) -> list[str]:
 DAILY = ("full", "frozen", "windows")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=() if kind in DAILY else pytest.mark.exhaustive) for kind in KINDS]
 )
@@ -180,9 +179,8 @@ def test_killed_at_any_moment_and_resumed_a_fit_gives_the_same_bytes(kind, serve
     assert names(tmp_path) == ["cut", "whole"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.exhaustive)])
-@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("overwrite", [pytest.param(False, marks=pytest.mark.exhaustive), True])
 def test_killed_before_any_change_of_the_disk_a_fit_goes_on(overwrite, every, server, bert, data, tmp_path):
     options = options_of("frozen", bert, data) | {"epochs": 1, "batch": 20, "overwrite": overwrite}
     assert server.fit(out=tmp_path / "whole", **options) == 0
@@ -210,7 +208,6 @@ def test_killed_before_any_change_of_the_disk_a_fit_goes_on(overwrite, every, se
     assert resumed > 10 // every
 
 
-@pytest.mark.slow
 def test_the_command_line_says_where_it_goes_on(cli, forks, bert, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fit = ["fit", data["toy"], "--encoder", bert, "--batch", 8, "--epochs", 10, "--precision", "fp32",
@@ -285,7 +282,9 @@ def test_a_checkpoint_is_a_safetensors_file_with_json(cut, tmp_path):
     assert said["identity"]["--lr"] == 3e-3
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind in DAILY else pytest.mark.exhaustive) for kind in KINDS]
+)
 def test_cut_in_the_middle_of_an_epoch_and_resumed_a_fit_gives_the_same_bytes(kind, bert, data, tmp_path, monkeypatch):
     if kind == "bf16" and not torch.cpu._is_avx512_bf16_supported():
         pytest.skip("this processor does not multiply bfloat16")

@@ -105,7 +105,6 @@ def fit_and_predict(shell, tmp_path, *options) -> list[dict]:
     return rows
 
 
-@pytest.mark.slow
 def test_frozen_minilm_beats_counting_words_by_8_points(shell, tmp_path):
     rows = fit_and_predict(shell, tmp_path, "--label", "queue")
     gold = [row["queue"] for row in rows]

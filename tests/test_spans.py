@@ -387,7 +387,6 @@ def filled(before: int, mark: str, total: int) -> str:
     return text
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("head", ["auto", pytest.param("crf", marks=pytest.mark.exhaustive)])
 def test_an_entity_at_character_50000_is_found(head, tiny_bert):
     text = filled(50_000, "good great", 51_000)

@@ -16,7 +16,6 @@ import berthead
 EXAMPLE = ROOT / "examples" / "spark" / "predict.py"
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("pyspark") is None, reason="no pyspark: pip install 'berthead[spark]'")
 @pytest.mark.skipif(shutil.which("java") is None, reason="no Java")
 def test_the_example_answers_as_the_model(tmp_path, fit_toy):

@@ -135,7 +135,6 @@ def held_out(rows=400, labels=4, sharpness=3.0, seed=0):
     return (honest * sharpness).astype(np.float32), gold
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "sharpness", [0.3, 8.0, *(pytest.param(one, marks=pytest.mark.exhaustive) for one in (1.0, 3.0))]
 )
@@ -528,7 +527,6 @@ def cells(draw):
     return shares, gold
 
 
-@pytest.mark.slow
 @settings(max_examples=tries(300), deadline=None)
 @given(data=cells())
 def test_the_threshold_reaches_the_best_f1_of_all_cuts(data):

@@ -170,7 +170,6 @@ def cell(function: Any, folder: Path) -> dict[str, str]:
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in DAILY else pytest.mark.exhaustive) for name in KINDS]
 )

@@ -10,8 +10,6 @@ import zipfile
 import pytest
 from conftest import ROOT
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):

@@ -115,7 +115,6 @@ KINDS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=pytest.mark.exhaustive if "precision" in kind else ()) for kind in KINDS]
 )
@@ -138,7 +137,6 @@ def test_two_processes_take_the_steps_of_one(kind, calm, data, changed, monkeypa
     assert not dist.is_initialized()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cache", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("adapt", ["frozen", "top:1"])
 def test_what_is_computed_once_is_computed_together(adapt, cache, calm, data, changed, monkeypatch, tmp_path):
@@ -157,7 +155,6 @@ def test_what_is_computed_once_is_computed_together(adapt, cache, calm, data, ch
         assert all_bytes(tmp_path / "one") == all_bytes(tmp_path / "two")
 
 
-@pytest.mark.slow
 def test_torchrun_fits_what_workers_fit(tiny_bert, data, shell, tmp_path):
     flags = ["--encoder", tiny_bert, "--epochs", 2, "--precision", "fp32", "--valid", 0.25]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "-m", "berthead", "fit", data]
@@ -184,7 +181,6 @@ main()
 """
 
 
-@pytest.mark.slow
 def test_processes_that_were_given_different_fits_do_not_fit(tiny_bert, data, tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     flags = [
@@ -217,7 +213,6 @@ def all_end(workers: list[psutil.Process]) -> bool:
     return len(gone) == len(workers)
 
 
-@pytest.mark.slow
 def test_whoever_is_killed_the_others_end_and_the_fit_goes_on(tiny_bert, data, tmp_path, cli, forks):
     def started(*words: object) -> Forked:
         return forks.start("fit", *words, cwd=tmp_path, env=shell_env())
@@ -266,7 +261,6 @@ def test_whoever_is_killed_the_others_end_and_the_fit_goes_on(tiny_bert, data, t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "model.interrupted", "whole"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("most", [4, 30])
 def test_a_worker_that_is_short_of_memory_computes_smaller_parts_or_says_so(most, calm, data, changed, monkeypatch):
     monkeypatch.setenv("NO_HEAD_DROPOUT", "1")
@@ -284,7 +278,6 @@ def test_a_worker_that_is_short_of_memory_computes_smaller_parts_or_says_so(most
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
-@pytest.mark.slow
 def test_an_error_of_all_is_told_once(calm, data, tmp_path, capfd):
     with pytest.raises(UsageError, match=r"the training loss is (nan|inf)"):
         berthead.fit(workers=2, out=tmp_path / "model", **options_of(calm, data=data, lr=1e30, clip=1e30, valid=0))

@@ -435,7 +435,6 @@ def test_a_broken_pipe_stays_a_broken_pipe_and_a_full_stdout_is_an_output_error(
 # Memory
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "source"), [("a.csv.gz", "csv"), ("a.jsonl", "jsonl"), ("a.parquet", "csv"), ("a.parquet", "jsonl")]
 )

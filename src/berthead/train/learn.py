@@ -282,6 +282,7 @@ _version = cache(version)  # each look-up reads the package's metadata anew
 def versions(options: FitOptions) -> dict[str, Any]:
     """Versions of Python, the packages, and the packages of heads and tasks."""
     packages = ("berthead", "torch", "tokenizers", "numpy")
-    own = [plugins.package(plugins.TASKS, options.task), plugins.package(plugins.HEADS, options.head)]
+    asked = (plugins.TASKS, options.task, plugins.BUILT_IN_TASKS), (plugins.HEADS, options.head, HEADS)
+    own = [plugins.package(group, name) for group, name, built_in in asked if name not in built_in]
     named = dict(one.rsplit(" ", 1) for one in own if one)
     return {"python": platform.python_version()} | {name: _version(name) for name in packages} | named
