@@ -54,6 +54,28 @@ def test_a_row_has_the_same_bits_alone_and_among_others(tmp_path, monkeypatch, k
         np.testing.assert_array_equal(vectors(engine, alone), found[first:last], err_msg=f"{last - first} tokens")
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"hidden_size": 36, "num_attention_heads": 3, "intermediate_size": 52},
+        {"hidden_size": 44, "num_attention_heads": 2, "intermediate_size": 28},
+        {"hidden_size": 12, "num_attention_heads": 2, "intermediate_size": 20},
+    ],
+    ids=lambda sizes: str(sizes["hidden_size"]),
+)
+@pytest.mark.parametrize("precision", abi.PRECISIONS)
+@pytest.mark.parametrize("kernels", library.kernels())
+def test_widths_that_no_vector_divides_are_computed_to_their_end(tmp_path, monkeypatch, kernels, precision, sizes):
+    model = a_model(make_bert(tmp_path / "bert", **sizes))
+    engine = engine_of(monkeypatch, model, precision, kernels)
+    assert engine.kernels == kernels
+    pack = a_pack([1, 7, 16, 33])
+    with torch.inference_mode():
+        plain = model.encoder(TensorPack.from_pack(pack)).numpy()
+    far = {"fp32": 1e-5, "bf16": 5e-2, "int8": 2e-1}[precision]
+    np.testing.assert_allclose(vectors(engine, pack), plain, rtol=0, atol=far)
+
+
 @needs_amx
 @pytest.mark.parametrize("rows", [1, 15, 16, 17, 31, 32, 33, 95, 96, 97, 300])
 def test_bytes_in_tile_registers_are_multiplied_as_those_of_vectors(tmp_path, monkeypatch, rows):
