@@ -29,7 +29,8 @@ STRICT = BUILD == "sanitized" or os.environ.get("BERTHEAD_WERROR") == "1"
 if STRICT:
     FLAGS += ["-Werror"]
 if BUILD == "sanitized":
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    # Python compiles extensions with -fwrapv, and then no signed overflow is reported.
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-wrapv"]
     # Of several -O and -g the last counts; with -g1 reports name lines.
     FLAGS += [*sanitizers, "-O1", "-g1", "-fno-omit-frame-pointer"]
     LINK_FLAGS += sanitizers

@@ -157,8 +157,12 @@ class ThetaHat:
         self.artifact.tokenizer.save(folder, self.artifact.model.encoder.config.positions)
         if self.checkpoint and self.checkpoint.trained_pooling != "pooler":
             # As sentence-transformers writes it down: later heads are pooled as the encoder was trained.
-            known = {name: one.sentence_transformers for name, one in POOLINGS.items() if one.sentence_transformers}
-            modes = {f"pooling_mode_{key}": self.checkpoint.trained_pooling == name for name, key in known.items()}
+            known = {
+                name: one.sentence_transformers for name, one in reversed(POOLINGS.items()) if one.sentence_transformers
+            }
+            modes = {
+                f"pooling_mode_{key}": self.checkpoint.trained_pooling == name for name, key in keys.items() if key
+            }
             if self.checkpoint.trained_pooling not in POOLINGS:
                 modes |= {f"pooling_mode_{key}": True for key in self.checkpoint.trained_pooling.split(" and ")}
             (folder / "1_Pooling").mkdir()
