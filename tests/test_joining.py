@@ -327,3 +327,23 @@ def test_what_was_fitted_is_kept_where_it_cannot_be_added(cli, joined_folder, tm
     assert ran.code == 2
     assert f"The function is kept in {tmp_path / 'all-late'}" in ran.err
     assert berthead.load(tmp_path / "all-late").predict("good cat").answer
+
+
+@pytest.mark.parametrize(
+    "modes",
+    [
+        {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False},
+        {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True},
+        {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": False, "pooling_mode_max_tokens": True},
+    ],
+    ids=["mean", "cls", "max"],
+)
+def test_the_encoder_of_a_joined_folder_says_how_it_was_trained_to_pool(tmp_path, modes, monkeypatch):
+    encoder = make_bert(tmp_path / "bert")
+    (encoder / "1_Pooling").mkdir()
+    (encoder / "1_Pooling" / "config.json").write_text(json.dumps(modes))
+    monkeypatch.chdir(tmp_path)
+    options = {"encoder": "bert", "adapt": "frozen", "pooling": "mean", "epochs": 1, "threads": 1, "quiet": True}
+    two = [berthead.fit(toy_rows(1), seed=seed, **options) for seed in (0, 1)]
+    berthead.join({"a": two[0], "b": two[1]}).save(tmp_path / "joined")
+    assert json.loads((tmp_path / "joined" / "theta" / "1_Pooling" / "config.json").read_text()) == modes

@@ -3,7 +3,7 @@
 python tools/sanitize.py             # or `make sanitize`; further arguments are pytest's
 
 The package lies in build/sanitized, with a library that was built for this: the least and the best instruction set of
-the processor. What the sanitizers find ends the process; their reports are printed at the end.
+the processor. What the sanitizers find ends the process with a report.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TREE = ROOT / "build" / "sanitized"
-REPORTS = TREE / "report"  # and the number of the process: pytest would keep what it prints
 TESTS = (
     "tests/test_kernels.py",  # training
     "tests/test_tiles.py",  # every height of a tile, in every precision
@@ -44,8 +43,8 @@ def environment() -> dict[str, str]:
         # Exceptions of other libraries pass through AddressSanitizer, which looks for libstdc++ when it starts.
         "LD_PRELOAD": f"{runtime('libasan.so')} {runtime('libstdc++.so')}",
         # Python itself leaks what it holds until the end.
-        "ASAN_OPTIONS": f"detect_leaks=0:log_path={REPORTS}",
-        "UBSAN_OPTIONS": f"print_stacktrace=1:log_path={REPORTS}",
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
         "PYTHONPATH": str(TREE),
         "OMP_NUM_THREADS": "1",
     }
@@ -59,13 +58,10 @@ def main() -> int:
     path, *kernels = said.stdout.split()
     if not Path(path).is_relative_to(TREE) or not kernels:
         sys.exit(f"tools/sanitize.py: {path or 'no library'} is tested; expected one in {TREE}")
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", *TESTS, *sys.argv[1:]]
+    # A report that pytest captures is lost with the process that it ends.
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--capture=no", *TESTS, *sys.argv[1:]]
     print("sanitized:", *kernels, flush=True)
-    code = subprocess.run(command, cwd=ROOT, env=environment(), check=False).returncode
-    reports = sorted(TREE.glob(f"{REPORTS.name}.*"))
-    for report in reports:
-        print(report.read_text(encoding="utf-8", errors="replace"), file=sys.stderr)
-    return code or bool(reports)
+    return subprocess.run(command, cwd=ROOT, env=environment(), check=False).returncode
 
 
 if __name__ == "__main__":

@@ -157,9 +157,7 @@ class ThetaHat:
         self.artifact.tokenizer.save(folder, self.artifact.model.encoder.config.positions)
         if self.checkpoint and self.checkpoint.trained_pooling != "pooler":
             # As sentence-transformers writes it down: later heads are pooled as the encoder was trained.
-            known = {
-                name: one.sentence_transformers for name, one in reversed(POOLINGS.items()) if one.sentence_transformers
-            }
+            keys = {name: one.sentence_transformers for name, one in reversed(POOLINGS.items())}
             modes = {
                 f"pooling_mode_{key}": self.checkpoint.trained_pooling == name for name, key in keys.items() if key
             }
