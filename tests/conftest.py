@@ -126,6 +126,7 @@ def make_bert(folder: Path, *, seed: int = 0, model_class: str = "BertModel", **
     import torch
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     sizes = {
         "vocab_size": len(vocab), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
