@@ -5,7 +5,9 @@ GPU_OUT ?= gpu-out
 RUN_READY := .venv/.ready-run
 DEV_READY := .venv/.ready-dev
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -q
+# One process more than processors: many tests wait for processes of their own.
+WORKERS = $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() or 1, 8) + 1)")
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal -q
 NEEDED := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"])
 
 # Of packages for running, Python compiles what it imports, once; kept from that, it would compile in every process.

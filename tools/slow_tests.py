@@ -1,6 +1,6 @@
 """Which tests `make check` leaves out, from the times of a whole run: python tools/slow_tests.py JUNIT.xml
 
-tests/slow.txt gets the names of all tests that took longer than a quarter of a second. A test that is not named there
+tests/slow.txt gets the names of all tests that took longer than a fifth of a second. A test that is not named there
 is taken for a fast one, so a new test runs in `make check` until this was run again.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 SLOW = Path(__file__).resolve().parent.parent / "tests" / "slow.txt"
-SECONDS = 0.25
+SECONDS = 0.2
 
 
 def slow_tests(report: Path) -> list[str]:
