@@ -5,8 +5,9 @@ GPU_OUT ?= gpu-out
 RUN_READY := .venv/.ready-run
 DEV_READY := .venv/.ready-dev
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check
-# One process more than processors: many tests wait for processes of their own.
-WORKERS = $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() or 1, 8) + 1)")
+# Slow tests wait for processes of their own: then there is one more than processors, up to eight.
+SPARE = 1
+WORKERS = $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() or 1, 8) + $(SPARE))")
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal -q
 NEEDED := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"])
 
@@ -51,6 +52,7 @@ test-all: static warnings sanitize
 	$(call tested,)
 
 # While working: without the sanitizers, and without tests that take seconds.
+check: SPARE = 0
 check: static
 	$(call tested,-m "not slow and not exhaustive")
 
