@@ -228,7 +228,7 @@ def test_a_job_on_ray_gives_the_bytes_of_a_local_one(tmp_path, fit_toy, monkeypa
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["killed"] == 1
-    assert 1 <= len(said["lost once"]) <= 2
+    assert len(said["lost once"]) <= 2  # what it had at once; none where it had just finished that
     assert said["lost"] == []
     assert said["size"] == 2
     assert said["one"]["rows"] == said["two"]["rows"] == 4_100
