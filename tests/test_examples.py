@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import berthead
-from berthead.data.examples import SYNONYMS, Columns, find_column, hold_out, rows_of, sound_examples, to_example
+from berthead.data.examples import SYNONYMS, Columns, find_column, rows_of, sound_examples, to_example
 from berthead.data.labels import Labels
+from berthead.data.split import hold_out
 from berthead.errors import DataError
 from berthead.formats.readers import open_rows
 from berthead.records import Example, Row

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from berthead import plugins
-from berthead.data.examples import FORMS, hold_out
+from berthead.data.examples import FORMS
+from berthead.data.split import hold_out
 from berthead.engine.cpu import find_device, has_fast_bf16, use_threads
 from berthead.errors import DataError, ModelError, UsageError, counted, listed
 from berthead.function.head_record import make_head, row_part
