@@ -51,7 +51,7 @@ CAPS = {
     "ATen to AVX2": {"ATEN_CPU_CAPABILITY": "avx2"},
     "ATen to its default": {"ATEN_CPU_CAPABILITY": "default"},
 }
-DAILY = ("nothing", "oneDNN to SSE4.1", "ATen to its default")
+DAILY = ("nothing", "oneDNN to SSE4.1")
 
 
 @pytest.fixture(scope="module")

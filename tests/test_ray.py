@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -23,7 +24,7 @@ from berthead.formats.table import Table
 from berthead.function.joined import JoinedFunctions
 from berthead.jobs.files import predict_file
 from berthead.jobs.job import computed_by
-from berthead.jobs.ray import room
+from berthead.jobs.ray import _Crew, room
 from berthead.jobs.work import Work, compute_part
 from berthead.options import PredictOptions
 from berthead.predict.torch_engine import TorchEngine
@@ -143,17 +144,12 @@ from pathlib import Path
 
 import ray
 import berthead
-from berthead.formats.output import Output
-from berthead.formats.table import Table
-from berthead.errors import BertheadError
 from berthead.jobs.files import predict_file
-from berthead.jobs.work import Work
 from berthead.options import PredictOptions
 from berthead.jobs import ray as ours
 
 model, said = sys.argv[1], {"lost": [], "killed": 0, "taken": 0}
 predictor = berthead.load(model, threads=1).predictor
-options = PredictOptions(ray="local", threads=1, part_rows=200)
 lost, taken = ours._Crew._lost, ours._Crew._taken
 
 
@@ -186,21 +182,9 @@ def watched(crew, ref):
 
 ours._Crew._lost, ours._Crew._taken = counted, watched
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-said["one"] = asdict(predict_file(predictor, "in.csv", "killed.csv", options, True, pool=ours.RayPool(options)))
-said["lost once"] = said.pop("lost")
-said["lost"] = []
 resumed = PredictOptions(ray="local", threads=1, part_rows=200, resume=True)
-said["two"] = asdict(predict_file(predictor, "in.csv", "resumed.parquet", resumed, True, pool=ours.RayPool(resumed)))
+said["counts"] = asdict(predict_file(predictor, "in.csv", "killed.parquet", resumed, True, pool=ours.RayPool(resumed)))
 said["connected"] = ray.is_initialized()
-
-with ours.RayPool(options) as pool, Table(["in.csv"]) as table:
-    said["size"] = pool.size
-    work = Work.plan(predictor, options, table.columns, table.name)
-    output = Output.of("csv", table.format, table.columns, table.schema, work.added)
-    try:
-        next(pool.compute(work, output, table.parts(200, lambda part: True), {"kernels": "abacus"}))
-    except BertheadError as error:
-        said["refused"] = str(error)
 print(json.dumps(said))
 """
 
@@ -212,10 +196,9 @@ def test_a_job_on_ray_gives_the_bytes_of_a_local_one(tmp_path, fit_toy, monkeypa
     monkeypatch.setenv("HOME", str(tmp_path))  # where Ray keeps a token
     monkeypatch.chdir(tmp_path)
     predictor = berthead.load(model, threads=1).predictor
-    for target in ("local.csv", "local.parquet"):
-        predict_file(predictor, "in.csv", target, PredictOptions(part_rows=200), True)
+    predict_file(predictor, "in.csv", "local.parquet", PredictOptions(part_rows=200), True)
     # Of this one every other part is there, computed here.
-    predict_file(predictor, "in.csv", "resumed.parquet", PredictOptions(part_rows=200, shard="2/2"), True)
+    predict_file(predictor, "in.csv", "killed.parquet", PredictOptions(part_rows=200, shard="2/2"), True)
 
     done = subprocess.run(
         [sys.executable, "-c", KILLING, model],
@@ -228,18 +211,23 @@ def test_a_job_on_ray_gives_the_bytes_of_a_local_one(tmp_path, fit_toy, monkeypa
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["killed"] == 1
-    assert len(said["lost once"]) <= 2  # what it had at once; none where it had just finished that
-    assert said["lost"] == []
-    assert said["size"] == 2
-    assert said["one"]["rows"] == said["two"]["rows"] == 4_100
+    assert len(said["lost"]) <= 2  # what it had at once; none where it had just finished that
+    assert said["counts"]["rows"] == 4_100
     assert said["connected"], "the cluster of the program stays"
-    for one, other in (("local.csv", "killed.csv"), ("local.parquet", "resumed.parquet")):
-        assert Path(other).read_bytes() == Path(one).read_bytes()
-        assert Path(f"{other}.errors.jsonl").read_bytes() == Path(f"{one}.errors.jsonl").read_bytes()
-    assert len(pd.read_parquet("resumed.parquet")) == 4_100 - said["two"]["failed"]
+    for name in ("{}.parquet", "{}.parquet.errors.jsonl"):
+        assert Path(name.format("killed")).read_bytes() == Path(name.format("local")).read_bytes()
+    assert len(pd.read_parquet("killed.parquet")) == 4_100 - said["counts"]["failed"]
     assert not list(tmp_path.glob("*.parts"))
-    assert "the results of a node would differ: kernels is " in said["refused"]
-    assert ", here abacus. Install the same versions" in said["refused"]
+
+
+def test_a_node_that_would_compute_other_bytes_is_refused():
+    crew = object.__new__(_Crew)
+    crew._ray = SimpleNamespace(get=lambda ref: {"kernels": "abacus", "berthead": "1"}, exceptions=SimpleNamespace())
+    crew._starting, crew._ready, crew._by = {"ref": None}, [], {"kernels": "avx2", "berthead": "1"}
+    message = r"the results of a node would differ: kernels is abacus, here avx2\. Install the same versions"
+    with pytest.raises(UsageError, match=message):
+        crew._welcome("ref")
+    assert crew._ready == []
 
 
 def actors_of(pid: int) -> set[int]:

@@ -53,7 +53,7 @@ FOLDERS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 }  # fmt: skip
 FITS = [fit for fits in FOLDERS.values() for fit in fits]
 # Of bert the docs' table is made; others have the heads of one of these.
-DAILY = ("roberta", "deberta-v2, as v3")
+DAILY = ("roberta",)
 RIGHT, REFUSED, WARNED, SILENT = "our logits", "refused", "a warning", "nothing is said"
 
 
