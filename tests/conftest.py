@@ -208,6 +208,19 @@ def toy_model(fit_toy) -> Path:
 
 
 @pytest.fixture(scope="session")
+def sample_model(once, forks) -> Path:
+    """A model folder: queues of the sample tickets, fitted by the command line on the packaged encoder, frozen."""
+
+    def fit(folder: Path) -> None:
+        words = ["fit", SAMPLE / "train.csv", "--label", "queue", "--adapt", "frozen", "--out", folder]
+        process = forks.start(*words, cwd=SAMPLE, env=shell_env())
+        err = process.communicate(timeout=240)[1]
+        assert process.returncode == 0, err
+
+    return once("sample", None, fit)
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real data sets, where this machine has them."""
     folder = Path(os.environ.get("BERTHEAD_DATA", ROOT.parent / "shared" / "data"))

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,17 +87,26 @@ def test_our_reader_reads_the_files_as_the_csv_module_does():
             assert [row.values for row in reader] == rows_of(name)
 
 
-def fit_and_predict(shell, tmp_path, *options) -> list[dict]:
-    """Fit on the train file with the packaged encoder frozen, and answer the test file, as a user does."""
-    # All processors: the encoder is a real one.
-    env = {key: value for key, value in shell_env().items() if key != "OMP_NUM_THREADS"}
-    fit = shell("fit", SAMPLE / "train.csv", "--out", "model", "--adapt", "frozen", *options, env=env)
+# All processors: the encoder is a real one.
+EVERY_THREAD = {key: value for key, value in shell_env().items() if key != "OMP_NUM_THREADS"}
+
+
+def fitted(shell, *options) -> Path:
+    """A model fitted on the train file with the packaged encoder frozen."""
+    fit = shell("fit", SAMPLE / "train.csv", "--out", "model", "--adapt", "frozen", *options, env=EVERY_THREAD)
     assert fit.code == 0, fit.err
-    evaluation = shell("eval", "model", SAMPLE / "test.csv", "--json", env=env)
+    return Path("model")
+
+
+def applied(shell, model, tmp_path) -> list[dict]:
+    """The answers of a model to the test file, as a user gets them."""
+    evaluation = shell("eval", model, SAMPLE / "test.csv", "--json", env=EVERY_THREAD)
     assert evaluation.code == 0, evaluation.err
-    predict = shell("predict", "model", SAMPLE / "test.csv", "--out", "answers.jsonl", "--probabilities", env=env)
+    predict = shell(
+        "predict", model, SAMPLE / "test.csv", "--out", "answers.jsonl", "--probabilities", env=EVERY_THREAD
+    )
     assert predict.code == 0, predict.err
-    new = shell("predict", "model", SAMPLE / "new.csv", env=env)
+    new = shell("predict", model, SAMPLE / "new.csv", env=EVERY_THREAD)
     assert new.code == 0, new.err
     assert len(list(csv.DictReader(new.out.splitlines(keepends=True)))) == FILES["new.csv"]
     rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -105,8 +115,8 @@ def fit_and_predict(shell, tmp_path, *options) -> list[dict]:
     return rows
 
 
-def test_frozen_minilm_beats_counting_words_by_8_points(shell, tmp_path):
-    rows = fit_and_predict(shell, tmp_path, "--label", "queue")
+def test_frozen_minilm_beats_counting_words_by_8_points(sample_model, shell, tmp_path):
+    rows = applied(shell, sample_model, tmp_path)
     gold = [row["queue"] for row in rows]
     accuracy = accuracy_score(gold, [row["prediction"] for row in rows])
     train = rows_of("train.csv")
@@ -117,14 +127,14 @@ def test_frozen_minilm_beats_counting_words_by_8_points(shell, tmp_path):
     baseline = counting.score([row["text"] for row in rows], gold)
     assert accuracy >= baseline + 0.08, f"{accuracy:.3f} against {baseline:.3f}"
     assert json.loads((tmp_path / "scores.json").read_text())["accuracy"] == pytest.approx(accuracy)
-    model = berthead.load(tmp_path / "model")
+    model = berthead.load(sample_model)
     assert model.labels == sorted(table_in_readme("queue"))
     assert model.info()["parameters"]["theta_is_pretrained"] is True
 
 
 @pytest.mark.exhaustive
 def test_tags_are_learnt_as_many_labels(shell, tmp_path):
-    rows = fit_and_predict(shell, tmp_path, "--task", "multilabel", "--label", "tags")
+    rows = applied(shell, fitted(shell, "--task", "multilabel", "--label", "tags"), tmp_path)
     binarizer = MultiLabelBinarizer().fit([list(table_in_readme("tags"))])
     gold = binarizer.transform([tags_of(row) for row in rows])
     shares = np.array([[row[f"p({tag})"] for tag in binarizer.classes_] for row in rows])
@@ -141,7 +151,7 @@ def test_tags_are_learnt_as_many_labels(shell, tmp_path):
 
 @pytest.mark.exhaustive
 def test_urgency_is_learnt_as_a_number(shell, tmp_path):
-    rows = fit_and_predict(shell, tmp_path, "--task", "regress", "--label", "urgency")
+    rows = applied(shell, fitted(shell, "--task", "regress", "--label", "urgency"), tmp_path)
     gold, answers = [float(row["urgency"]) for row in rows], [row["prediction"] for row in rows]
     assert pearsonr(gold, answers)[0] > 0.5
     assert np.abs(np.subtract(gold, answers)).mean() < np.abs(gold - np.mean(gold)).mean()
