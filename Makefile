@@ -43,18 +43,18 @@ demo: $(RUN_READY)
 	@BEGAN=$(BEGAN) PATH="$(CURDIR)/$(BIN):$$PATH" bash sample/demo.sh
 
 # Before a change lands: format, lint, types, import ladder, the kernels under sanitizers, and the tests.
-test: static sanitize
-	$(call tested,-m "not exhaustive")
+test: static
+	$(call tested,-m "not exhaustive",$(BIN)/python tools/sanitize.py)
 
 # Before a release: every case of every test, and as many of hypothesis' examples as are worth it.
 test-all: export BERTHEAD_TESTS = all
-test-all: static warnings sanitize
-	$(call tested,)
+test-all: static warnings
+	$(call tested,,$(BIN)/python tools/sanitize.py)
 
 # While working: without the sanitizers, and without tests that take seconds.
 check: SPARE = 0
 check: static
-	$(call tested,-m "not slow and not exhaustive")
+	$(call tested,-m "not slow and not exhaustive",true)
 
 # The thirty tests that take longest; and tests/slow.txt anew, with all that make check leaves out.
 slowest: $(DEV_READY)
@@ -67,10 +67,14 @@ static: $(DEV_READY)
 	$(BIN)/clang-format --dry-run -Werror csrc/*
 	$(BIN)/lint-imports > .lint-imports.log || (cat .lint-imports.log; exit 1)
 
-# Types are checked beside the tests: that takes one processor half a minute where nothing is kept from the last time.
+# $(1): which tests. Beside them types are checked and $(2) runs: each keeps one processor busy for less than a minute.
 define tested
 @$(BIN)/mypy --no-error-summary > .mypy.log & types=$$!; \
-$(PYTEST) $(1); tests=$$?; wait $$types || { cat .mypy.log; exit 1; }; exit $$tests
+$(2) > .sanitize.log 2>&1 & kernels=$$!; \
+$(PYTEST) $(1); tests=$$?; \
+wait $$types || { cat .mypy.log; tests=1; }; \
+wait $$kernels || { cat .sanitize.log; tests=1; }; \
+exit $$tests
 endef
 
 format: $(DEV_READY)
@@ -83,7 +87,7 @@ gpu:
 	@$(PYTHON) benchmarks/gpu.py --out $(GPU_OUT)
 
 clean:
-	rm -rf .venv build dist demo-out gpu-out .lint-imports.log .mypy.log .tests.xml
+	rm -rf .venv build dist demo-out gpu-out .lint-imports.log .mypy.log .sanitize.log .tests.xml
 
 # The C++ compiles without a warning, for every instruction set.
 warnings: $(DEV_READY)

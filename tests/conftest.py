@@ -13,9 +13,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -48,6 +49,11 @@ LONG_FILES = {
 def tries(examples: int) -> int:
     """How many examples hypothesis tries: all of them in `make test-all`, a quarter on other days, never below ten."""
     return examples if os.environ.get("BERTHEAD_TESTS") == "all" else max(10, examples // 4)
+
+
+def daily(cases: Iterable[Any], *kept: Any) -> list[Any]:
+    """Cases of a parametrised test: `make test` runs those kept, `make test-all` the others too."""
+    return [pytest.param(one, marks=() if one in kept else pytest.mark.exhaustive) for one in cases]
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m is looked at

@@ -10,7 +10,7 @@ import peft
 import pytest
 import torch
 import transformers
-from conftest import toy_rows
+from conftest import daily, toy_rows
 from in_transformers import pooled
 from test_families import KINDS, encoder_of, their_batch  # noqa: F401 - encoder_of is a fixture
 from torch import nn
@@ -87,7 +87,7 @@ def test_each_part_has_a_stage_and_a_rate(encoders, name):
     assert len(frozen_parts(model.encoder)) == 2 + model.encoder.order.index(blocks - 1)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", daily(KINDS, "bert", "roberta", "albert", "deberta-v2, as v3", "modernbert"))
 def test_peft_gives_the_logits_of_an_adapter_folder(encoder_of, tmp_path, name):  # noqa: F811
     encoder = encoder_of(name)
     options = {"epochs": 2, "batch": 8, "lr": 1e-2, "valid": 0, "threads": 1, "pooling": "mean", "quiet": True}

@@ -183,6 +183,7 @@ for folder, adapt in zip(folders, ("full", "frozen")):
 """
 
 
+@pytest.mark.exhaustive  # every test of kills and of workers compares processes too
 def test_a_fit_in_a_fresh_process_gives_the_same_bytes(tiny_bert, toy_csv, tmp_path, monkeypatch):
     words = [toy_csv, tiny_bert, tmp_path / "full", tmp_path / "frozen"]
     # Python's hash of strings differs from process to process.

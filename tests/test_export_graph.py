@@ -8,7 +8,7 @@ import numpy as np
 import parity
 import pytest
 import torch
-from conftest import toy_rows
+from conftest import daily, toy_rows
 from exports import TOLERANCE, exported, run_graph, same, session
 from toy_tasks import choose_rows, fit_task, span_rows, tag_rows
 
@@ -150,7 +150,7 @@ SAMPLES = {
 
 @pytest.mark.parametrize(
     "task",
-    [pytest.param(task, marks=() if task in ("classify", "tag") else pytest.mark.exhaustive) for task in SAMPLES],
+    daily(SAMPLES, "tag"),
 )
 def test_the_samples_are_answered_alike_by_a_real_encoder(tmp_path, task):
     from conftest import ROOT

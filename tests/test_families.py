@@ -11,7 +11,7 @@ import parity
 import pytest
 import torch
 import transformers
-from conftest import toy_rows, write_csv
+from conftest import daily, toy_rows, write_csv
 from in_transformers import by_the_note
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from toy_tasks import ROWS, fit_task
@@ -219,6 +219,9 @@ def test_the_tokenizer_gives_transformers_ids(encoder_of, name):
 
 # --- fitted folders ---
 
+# The others have the head of one of these.
+OF_EACH_HEAD = ("bert", "roberta", "electra", "albert", "deberta-v2, as v3", "modernbert")
+
 
 def their_model(folder: Path):
     """The model that berthead.json names; what it lacks of the folder is told."""
@@ -228,7 +231,7 @@ def their_model(folder: Path):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "pooler"])
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", daily(KINDS, *OF_EACH_HEAD))
 def test_a_row_head_gives_the_same_logits_in_transformers(encoder_of, tmp_path, name, pooling):
     data = write_csv(tmp_path / "toy.csv", toy_rows(1))
     options = {"encoder": str(encoder_of(name)), "epochs": 2, "batch": 4, "lr": 1e-3, "valid": 0, "threads": 1}
@@ -280,9 +283,7 @@ ODD_TEXTS = [
 OF_EACH_KIND = ("bert", "roberta", "xlm-roberta")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in OF_EACH_KIND else pytest.mark.exhaustive) for name in KINDS]
-)
+@pytest.mark.parametrize("name", daily(KINDS, *OF_EACH_KIND))
 def test_places_are_those_of_the_text(encoder_of, name):
     """Byte-level and SentencePiece tokens begin with the space before them: an answer does not."""
     tagger, reader = (fit_task(encoder_of(name), task, epochs=12) for task in ("tag", "span"))

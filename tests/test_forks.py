@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import all_bytes, make_bert, shell_env, toy_rows
+from conftest import all_bytes, daily, make_bert, shell_env, toy_rows
 
 import berthead
 from berthead.engine import cuda, forks
@@ -104,7 +104,7 @@ ENGINES = [("", "fp32"), ("", "int8"), ("", "bf16"), ("torch", "fp32"), ("torch"
 
 
 @pytest.mark.parametrize("used_before", [True, False], ids=["used", "unused"])
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", daily([1, 2], 2))
 @pytest.mark.parametrize(("kernels", "precision"), ENGINES)
 def test_a_child_answers_as_its_parent(wide, kernels, precision, threads, used_before, monkeypatch):
     if kernels:
@@ -294,7 +294,7 @@ def exported(wide, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("used_before", [True, False], ids=["used", "unused"])
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", daily([1, 2], 2))
 def test_an_exported_function_answers_in_a_child(exported, threads, used_before, monkeypatch):
     monkeypatch.chdir(exported.parent)
     model = berthead.load(exported.name, threads=threads)

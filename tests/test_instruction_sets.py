@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import toy_rows
+from conftest import daily, toy_rows
 
 import berthead
 from berthead.kernels import library
@@ -51,7 +51,6 @@ CAPS = {
     "ATen to AVX2": {"ATEN_CPU_CAPABILITY": "avx2"},
     "ATen to its default": {"ATEN_CPU_CAPABILITY": "default"},
 }
-DAILY = ("nothing", "oneDNN to SSE4.1")
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +79,7 @@ def wanted(fitted) -> np.ndarray:
     return np.array(logits)
 
 
-@pytest.mark.parametrize(
-    "caps", [pytest.param(caps, marks=() if caps in DAILY else pytest.mark.exhaustive) for caps in CAPS]
-)
+@pytest.mark.parametrize("caps", daily(CAPS, "nothing", "oneDNN to SSE4.1"))
 def test_capped_processors_give_the_plain_models_answers(fitted, wanted, caps):
     choices = ["", "torch", *library.kernels()] if caps == "nothing" else ["", "torch"]
     given = json.dumps([str(fitted), choices, TEXTS])

@@ -241,7 +241,7 @@ def test_whoever_does_not_resume_is_told_or_begins_anew(starter, tmp_path):
     write_source("in.csv", tmp_path, some_rows(90))
     last, outcomes = int(starter.run("in.csv", "out.csv", last=0, part_rows=40)[1]), set()
     wanted = left(tmp_path, "out.csv")
-    for step in range(5, last, 13):
+    for step in range(5, last, 19):
         assert starter.run("in.csv", "out.csv", last=step, part_rows=40)[0] == -signal.SIGKILL
         code, said = starter.run("in.csv", "out.csv", part_rows=40)
         if code == 0:

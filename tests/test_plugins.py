@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BAD, GOOD, ROOT, Ran, shell_env, write_csv
+from conftest import BAD, GOOD, ROOT, Ran, daily, shell_env, write_csv
 
 import berthead
 from berthead import plugins
@@ -118,7 +118,7 @@ def folder_of(run, tmp_path_factory, site, stars, tiny_bert):
     return fit
 
 
-@pytest.fixture(params=["frozen", "full"])
+@pytest.fixture(params=daily(["frozen", "full"], "frozen"))
 def fitted(request, folder_of) -> Path:
     """A model folder fitted in each way."""
     return folder_of(request.param)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import all_bytes, make_bert, shell_env, toy_rows, write_csv
+from conftest import all_bytes, daily, make_bert, shell_env, toy_rows, write_csv
 from safetensors import SafetensorError, safe_open
 
 import berthead
@@ -153,9 +153,7 @@ def names(folder: Path) -> list[str]:
 DAILY = ("full", "frozen", "windows")
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=() if kind in DAILY else pytest.mark.exhaustive) for kind in KINDS]
-)
+@pytest.mark.parametrize("kind", daily(KINDS, *DAILY))
 def test_killed_at_any_moment_and_resumed_a_fit_gives_the_same_bytes(kind, server, bert, data, tmp_path):
     if kind == "bf16" and not torch.cpu._is_avx512_bf16_supported():
         pytest.skip("this processor does not multiply bfloat16")
@@ -282,9 +280,7 @@ def test_a_checkpoint_is_a_safetensors_file_with_json(cut, tmp_path):
     assert said["identity"]["--lr"] == 3e-3
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=() if kind in DAILY else pytest.mark.exhaustive) for kind in KINDS]
-)
+@pytest.mark.parametrize("kind", daily(KINDS, *DAILY))
 def test_cut_in_the_middle_of_an_epoch_and_resumed_a_fit_gives_the_same_bytes(kind, bert, data, tmp_path, monkeypatch):
     if kind == "bf16" and not torch.cpu._is_avx512_bf16_supported():
         pytest.skip("this processor does not multiply bfloat16")

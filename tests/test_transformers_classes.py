@@ -16,7 +16,7 @@ import peft
 import pytest
 import torch
 import transformers
-from conftest import ROOT, toy_rows
+from conftest import ROOT, daily, toy_rows
 from test_families import KINDS, with_tokenizer
 from test_plugins import install  # noqa: F401 - a fixture
 from toy_tasks import choose_rows, fit_task, span_rows, tag_rows
@@ -52,8 +52,6 @@ FOLDERS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "`joint`": [("joint", MEAN), ("joint", POOLER), ("joint", MEAN | {"head": "crf"})],
 }  # fmt: skip
 FITS = [fit for fits in FOLDERS.values() for fit in fits]
-# Of bert the docs' table is made; others have the heads of one of these.
-DAILY = ("roberta",)
 RIGHT, REFUSED, WARNED, SILENT = "our logits", "refused", "a warning", "nothing is said"
 
 
@@ -170,9 +168,8 @@ def cell(function: Any, folder: Path) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in DAILY else pytest.mark.exhaustive) for name in KINDS]
-)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", KINDS)
 def test_a_class_gives_our_logits_or_refuses(encoder_of, tmp_path, name):
     for number, (task, options) in enumerate(FITS):
         if not has_no_pooler(encoder_of(name), options):
@@ -208,7 +205,9 @@ def test_an_adapter_folder_is_refused_without_peft(encoder_of, tmp_path, task, o
     check(cell(function.merged(), tmp_path), function)
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "deberta-v2, as v3", "modernbert"])
+@pytest.mark.parametrize(
+    "name", daily(["bert", "roberta", "distilbert", "deberta-v2, as v3", "modernbert"], "bert", "modernbert")
+)
 @pytest.mark.parametrize(("task", "options"), [("classify", MEAN), ("joint", MEAN)])
 def test_an_adapter_is_refused_in_peft_by_classes_that_answer_otherwise(encoder_of, tmp_path, name, task, options):
     encoder = encoder_of(name)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import all_bytes, make_bert, shell_env, toy_rows, write_csv
+from conftest import all_bytes, daily, make_bert, shell_env, toy_rows, write_csv
 from hypothesis import given
 from hypothesis import strategies as st
 from processes import Forked
@@ -115,9 +115,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=pytest.mark.exhaustive if " " in kind else ()) for kind in KINDS]
-)
+@pytest.mark.parametrize("kind", daily(KINDS, "full"))
 def test_two_processes_take_the_steps_of_one(kind, calm, data, changed, monkeypatch):
     monkeypatch.setenv("NO_HEAD_DROPOUT", "1")
     without_head_dropout(monkeypatch)

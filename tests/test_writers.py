@@ -436,7 +436,13 @@ def test_a_broken_pipe_stays_a_broken_pipe_and_a_full_stdout_is_an_output_error(
 
 
 @pytest.mark.parametrize(
-    ("name", "source"), [("a.csv.gz", "csv"), ("a.jsonl", "jsonl"), ("a.parquet", "csv"), ("a.parquet", "jsonl")]
+    ("name", "source"),
+    [
+        ("a.csv.gz", "csv"),
+        pytest.param("a.jsonl", "jsonl", marks=pytest.mark.exhaustive),
+        pytest.param("a.parquet", "csv", marks=pytest.mark.exhaustive),
+        ("a.parquet", "jsonl"),
+    ],
 )
 def test_memory_stays_flat_over_30000_rows(tmp_path, name, source):
     write(tmp_path / "warm.parquet", [{"text": "a"}])
