@@ -80,7 +80,7 @@ def test_columns_go_by_their_extensions(tmp_path, name):
 
 def test_any_file_is_read_as_columns_when_asked(tmp_path):
     path = put(tmp_path, "eng.testa", "Rome B-LOC\n")
-    with pytest.raises(UsageError, match=r'extension "\.testa"; expected one of .*\.conll, \.bio'):
+    with pytest.raises(UsageError, match=r'extension "\.testa"; expected one of .*\.conll, \.conllu, \.bio'):
         open_rows(path)
     assert read(path, "conll")[1][0].values == {"tokens": ["Rome"], "tags": ["B-LOC"]}
     assert count_rows(path, "conll") is None
@@ -125,6 +125,56 @@ def test_comments_are_known_by_their_number_of_columns(tmp_path):
     assert [row.values["tokens"] for row in rows] == [["Rome", "fell"], ["# ", "#", "#tag"]]
     assert places(rows) == [3, 7]
     assert values(put(tmp_path, "b.conll", "# O\none O\n"))[0] == {"tokens": ["#", "one"], "tags": ["O", "O"]}
+
+
+def test_comments_with_tabs_and_counted_tokens_are_left_out(tmp_path):
+    # As GermEval 2014 and MultiCoNER have them.
+    germeval = "#\thttp://de.example.org/X [2009]\n1\tUN\tB-ORG\tB-LOC\n2\tdebates\tO\tO\n\n#\tn\n1\tSo\tO\tO\n"
+    assert values(put(tmp_path, "a.conll", germeval)) == [
+        {"tokens": ["UN", "debates"], "tags": ["B-ORG", "O"], "column_4": ["B-LOC", "O"]},
+        {"tokens": ["So"], "tags": ["O"], "column_4": ["O"]},
+    ]
+    multiconer = "# id 2c8f5b49\tdomain=en\nUN _ _ B-ORG\n\n\n# id 77ab\tdomain=en\nvote _ _ O\n"
+    rows = values(put(tmp_path, "b.conll", multiconer))
+    assert [(row["tokens"], row["tags"]) for row in rows] == [(["UN"], ["B-ORG"]), (["vote"], ["O"])]
+
+
+@pytest.mark.parametrize("name", ["a.conllu", "a.conll"])
+def test_conllu_goes_by_the_names_of_its_columns(tmp_path, name):
+    content = (
+        "# sent_id = 1\n# text = Du lac\n1-2\tDu\t_\t_\t_\t_\t_\t_\t_\t_\n"
+        "1\tDe\tde\tADP\tE\t_\t3\tcase\t_\t_\n2\tle\tle\tDET\tRD\t_\t3\tdet\t_\t_\n"
+        "2.1\tx\tx\tX\tX\t_\t_\t_\t_\t_\n3\tlac\tlac\tNOUN\tS\t_\t0\troot\t_\t_\n"
+    )
+    reader, rows = read(put(tmp_path, name, content))
+    assert reader.columns == ["tokens", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc"]
+    assert rows[0].values["tokens"] == ["De", "le", "lac"]
+    assert rows[0].values["upos"] == ["ADP", "DET", "NOUN"]
+    assert rows[0].values["head"] == ["3", "3", "0"]
+
+
+@pytest.mark.parametrize(
+    ("line", "last"),
+    [
+        ("{tag}\t{token}\n", ()),  # tags first
+        ("{token} {tag} +\n", ("column_3",)),  # whether a space follows
+        ("{number} {token} NN {tag}\n", ("column_3",)),  # tokens are counted
+        ("{number}\t{token}\t{tag}\n", ()),
+        ("{token}  {tag} \n", ()),
+    ],
+)
+def test_tags_and_tokens_are_found_in_other_columns(tmp_path, line, last):
+    words = [("UN", "B-ORG"), ("debates", "O"), ("Danish", "B-MISC")]
+    content = "".join(line.format(token=one, tag=tag, number=n) for n, (one, tag) in enumerate(words, 1))
+    reader, rows = read(put(tmp_path, "a.conll", content + "\n" + content))
+    assert reader.columns == ["tokens", "tags", *last]
+    for row in rows:
+        assert row.values["tokens"] == ["UN", "debates", "Danish"]
+        assert row.values["tags"] == ["B-ORG", "O", "B-MISC"]
+
+
+def test_numbers_that_do_not_count_are_tokens(tmp_path):
+    assert [row["tokens"] for row in values(put(tmp_path, "a.conll", "1\tCD\n3\tCD\n\n2\tCD\n"))] == [["1", "3"], ["2"]]
 
 
 def test_spaces_in_runs_divide_and_other_spaces_do_not(tmp_path):

@@ -12,11 +12,12 @@ from conftest import tries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
-from seqeval.scheme import BILOU, IOB1, IOB2, IOBES, Tokens
+from seqeval.scheme import BILOU, IOB1, IOB2, IOBES, IOE2, Tokens
 
 from berthead.data.tags import (
     STANDARD,
     Entity,
+    SchemeError,
     allowed,
     entities,
     from_bio,
@@ -25,12 +26,13 @@ from berthead.data.tags import (
     strict_entities,
     to_bio,
     to_tags,
+    unclosed,
     viterbi,
 )
 
 QUICK = settings(max_examples=tries(200), deadline=None)
 LETTERS = {"BIO": "BI", "IOB1": "BI", "BIOES": "BIES"}
-THEIRS = {"BIO": IOB2, "IOB1": IOB1, "BIOES": IOBES}
+THEIRS = {"BIO": IOB2, "IOB1": IOB1, "BIOES": IOBES, "IOE2": IOE2}
 LABELS = ["PER", "LOC", "A-B", "x_y", "-"]
 
 
@@ -89,10 +91,17 @@ def seqeval_strict(tags, scheme):
         ([["B-PER", "M-PER", "E-PER", "W-LOC"]], "BIOES"),
         ([["B_PER", "I_PER"]], "BIO"),
         ([["B-first_name", "I-first_name"]], "BIO"),
-        ([["DET", "NOUN", "O"]], "plain"),
+        ([["DET", "NOUN"]], "plain"),
+        ([["V", "N", "O"]], "plain"),  # a letter of its own, such as a part of speech
+        ([["PER", "PER", "O"]], "IO"),
+        ([["I-PER", "E-PER", "O", "E-LOC"]], "IOE2"),
+        ([["I-PER", "E-PER", "I-PER", "O", "I-LOC"]], "IOE1"),
+        ([["S", "B", "E", "O"]], "BIOES"),
+        ([["I", "B", "O"], ["I", "O"]], "IOB1"),
         ([["-LRB-", "NN", "PRP$", ",", "``"]], "plain"),
         ([["O", "O"]], "plain"),
-        ([["B", "I", "O"]], "plain"),
+        ([["B", "I", "O"]], "BIO"),
+        ([["B", "I", "I"]], "plain"),
         ([["V-PST", "N-SG"]], "plain"),
         ([[]], "plain"),
         ([], "plain"),
@@ -153,7 +162,7 @@ def test_the_letters_in_use(rows, letters):
 
 
 @QUICK
-@given(drawn=spans(), scheme=st.sampled_from(list(LETTERS)))
+@given(drawn=spans(), scheme=st.sampled_from([*THEIRS, "IOE1"]))
 def test_well_formed_tags_come_back(drawn, scheme):
     found, words = drawn
     tags = written(found, words, scheme)
@@ -163,7 +172,7 @@ def test_well_formed_tags_come_back(drawn, scheme):
 
 
 @QUICK
-@given(drawn=spans(), scheme=st.sampled_from(list(LETTERS)))
+@given(drawn=spans(), scheme=st.sampled_from([*LETTERS, "IOE2"]))  # its IOE1 knows no single word before another
 def test_well_formed_tags_are_so_to_seqeval(drawn, scheme):
     found, words = drawn
     assert seqeval_strict(written(found, words, scheme), THEIRS[scheme]) == found
@@ -177,6 +186,52 @@ def test_the_scheme_of_written_spans_is_found(drawn):
     assert scheme_of(bioes) == ("BIOES" if found else "plain")
     assert scheme_of([written(row, words, "BIO") for row, words in drawn]) == ("BIO" if found else "plain")
     assert scheme_of([written(row, words, "IOB1") for row, words in drawn]) == ("IOB1" if found else "plain")
+    assert scheme_of([written(row, words, "IOE2") for row, words in drawn]) == ("IOE2" if found else "plain")
+
+
+@given(drawn=spans())
+@QUICK
+def test_tags_without_letters_come_back_where_no_two_touch(drawn):
+    found, words = drawn
+    tags = written(found, words, "IO")
+    assert tags == [tag[2:] or tag for tag in to_tags(found, words)]
+    merged = to_bio(tags, "IO")
+    assert from_bio(merged, "IO") == tags
+    if all(one.end < other.first or one.label != other.label for one, other in pairwise(found)):
+        assert merged == to_tags(found, words)
+
+
+@pytest.mark.parametrize("scheme", ["BIO", "IOB1", "BIOES"])
+@given(drawn=spans(labels=("_",)))
+@QUICK
+def test_letters_alone_come_back(scheme, drawn):
+    found, words = drawn
+    tags = written(found, words, scheme, "BIES ")
+    assert set(tags) <= set("BIESO")
+    assert to_bio(tags, scheme) == to_tags(found, words)
+    assert from_bio(to_bio(tags, scheme), scheme, "BIES ") == tags
+
+
+@pytest.mark.parametrize(
+    ("rows", "saw", "row"),
+    [
+        ([["o"], ["b-per", "i-per", "o"]], 'tags such as "b-per" are of no scheme; expected "B-per", and "O"', 1),
+        ([["O"], ["PER-B", "PER-I", "O"]], 'tags such as "PER-B" are of no scheme; expected the letter before', 1),
+        ([["B-PER"], ["O"], ["NN"]], '"B-PER" and "NN" are mixed', 2),
+        ([["S-PER"], ["B-PER", "O"], ["S-LOC", "B-X"]], '"B-PER" is not a whole entity', 1),
+    ],
+)
+def test_tags_of_no_scheme_are_told_with_their_row(rows, saw, row):
+    with pytest.raises(SchemeError, match=re.escape(saw)) as refused:
+        scheme_of(rows)
+    assert refused.value.row == row
+
+
+def test_a_few_entities_without_an_end_tag_are_read_as_in_other_schemes():
+    rows = [["B-PER", "E-PER", "O", "S-LOC"]] * 3 + [["B-PER", "O"]]
+    assert scheme_of(rows) == "BIOES"
+    assert unclosed(rows[-1]) == [Entity("PER", 0, 1)]
+    assert from_bio(to_bio(rows[-1], "BIOES"), "BIOES") == ["S-PER", "O"]
 
 
 @pytest.mark.parametrize("letters", ["BILU-", "BMEW-", "BMES-", "BIES_", "BILU_"])

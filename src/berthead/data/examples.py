@@ -21,7 +21,7 @@ SYNONYMS = {
     "label": ("label", "labels", "target", "category", "class", "score"),
 }
 _WORDS = ("tokens", "words", "text", "sentence")
-_TAGS = ("tags", "ner_tags", "spans", "entities", "labels", "label")
+_TAGS = ("tags", "ner_tags", "spans", "entities", "labels", "label", "upos")
 
 
 @dataclass(frozen=True, slots=True)

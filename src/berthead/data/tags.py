@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -17,9 +18,13 @@ BoolArray = NDArray[np.bool_]
 Scores = NDArray[np.floating[Any]]
 
 OUTSIDE = "O"
-SCHEMES = ("BIO", "IOB1", "BIOES", "plain")
+SCHEMES = ("BIO", "IOB1", "BIOES", "IOE1", "IOE2", "IO", "plain")
 STANDARD = "BIES-"
 """The letters for begin, inside, end and single, and the separator behind them."""
+BARE = " "
+"""In the place of the separator: tags are letters alone, without labels."""
+MOST_BROKEN = 0.25
+"""The largest share of entities without an end tag in BIOES; if more lack it, the tags mix schemes."""
 
 # BILOU says last and unit, BMEWO says middle and whole.
 _ALIASES = {"L": "E", "U": "S", "W": "S", "M": "I"}
@@ -27,6 +32,21 @@ _PREFIXES = frozenset("BIES") | frozenset(_ALIASES)
 _SAME = ("B", "IM", "EL", "SUW")
 _LETTERS = {"BIO": "OBI", "IOB1": "OBI", "BIOES": "OBIES"}
 _Word = tuple[str, str]
+_LOWER = re.compile("[bieslu][-_].")
+_SUFFIXED = re.compile(".+[-_][BIESLU]")
+
+
+class SchemeError(ValueError):
+    """Tags that fit no scheme.
+
+    Args:
+        fault: what was found and what is expected.
+        row: the first row that shows it, from 0.
+    """
+
+    def __init__(self, fault: str, row: int) -> None:
+        super().__init__(fault)
+        self.row = row
 
 
 class Entity(NamedTuple):
@@ -44,13 +64,15 @@ def scheme_of(sequences: Iterable[Sequence[str]]) -> str:
         sequences: the tags of each row. A prefix is one of the letters B I E S L U W M and "-" or "_".
 
     Returns:
-        "BIOES" if an end or a single word has its own letter (L is read as E, U and W as S, M as I); "IOB1"
-        if B- occurs only directly after an entity of its label, and some entity starts with I-; "BIO"
-        (IOB2) for other prefixes; "plain" if no tag has one.
+        "BIOES" if an end or a single word has its own letter (L is read as E, U and W as S, M as I); "IOE2" if only
+        ends have one, "IOE1" if only ends before an entity of the same label have one; "IOB1" if B- occurs only
+        directly after an entity of its label, and some entity starts with I-; "BIO" (IOB2) for other prefixes; "IO" if
+        no tag has a prefix, "O" is one of them, and the others are longer; "plain" for other tags without prefixes.
 
     Raises:
-        ValueError: some tags have prefixes and others, besides "O", have none; two separators or two letters with
-            the same meaning are in use; or ends have their own letters, and an entity lacks its end letter.
+        SchemeError: some tags have prefixes and others, besides "O", have none; two separators or two letters with
+            the same meaning are in use; many entities lack the end letter that others have; or prefixes are in lower
+            case, or stand behind the label.
 
     Example:
         >>> scheme_of([["B-PER", "I-PER", "O"]]), scheme_of([["I-PER", "O"]]), scheme_of([["DET", "NOUN"]])
@@ -60,14 +82,36 @@ def scheme_of(sequences: Iterable[Sequence[str]]) -> str:
     # a dict, not a set: the examples in a message must not change from run to run
     tags = list(dict.fromkeys(tag for row in rows for tag in row))
     prefixed = [tag for tag in tags if _is_prefixed(tag)]
-    if not prefixed:
-        return "plain"
-    _check_one_scheme(tags, prefixed)
+    if not prefixed and not is_bare(tags):
+        _check_spelling(rows, tags)
+        others = [tag for tag in tags if tag != OUTSIDE]
+        return "IO" if OUTSIDE in tags and others and all(len(tag) > 1 for tag in others) else "plain"
+    if prefixed:
+        _check_one_scheme(rows, tags, prefixed)
+    else:
+        prefixed = [tag for tag in tags if tag != OUTSIDE]
+        _check_letters(rows, prefixed)
     closing = next((tag for tag in prefixed if _parts(tag)[0] in "ES"), None)
-    if closing is not None:
-        _check_closed(rows, closing)
-        return "BIOES"
-    return "IOB1" if _is_iob1(rows) else "BIO"
+    if closing is None:
+        return "IOB1" if _is_iob1(rows) else "BIO"
+    if {_parts(tag)[0] for tag in prefixed} <= {"I", "E"} and (ends := _ends_of(rows)):
+        return ends
+    _check_closed(rows, closing)
+    return "BIOES"
+
+
+def is_bare(tags: Iterable[str]) -> bool:
+    """Whether tags are the letters of a scheme alone: B and O, or others with a letter for the start.
+
+    Args:
+        tags: the distinct tags.
+
+    Example:
+        >>> is_bare(["B", "I", "O"]), is_bare(["NN", "O"])
+        (True, False)
+    """
+    found = set(tags)
+    return OUTSIDE in found and bool(found & {"B", "S", "U"}) and found <= _PREFIXES | {OUTSIDE}
 
 
 def letters_of(sequences: Iterable[Sequence[str]]) -> str:
@@ -83,13 +127,16 @@ def letters_of(sequences: Iterable[Sequence[str]]) -> str:
         >>> letters_of([["B_PER", "L_PER", "O", "U_LOC"]])
         'BILU_'
     """
-    counts = Counter(tag for row in sequences for tag in row if _is_prefixed(tag))
+    every = Counter(tag for row in sequences for tag in row)
+    bare = is_bare(every)
     letters, separators = Counter[str](), Counter[str]()
-    for tag, count in counts.items():
-        letters[tag[0]] += count
-        separators[tag[1]] += count
+    for tag, count in every.items():
+        if bare or _is_prefixed(tag):
+            letters[tag[0]] += count
+            separators[tag[1:2]] += count
     # max keeps the first of equals, so the standard letters win ties
-    return "".join(max(some, key=letters.__getitem__) for some in _SAME) + max("-_", key=separators.__getitem__)
+    separator = BARE if bare else max("-_", key=separators.__getitem__)
+    return "".join(max(some, key=letters.__getitem__) for some in _SAME) + separator
 
 
 def to_bio(tags: Sequence[str], scheme: str) -> list[str]:
@@ -110,7 +157,11 @@ def to_bio(tags: Sequence[str], scheme: str) -> list[str]:
         ['B-PER', 'O', 'B-LOC', 'I-LOC']
     """
     _check_scheme(scheme, SCHEMES)
-    return list(tags) if scheme == "plain" else to_tags(entities(tags), len(tags))
+    if scheme == "plain":
+        return list(tags)
+    if scheme == "IO":
+        tags = [tag if tag == OUTSIDE else f"I-{tag}" for tag in tags]
+    return to_tags(entities(tags), len(tags))
 
 
 def from_bio(tags: Sequence[str], scheme: str, letters: str = STANDARD) -> list[str]:
@@ -134,12 +185,17 @@ def from_bio(tags: Sequence[str], scheme: str, letters: str = STANDARD) -> list[
     _check_scheme(scheme, SCHEMES)
     if scheme == "plain":
         return list(tags)
-    separator, written, before = letters[-1], [OUTSIDE] * len(tags), Entity("", -1, -1)
-    for entity in entities(tags):
-        touches = before.end == entity.first and before.label == entity.label
+    separator, written, none = letters[-1], [OUTSIDE] * len(tags), Entity("", -1, -1)
+    found = entities(tags)
+    for before, entity, after in zip([none, *found], found, [*found[1:], none], strict=False):
+        if scheme == "IO":
+            written[entity.first : entity.end] = [entity.label] * (entity.end - entity.first)
+            continue
+        neighbour, edge = (after, entity.end) if scheme == "IOE1" else (before, entity.first)
+        touches = neighbour.label == entity.label and edge in (neighbour.first, neighbour.end)
         for word, role in enumerate(_roles(entity.end - entity.first, scheme, touches), entity.first):
-            written[word] = f"{letters[STANDARD.index(role)]}{separator}{entity.label}"
-        before = entity
+            letter = letters[STANDARD.index(role)]
+            written[word] = letter if separator == BARE else f"{letter}{separator}{entity.label}"
     return written
 
 
@@ -294,32 +350,88 @@ def _is_prefixed(tag: str) -> bool:
     return tag[:1] in _PREFIXES and tag[1:2] in ("-", "_")
 
 
-def _check_one_scheme(tags: Sequence[str], prefixed: Sequence[str]) -> None:
+def _mixed(rows: Sequence[Sequence[str]], one: str, other: str, rule: str) -> SchemeError:
+    """The error of two tags that do not go together, at the first row that has seen both."""
+    row = max(next(number for number, row in enumerate(rows) if tag in row) for tag in (one, other))
+    return SchemeError(f'tags such as "{one}" and "{other}" are mixed; expected {rule}', row)
+
+
+def _check_one_scheme(rows: Sequence[Sequence[str]], tags: Sequence[str], prefixed: Sequence[str]) -> None:
     other = next((tag for tag in tags if tag != OUTSIDE and not _is_prefixed(tag)), None)
     if other is not None:
         rule = 'a prefix (B-, I-, E-, S-, L-, U-, W-, M-) on every tag but "O", or on none'
-        raise ValueError(f'tags such as "{prefixed[0]}" and "{other}" are mixed; expected {rule}')
+        raise _mixed(rows, prefixed[0], other, rule)
     second = next((tag for tag in prefixed if tag[1] != prefixed[0][1]), None)
     if second is not None:
-        rule = '"-" behind every prefix, or "_" behind every prefix'
-        raise ValueError(f'tags such as "{prefixed[0]}" and "{second}" are mixed; expected {rule}')
+        raise _mixed(rows, prefixed[0], second, '"-" behind every prefix, or "_" behind every prefix')
+    _check_letters(rows, prefixed)
+
+
+def _check_letters(rows: Sequence[Sequence[str]], prefixed: Sequence[str]) -> None:
     for letters in _SAME:
         shown = {tag[0]: tag for tag in prefixed if tag[0] in letters}
         if len(shown) > 1:
             one, other = list(shown.values())[:2]
-            rule = "one of their letters, which mean the same"
-            raise ValueError(f'tags such as "{one}" and "{other}" are mixed; expected {rule}')
+            raise _mixed(rows, one, other, "one of their letters, which mean the same")
+
+
+def _check_spelling(rows: Sequence[Sequence[str]], tags: Sequence[str]) -> None:
+    """Refuse prefixes in lower case, and prefixes behind the label: they would be learnt as plain tags."""
+    odd = next((tag for tag in tags if _LOWER.match(tag)), None)
+    if odd and "o" in tags:
+        rule = f'"{odd[0].upper()}{odd[1:]}", and "O" for no entity'
+    else:
+        odd = next((tag for tag in tags if _SUFFIXED.fullmatch(tag)), None)
+        if odd is None or not all(tag == OUTSIDE or _SUFFIXED.fullmatch(tag) for tag in tags):
+            return
+        rule = f'the letter before the label: "{odd[-1]}{odd[-2]}{odd[:-2]}"'
+    row = next(number for number, row in enumerate(rows) if odd in row)
+    raise SchemeError(f'tags such as "{odd}" are of no scheme; expected {rule}', row)
+
+
+def unclosed(tags: Sequence[str]) -> list[Entity]:
+    """The entities of a BIOES row that are not a single tag, or tags from B- to E-.
+
+    Args:
+        tags: the tags of one row.
+
+    Returns:
+        The entities, from left to right.
+
+    Example:
+        >>> unclosed(["B-PER", "I-PER", "S-LOC"])
+        [Entity(label='PER', first=0, end=2)]
+    """
+    closed = {(one.first, one.end) for one in strict_entities(tags, "BIOES")}
+    return [one for one in entities(tags) if (one.first, one.end) not in closed]
 
 
 def _check_closed(rows: Sequence[Sequence[str]], closing: str) -> None:
-    """Refuse an entity without an end tag if others have one: it is of another scheme, IOB1 or IOB2."""
+    """Refuse many entities without an end tag if others have one: they are of another scheme, IOB1 or IOB2."""
+    broken = [(number, one) for number, row in enumerate(rows) for one in unclosed(row)]
+    if len(broken) <= MOST_BROKEN * sum(len(entities(row)) for row in rows):
+        return
+    number, one = broken[0]
+    saw = shown_tags(rows[number], one)
+    rule = 'a single tag such as "S-X", or tags from "B-X" to "E-X"'
+    raise SchemeError(f'"{saw}" is not a whole entity beside tags such as "{closing}"; expected {rule}', number)
+
+
+def shown_tags(tags: Sequence[str], entity: Entity) -> str:
+    """The tags of an entity for a message: four at most."""
+    return " ".join(tags[entity.first : entity.end][:4]) + (" ..." if entity.end - entity.first > 4 else "")
+
+
+def _ends_of(rows: Sequence[Sequence[str]]) -> str:
+    """The scheme of tags with the letters I and E alone: IOE2, IOE1, or neither ("")."""
+    always = seldom = True
     for row in rows:
-        closed = {(one.first, one.end) for one in strict_entities(row, "BIOES")}
-        for one in entities(row):
-            if (one.first, one.end) not in closed:
-                saw = " ".join(row[one.first : one.end][:4]) + (" ..." if one.end - one.first > 4 else "")
-                rule = 'a single tag such as "S-X", or tags from "B-X" to "E-X"'
-                raise ValueError(f'"{saw}" is not a whole entity beside tags such as "{closing}"; expected {rule}')
+        words = [*map(_parts, row), (OUTSIDE, "_")]
+        for entity in entities(row):
+            after, last = words[entity.end], words[entity.end - 1][0]
+            always &= last == "E"
+            seldom &= (last == "E") == (after[0] != OUTSIDE and after[1] == entity.label)
+    return "IOE2" if always else "IOE1" if seldom else ""
 
 
 def _is_iob1(rows: Sequence[Sequence[str]]) -> bool:
@@ -388,11 +500,13 @@ def _strictly_ended(last: _Word, after: _Word, scheme: str) -> bool:
 
 
 def _roles(words: int, scheme: str, touches: bool) -> str:
-    """The standard letters of an entity's words; `touches`: directly after an entity of its label."""
+    """The standard letters of an entity's words; `touches`: directly after an entity of its label; IOE1: before one."""
     if scheme == "BIO":
         return "B" + "I" * (words - 1)
     if scheme == "IOB1":
         return ("B" if touches else "I") + "I" * (words - 1)
+    if scheme in ("IOE1", "IOE2"):
+        return "I" * (words - 1) + ("E" if touches or scheme == "IOE2" else "I")
     return "S" if words == 1 else "B" + "I" * (words - 2) + "E"
 
 

@@ -90,7 +90,7 @@ def _record(artifact: Artifact, folder: Path) -> dict[str, Any]:
     files = (GRAPH, f"{GRAPH}.data", TOKENIZER)
     config = artifact.model.encoder.config
     export: dict[str, Any] = {
-        "kind": "onnx", "version": EXPORT_VERSION, "opset": OPSET,
+        "kind": "onnx", "version": EXPORT_VERSION if artifact.task.format_version > 1 else 1, "opset": OPSET,
         "positions": config.positions, "vocabulary": config.vocabulary, "segments": config.segments,
         "sha256": {name: file_sha256(folder / name) for name in files},
     }  # fmt: skip

@@ -33,10 +33,10 @@ from berthead.text.windows import LengthPolicy
 
 # 1: one answer a row, long texts cut. 2: every task, and windows. 3: a change of theta-hat in place of theta-tilde.
 # 4: a head that no class of transformers gives, in a file that its classes with a head refuse (`StoredHead`); a part of
-# a joined folder, in a file that transformers does not look for.
-FORMAT_VERSION = 4
+# a joined folder, in a file that transformers does not look for. 5: tags of pieces.
+FORMAT_VERSION = 5
 # What needs no newer berthead is written so that an older one reads it.
-PLAIN_VERSION, ADAPTER_VERSION = 2, 3
+PLAIN_VERSION, ADAPTER_VERSION, BLOCKED_VERSION = 2, 3, 4
 # Tokens that the plain model computes at once.
 PLAIN_TOKENS = 2048
 # What a run says of the parameters that it fitted, and of no others.
@@ -138,9 +138,8 @@ class Artifact:
     @property
     def format_version(self) -> int:
         """The lowest `format_version` that can store it."""
-        if self.stored_head.blocked:
-            return FORMAT_VERSION
-        return ADAPTER_VERSION if self.adapter else PLAIN_VERSION
+        named = BLOCKED_VERSION if self.stored_head.blocked else ADAPTER_VERSION if self.adapter else PLAIN_VERSION
+        return max(named, self.task.format_version)
 
     def describe(self) -> dict[str, Any]:
         """The content of berthead.json, without golden examples."""

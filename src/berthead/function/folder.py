@@ -12,7 +12,7 @@ from torch import Tensor
 
 from berthead.errors import ModelError, UsageError, counted
 from berthead.function.adapter import THETA, PeftNames, find_base, lora_shapes, read_adapter
-from berthead.function.artifact import FORMAT_VERSION, Artifact, plain_logits
+from berthead.function.artifact import BLOCKED_VERSION, FORMAT_VERSION, Artifact, plain_logits
 from berthead.function.checks import check_record, golden_example, refuse_other_weights
 from berthead.function.golden import has_units, reads_pairs, replay
 from berthead.function.head_record import StoredHead, make_head, omega_names, transformers_class, wrapped_before_4
@@ -262,7 +262,10 @@ def write(
         tensors, file = peft.tensors(artifact.adapter.tensors, artifact.omega()), ADAPTER_WEIGHTS
         write_json(folder / ADAPTER_CONFIG, peft.config(artifact.adapter, Adapt.parse(artifact.adapt)))
     elif base:
-        file, record = PART, record | {"format_version": FORMAT_VERSION, "kind": "part", "base": base}
+        file, record = (
+            PART,
+            record | {"format_version": max(BLOCKED_VERSION, artifact.format_version), "kind": "part", "base": base},
+        )
     write_tensors(tensors, folder / file)
     write_json(folder / "config.json", transformers_config(artifact))
     if base is None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from berthead.errors import BertheadError, ModelError
 from berthead.function import folder as folders
 from berthead.function.adapter import THETA
-from berthead.function.artifact import FORMAT_VERSION, Artifact
+from berthead.function.artifact import BLOCKED_VERSION, FORMAT_VERSION, Artifact
 from berthead.function.joined import JoinedFunctions, is_name
 from berthead.function.record import read_record
 from berthead.model import families
@@ -117,7 +117,7 @@ def add(folder: Path, name: str, artifact: Artifact) -> None:
 
 def write_record(folder: Path, names: list[str], pretrained: Mapping[str, str]) -> None:
     """Write the record, by renaming: it names only complete folders."""
-    record = {"format_version": FORMAT_VERSION, "kind": "joined", "functions": names, "pretrained": dict(pretrained)}
+    record = {"format_version": BLOCKED_VERSION, "kind": "joined", "functions": names, "pretrained": dict(pretrained)}
     write_json(folder / RECORD, record)
     clear_leftovers(folder / RECORD)
 

@@ -27,7 +27,7 @@ from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import LengthPolicy
 
 GRAPH, TOKENIZER = "model.onnx", "tokenizer.json"
-EXPORT_VERSION = 1
+EXPORT_VERSION = 2
 # No table is as large.
 _UNKNOWN = 2**40
 

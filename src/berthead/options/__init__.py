@@ -118,6 +118,11 @@ class FitOptions(Options):
         "lora:R[,alpha=A][,targets=a+b] (low-rank updates of rank R), bitfit (its biases).",
         form=(ADAPT, ADAPT_ALLOWED),
     )
+    tag_unit: str = option(
+        "auto",
+        "What gets a tag in a text [auto: word; piece if many spans cut words]; piece: each token of the tokenizer.",
+        choices=("auto", "word", "piece"),
+    )
     head: str = option(
         "auto",
         "Prediction head [auto: linear]; crf: a conditional random field over tags.",

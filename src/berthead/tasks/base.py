@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 
-from berthead.errors import listed
+from berthead.errors import UsageError, listed
 from berthead.records import Example, FloatArray, IntArray, Label, Prediction, Span
 from berthead.tasks.cells import answer_json, common_type, quoted, short
 from berthead.text.tokenizer import Tokenizer
@@ -130,11 +130,31 @@ class Task(Protocol):
         read = type(self).encode
         return read if getattr(read, "stateless", False) else id(self)
 
+    def with_unit(self, unit: str, tokenizer: Tokenizer, examples: Sequence[Example]) -> tuple[Self, list[str]]:
+        """The task with what gets a tag in these texts, and notes about it.
+
+        Args:
+            unit: `auto`, `word` or `piece`.
+            tokenizer: the encoder's.
+            examples: the fitted rows.
+
+        Raises:
+            UsageError: the task has no such unit.
+        """
+        if unit != "auto":
+            raise UsageError("--tag-unit", f"is {unit}, but --task {self.name} has no tags", "auto")
+        return self, []
+
     def misfits(self, examples: Sequence[Example], inputs: Sequence[EncodedExample]) -> list[str]:
         """Targets that do not match the encoded text, as lines with their rows."""
         return []
 
     # What is written down.
+
+    @property
+    def format_version(self) -> int:
+        """The lowest `format_version` of a folder whose readers know all of the saved state."""
+        return 1
 
     @classmethod
     @abstractmethod

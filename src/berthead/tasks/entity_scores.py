@@ -11,7 +11,9 @@ from berthead.errors import counted
 
 Rows = Sequence[Sequence[str]]
 Found = set[tuple[int, str, int, int]]
-"""Row, label, first word, end."""
+"""Row, label, first word or character, end."""
+Places = Iterable[tuple[int, int, str]]
+"""Start, end and label."""
 
 
 def entity_scores(gold: Rows, predicted: Rows, scheme: str = "BIO") -> dict[str, Any]:
@@ -49,17 +51,45 @@ def entity_scores(gold: Rows, predicted: Rows, scheme: str = "BIO") -> dict[str,
         return strict_entities(tags, scheme)
 
     found = _found(gold, entities), _found(predicted, entities)
-    table = _table(*map(_labels, (found[0] & found[1], found[1], found[0])))
-    precision, recall, f1 = _micro(*found)
-    strict_precision, strict_recall, strict_f1 = _micro(_found(gold, strictly), _found(predicted, strictly))
+    return _scores(*found, _micro(_found(gold, strictly), _found(predicted, strictly)), accuracy)
+
+
+def span_scores(gold: Sequence[Places], predicted: Sequence[Places], token_accuracy: float) -> dict[str, Any]:
+    """The same metrics where spans were given by characters: a span is right if its label and both ends are right.
+
+    Equal to those of seqeval on a tag for each character.
+
+    Args:
+        gold: the spans of each row as start, end and label, in characters.
+        predicted: as many rows.
+        token_accuracy: the share of words with the right tag.
+
+    Returns:
+        As `entity_scores`; the strict metrics are the others, because no span is ill-formed.
+
+    Example:
+        >>> span_scores([[(0, 2, "PER")]], [[(0, 5, "PER")]], 1.0)["f1"]
+        0.0
+    """
+
+    def found(rows: Sequence[Places]) -> Found:
+        return {(number, label, start, end) for number, row in enumerate(rows) for start, end, label in row}
+
+    wanted, got = found(gold), found(predicted)
+    return _scores(wanted, got, _micro(wanted, got), token_accuracy)
+
+
+def _scores(gold: Found, predicted: Found, strict: tuple[float, float, float], accuracy: float) -> dict[str, Any]:
+    table = _table(*map(_labels, (gold & predicted, predicted, gold)))
+    precision, recall, f1 = _micro(gold, predicted)
     return {
         "precision": precision,
         "recall": recall,
         "f1": f1,
         "macro_f1": _macro(table),
-        "strict_precision": strict_precision,
-        "strict_recall": strict_recall,
-        "strict_f1": strict_f1,
+        "strict_precision": strict[0],
+        "strict_recall": strict[1],
+        "strict_f1": strict[2],
         "token_accuracy": accuracy,
         "per_label": table,
     }

@@ -11,7 +11,7 @@ import numpy as np
 from berthead.data.examples import CellError
 from berthead.records import Example, FloatArray, IntArray, Label, Prediction
 from berthead.tasks.arrays import ragged
-from berthead.tasks.base import Answer, Batch, Task, stateless
+from berthead.tasks.base import Answer, Batch, Task
 from berthead.tasks.cells import common_type, short, spans_json, typed
 from berthead.tasks.classify import Classify
 from berthead.tasks.tag import Tag
@@ -70,7 +70,7 @@ class Joint(Task):
     @classmethod
     def settled(cls, example: Example) -> Example:
         """As many tags as words."""
-        settled = Tag.settled(replace(example, target=example.target.tags))
+        settled = Tag.settled(_tagged(example))
         return replace(settled, target=example.target)
 
     @classmethod
@@ -125,10 +125,24 @@ class Joint(Task):
         """The task with the tokens' head."""
         return replace(self, tag=self.tag.bound(getattr(head, "tokens", None)))
 
-    @stateless
+    @property
+    def format_version(self) -> int:
+        """That of the words' task."""
+        return self.tag.format_version
+
+    def with_unit(self, unit: str, tokenizer: Tokenizer, examples: Sequence[Example]) -> tuple[Self, list[str]]:
+        """The task with words or pieces as units of its tags."""
+        tag, notes = self.tag.with_unit(unit, tokenizer, [*map(_tagged, examples)])
+        return replace(self, tag=tag), notes
+
     def encode(self, tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy) -> list[EncodedExample]:
-        """Texts by words, with one more unit for each window."""
-        return read_words(tokenizer, examples, policy, whole=True)
+        """Texts by words or pieces, with one more unit for each window."""
+        return read_words(tokenizer, examples, policy, whole=True, by_piece=self.tag.unit == "piece")
+
+    @property
+    def encode_key(self) -> Hashable:
+        """Only the unit of the tags decides how a text is encoded."""
+        return type(self).encode, self.tag.unit
 
     def check(self, target: TagsAndLabel) -> None:
         """Whether tags and label are known."""
@@ -150,7 +164,7 @@ class Joint(Task):
 
     def misfits(self, examples: Sequence[Example], inputs: Sequence[EncodedExample]) -> list[str]:
         """Spans that begin or end inside a word."""
-        return self.tag.misfits([replace(one, target=one.target.tags) for one in examples], inputs)
+        return self.tag.misfits([*map(_tagged, examples)], inputs)
 
     def weights(self, targets: np.ndarray) -> FloatArray | None:
         """Weights of tags and of labels, float32 [outputs]."""
@@ -209,11 +223,11 @@ class Joint(Task):
     def is_right(self, answer: Answer, example: Example, read: EncodedExample) -> bool:
         """Whether both the label and all spans are the row's."""
         target: TagsAndLabel = example.target
-        return self.identity(answer) == (typed(target.label), self.tag.wanted(target.tags, read))
+        return self.identity(answer) == (typed(target.label), self.tag.wanted(_tagged(example), read))
 
     def written_target(self, example: Example) -> Any:
         """The label, and the spans or tags."""
-        spans = self.tag.written_target(replace(example, target=example.target.tags))
+        spans = self.tag.written_target(_tagged(example))
         return {"label": example.target.label, "spans": spans}
 
     def evaluate(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> dict[str, Any]:
@@ -221,10 +235,11 @@ class Joint(Task):
         assert batch is not None
         words, labels, word_batch = self._parts(logits, batch)
         paths = [self.tag.path(rows)[0] for rows in word_batch.split(words)]
-        tags = self.tag.scores(paths, words, _words(targets))
+        tagged = Batch([*map(_tagged, word_batch.examples)], word_batch.inputs)
+        tags = self.tag.scores(paths, words, _words(targets), tagged)
         whole = self.classify.evaluate(labels, _labels(targets))
-        found = zip(paths, _words(targets), strict=True)
-        right = np.array([path.tolist() == gold.tolist() for path, gold in found])
+        answers = zip(self.tag.decode(words, tagged), tagged.examples, tagged.inputs, strict=True)
+        right = np.array([self.tag.is_right(*one) for one in answers])
         both = right & (labels.argmax(1) == _labels(targets))
         return tags | {
             "exact_match": float(both.mean()),
@@ -252,6 +267,11 @@ class Joint(Task):
             labels.append(rows[~kept, k:].mean(0))
         stacked = np.array(labels, dtype=np.float32).reshape(len(labels), self.classify.outputs)
         return np.concatenate(words), stacked, Batch(batch.examples, inputs)
+
+
+def _tagged(example: Example) -> Example:
+    """The example with its tags or spans alone as the target."""
+    return replace(example, target=example.target.tags)
 
 
 def _is_whole(one: EncodedExample) -> np.ndarray:

@@ -100,15 +100,30 @@ def aligned(marks: Sequence[Mark], read: EncodedExample, text: str = "") -> tupl
         free = [place for place in range(first, end) if tags[place] == "O"]
         if not free or len(free) < end - first:
             lines.append(f"{shown_mark} {'shares a word with another span' if end > first else 'covers no word'}")
-        elif _trimmed(text, mark) != (int(starts[first]), int(ends[end - 1])) and text:
+        elif text and trimmed(text, mark) != (int(starts[first]), int(ends[end - 1])):
             whole = text[starts[first] : ends[end - 1]]
-            lines.append(f"{shown_mark} begins or ends inside a word; the words {shown(whole)} are labelled")
+            lines.append(
+                f"{shown_mark} begins or ends inside a word; {shown(whole)} is labelled, and counts as another answer"
+            )
         tags[first:end] = [tags[place] if tags[place] != "O" else f"I-{mark.label}" for place in range(first, end)]
         if free:
             tags[free[0]] = f"B-{mark.label}"
     return tags, lines
 
 
-def _trimmed(text: str, mark: Mark) -> tuple[int, int]:
+def trimmed(text: str, mark: Mark) -> tuple[int, int]:
+    """The start and end of a mark without white space at its ends, which no answer holds.
+
+    Args:
+        text: the text.
+        mark: a part of it.
+
+    Returns:
+        Its first character, and the character after its last.
+
+    Example:
+        >>> trimmed("in Rome ", Mark(2, 8, "LOC"))
+        (3, 7)
+    """
     inside = text[mark.start : mark.end]
     return mark.start + len(inside) - len(inside.lstrip()), mark.end - len(inside) + len(inside.rstrip())

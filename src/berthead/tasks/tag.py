@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -14,20 +13,26 @@ import numpy as np
 
 from berthead.data import tags as tagging
 from berthead.data.labels import MOST_LABELS, is_blank
-from berthead.errors import DataError, counted, did_you_mean, listed, shown
+from berthead.errors import DataError, UsageError, counted, did_you_mean, listed, shown
 from berthead.records import Example, FloatArray, IntArray, Prediction, Span
 from berthead.tasks.arrays import ragged, softmax
-from berthead.tasks.base import Answer, Batch, Task, stateless
+from berthead.tasks.base import Answer, Batch, Task
 from berthead.tasks.cells import spans_json
 from berthead.tasks.crf import Field, rules
-from berthead.tasks.entity_scores import entity_scores
+from berthead.tasks.entity_scores import entity_scores, span_scores
 from berthead.tasks.label_scores import nll
-from berthead.tasks.marks import Mark, aligned, check_marks, mark_of
+from berthead.tasks.marks import Mark, aligned, check_marks, mark_of, trimmed
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import EncodedExample, LengthPolicy, read_words
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+FEW_CUT = 0.02
+"""The share of spans that may cut words before pieces are tagged; a few are slips of the annotators."""
+SAMPLED = 1_000
+"""How many rows are looked at to choose between words and pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,7 @@ class Tag(Task):
         tags: the possible tags: BIO tags, or plain ones such as parts of speech.
         scheme: how the user's data writes spans: `BIO`, `IOB1`, `BIOES` or `plain`.
         letters: the letters for begin, inside, end and single, and the separator.
+        unit: what gets a tag in a text: `word`, or `piece`, each token of the tokenizer. Given tokens are words.
         head: the fitted head, whose conditional random field decodes if it has one.
         mean_words: words an example in the whole batch; None: in the given rows.
 
@@ -57,6 +63,7 @@ class Tag(Task):
     tags: tuple[str, ...]
     scheme: str = "BIO"
     letters: str = tagging.STANDARD
+    unit: str = "word"
     head: Any = field(default=None, compare=False, repr=False)
     mean_words: float | None = field(default=None, compare=False, repr=False)
 
@@ -109,10 +116,9 @@ class Tag(Task):
         else:
             try:
                 scheme, letters = tagging.scheme_of(rows), tagging.letters_of(rows)
-            except ValueError:
-                odd, saw = _first_odd(rows)
+            except tagging.SchemeError as error:
                 fix = "Write all tags in one scheme."
-                raise DataError(where, f"mixes tag schemes: {saw}", "", fix).about(places[odd]) from None
+                raise DataError(where, f"mixes tag schemes: {error}", "", fix).about(places[error.row]) from None
             if scheme == "plain":
                 if len(rows) < len(targets):
                     bare = next(place for place, target in enumerate(targets) if not target)
@@ -120,7 +126,8 @@ class Tag(Task):
                     raise DataError(where, "holds no tags", "a tag for each word", fix).about(bare)
                 plain = sorted({tag for target in rows for tag in target})
                 return cls(_enough(tuple(plain), where), scheme, letters)
-            labels = sorted({one.label for target in rows for one in tagging.entities(target)})
+            bio = [tagging.to_bio(target, scheme) for target in rows]
+            labels = sorted({one.label for target in bio for one in tagging.entities(target)})
         found = ("O", *(f"{letter}-{label}" for label in labels for letter in "BI"))
         return cls(_enough(found, where), scheme, letters)
 
@@ -134,11 +141,38 @@ class Tag(Task):
             raise ValueError(f"scheme is {scheme!r}; expected one of {listed(tagging.SCHEMES)}")
         if len(letters) != len(tagging.STANDARD):
             raise ValueError(f"letters are {letters!r}; expected {len(tagging.STANDARD)} of them")
-        return cls(tuple(tags), scheme, letters)
+        if (unit := state.get("unit", "word")) not in ("word", "piece"):
+            raise ValueError(f"unit is {unit!r}; expected word or piece")
+        return cls(tuple(tags), scheme, letters, unit)
 
     def to_json(self) -> dict[str, Any]:
-        """Tags and scheme."""
-        return {"labels": list(self.tags), "activation": "softmax", "scheme": self.scheme, "letters": self.letters}
+        """Tags and scheme, and the unit if it is not a word."""
+        unit = {} if self.unit == "word" else {"unit": self.unit}
+        state = {"labels": list(self.tags), "activation": "softmax", "scheme": self.scheme, "letters": self.letters}
+        return state | unit
+
+    @property
+    def format_version(self) -> int:
+        """Older readers would tag words."""
+        return 1 if self.unit == "word" else 5
+
+    def with_unit(self, unit: str, tokenizer: Tokenizer, examples: Sequence[Example]) -> tuple[Self, list[str]]:
+        """The task with words or pieces as units; `auto`: pieces, where words cannot give the spans of the data."""
+        if unit == "word":
+            return self, []
+        texts = [example for example in examples if example.words is None]
+        if unit == "piece":
+            if not texts:
+                saw = "the rows hold tokens, and each has a tag already"
+                raise UsageError("--tag-unit piece", saw, "rows of texts with spans", "Leave --tag-unit out.")
+            return replace(self, unit=unit), []
+        marked = [example for example in texts if example.target][:SAMPLED]
+        spans = sum(len(example.target) for example in marked)
+        cut, cut_by_pieces = (_cut(tokenizer, marked, by_piece=by_piece) for by_piece in (False, True))
+        if not spans or cut < FEW_CUT * spans or 2 * cut_by_pieces > cut:
+            return self, []
+        told = f"{cut:,} of {counted(spans, 'span')} begin or end inside a word, so each piece of a word gets a tag"
+        return replace(self, unit="piece"), [f"{told} (--tag-unit piece); --tag-unit word gives tags to whole words"]
 
     @property
     def outputs(self) -> int:
@@ -154,10 +188,14 @@ class Tag(Task):
         """The task with the head, if that holds a conditional random field."""
         return replace(self, head=head if getattr(head, "crf", None) is True else None)
 
-    @stateless
     def encode(self, tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy) -> list[EncodedExample]:
-        """Texts by their words."""
-        return read_words(tokenizer, examples, policy, whole=False)
+        """Texts by their words or pieces."""
+        return read_words(tokenizer, examples, policy, whole=False, by_piece=self.unit == "piece")
+
+    @property
+    def encode_key(self) -> Hashable:
+        """Only the unit decides how a text is encoded."""
+        return type(self).encode, self.unit
 
     def check(self, target: Sequence[Any]) -> None:
         """Check that every label is known."""
@@ -168,7 +206,7 @@ class Tag(Task):
         else:
             marks = [one.label for one in target if isinstance(one, Mark)]
             tags = [tag for tag in target if isinstance(tag, str)]
-            bare = set(tags) - {tagging.OUTSIDE} if tags and tagging.scheme_of([tags]) == "plain" else set()
+            bare = set(tags) - {tagging.OUTSIDE} if tags and tagging.scheme_of([tags]) in ("plain", "IO") else set()
             given = set(marks) or bare or {one.label for one in tagging.entities(tags)}
             known = {tag[2:] for tag in self.tags if tag != "O"}
         for label in sorted(given - known):
@@ -182,22 +220,24 @@ class Tag(Task):
         number = {tag: place for place, tag in enumerate(self.tags)}
         rows = []
         for value, one in zip(values, inputs, strict=True):
-            if value and not isinstance(value[0], Mark):
-                tags = tagging.to_bio(value, self.scheme)
-            else:
-                tags = aligned(value, one)[0]
+            tags = aligned(value, one)[0] if not value or isinstance(value[0], Mark) else self._bio(value)
             rows.append(np.array([number[tag] for tag in tags], dtype=np.int64))
         return ragged(rows)
 
+    def _bio(self, tags: Sequence[str]) -> list[str]:
+        """The tags of a row in BIO; labels without prefixes are read as such, whatever the scheme of the fit."""
+        has_prefixes = self.scheme == "plain" or tagging.scheme_of([tags]) != "IO"
+        return tagging.to_bio(tags, self.scheme if has_prefixes else "IO")
+
     def misfits(self, examples: Sequence[Example], inputs: Sequence[EncodedExample]) -> list[str]:
-        """Spans that begin or end inside a word; entities that begin with I- although others begin with B-."""
+        """Spans that begin or end inside a word; entities that are not written as the others are."""
         lines, tagged = [], []
         for example, one in zip(examples, inputs, strict=True):
             if example.target and isinstance(example.target[0], Mark):
                 lines += [f"{example.where}: {line}" for line in aligned(example.target, one, example.text)[1]]
             elif example.target:
                 tagged.append(example)
-        return lines + _unbegun(tagged)
+        return lines + _ill_formed(tagged)
 
     def weights(self, targets: np.ndarray) -> FloatArray | None:
         """Words / (tags * words with the tag), float32 [tags]; none for a conditional random field."""
@@ -279,18 +319,19 @@ class Tag(Task):
 
     def is_right(self, answer: Answer, example: Example, read: EncodedExample) -> bool:
         """Whether all spans, or all plain tags, are the row's."""
-        return self.identity(answer) == self.wanted(example.target, read)
+        return self.identity(answer) == self.wanted(example, read)
 
-    def wanted(self, target: Sequence[Any], read: EncodedExample) -> Hashable:
+    def wanted(self, example: Example, read: EncodedExample) -> Hashable:
         """The target in the form of `identity`: spans by characters, or plain tags."""
         if self.scheme == "plain":
-            return tuple(target)
-        assert read.units is not None
-        words = read.units.start >= 0
-        starts, ends = read.units.start[words].tolist(), read.units.end[words].tolist()
-        marked = bool(target) and isinstance(target[0], Mark)
-        tags = aligned(target, read)[0] if marked else tagging.to_bio(target, self.scheme)
-        return frozenset((starts[one.first], ends[one.end - 1], one.label) for one in tagging.entities(tags))
+            return tuple(example.target)
+        return frozenset(self.places(example, read))
+
+    def places(self, example: Example, read: EncodedExample) -> list[tuple[int, int, str]]:
+        """A target's spans as start, end and label: as they were given, whatever words they cut, or those of tags."""
+        if _is_marked(example):
+            return [(*trimmed(example.text, mark), mark.label) for mark in example.target]
+        return _places(self._bio(example.target), read)
 
     def written_target(self, example: Example) -> Any:
         """Spans as objects, or tags."""
@@ -299,9 +340,11 @@ class Tag(Task):
     def evaluate(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> dict[str, Any]:
         """Precision, recall and F1 of whole entities, as seqeval and conlleval count them."""
         assert batch is not None
-        return self.scores([self.path(rows)[0] for rows in batch.split(logits)], logits, targets)
+        return self.scores([self.path(rows)[0] for rows in batch.split(logits)], logits, targets, batch)
 
-    def scores(self, paths: Sequence[IntArray], logits: FloatArray, targets: np.ndarray) -> dict[str, Any]:
+    def scores(
+        self, paths: Sequence[IntArray], logits: FloatArray, targets: np.ndarray, batch: Batch
+    ) -> dict[str, Any]:
         """Like `evaluate`, from decoded tag numbers of each example's words."""
         if len(logits) == 0:
             raise DataError("", "the rows hold no words to score", "texts with words", "Check the column.")
@@ -312,6 +355,11 @@ class Tag(Task):
         ]
         read = [row[: len(path)] for path, row in zip(paths, targets, strict=True)]
         scores = entity_scores(gold, predicted, "plain" if self.scheme == "plain" else "BIO")
+        if any(map(_is_marked, batch.examples)):  # spans as they were given, which need not be those of whole words
+            rows = list(zip(batch.examples, batch.inputs, predicted, strict=True))
+            wanted = [self.places(example, one) for example, one, _ in rows]
+            found = [_places(tags, one) for _, one, tags in rows]
+            scores = span_scores(wanted, found, scores["token_accuracy"])
         never = [row["label"] for row in scores["per_label"] if row["support"] and not row["recall"]]
         return scores | {
             "loss": self._mean_loss(logits, np.concatenate(read), [len(row) for row in read]),
@@ -347,34 +395,46 @@ class Tag(Task):
         return path, shares[np.arange(len(path)), path]
 
 
-def _first_odd(rows: Sequence[Sequence[str]]) -> tuple[int, str]:
-    """The first row whose tags contradict those before it, and why."""
-
-    def mixture(count: int) -> str:
-        try:
-            tagging.scheme_of(rows[:count])
-        except ValueError as error:
-            return str(error)
-        return ""
-
-    odd = bisect_left(range(1, len(rows)), True, key=lambda count: bool(mixture(count)))
-    return odd, mixture(odd + 1)
+def _cut(tokenizer: Tokenizer, examples: Sequence[Example], *, by_piece: bool) -> int:
+    """How many spans begin or end inside a word, or inside a piece."""
+    policy = LengthPolicy(8, "truncate")  # of words that are not read, the places are known too
+    encoded = read_words(tokenizer, examples, policy, whole=False, by_piece=by_piece)
+    return sum(
+        len(aligned(example.target, one, example.text)[1]) for example, one in zip(examples, encoded, strict=True)
+    )
 
 
-def _unbegun(examples: Sequence[Example]) -> list[str]:
-    if tagging.scheme_of(example.target for example in examples) != "BIO":
+def _is_marked(example: Example) -> bool:
+    """Whether its target is spans of characters."""
+    return bool(example.target) and isinstance(example.target[0], Mark)
+
+
+def _places(tags: Sequence[str], read: EncodedExample) -> list[tuple[int, int, str]]:
+    """The spans of an example's BIO tags as start, end and label, in characters."""
+    assert read.units is not None
+    words = read.units.start >= 0
+    starts, ends = read.units.start[words].tolist(), read.units.end[words].tolist()
+    return [(starts[one.first], ends[one.end - 1], one.label) for one in tagging.entities(tags)]
+
+
+def _ill_formed(examples: Sequence[Example]) -> list[str]:
+    """A line about entities that are written otherwise than most."""
+    scheme = tagging.scheme_of(example.target for example in examples)
+    if scheme not in ("BIO", "BIOES"):
         return []
-    found = [
-        (example.where, example.target[entity.first])
-        for example in examples
-        for entity in tagging.entities(example.target)
-        if not example.target[entity.first].startswith("B")
-    ]
+
+    def odd(tags: Sequence[str]) -> list[tagging.Entity]:
+        if scheme == "BIOES":
+            return tagging.unclosed(tags)
+        return [one for one in tagging.entities(tags) if not tags[one.first].startswith("B")]
+
+    found = [(example, entity) for example in examples for entity in odd(example.target)]
     if not found:
         return []
-    (where, tag), more = found[0], len(found) - 1
-    also = f", as {more:,} more do" if more else ""
-    return [f'{where}: an entity begins with "{tag}"{also}, and others begin with B-; read as entities']
+    (example, entity), more = found[0], len(found) - 1
+    also = f", as {more:,} more are" if more else ""
+    saw, rule = tagging.shown_tags(example.target, entity), "begin with B" if scheme == "BIO" else "have an end tag"
+    return [f'{example.where}: an entity is written "{saw}"{also}, and others {rule}; read as entities']
 
 
 def _enough(tags: tuple[str, ...], where: str) -> tuple[str, ...]:

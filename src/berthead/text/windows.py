@@ -205,7 +205,7 @@ def read_choices(tokenizer: Tokenizer, examples: Sequence[Example], policy: Leng
 
 
 def read_words(
-    tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy, *, whole: bool
+    tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy, *, whole: bool, by_piece: bool = False
 ) -> list[EncodedExample]:
     """Texts with an answer for each word: the given words, or those that the tokenizer finds.
 
@@ -214,6 +214,7 @@ def read_words(
         examples: with `words`, or with a text alone.
         policy: how long inputs are handled.
         whole: each window gets an answer too, before its words.
+        by_piece: each token of a text gets an answer, instead of each word.
 
     Returns:
         One input a text; each word is answered at its first token, in the window in which it has most context.
@@ -226,6 +227,8 @@ def read_words(
         if example.words is None:
             one = next(pieces)
             firsts = np.flatnonzero(np.diff(one.words, prepend=-2)) if len(one.ids) else np.empty(0, dtype=np.int64)
+            if by_piece:  # tokens of single bytes share the place of their character, which is one piece
+                firsts = np.flatnonzero(np.diff(one.starts, prepend=-1))
             lasts = np.append(firsts[1:], len(one.ids))[: len(firsts)] - 1
             ids, start = one.ids, one.starts[firsts]
             end = whole_characters(example.text, start, one.ends[lasts])

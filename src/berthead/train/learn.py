@@ -94,13 +94,14 @@ def learn(
     settings = settings_for(options, kind, encoder.config.width, few)
     pairs = any(example.pair is not None or example.choices for example in train)
     tokenizer, policy = _reader(encoder, options, pairs)
+    task, unit_notes = task.with_unit(options.tag_unit, tokenizer, train)
     left_out: list[str] = []
     if options.skip_bad_rows:
         train, long = split_readable(task, tokenizer, train, policy)
         valid, more = split_readable(task, tokenizer, valid, policy)
         left_out = [f"left out: {line}" for line in long + more]
     folds = [_fold(rows, task, tokenizer, policy) for rows in (train, valid)]
-    notes = left_out + _notes(task, folds, policy, encoder)
+    notes = left_out + unit_notes + _notes(task, folds, policy, encoder)
     if by_default and held_out == 0:
         notes.append(_none_held_out(len(examples)))
     elif not valid and held_out != 0:
