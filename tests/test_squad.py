@@ -82,7 +82,7 @@ def test_a_question_is_a_row(tmp_path, name, format):
     assert [row.values for row in rows] == [
         first,
         first | {"id": "q2", "question": "Why?", "answers": [], "is_impossible": True},
-        {"id": 3, "question": "What?", "context": "So.", "answers": [], "is_impossible": False},
+        {"id": 3, "question": "What?", "context": "So.", "is_impossible": False},
         {"id": "q4", "question": "Who?", "context": "Other."},
     ]
     assert [row.where for row in rows] == [

@@ -46,7 +46,7 @@ BROKEN = {
         "expected spans, or a list of tokens as the text"),
     "no tags": ("words", {"tokens": ["a"]}, 'column "tags" is blank; expected a list of tags'),
     "tags in words": ("words", {"tokens": ["a"], "tags": "O"}, 'column "tags" is "O"; expected a list of tags'),
-    "a number as tag": ("words", {"tokens": ["a"], "tags": [3]}, 'holds 3; expected a span such as {"start": 0'),
+    "a number as tag": ("words", {"tokens": ["a"], "tags": [3]}, "holds numbers, such as 3; expected tags. Name"),
     "an empty token": ("words", {"tokens": ["a", ""], "tags": ["O", "O"]}, "as token 2; expected a text"),
     "a number as token": ("words", {"tokens": ["a", 5], "tags": ["O", "O"]}, "holds 5 as token 2; expected a text"),
     "no token": ("words", {"tokens": [], "tags": []}, "holds no token"),
@@ -65,7 +65,7 @@ BROKEN = {
     "the same twice": ("tag", spans((0, 4, "X"), (0, 4, "X")), "0-4 (X) and 0-4 (X), which overlap"),
     "no text": ("tag", {"text": " ", "spans": []}, 'column "text" is blank; expected a text'),
     "no answers": ("span", {"question": "q", "context": "c"}, "or [] for none"),
-    "a blank answer": ("span", asked([{"text": " ", "answer_start": 0}]), 'expected an answer such as {"text": "..."'),
+    "a blank answer": ("span", asked([{"text": " "}, {"text": "cat"}]), 'expected an answer such as {"text": "..."'),
     "an answer elsewhere": ("span", asked([{"text": "dog", "answer_start": 4}]),
                             'answer_start 4, and "dog" is not in the context; expected the place of its first'),
     "an answer twice": ("span", asked([{"text": "the", "answer_start": 4}]),
@@ -217,11 +217,11 @@ def test_entities_that_begin_with_i_beside_those_that_begin_with_b_are_told(cli,
     path.write_text("Ann B-PER\nLee I-PER\n\nin O\nRome I-LOC\n\nBo I-PER\nsat O\n\n")
     ran = cli("fit", path, "--task", "tag", "--encoder", tiny_bert, "--out", tmp_path / "m", *FAST, "--valid", 0)
     assert ran.code == 0, ran
-    assert f'{path}:4: an entity begins with "I-LOC", as 1 more do, and others begin with B-' in ran.err
+    assert f'{path}:4: an entity is written "I-LOC", as 1 more are, and others begin with B; read as' in ran.err
     path.write_text("Ann I-PER\nLee I-PER\n\nin O\nRome I-LOC\n\n")
     ran = cli("eval", tmp_path / "m", path)
     assert ran.code == 0, ran
-    assert "begins with" not in ran.err
+    assert "is written" not in ran.err
 
 
 def test_an_answer_whose_place_is_wrong_is_mended_where_it_stands_once(cli, tmp_path, tiny_bert):
@@ -250,9 +250,10 @@ def test_an_answer_in_a_cell_is_a_text_though_it_reads_like_json(answer, cli, tm
 def test_spans_that_cut_words_are_noted_with_their_row(cli, tmp_path, tiny_bert):
     rows = [spans((0, 4, "X")), spans((1, 4, "X")), spans((0, 8, "X"), (9, 12, "Y"))]
     path = write_jsonl(tmp_path / "data.jsonl", rows)
-    ran = cli("fit", path, "--task", "tag", "--encoder", tiny_bert, "--out", tmp_path / "m", *FAST, "--valid", 0)
+    words = ["--task", "tag", "--tag-unit", "word", "--encoder", tiny_bert, "--out", tmp_path / "m"]
+    ran = cli("fit", path, *words, *FAST, "--valid", 0)
     assert ran.code == 0, ran
-    assert f'{path}:2: span 1-4 "ood" (X) begins or ends inside a word; the words "good" are labelled' in ran.err
+    assert f'{path}:2: span 1-4 "ood" (X) begins or ends inside a word; "good" is labelled, and counts' in ran.err
     assert ran.err.count("inside a word") == 1
 
 

@@ -31,7 +31,7 @@ class Form:
     Args:
         text: the first text, the tokens, or the question.
         label: the target.
-        pair: the second text, or the context.
+        pair: the second text, or the context; with choices, a context that some data have.
         needs_pair: whether a pair is required.
         choices: one column with a list of choices; empty: no choices.
         intent: the label beside the tags; empty: none.
@@ -82,7 +82,8 @@ FORMS = {
         two_texts="a question and its context", row="(question, context)",
     ),
     "choices": Form(
-        ("question", "stem", "premise", "text"), ("label", "answer", "answerKey", "correct"), (),
+        ("question", "stem", "premise", "text", "sent2"), ("label", "answer", "answerKey", "correct"),
+        ("article", "passage", "context", "sent1"),
         choices=("choices", "options", "endings"), two_texts="a question and its choices",
         row="(question, [choice, ...])",
     ),
@@ -101,6 +102,7 @@ class Columns:
         label: of the target; None: targets are not read.
         choices: of the choices: one with lists, or one for each choice.
         intent: of the label beside the tags, or None.
+        tag_names: the names of tags that are numbers, in their order; empty: tags are names.
         form: a key of FORMS.
     """
 
@@ -110,6 +112,7 @@ class Columns:
     choices: tuple[str, ...] = ()
     intent: str | None = None
     form: str = "text"
+    tag_names: tuple[str, ...] = ()
 
     @classmethod
     def find(
@@ -119,7 +122,7 @@ class Columns:
 
         Args:
             form: a key of FORMS.
-            wanted: role to the given column; None: the usual names are tried.
+            wanted: role to the given column; None: the usual names are tried. `pair` may be False: there is none.
             names: the file's columns.
             where: the file, for errors.
             label: whether targets are read.
@@ -143,6 +146,8 @@ class Columns:
 
         text = find("text", kind.text)
         has_pair = kind.needs_pair or wanted.get("pair")
+        if kind.choices and wanted.get("pair") is None:  # what a question is about is read wherever it is given
+            has_pair = any(name in names and name != text for name in kind.pair)
         return cls(
             text,
             find("pair", kind.pair) if has_pair else None,
@@ -150,13 +155,15 @@ class Columns:
             _choice_columns(kind, wanted.get("choices"), names, where) if kind.choices else (),
             find("intent", kind.intent) if kind.intent and label else None,
             form,
+            tuple(wanted.get("tag_names") or ()),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The names; those of choices and intent if there are any."""
         names: dict[str, Any] = {"text": self.text, "pair": self.pair, "label": self.label}
         names |= {"choices": list(self.choices)} if self.choices else {}
-        return names | ({"intent": self.intent} if self.intent else {})
+        names |= {"intent": self.intent} if self.intent else {}
+        return names | ({"tag_names": list(self.tag_names)} if self.tag_names else {})
 
 
 def _choice_columns(kind: Form, wanted: Any, names: Sequence[str], where: str) -> tuple[str, ...]:
@@ -244,10 +251,15 @@ def to_example(
     if columns.label is None or read is None:
         return example
     cell: Any = row.values.get(columns.label)
+    if columns.tag_names:
+        try:
+            cell = _named_tags(cell, columns.tag_names)
+        except ValueError as error:
+            return replace(example, error=f'column "{columns.label}" {error}')
     if columns.intent is not None:
         cell = cell, row.values.get(columns.intent)
     if columns.choices:
-        cell = cell, example.choices
+        cell = _named_choice(row, columns, cell), example.choices
     try:
         example = replace(example, target=read(cell))
         return settle(example) if settle else example
@@ -264,6 +276,30 @@ def _untargeted(row: Row, columns: Columns) -> Example:
     return Example(
         text, pair, None, row.where, words=words, choices=_choices(row, columns) if columns.choices else None
     )
+
+
+def _named_tags(cell: Any, names: Sequence[str]) -> Any:
+    """Numbers of tags as their names; anything else as it is."""
+    tags = _listed(cell)
+    if not tags or not all(isinstance(tag, int) and not isinstance(tag, bool) for tag in tags):
+        return cell
+    if odd := [tag for tag in tags if not 0 <= tag < len(names)]:
+        raise ValueError(
+            f"holds the tag {odd[0]}; expected 0 to {len(names) - 1}, as --tag-names has {len(names)} names"
+        )
+    return [names[tag] for tag in tags]
+
+
+def _named_choice(row: Row, columns: Columns, cell: Any) -> Any:
+    """The right choice, by its text if the row gives its choices names other than letters."""
+    found = row.values.get(columns.choices[0])
+    if not isinstance(found, dict) or len(columns.choices) > 1:
+        return cell
+    names, texts = (_listed(found.get(key)) or [] for key in ("label", "text"))
+    letters = [chr(ord("A") + place) for place in range(len(names))]
+    if len(names) != len(texts) or names == letters or plain(cell) not in names:
+        return cell
+    return texts[names.index(plain(cell))]
 
 
 def _cell_text(row: Row, column: str) -> str:
@@ -297,7 +333,8 @@ def _choices(row: Row, columns: Columns) -> tuple[str, ...]:
             cells.pop()  # rows may have fewer choices than columns
         where = columns.choices
     else:
-        found = _listed(row.values.get(columns.choices[0]))
+        value = row.values.get(columns.choices[0])
+        found = _listed(value.get("text") if isinstance(value, dict) else value)
         if found is None:
             seen = shown(row.values.get(columns.choices[0]))[:60]
             raise ValueError(f'column "{columns.choices[0]}" is {seen}; expected a list of choices')

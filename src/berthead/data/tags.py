@@ -414,7 +414,8 @@ def _check_closed(rows: Sequence[Sequence[str]], closing: str) -> None:
     number, one = broken[0]
     saw = shown_tags(rows[number], one)
     rule = 'a single tag such as "S-X", or tags from "B-X" to "E-X"'
-    raise SchemeError(f'"{saw}" is not a whole entity beside tags such as "{closing}"; expected {rule}', number)
+    both = max(number, next(place for place, row in enumerate(rows) if closing in row))
+    raise SchemeError(f'"{saw}" is not a whole entity beside tags such as "{closing}"; expected {rule}', both)
 
 
 def shown_tags(tags: Sequence[str], entity: Entity) -> str:

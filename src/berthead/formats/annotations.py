@@ -1,4 +1,4 @@
-"""Exports of the annotation tools doccano and Label Studio, as texts with spans."""
+"""Exports of annotation tools (doccano, Label Studio, Prodigy, spaCy, GLiNER) as texts with spans or tags."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
 from berthead.formats.documents import Document
+from berthead.formats.offsets import is_whole, utf16_place
 from berthead.records import Row
 
 Span = dict[str, Any]
@@ -13,7 +14,8 @@ Span = dict[str, Any]
 
 _KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
 _WANTED = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}
-_MARKS = ("label", "labels", "entities")  # where doccano writes spans
+_MARKS = ("label", "labels", "entities", "annotations", "ents")  # where tools write spans
+_LABELS = ("labels", "hypertextlabels")
 _SIMPLE = str | int | float | bool | None
 # What Label Studio itself adds to a row of JSON-MIN; none of them is the text.
 _OWN = frozenset(["id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "file_upload"])
@@ -63,33 +65,46 @@ def wanted(values: dict[str, Any], key: str, kind: type, place: str = "") -> Any
     return value
 
 
-# doccano
+# Objects of other tools, one a row
 
 
 def with_spans(values: dict[str, Any], marked: Container[str] = ()) -> dict[str, Any]:
-    """A doccano row with its spans added in our form; any other row unchanged.
+    """A row of another tool with its spans, or tags, in our form; any other row unchanged.
 
     Args:
-        values: the row. Spans are looked for under "label" and "labels", as [start, end, label] each, and under
-            "entities", as objects with "start_offset", "end_offset" and "label".
+        values: the row. Spans are looked for under "label" and "labels", as [start, end, label] each; under "entities",
+            as objects with "start_offset", "end_offset" and "label" (doccano) or with "start", "end" and
+            "entity_group" (transformers); under "annotations", as doccano's older objects; and under "ents" (spaCy).
+            Of GLiNER, "tokenized_text" and "ner" become tokens and tags.
         marked: keys (of `span_keys`) under which an empty list means no span, and a value that is no list of spans
             is copied to "spans", to be refused there; other keys may hold anything.
 
     Returns:
-        The row with "spans", and with "text" if doccano calls it "data"; or the row itself, if it has "spans"
-        already or has no doccano spans.
+        The row with "spans", with "text" if doccano calls it "data", and without tokens that are objects; or the row
+        itself, if it has nothing of that kind.
+
+    Raises:
+        ValueError: its spans were not accepted, or they do not fit its tokens.
 
     Example:
         >>> with_spans({"text": "Rome fell", "label": [[0, 4, "LOC"]]})["spans"]
         [{'start': 0, 'end': 4, 'label': 'LOC'}]
     """
+    if isinstance(values.get("tokenized_text"), list) and isinstance(values.get("ner"), list):
+        return _of_gliner(values)
+    if _has_token_objects(values):  # of Prodigy and spaCy: the text is there too
+        if (answer := values.get("answer", "accept")) != "accept":
+            raise ValueError(f'has "answer": "{answer}"; expected "accept"')
+        found = values.get("spans", values.get("ents", [] if "answer" in values else None))
+        others = {key: value for key, value in values.items() if key not in ("tokens", "ents")}
+        return others if found is None else others | {"spans": found}
     if "spans" in values:
         return values
     for key in _MARKS:
         marks = values.get(key)
         if not isinstance(marks, list) or not (marks or key in marked):
             continue
-        spans = _spans_of_doccano(key, marks)
+        spans = _spans_under(key, marks)
         if spans is None and key in marked:
             spans = marks
         if spans is not None:
@@ -99,13 +114,13 @@ def with_spans(values: dict[str, Any], marked: Container[str] = ()) -> dict[str,
 
 
 def span_keys(rows: Iterable[dict[str, Any]]) -> frozenset[str]:
-    """The keys of doccano's spans in these rows.
+    """The keys of spans in these rows, if they are those of another tool.
 
     Args:
         rows: some rows of a file.
 
     Returns:
-        Some of "label", "labels" and "entities".
+        Some of "label", "labels", "entities", "annotations" and "ents".
 
     Example:
         >>> sorted(span_keys([{"text": "So", "label": []}, {"text": "Rome", "label": [[0, 4, "LOC"]]}]))
@@ -115,27 +130,96 @@ def span_keys(rows: Iterable[dict[str, Any]]) -> frozenset[str]:
     for values in rows:
         for key in _MARKS:
             marks = values.get(key)
-            if isinstance(marks, list) and marks and _spans_of_doccano(key, marks) is not None:
+            if isinstance(marks, list) and marks and _spans_under(key, marks) is not None:
                 found.add(key)
     return frozenset(found)
 
 
-def _spans_of_doccano(key: str, marks: list[Any]) -> list[Span] | None:
+def _spans_under(key: str, marks: list[Any]) -> list[Span] | None:
     """The spans of a list; None if an item is something else."""
-    if key == "entities":
-        triples = [_offsets(mark) if isinstance(mark, dict) else None for mark in marks]
-    else:
-        triples = [mark if isinstance(mark, list) else None for mark in marks]
     spans = []
-    for triple in triples:
-        if triple is None or [type(part) for part in triple] != [int, int, str]:
+    for mark in marks:
+        is_ours = key == "entities" and isinstance(mark, dict) and {"start", "end", "label"} <= mark.keys()
+        triple = mark if key in ("label", "labels") else _offsets(mark) if isinstance(mark, dict) else None
+        triple = None if is_ours else triple
+        if not isinstance(triple, list) or [type(part) for part in triple[:2]] != [int, int] or len(triple) != 3:
+            return None
+        if key == "annotations" and type(triple[2]) is int:  # doccano's numbers, whose names stand elsewhere
+            triple[2] = str(triple[2])
+        if type(triple[2]) is not str:
             return None
         spans.append(dict(zip(("start", "end", "label"), triple, strict=True)))
     return spans
 
 
 def _offsets(mark: dict[str, Any]) -> list[Any]:
-    return [mark.get(key) for key in ("start_offset", "end_offset", "label")]
+    if "start_offset" in mark:
+        return [mark.get(key) for key in ("start_offset", "end_offset", "label")]
+    label = next((mark[key] for key in ("entity_group", "entity") if key in mark), mark.get("label"))
+    return [mark.get("start"), mark.get("end"), label]
+
+
+def _has_token_objects(values: dict[str, Any]) -> bool:
+    tokens = values.get("tokens")
+    return (
+        isinstance(tokens, list)
+        and bool(tokens)
+        and isinstance(values.get("text"), str)
+        and all(isinstance(one, dict) and {"start", "end"} <= one.keys() for one in tokens)
+    )
+
+
+def _of_gliner(values: dict[str, Any]) -> dict[str, Any]:
+    tokens = values["tokenized_text"]
+    tags = ["O"] * len(tokens)
+    for number, mark in enumerate(values["ner"]):
+        if not isinstance(mark, list) or [type(part) for part in mark] != [int, int, str]:
+            raise ValueError(f"ner[{number}] is {kind_of(mark)}; expected [first token, last token, label]")
+        first, last, label = mark
+        if not 0 <= first <= last < len(tokens):
+            raise ValueError(f"ner[{number}] is of the tokens {first} to {last}; expected 0 to {len(tokens) - 1}")
+        if any(tag != "O" for tag in tags[first : last + 1]):
+            raise ValueError(f"ner[{number}] overlaps another span; expected each token in one span at most")
+        tags[first : last + 1] = [f"B-{label}"] + [f"I-{label}"] * (last - first)
+    others = {key: value for key, value in values.items() if key not in ("tokenized_text", "ner")}
+    return {"tokens": tokens, "tags": tags} | others
+
+
+# spaCy
+
+
+def is_spacy(document: Any) -> bool:
+    """Whether a JSON document is training data of spaCy 2: a text and its entities in each pair.
+
+    Args:
+        document: a value from JSON.
+
+    Returns:
+        True for a list of [text, {"entities": [...]}], or an object with such a list under "annotations".
+
+    Example:
+        >>> is_spacy([["Rome fell", {"entities": [[0, 4, "LOC"]]}]])
+        True
+    """
+    pairs = document.get("annotations") if isinstance(document, dict) else document
+    return isinstance(pairs, list) and any(_is_pair(pair) for pair in pairs)
+
+
+def _is_pair(pair: Any) -> bool:
+    is_two = isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)
+    return is_two and isinstance(pair[1], dict) and "entities" in pair[1]
+
+
+def _spacy_rows(name: str, document: Any) -> Iterator[Row]:
+    pairs, before = (document["annotations"], "annotations") if isinstance(document, dict) else (document, "")
+    for number, pair in enumerate(pairs):
+        where = f"{name}:{before}[{number}]"
+        if pair is None:  # a text that was skipped
+            continue
+        if not _is_pair(pair):
+            yield Row({}, where, f'is {kind_of(pair)}; expected [text, {{"entities": [[start, end, label], ...]}}]')
+            continue
+        yield Row({"text": pair[0], "spans": pair[1]["entities"]}, where)
 
 
 # Label Studio
@@ -160,7 +244,8 @@ def is_label_studio(rows: list[Any]) -> bool:
 def label_studio_rows(name: str, rows: list[Any]) -> Iterator[Row]:
     """The tasks of a Label Studio export as texts with spans.
 
-    The first annotation that was not cancelled counts. A region with several labels gives a span for each.
+    Of annotations that were not cancelled the ground truth counts, or the first. A region with several labels gives a
+    span for each; choices for the whole text become its "label".
 
     Args:
         name: the file, for locations.
@@ -200,7 +285,11 @@ def _task(task: dict[str, Any]) -> dict[str, Any]:
     place, results = _results(task)
     if results is None:
         return _row(kept, _text_key(texts, [], [], 'its "data"'), None)
-    regions = [(f"{place}[{number}]", one) for number, one in results if one.get("type") == "labels"]
+    chosen = _chosen(results)
+    kept |= chosen
+    regions = [(f"{place}[{number}]", one) for number, one in results if one.get("type") in _LABELS]
+    if chosen and not regions:
+        return _row(kept, _text_key(texts, [], [], 'its "data"'), None)
     named = [one.get("to_name") for _, one in regions] + [str(one.get("source")).lstrip("$") for _, one in regions]
     marks = [(f"{at}.value", wanted(one, "value", dict, at)) for at, one in regions]
     key = _text_key(texts, named, [value for _, value in marks], 'its "data"')
@@ -211,7 +300,9 @@ def _results(task: dict[str, Any]) -> tuple[str, list[tuple[int, dict[str, Any]]
     """The location of the counting annotation's results, and the numbered results; None if there is none."""
     key = "annotations" if "annotations" in task or "completions" not in task else "completions"
     annotations = wanted(task, key, list) if key in task else []
-    for number, annotation in enumerate(annotations):
+    numbered = list(enumerate(annotations))
+    numbered.sort(key=lambda one: not (isinstance(one[1], dict) and one[1].get("ground_truth") is True))
+    for number, annotation in numbered:
         place = f"{key}[{number}]"
         if not isinstance(annotation, dict):
             raise ValueError(f"{place} is {kind_of(annotation)}; expected an object")
@@ -257,25 +348,44 @@ def _row(kept: dict[str, Any], key: str, spans: list[Span] | None) -> dict[str, 
     return values if spans is None else values | {"spans": spans}
 
 
+def _chosen(results: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+    """The choices for the whole text: under "label" if there is one question, else each under its name."""
+    found: dict[str, Any] = {}
+    for _, result in results:
+        value = result.get("value")
+        if result.get("type") == "choices" and isinstance(value, dict) and isinstance(value.get("choices"), list):
+            chosen = value["choices"]
+            found[str(result.get("from_name"))] = chosen[0] if len(chosen) == 1 else chosen
+    return {"label": next(iter(found.values()))} if len(found) == 1 else found
+
+
 def _spans(value: dict[str, Any], place: str, text: str) -> list[Span]:
     """A region's spans, one a label."""
-    start, end = wanted(value, "start", int, place), wanted(value, "end", int, place)
+    global_offsets = value.get("globalOffsets")
+    places = global_offsets if isinstance(global_offsets, dict) else value
+    start, end = wanted(places, "start", int, place), wanted(places, "end", int, place)
     start, end = _where_quoted(value.get("text"), start, end, text, place)
-    labels = wanted(value, "labels", list, place)
+    labels = wanted(value, next((key for key in _LABELS if key in value), "labels"), list, place)
     if not all(isinstance(label, str) for label in labels):
         raise ValueError(f'{place} has "labels" that are not texts; expected a list of texts')
     return [{"start": start, "end": end, "label": label} for label in labels]
 
 
 def _where_quoted(quote: Any, start: int, end: int, text: str, place: str) -> tuple[int, int]:
-    """The region in code points: as given, or converted from UTF-16 units if only that matches its quote."""
-    if not isinstance(quote, str) or end > len(text) or text[start:end].strip() == quote.strip():
+    """The region in code points: as given, or as a browser counts, if only that gives its quote or whole words."""
+
+    def is_it(first: int, last: int) -> bool:
+        if isinstance(quote, str):
+            return 0 <= first <= last <= len(text) and text[first:last].strip() == quote.strip()
+        return is_whole(text, first, last)
+
+    if is_it(start, end):
         return start, end
-    units = text.encode("utf-16-le", "surrogatepass")
-    before = units[: 2 * start].decode("utf-16-le", "surrogatepass")
-    through = units[: 2 * end].decode("utf-16-le", "replace")
-    if text[len(before) : len(through)].strip() == quote.strip():
-        return len(before), len(through)
+    for found in (utf16_place(text, start, end), utf16_place(text, start, end, one_line_end=True)):
+        if found and is_it(*found):
+            return found
+    if not isinstance(quote, str) or end > len(text):
+        return start, end
     seen = f"{quote[:40]!r}, but the text reads {text[start:end][:40]!r} at {start} to {end}"
     raise ValueError(f"{place} quotes {seen}; expected the quoted text there")
 
@@ -312,6 +422,15 @@ LABEL_STUDIO = Document(
     described='a Label Studio export, as [{"data": {"text": "..."}, "annotations": [...]}], or as JSON-MIN',
     is_one=lambda document: isinstance(document, list) and is_label_studio(document),
     rows=label_studio_rows,
+    needed=("text",),
+    target="spans",
+)
+
+SPACY = Document(
+    name="spacy",
+    described='training data of spaCy, as [["...", {"entities": [[0, 5, "PER"]]}]]',
+    is_one=is_spacy,
+    rows=_spacy_rows,
     needed=("text",),
     target="spans",
 )

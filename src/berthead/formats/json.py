@@ -59,7 +59,10 @@ def _reason(error: ValueError | RecursionError) -> str:
 
 def _spanned(row: Row, marked: frozenset[str]) -> Row:
     """The row, with spans if it is one of doccano's."""
-    values = with_spans(row.values, marked)
+    try:
+        values = with_spans(row.values, marked)
+    except ValueError as error:
+        return Row(row.values, row.where, row.error or str(error))
     return row if values is row.values else Row(values, row.where, row.error)
 
 
@@ -130,7 +133,7 @@ def _plain_rows(name: str, document: list[Any]) -> Iterator[Row]:
     for number, value in enumerate(document):
         where = f"{name}:[{number}]"
         if isinstance(value, dict):
-            yield Row(with_spans(value, marked), where)
+            yield _spanned(Row(value, where), marked)
         else:
             yield Row({}, where, f"is {kind_of(value)}; expected an object")
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from berthead.errors import UsageError, did_you_mean, listed
-from berthead.formats.annotations import LABEL_STUDIO
+from berthead.formats.annotations import LABEL_STUDIO, SPACY
 from berthead.formats.conll import CONLL
 from berthead.formats.csv import CSV, TSV
 from berthead.formats.format import Format
@@ -18,7 +18,7 @@ from berthead.formats.xlsx import XLSX
 from berthead.storage.compression import CODECS, split_codec
 
 # The first line of a stream is shown to the last one first: what is more particular stands behind.
-FORMATS = (CSV, TSV, JSON_LINES, PARQUET, XLSX, CONLL, *document_formats(SQUAD, LABEL_STUDIO))
+FORMATS = (CSV, TSV, JSON_LINES, PARQUET, XLSX, CONLL, *document_formats(SQUAD, LABEL_STUDIO, SPACY))
 PLAIN = JSON_LINES
 """What holds any row: bad rows, parts of what has to be known whole, and what stdout is given."""
 

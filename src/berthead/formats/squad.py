@@ -19,17 +19,19 @@ def is_squad(document: Any) -> bool:
         document: a value from JSON.
 
     Returns:
-        True for an object whose "data" is a list with an article that has "paragraphs".
+        True for an object whose "data" is a list with an article that has "paragraphs", and for a list of those.
 
     Example:
         >>> is_squad({"version": "1.1", "data": [{"title": "Rome", "paragraphs": []}]})
         True
     """
+    if isinstance(document, list):  # paragraphs alone, as simpletransformers has them
+        return any(isinstance(one, dict) and "qas" in one for one in document)
     articles = document.get("data") if isinstance(document, dict) else None
     return isinstance(articles, list) and any(isinstance(one, dict) and "paragraphs" in one for one in articles)
 
 
-def squad_rows(name: str, document: dict[str, Any]) -> Iterator[Row]:
+def squad_rows(name: str, document: Any) -> Iterator[Row]:
     """The questions of a SQuAD document.
 
     Args:
@@ -48,6 +50,10 @@ def squad_rows(name: str, document: dict[str, Any]) -> Iterator[Row]:
         >>> row.where, row.values["question"], row.values["answers"]
         ('dev.json:data[0].paragraphs[0].qas[0]', 'What fell?', [{'text': 'Rome', 'answer_start': 0}])
     """
+    if isinstance(document, list):
+        for number, paragraph in enumerate(document):
+            yield from _paragraph(name, f"[{number}]", paragraph, {})
+        return
     for number, article in enumerate(document["data"]):
         place = f"data[{number}]"
         try:
@@ -87,6 +93,8 @@ def _question(question: dict[str, Any], context: str) -> dict[str, Any]:
         raise ValueError(f'has {kind_of(impossible)} as "is_impossible"; expected true or false')
     if "answers" in question or impossible:
         values["answers"] = _answers(question) if "answers" in question else []
+    if impossible is False and values.get("answers") == []:
+        del values["answers"]  # nothing is known of it: a file without its answers, or a fault that a fit has to tell
     if impossible and values["answers"]:
         raise ValueError('has "answers" although "is_impossible" is true; expected [], or "is_impossible": false')
     return values if impossible is None else values | {"is_impossible": impossible}

@@ -123,6 +123,9 @@ class FitOptions(Options):
         "What gets a tag in a text [auto: word; piece if many spans cut words]; piece: each token of the tokenizer.",
         choices=("auto", "word", "piece"),
     )
+    tag_names: str | None = option(
+        None, "Names of tags that are numbers, in their order: a,b,c, or a file with one a line [default: none are]."
+    )
     head: str = option(
         "auto",
         "Prediction head [auto: linear]; crf: a conditional random field over tags.",
@@ -253,8 +256,8 @@ JOB_OPTIONS = ("text", "pair", "choices", "probabilities", "resume", "shard", "r
 # The options of an estimator. It gets rows instead of columns, `random_state` instead of `seed`, and is
 # fitted in one process without a folder.
 _NOT_OF_ESTIMATORS = (
-    "task", "text", "pair", "label", "choices", "intent", "valid", "class_weight", "device", "seed", "workers",
-    "skip_bad_rows", "overwrite", "resume", "checkpoint_minutes",
+    "task", "text", "pair", "label", "choices", "intent", "tag_names", "valid", "class_weight", "device", "seed",
+    "workers", "skip_bad_rows", "overwrite", "resume", "checkpoint_minutes",
 )  # fmt: skip
 ESTIMATOR_OPTIONS = tuple(spec.name for spec in fields(FitOptions) if spec.name not in _NOT_OF_ESTIMATORS)
 

@@ -19,6 +19,7 @@ class FitKeywords(TypedDict, total=False):
     encoder: str | Path
     adapt: str
     tag_unit: str
+    tag_names: str | None
     head: str
     pooling: str
     epochs: int | None

@@ -45,6 +45,8 @@ def input_columns(function: Function, options: PredictOptions, names: list[str],
         for role in ("text", "pair", "label", "intent", "choices")
         for name in [fitted.get(role)]
     }
+    wanted["pair"] = wanted["pair"] if fitted["pair"] else False  # a context is read as in the fit
+    wanted["tag_names"] = fitted.get("tag_names")
     return Columns.find(form, wanted, names, where, label=label)
 
 

@@ -109,7 +109,7 @@ def columns_in(names: Sequence[str], function: Function, where: str) -> Columns:
     """
     form, fitted = function.task.form, function.columns
     usual = FORMS[form]
-    wanted: dict[str, Any] = {"text": _named("text", usual.text, names, function, where)}
+    wanted: dict[str, Any] = {"text": _named("text", usual.text, names, function, where), "pair": False}
     if fitted["pair"]:
         wanted["pair"] = _named("pair", usual.pair, names, function, where)
     if usual.choices:
@@ -143,6 +143,11 @@ def _values(value: Any, function: Function, where: str) -> dict[str, Any]:
     form = FORMS[function.task.form]
     second = form.second or ("pair" if function.columns["pair"] else None)
     is_sequence = isinstance(value, tuple | list)
+    if form.choices and function.columns["pair"]:
+        fix = (
+            f"Give {{{', '.join(map(_quoted, (function.columns['text'], function.columns['pair'], 'choices')))}: ...}}."
+        )
+        raise DataError(where, f"is {type(value).__name__}", "a dict: this model reads a context too", fix)
     if second is None:
         if is_sequence and not form.reads_words:
             fix = "Fit it with --pair to read pairs."

@@ -142,8 +142,7 @@ class Applier:
         values, inputs = self.computed(examples)
         targets = task.targets([example.target for example in examples], inputs)
         scores = task.evaluate(values, targets, Batch(examples, inputs))
-        misfits = [f"misplaced: {line}" for line in task.misfits(examples, inputs)]
-        scores["warnings"] += misfits + length_notes(inputs, self.function.policy)
+        scores["warnings"] += task.misfits(examples, inputs) + length_notes(inputs, self.function.policy)
         return {"rows": len(examples)} | scores
 
     def computed(self, examples: Sequence[Example]) -> tuple[FloatArray, list[EncodedExample]]:

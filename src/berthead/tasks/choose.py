@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from berthead.data.labels import is_blank, plain
-from berthead.errors import DataError, listed, shown
+from berthead.errors import DataError, counted, listed, shown
 from berthead.records import Example, FloatArray, Prediction
 from berthead.tasks.arrays import number, ragged, softmax
 from berthead.tasks.base import Answer, Batch, Task, stateless
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STYLES = ("text", "letter", "number")
+FEWEST = 8
+"""Rows in which a label of 0 is expected."""
 
 
 class Choice(NamedTuple):
@@ -118,6 +120,23 @@ class Choose(Task):
         """1 for the right choice and 0 for the others, int64 [choices, 1]."""
         return ragged([(np.arange(value.of) == value.number(self.style)).astype(np.int64)[:, None] for value in values])
 
+    def misfits(self, examples: Sequence[Example], inputs: Sequence[EncodedExample]) -> list[str]:
+        """Labels that can be read in two ways, and numbers that seem to begin at 1."""
+        lines = []
+        twofold = [one for one in examples if len({number for _, number in one.target.readings}) > 1]
+        if self.style == "number":  # a number that is also the text of another choice
+            twofold += [one for one in examples if one not in twofold and _is_text_of_another(one)]
+        if twofold:
+            shown_choices, first = listed(map(shown, twofold[0].choices or ()), 4), twofold[0]
+            lines.append(
+                f"{first.where}: the label can be read as the text of a choice and as its number or letter "
+                f"(choices {shown_choices}): {counted(len(twofold), 'such row')}, read as the {self.style}"
+            )
+        numbers = [one.target.number(self.style) for one in examples]
+        if self.style == "number" and len(numbers) >= FEWEST and 0 not in numbers:
+            lines.append("no label is 0: numbers of choices begin at 0, so check that they do here")
+        return lines
+
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None, sizes: Sequence[int] = ()) -> Tensor:
         """Cross-entropy among the choices of each question, [examples]."""
         from berthead.tasks.losses import choice_losses
@@ -179,6 +198,11 @@ class Choose(Task):
         return f"one of each question's choices, by its {self.style}"
 
 
+def _is_text_of_another(example: Example) -> bool:
+    number, choices = example.target.number("number"), example.choices or ()
+    return str(number) in choices and choices[number] != str(number)
+
+
 def choice_of(label: Any, choices: Sequence[str]) -> Choice:
     """Which choice a label names.
 
@@ -216,6 +240,8 @@ def choice_of(label: Any, choices: Sequence[str]) -> Choice:
     elif isinstance(label, int | float) and not isinstance(label, bool) and label in range(count):
         readings.append(("number", int(label)))
     if not readings:
+        if str(label).strip() == str(count):
+            allowed += "; numbers begin at 0"
         raise ValueError(f"is {shown(label)}, and there are {count} choices; expected {allowed}")
     return Choice(count, tuple(readings))
 

@@ -95,6 +95,8 @@ class Extract(Task):
         if not isinstance(value, list | tuple):
             allowed = 'answers such as [{"text": "...", "answer_start": 0}], or [] for none'
             raise ValueError(f"is {shown(value)[:60]}; expected {allowed}")
+        if value and all(isinstance(one, dict) and "text" in one and is_blank(one["text"]) for one in value):
+            return ()  # how many write that there is no answer
         return tuple(_gold(one) for one in value)
 
     @classmethod
@@ -109,6 +111,11 @@ class Extract(Task):
                 context.count(gold.text),
                 f"answer_start {gold.start}" if gold.start >= 0 else "no answer_start",
             )
+            exact_place = _other_place(context, gold) if count > 1 else None
+            if exact_place is not None:
+                golds.append(gold._replace(start=exact_place))
+                notes.append(f"{said} does not count characters; {shown(gold.text[:60])} occurs at {exact_place}")
+                continue
             if count != 1:
                 stands = "is not in the context" if not count else f"occurs {count} times in the context"
                 saw = f"has {said}, and {shown(gold.text[:60])} {stands}"
@@ -341,6 +348,15 @@ def _rows(value: dict[str, Any]) -> list[Any]:
         saw = f"has {counted(len(texts), 'text')} and {counted(len(starts), 'value')} of answer_start"
         raise ValueError(f"{saw}; expected as many of both")
     return [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
+
+
+def _other_place(context: str, gold: Gold) -> int | None:
+    """The character at which an answer begins, if its offset counts UTF-16 units or bytes."""
+    for encoding, size in (("utf-16-le", 2), ("utf-8", 1)):
+        before = context.encode(encoding, "surrogatepass")[: max(gold.start, 0) * size].decode(encoding, "replace")
+        if gold.start >= 0 and context.startswith(before) and context[len(before) :].startswith(gold.text):
+            return len(before)
+    return None
 
 
 def _gold(value: Any) -> Gold:

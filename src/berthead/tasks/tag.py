@@ -14,6 +14,7 @@ import numpy as np
 from berthead.data import tags as tagging
 from berthead.data.labels import MOST_LABELS, is_blank
 from berthead.errors import DataError, UsageError, counted, did_you_mean, listed, shown
+from berthead.formats.offsets import is_whole, utf16_place
 from berthead.records import Example, FloatArray, IntArray, Prediction, Span
 from berthead.tasks.arrays import ragged, softmax
 from berthead.tasks.base import Answer, Batch, Task
@@ -82,6 +83,8 @@ class Tag(Task):
             )
         if all(isinstance(one, str) for one in value):
             return tuple(value)
+        if all(isinstance(one, int) and not isinstance(one, bool) for one in value):
+            raise ValueError(f"holds numbers, such as {value[0]}; expected tags. Name them: --tag-names O,B-PER,...")
         return tuple(mark_of(one) for one in value)
 
     @classmethod
@@ -91,7 +94,8 @@ class Tag(Task):
         if target and isinstance(target[0], Mark):
             if example.words is not None:
                 raise ValueError("holds spans, and the row holds tokens; expected a tag for each token")
-            check_marks(target, example.text)
+            example = _counted_in_code_points(example)
+            check_marks(example.target, example.text)
             return example
         if example.words is None and target:
             raise ValueError("holds tags, and the row holds a text; expected spans, or a list of tokens as the text")
@@ -234,7 +238,8 @@ class Tag(Task):
         lines, tagged = [], []
         for example, one in zip(examples, inputs, strict=True):
             if example.target and isinstance(example.target[0], Mark):
-                lines += [f"{example.where}: {line}" for line in aligned(example.target, one, example.text)[1]]
+                found = aligned(example.target, one, example.text)[1]
+                lines += [f"misplaced: {example.where}: {line}" for line in found]
             elif example.target:
                 tagged.append(example)
         return lines + _ill_formed(tagged)
@@ -404,6 +409,18 @@ def _cut(tokenizer: Tokenizer, examples: Sequence[Example], *, by_piece: bool) -
     )
 
 
+def _counted_in_code_points(example: Example) -> Example:
+    """The example with its spans in code points, if they only fit its words in UTF-16 units."""
+    text, marks = example.text, example.target
+    if text.isascii() or max(text) <= "\uffff" or all(is_whole(text, mark.start, mark.end) for mark in marks):
+        return example
+    places = [utf16_place(text, mark.start, mark.end) for mark in marks]
+    if not all(place and is_whole(text, *place) for place in places):
+        return example
+    moved = tuple(Mark(*place, mark.label) for place, mark in zip(places, marks, strict=True) if place)
+    return replace(example, target=moved, note="its spans look like UTF-16 offsets, and are read as such")
+
+
 def _is_marked(example: Example) -> bool:
     """Whether its target is spans of characters."""
     return bool(example.target) and isinstance(example.target[0], Mark)
@@ -434,7 +451,7 @@ def _ill_formed(examples: Sequence[Example]) -> list[str]:
     (example, entity), more = found[0], len(found) - 1
     also = f", as {more:,} more are" if more else ""
     saw, rule = tagging.shown_tags(example.target, entity), "begin with B" if scheme == "BIO" else "have an end tag"
-    return [f'{example.where}: an entity is written "{saw}"{also}, and others {rule}; read as entities']
+    return [f'misplaced: {example.where}: an entity is written "{saw}"{also}, and others {rule}; read as entities']
 
 
 def _enough(tags: tuple[str, ...], where: str) -> tuple[str, ...]:

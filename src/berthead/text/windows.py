@@ -181,14 +181,19 @@ def read_choices(tokenizer: Tokenizer, examples: Sequence[Example], policy: Leng
 
     Args:
         tokenizer: the encoder's.
-        examples: with `choices`.
+        examples: with `choices`; where there is a context as `pair`, it is read first, then question and choice.
         policy: how long inputs are handled.
 
     Returns:
         One input a question.
     """
-    questions = tokenizer.ids([example.text for example in examples])
-    every = iter(tokenizer.ids([choice for example in examples for choice in example.choices or ()]))
+    questions = tokenizer.ids([example.text if example.pair is None else example.pair for example in examples])
+    seconds = [
+        choice if example.pair is None else f"{example.text} {choice}"
+        for example in examples
+        for choice in example.choices or ()
+    ]
+    every = iter(tokenizer.ids(seconds))
     found: list[EncodedExample] = []
     for example, question in zip(examples, questions, strict=True):
         pairs = [_text_input(tokenizer, question, next(every), policy) for _ in example.choices or ()]

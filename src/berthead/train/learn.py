@@ -203,7 +203,7 @@ def _notes(task: Task, folds: Sequence[Fold], policy: LengthPolicy, checkpoint: 
     if counts is not None:
         few = [f"{text} ({int(n)})" for text, n in zip(task.label_texts, counts, strict=True) if n < RARE]
         notes += [f"labels with fewer than {RARE} fitted rows: {listed(few)}"] if few else []
-    notes += [f"misplaced: {line}" for fold in folds for line in task.misfits(fold.examples, fold.inputs)]
+    notes += [line for fold in folds for line in task.misfits(fold.examples, fold.inputs)]
     other = [name for name in checkpoint.left_out if not name.endswith("position_ids")]
     if other:
         notes.append(f"{checkpoint.name}: unused weights of another head: {len(other)} ({listed(other, 3)})")

@@ -109,7 +109,8 @@ def _fitted(
     """Read the rows and fit them; returns the result."""
     names, rows, where = read_rows(data)
     task = find_task(chosen.task)
-    columns = Columns.find(task.form, chosen.to_dict(), names, where)
+    wanted = chosen.to_dict() | {"tag_names": _tag_names(chosen.tag_names, task)}
+    columns = Columns.find(task.form, wanted, names, where)
     examples, bad, notes = _labelled(rows, columns, task, chosen)
     notes += _unread_pair(names, columns)
     held_out, bad_held_out, more_notes = _held_out(chosen, task, columns)
@@ -143,6 +144,8 @@ def _held_out(
             raise UsageError("--valid", saw, "a file, or a share from 0 to below 1 such as 0.1") from None
         names, rows, where = read_rows(options.valid)
         for role, column in columns.to_dict().items():
+            if role == "tag_names":
+                continue
             for name in column if isinstance(column, list) else [column]:
                 if name:
                     find_column(role, name, names, where)
@@ -150,6 +153,21 @@ def _held_out(
     if not 0 <= share < 1:
         raise UsageError("--valid", f"is {options.valid}", "a file, or a share from 0 to below 1")
     return share, [], []
+
+
+def _tag_names(given: str | None, task: type[Task]) -> list[str]:
+    """The names of tags: a,b,c, or the lines of a file."""
+    if given is None:
+        return []
+    if "tags" not in FORMS[task.form].label:
+        raise UsageError("--tag-names", f"is given, but --task {task.name} has no tags", "", "Leave --tag-names out.")
+    path = Path(given)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else given.split(",")
+    names = [line.strip() for line in lines if line.strip()]
+    if len(names) < 2 or len(set(names)) < len(names):
+        saw = f"has {counted(len(names), 'name')}" if len(names) < 2 else "has a name twice"
+        raise UsageError("--tag-names", saw, "each tag once, in the order of its number, or a file with one a line")
+    return names
 
 
 def _unread_pair(names: list[str], columns: Columns) -> list[str]:
