@@ -316,7 +316,7 @@ def test_an_unknown_label_is_shown_with_the_known_ones_and_the_nearest():
 
 def test_an_unknown_label_shows_its_type():
     labels = Labels(["0", "1"])
-    assert labels.unknown(0)[0] == "is 0"
+    assert labels.unknown(2)[0] == "is 2 (integer; the labels are of type text)"
     assert labels.unknown("é")[0] == 'is "é"'
     assert Labels([True, 0]).unknown(False)[1].startswith("expected one of 2 known labels: true, 0")
 

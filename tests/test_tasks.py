@@ -345,8 +345,10 @@ def test_a_label_that_was_not_there_at_fit_is_named_with_the_known_ones():
     with pytest.raises(ValueError, match="neutal") as error:
         Multilabel(task.labels, (0.5,) * 3).check(["positive", "neutal"])
     assert str(error.value) == wanted
-    with pytest.raises(ValueError, match="is 0; expected one of 2 known labels"):
-        Classify(Labels(["0", "1"])).check(0)
+    with pytest.raises(
+        ValueError, match=r"is 2 \(integer; the labels are of type text\); expected one of 2 known labels"
+    ):
+        Classify(Labels(["0", "1"])).check(2)
     task.check("neutral")
 
 

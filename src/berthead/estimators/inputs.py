@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from berthead.data.examples import Form
-from berthead.data.labels import is_blank
-from berthead.errors import DataError, counted
+from berthead.data.labels import is_blank, plain
+from berthead.errors import DataError, counted, shown
 
 
 def texts_of(X: Any) -> list[Any]:
@@ -78,13 +78,32 @@ def refuse_empty(rows: Sequence[Any]) -> None:
         raise DataError("X", "is empty: 0 samples", "at least 2 rows")
 
 
+def _kind_of(value: Any) -> str:
+    """The kind of a label, where integers and other numbers are one."""
+    if isinstance(value, str):
+        return "texts"
+    if isinstance(value, bool):
+        return "booleans"
+    return "numbers" if isinstance(value, int | float) else type(value).__name__
+
+
 def refuse_missing(y: Any) -> None:
-    """Refuse a missing y and missing labels."""
+    """Refuse a missing y, missing labels, and labels of several types."""
     if y is None:
         # scikit-learn's own words, which its checks look for.
         raise DataError("y", "requires y to be passed, but the target y is None", "labels or numbers")
-    values = np.asarray(y)
-    if values.ndim == 1 and values.dtype == object:
-        for row, value in enumerate(values.tolist()):
-            if is_blank(value):
-                raise DataError(f"y[{row}]", "is missing", "a label or a number for every text")
+    # As an array a list loses its types: NaN among texts would be the label 'nan', and 0 the label '0'.
+    if hasattr(y, "to_numpy") or hasattr(y, "dtype"):
+        values = np.asarray(y)
+        cells = values.tolist() if values.ndim == 1 and values.dtype.kind in "Of" else []
+    else:
+        cells = [plain(value) for value in y]
+    if all(_kind_of(value) == "numbers" for value in cells):
+        return  # NaN among numbers is told where they are read
+    for row, value in enumerate(cells):
+        if is_blank(value):
+            raise DataError(f"y[{row}]", "is missing", "a label or a number for every text")
+    by_kind: dict[str, Any] = {_kind_of(value): value for value in reversed(cells)}
+    if len(by_kind) > 1:
+        seen = " and ".join(f"{name}, such as {shown(value)}" for name, value in sorted(by_kind.items()))
+        raise DataError("y", f"mixes {seen}", "labels of one type")

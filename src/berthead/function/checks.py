@@ -78,10 +78,12 @@ def check_record(record: Mapping[str, Any], positions: int) -> None:
     texts += columns.get("choices", [])
     if not all(isinstance(text, str) for text in texts) or not isinstance(columns["pair"], str | None):
         raise ValueError("a name is not a text; expected a text")
+    if not isinstance(columns.get("separator"), str | None):
+        raise ValueError("a separator is not a text; expected a text")
     if not isinstance(columns.get("intent"), str | None) or not isinstance(columns.get("choices", []), list):
         raise ValueError("a name is not a text; expected a text")
-    if not columns.keys() <= {"text", "pair", "label", "choices", "intent"}:
-        raise ValueError(f"columns are {sorted(columns)}; expected text, pair, label, choices, intent")
+    if not columns.keys() <= {"text", "pair", "label", "choices", "intent", "separator"}:
+        raise ValueError(f"columns are {sorted(columns)}; expected text, pair, label, choices, intent, separator")
     for sha256 in (parameters["theta_sha256"], parameters["omega_sha256"], pretrained["theta_sha256"]):
         if not re.fullmatch("[0-9a-f]{64}", sha256):
             raise ValueError(f"{sha256!r} is not a sha256; expected 64 hexadecimal digits")

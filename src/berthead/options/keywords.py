@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -12,9 +13,10 @@ class FitKeywords(TypedDict, total=False):
     task: str
     text: str | None
     pair: str | None
-    label: str | None
-    choices: str | None
+    label: str | Sequence[str] | None
+    choices: str | Sequence[str] | None
     intent: str | None
+    separator: str | None
     valid: float | str | Path | None
     encoder: str | Path
     adapt: str
@@ -63,7 +65,7 @@ class JobKeywords(TypedDict, total=False):
 
     text: str | None
     pair: str | None
-    choices: str | None
+    choices: str | Sequence[str] | None
     probabilities: bool
     resume: bool
     shard: str | None
@@ -76,9 +78,10 @@ class RowKeywords(TypedDict, total=False):
 
     text: str | None
     pair: str | None
-    label: str | None
-    choices: str | None
+    label: str | Sequence[str] | None
+    choices: str | Sequence[str] | None
     intent: str | None
+    separator: str | None
     skip_bad_rows: bool
 
 

@@ -45,7 +45,9 @@ def input_columns(function: Function, options: PredictOptions, names: list[str],
         for role in ("text", "pair", "label", "intent", "choices")
         for name in [fitted.get(role)]
     }
-    return Columns.find(form, wanted, names, where, label=label)
+    wanted["separator"] = options.separator or fitted.get("separator")
+    several = function.task.several_labels
+    return Columns.find(form, wanted, names, where, label=label, several=several)
 
 
 def _there(wanted: Any, names: list[str]) -> bool:

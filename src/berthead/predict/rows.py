@@ -80,9 +80,7 @@ class LabelledRows:
         return [] if self.labelled else ["there is no column of targets: answers are compared but not scored"]
 
 
-def labelled_rows(
-    data: Any, functions: Sequence[Function], *, needed: bool = True, **flags: str | bool | None
-) -> LabelledRows:
+def labelled_rows(data: Any, functions: Sequence[Function], *, needed: bool = True, **flags: Any) -> LabelledRows:
     """Rows with targets, for one function or for several of one task.
 
     Args:

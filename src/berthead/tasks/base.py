@@ -130,6 +130,11 @@ class Task(Protocol):
         read = type(self).encode
         return read if getattr(read, "stateless", False) else id(self)
 
+    @classmethod
+    def target_notes(cls, targets: Sequence[Any]) -> list[str]:
+        """What was probably not meant in the targets of a fit, as lines."""
+        return []
+
     def misfits(self, examples: Sequence[Example], inputs: Sequence[EncodedExample]) -> list[str]:
         """Targets that do not match the encoded text, as lines with their rows."""
         return []

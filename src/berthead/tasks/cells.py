@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from berthead.data.labels import Labels
 from berthead.records import Label, Span
 
 
@@ -38,6 +39,14 @@ def common_type(labels: Iterable[Label]) -> type:
 def typed(label: Label) -> tuple[str, Label]:
     """A label as a key that differs by type: "0", 0 and False are three."""
     return type(label).__name__, label
+
+
+def is_label(labels: Labels, answer: Any, target: Any) -> bool:
+    """Whether an answer is the target, which may have another type; a label that is not known is never right."""
+    try:
+        return labels.number(target) == labels.number(answer)
+    except KeyError:
+        return False
 
 
 def quoted(label: Label) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from berthead.data.examples import FORMS, SYNONYMS, Columns, find_column, sound_examples, to_example
+from berthead.data.examples import FORMS, SYNONYMS, Columns, sound_examples, to_example
 from berthead.errors import Interrupted, MachineError, UsageError, counted
 from berthead.fitted import Fitted, load
 from berthead.formats.readers import STDIO
@@ -109,7 +109,7 @@ def _fitted(
     """Read the rows and fit them; returns the result."""
     names, rows, where = read_rows(data)
     task = find_task(chosen.task)
-    columns = Columns.find(task.form, chosen.to_dict(), names, where)
+    columns = Columns.find(task.form, chosen.to_dict(), names, where, several=task.several_labels)
     examples, bad, notes = _labelled(rows, columns, task, chosen)
     notes += _unread_pair(names, columns)
     held_out, bad_held_out, more_notes = _held_out(chosen, task, columns)
@@ -142,10 +142,7 @@ def _held_out(
             saw = f'is "{options.valid}"'
             raise UsageError("--valid", saw, "a file, or a share from 0 to below 1 such as 0.1") from None
         names, rows, where = read_rows(options.valid)
-        for role, column in columns.to_dict().items():
-            for name in column if isinstance(column, list) else [column]:
-                if name:
-                    find_column(role, name, names, where)
+        Columns.find(task.form, columns.to_dict(), names, where, several=task.several_labels)
         return _labelled(rows, columns, task, options)
     if not 0 <= share < 1:
         raise UsageError("--valid", f"is {options.valid}", "a file, or a share from 0 to below 1")
