@@ -69,5 +69,7 @@ def as_line(prediction: Prediction, as_json: bool) -> str:
         shown = "  ".join(f"{label} {shares[label]:.4f}" if label in shares else f"{label}" for label in answer)
         return shown or "(no label)"
     if isinstance(answer, float) and prediction.score is None:
-        return f"{answer:.6g}"
+        from berthead.tasks.cells import number_text
+
+        return number_text(answer)
     return f"{answer}" if prediction.score is None else f"{answer}  {prediction.score:.4f}"

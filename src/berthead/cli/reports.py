@@ -236,7 +236,9 @@ def _flip(flip: dict[str, Any]) -> str:
 
 def _short(value: Any, most: int = 60) -> str:
     """A value as JSON, cut off if it is long."""
-    text = f"{value:.6g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+    from berthead.tasks.cells import number_text
+
+    text = number_text(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 

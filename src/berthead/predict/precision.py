@@ -106,7 +106,7 @@ def _points(better: int, exact: float, found: float) -> float:
 
 
 def _verdict(task: Task, batch: Batch, exact: FloatArray, values: FloatArray, points: float | None) -> Verdict:
-    unit, same, drifts = task.affine()[0], 0, []
+    unit, same, drifts = task.number_unit, 0, []
     for one, other in zip(decoded(task, exact, batch), decoded(task, values, batch), strict=True):
         distance = task.distance(one, other)
         if distance is not None:

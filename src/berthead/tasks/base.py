@@ -300,6 +300,11 @@ class Task(Protocol):
             return f"{answer.answer:.6g}"
         return json.dumps(self.written(answer), default=str, sort_keys=True)
 
+    @property
+    def number_unit(self) -> float:
+        """The size of a difference of two numbers that matters, in the user's unit."""
+        return self.affine()[0]
+
     def distance(self, one: Answer, other: Answer) -> float | None:
         """The distance of two numbers in the user's unit; None: answers are only equal or not."""
         return abs(one.answer - other.answer) if one.is_number and other.is_number else None
@@ -323,6 +328,11 @@ class Task(Protocol):
         return bool(answer.answer == example.target) if is_label else None
 
     # Words.
+
+    @property
+    def logits_in_words(self) -> str:
+        """How logits become answers, if a reader of the logits has to know it."""
+        return ""
 
     def written(self, answer: Answer) -> Any:
         """An answer as JSON: spans as lists of start, end, label and text; beside a label as `label` and `spans`."""

@@ -22,6 +22,18 @@ def short(value: Any) -> Any:
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
+def number_text(value: float) -> str:
+    """A number for a reader: six digits, or as many as a large number needs that float32 does not hold.
+
+    Example:
+        >>> number_text(2.5), number_text(0.123456789), number_text(1700000093.25), number_text(2500000.0)
+        ('2.5', '0.123457', '1700000093.25', '2.5e+06')
+    """
+    with np.errstate(over="ignore"):
+        exact = float(np.float32(value)) == value
+    return f"{value:.6g}" if exact or abs(value) < 1e5 else f"{value:.15g}"
+
+
 def spans_json(spans: Sequence[Span]) -> list[dict[str, Any]]:
     """Spans as JSON objects: start, end, label, text and score."""
     return [
