@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from berthead.data.examples import FORMS
-from berthead.errors import DataError, UsageError, did_you_mean
+from berthead.errors import DataError, did_you_mean
 from berthead.estimators.inputs import refuse_blank, refuse_empty, texts_of
 from berthead.fitted import Fitted
 from berthead.options import ESTIMATOR_OPTIONS, FitOptions
@@ -23,6 +23,7 @@ from berthead.options.signatures import documented, help_of, parameters_of
 from berthead.records import Example, FloatArray
 from berthead.tasks import find_task
 from berthead.train.fit import fit_examples
+from berthead.train.settings import check_share
 
 E = TypeVar("E", bound="TextEstimator")
 
@@ -113,8 +114,8 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
     def _fit_examples(
         self, task: str, examples: Sequence[Example], columns: dict[str, Any], class_weight: str = "none"
     ) -> Fitted:
-        if self.valid is not None and not 0 <= self.valid < 1:
-            raise UsageError("valid", f"is {self.valid!r}", "None, or a share from 0 to below 1")
+        if self.valid is not None:
+            check_share(self.valid, "valid", "None, or a share")
         chosen = {name: getattr(self, name) for name in ESTIMATOR_OPTIONS}
         options = FitOptions(task=task, seed=_seed(self.random_state), class_weight=class_weight, **chosen)
         result = fit_examples(examples, self.valid, options, columns, "y", with_baselines=False, quiet=not self.verbose)

@@ -230,7 +230,9 @@ def _refused(told: Mapping[str, PrecisionReport | None], precision: str, how_to:
     for name, report in told.items():
         if report is None:
             return f"{_whose(name)}{precision} was not measured with what computes it here; {how_to}"
-        if not report.verdicts[precision].passed:
+        if report.passes(precision) is None:
+            return f"{_whose(name)}{precision} {report.verdict(precision)}; {how_to}"
+        if not report.passes(precision):
             allowed = f"{100 * LEAST_AGREEMENT:.1f} %, -{MOST_LOST_POINTS} points"
             return f"{_whose(name)}{precision} is refused: {report.says(precision)} (expected {allowed})"
     return ""

@@ -10,12 +10,12 @@ import numpy as np
 
 from berthead.data.label_notes import label_notes
 from berthead.data.labels import MOST_LABELS, Labels, is_blank, plain
-from berthead.errors import DataError, listed, shown
+from berthead.errors import DataError, shown
 from berthead.records import Example, FloatArray, IntArray, Label
 from berthead.tasks.arrays import number, softmax
 from berthead.tasks.base import Answer, Batch, LinearModel, Task
 from berthead.tasks.cells import is_label, typed
-from berthead.tasks.label_scores import best_temperature, calibration_error, nll, per_label
+from berthead.tasks.label_scores import best_temperature, calibration_error, never_predicted, nll, per_label
 from berthead.tasks.linear import softmax_regression
 from berthead.text.windows import EncodedExample
 
@@ -146,8 +146,8 @@ class Classify(Task):
         table = per_label(self.labels.names, targets, predicted)
         present = [row["f1"] for row, n in zip(table, np.bincount(predicted, minlength=self.outputs), strict=True)
                    if row["support"] or n]  # fmt: skip
+        counts = [np.bincount(numbers, minlength=self.outputs) for numbers in (targets, predicted)]
         accuracy = float((predicted == targets).mean())
-        never = [name for number, name in enumerate(self.labels.names) if number not in predicted]
         return {
             "accuracy": accuracy,
             "macro_f1": float(np.mean(present)),
@@ -155,7 +155,7 @@ class Classify(Task):
             "loss": nll(logits, targets, self.temperature),
             "calibration_error": calibration_error(logits / self.temperature, targets),
             "per_label": table,
-            "warnings": [f"never predicted: {listed(map(shown, never))}"] if never else [],
+            "warnings": never_predicted(self.labels.names, *counts),
         }
 
     def identity(self, answer: Answer) -> Hashable:

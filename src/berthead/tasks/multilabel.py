@@ -11,12 +11,12 @@ import numpy as np
 from berthead.data.label_notes import label_notes, separator_note
 from berthead.data.labels import MOST_LABELS, Labels, is_blank, plain
 from berthead.data.lists import labels_in
-from berthead.errors import DataError, counted, listed, shown
+from berthead.errors import DataError, counted, shown
 from berthead.records import Example, FloatArray, IntArray, Label
 from berthead.tasks.arrays import number, sigmoid
 from berthead.tasks.base import Answer, Batch, LinearModel, Task
 from berthead.tasks.cells import typed
-from berthead.tasks.label_scores import per_label
+from berthead.tasks.label_scores import never_predicted, per_label
 from berthead.tasks.linear import logistic_regressions
 from berthead.text.windows import EncodedExample
 
@@ -183,7 +183,6 @@ class Multilabel(Task):
 
         predicted = (sigmoid(logits) >= np.array(self.thresholds)).astype(int)
         gold = targets.astype(int)
-        never = [name for name, n in zip(self.labels.names, predicted.sum(0), strict=True) if not n]
         # For one label scikit-learn wants vectors of the positive class.
         flat = (gold.ravel(), predicted.ravel())
         every = np.logaddexp(0, -np.where(gold == 1, logits, -logits).astype(np.float64))
@@ -197,7 +196,7 @@ class Multilabel(Task):
             "exact_match": float((predicted == gold).all(1).mean()),
             "loss": float(every.mean()),
             "per_label": table,
-            "warnings": [f"never predicted: {listed(map(shown, never))}"] if never else [],
+            "warnings": never_predicted(self.labels.names, gold.sum(0), predicted.sum(0)),
         }
 
     def columns(self, probabilities: bool = False) -> dict[str, type]:

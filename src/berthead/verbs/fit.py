@@ -19,6 +19,7 @@ from berthead.storage.folders import check_out
 from berthead.tasks import Task, find_task
 from berthead.train.checkpoints import Checkpoints
 from berthead.train.fit import fit_examples
+from berthead.train.settings import MOST_HELD_OUT, check_share
 from berthead.train.steps import History
 from berthead.train.workers import is_writer
 
@@ -140,12 +141,11 @@ def _held_out(
         path = Path(options.valid)
         if options.valid != STDIO and not path.suffix and not path.exists():
             saw = f'is "{options.valid}"'
-            raise UsageError("--valid", saw, "a file, or a share from 0 to below 1 such as 0.1") from None
+            raise UsageError("--valid", saw, f"a file, or a share from 0 to {MOST_HELD_OUT:g} such as 0.1") from None
         names, rows, where = read_rows(options.valid)
         Columns.find(task.form, columns.to_dict(), names, where, several=task.several_labels)
         return _labelled(rows, columns, task, options)
-    if not 0 <= share < 1:
-        raise UsageError("--valid", f"is {options.valid}", "a file, or a share from 0 to below 1")
+    check_share(share, "--valid", "a file, or a share")
     return share, [], []
 
 
