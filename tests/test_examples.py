@@ -68,8 +68,8 @@ def test_a_column_that_is_like_no_other_gets_a_hint_all_the_same():
     with pytest.raises(DataError) as error:
         find_column("text", "zzz", [f"c{number}" for number in range(30)], "a.csv")
     assert "c19 and 10 more. Name one: --text COLUMN." in str(error.value)
-    with pytest.raises(DataError, match=r'Did you mean "Text"\?'):
-        find_column("text", "text", ["Text", "label"], "a.csv")
+    with pytest.raises(DataError, match=r'Did you mean "Texts"\?'):
+        find_column("text", "text", ["Texts", "label"], "a.csv")
 
 
 # Rows

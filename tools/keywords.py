@@ -36,7 +36,7 @@ WIDER = {"encoder": "str | Path", "base": "str | Path | None", "cache": "str | P
          "valid": "float | str | Path | None", "label": "str | Sequence[str] | None",
          "choices": "str | Sequence[str] | None"}  # fmt: skip
 ESTIMATOR_OWN = {
-    "valid": "float | None", "random_state": "Any", "verbose": "bool", "class_weight": "str | None",
+    "valid": "float | tuple[Any, Any] | None", "random_state": "Any", "verbose": "bool", "class_weight": "str | None",
 }  # fmt: skip
 
 

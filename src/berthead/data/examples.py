@@ -211,8 +211,8 @@ def _choice_columns(kind: Form, wanted: Any, names: Sequence[str], where: str) -
         named = wanted.split(",") if isinstance(wanted, str) else list(wanted)
         return tuple(find_column("choices", name.strip(), names, where) for name in named)
     for name in kind.choices:
-        if name in names:
-            return (name,)
+        if (found := same_name(name, names)) is not None:
+            return (found,)
     several = tuple(name for name in names if _CHOICE_COLUMN.fullmatch(name))
     if len(several) < 2:
         saw = "has no column of choices, nor two columns such as choice_a, choice_b"
@@ -245,9 +245,25 @@ def find_column(role: str, wanted: str | None, columns: Sequence[str], where: st
     for name in names:
         if name in columns:
             return name
+    for name in names:
+        if (same := same_name(name, columns)) is not None:
+            return same
     seen = f'has no column "{wanted}"' if wanted else f"has no column for the {role}"
     fix = did_you_mean(wanted, columns) if wanted else ""
     raise DataError(where, seen, f"one of its columns: {listed(columns, 20)}", fix or f"Name one: --{role} COLUMN.")
+
+
+def same_name(name: str, columns: Sequence[str]) -> str | None:
+    """The column of this name, or the only one whose name differs in case or in blanks around it; None: there is none.
+
+    Example:
+        >>> same_name("text", ["Text", "Label"]), same_name("text", ["Text", "TEXT"])
+        ('Text', None)
+    """
+    if name in columns:
+        return name
+    same = [one for one in columns if one.strip().casefold() == name.strip().casefold()]
+    return same[0] if len(same) == 1 else None
 
 
 class CellError(ValueError):
@@ -395,7 +411,7 @@ def sound_examples(examples: Iterable[Example], skip_bad_rows: bool, most: int =
     return sound, [f"{one.where}: {one.error}" for one in bad]
 
 
-def rows_of(records: Iterable[dict[str, Any]]) -> Iterator[Row]:
-    """Dicts in memory as rows, numbered from 1."""
+def rows_of(records: Iterable[Mapping[Any, Any]]) -> Iterator[Row]:
+    """Dicts in memory as rows, numbered from 1; names that are numbers become text."""
     for number, values in enumerate(records, start=1):
-        yield Row(values, f"row {number}")
+        yield Row({str(name): value for name, value in values.items()}, f"row {number}")

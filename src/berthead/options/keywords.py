@@ -109,7 +109,7 @@ class EstimatorKeywords(TypedDict, total=False):
     precision: str
     cache: str | Path | None
     threads: int | None
-    valid: float | None
+    valid: float | tuple[Any, Any] | None
     random_state: Any
     verbose: bool
     class_weight: str | None

@@ -34,7 +34,7 @@ def fit(
     """Fit Predict(BERT(x)) on labelled data.
 
     Args:
-        data: a file of rows, a data frame, or a list of dicts.
+        data: a file of rows, a data frame, an Arrow table, a dict of columns, or a list of dicts.
         out: the model folder to write, or None.
         config: a YAML file with options.
         quiet: show no progress.
