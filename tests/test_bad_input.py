@@ -172,8 +172,8 @@ CASES = {
     "metric of another task": Case(
         FIT + " --metric pearson", 2, ("expected a metric of classify: accuracy",), {"data.csv": TOY}
     ),
-    "valid share too large": Case(FIT + " --valid 1.5", 2, ("--valid: is 1.5", "0 to below 1"), {"data.csv": TOY}),
-    "valid share NaN": Case(FIT + " --valid nan", 2, ("--valid: is nan", "0 to below 1"), {"data.csv": TOY}),
+    "valid share too large": Case(FIT + " --valid 1.5", 2, ("--valid: is 1.5", "0 to 0.9"), {"data.csv": TOY}),
+    "valid share NaN": Case(FIT + " --valid nan", 2, ("--valid: is nan", "0 to 0.9"), {"data.csv": TOY}),
     "valid share in per cent": Case(FIT + " --valid 10%", 2, ('--valid: is "10%"', "such as 0.1"), {"data.csv": TOY}),
     "no such valid file": Case(
         FIT + " --valid vald.csv", 3, ("vald.csv: does not exist", 'Did you mean "valid.csv"?'),

@@ -390,7 +390,8 @@ def test_every_flag_of_fit_reaches_the_options(cli, tiny_bert, tmp_path, monkeyp
         "adapt": "frozen", "pooling": "mean", "epochs": 2, "batch": 7, "lr": 0.5, "weight_decay": 0.0, "warmup": 0.5,
         "clip": 2.0, "class_weight": "balanced", "metric": "loss", "max_tokens": 30, "precision": "fp32", "seed": 3,
         "threads": 1, "skip_bad_rows": True, "overwrite": True, "head": "linear", "on_long": "error", "stride": 5,
-        "windows": "max", "device": "cuda", "choices": "a,b", "intent": "intent", "head_lr": 0.25, "layer_decay": 0.75,
+        "windows": "max", "device": "cuda", "choices": "a,b", "intent": "intent", "separator": ";",
+        "head_lr": 0.25, "layer_decay": 0.75,
         "unfreeze": True, "cache": "kept", "workers": 2, "resume": True, "checkpoint_minutes": 0.5,
     }  # fmt: skip
     assert given.keys() == {spec.name for spec in fields(FitOptions)}

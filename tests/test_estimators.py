@@ -216,6 +216,22 @@ def test_classes_that_cannot_be_learnt_are_value_errors(classifier):
             classifier.fit(X, matrix)
 
 
+@pytest.mark.parametrize("missing", [np.nan, None, pd.NA, float("nan"), " "], ids=repr)
+@pytest.mark.parametrize("kind", [list, tuple, pd.Series])
+def test_a_missing_label_is_never_a_class(classifier, missing, kind):
+    with pytest.raises(DataError, match=r"y\[2\]: is missing"):
+        classifier.fit(X, kind(["positive", "negative", missing, *Y[3:]]))
+
+
+@pytest.mark.parametrize("other", [0, 1.5, True])
+@pytest.mark.parametrize("kind", [list, tuple, pd.Series, lambda values: np.array(values, dtype=object)])
+def test_labels_of_several_types_are_refused_and_not_turned_into_text(classifier, other, kind):
+    with pytest.raises(DataError, match=r'y: mixes .* and texts, such as "positive"; expected labels of one type'):
+        classifier.fit(X, kind([other, *["positive", "negative"] * 7][: len(X)]))
+    with pytest.raises(DataError, match="mixes booleans, such as true and numbers, such as 2"):
+        classifier.fit(X, [True, 2] * (len(X) // 2))
+
+
 def test_numbers_that_cannot_be_learnt_are_value_errors(options):
     regressor = TextRegressor(**options)
     for wrong, message in ((np.nan, "NaN or infinity"), (np.inf, "NaN or infinity")):

@@ -68,8 +68,8 @@ def test_a_column_that_is_like_no_other_gets_a_hint_all_the_same():
     with pytest.raises(DataError) as error:
         find_column("text", "zzz", [f"c{number}" for number in range(30)], "a.csv")
     assert "c19 and 10 more. Name one: --text COLUMN." in str(error.value)
-    with pytest.raises(DataError, match=r'Did you mean "Text"\?'):
-        find_column("text", "text", ["Text", "label"], "a.csv")
+    with pytest.raises(DataError, match=r'Did you mean "Texts"\?'):
+        find_column("text", "text", ["Texts", "label"], "a.csv")
 
 
 # Rows
@@ -316,7 +316,7 @@ def test_an_unknown_label_is_shown_with_the_known_ones_and_the_nearest():
 
 def test_an_unknown_label_shows_its_type():
     labels = Labels(["0", "1"])
-    assert labels.unknown(0)[0] == "is 0"
+    assert labels.unknown(2)[0] == "is 2 (integer; the labels are of type text)"
     assert labels.unknown("é")[0] == 'is "é"'
     assert Labels([True, 0]).unknown(False)[1].startswith("expected one of 2 known labels: true, 0")
 

@@ -97,7 +97,7 @@ def test_estimators_hold_out_as_fits_do(tiny_bert):
     assert steps_of(run) >= LEAST_STEPS
     fitted = TextClassifier(encoder=str(tiny_bert), threads=1, valid=0.25, epochs=1).fit(texts, labels).fitted_
     assert fitted.info()["run"]["held_out_rows"] == 8
-    with pytest.raises(ValueError, match="valid: is 1; expected None, or a share from 0 to below 1"):
+    with pytest.raises(ValueError, match=r"valid: is 1; expected None, \(X, y\), or a share from 0 to 0\.9"):
         TextClassifier(encoder=str(tiny_bert), threads=1, valid=1).fit(texts, labels)
 
 

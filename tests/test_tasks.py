@@ -94,7 +94,8 @@ def test_classify_metrics_are_those_of_scikit_learn(data):
 def test_classify_names_the_labels_that_are_never_predicted():
     task = Classify(Labels(["bad", "good", 3]))
     logits = np.array([[1, 0, 0], [2, 0, 0]], dtype=np.float32)
-    assert task.evaluate(logits, np.array([0, 1]))["warnings"] == ['never predicted: "good", 3']
+    assert task.evaluate(logits, np.array([1, 2]))["warnings"] == ['never predicted: "good", 3']
+    assert task.evaluate(logits, np.array([0, 1]))["warnings"] == ['never predicted: "good"']  # no row is a 3
     assert task.evaluate(np.eye(3, dtype=np.float32), np.array([0, 0, 0]))["warnings"] == []
 
 
@@ -345,8 +346,10 @@ def test_a_label_that_was_not_there_at_fit_is_named_with_the_known_ones():
     with pytest.raises(ValueError, match="neutal") as error:
         Multilabel(task.labels, (0.5,) * 3).check(["positive", "neutal"])
     assert str(error.value) == wanted
-    with pytest.raises(ValueError, match="is 0; expected one of 2 known labels"):
-        Classify(Labels(["0", "1"])).check(0)
+    with pytest.raises(
+        ValueError, match=r"is 2 \(integer; the labels are of type text\); expected one of 2 known labels"
+    ):
+        Classify(Labels(["0", "1"])).check(2)
     task.check("neutral")
 
 
@@ -465,7 +468,8 @@ def test_multilabel_metrics_are_those_of_scikit_learn(data):
         whole, predicted, target_names=task.labels.names, output_dict=True, zero_division=0
     )
     reported(scores["per_label"], report, task.labels.names)
-    never = [name for name, n in zip(task.labels.names, predicted.sum(0), strict=True) if not n]
+    counts = zip(task.labels.names, whole.sum(0), predicted.sum(0), strict=True)
+    never = [name for name, rows, answers in counts if rows and not answers]
     assert all(f'"{name}"' in scores["warnings"][0] for name in never)
     assert bool(scores["warnings"]) == bool(never)
     assert set(task.metrics) <= set(scores)

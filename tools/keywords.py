@@ -27,14 +27,16 @@ HEAD = '''"""The options as typed keywords, which editors complete. Made by tool
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 '''
 # A path may be given as one, and a share as a number; the records hold texts.
 WIDER = {"encoder": "str | Path", "base": "str | Path | None", "cache": "str | Path | None",
-         "valid": "float | str | Path | None"}  # fmt: skip
+         "valid": "float | str | Path | None", "label": "str | Sequence[str] | None",
+         "choices": "str | Sequence[str] | None"}  # fmt: skip
 ESTIMATOR_OWN = {
-    "valid": "float | None", "random_state": "Any", "verbose": "bool", "class_weight": "str | None",
+    "valid": "float | tuple[Any, Any] | None", "random_state": "Any", "verbose": "bool", "class_weight": "str | None",
 }  # fmt: skip
 
 

@@ -102,11 +102,11 @@ class Fitted(Generic[Answers]):
         """Answers for one input or for many.
 
         Args:
-            inputs: an input, an iterable of them, or a data frame of pandas or polars with the columns that the
-                function was fitted on. An input is a text; for pairs a tuple of two texts; for span
-                (question, context); for choose (question, [choice, ...]); for tag and joint a text, or
-                {"tokens": [...]}. Each may also be a dict with the columns that the function was fitted on, or with
-                `text`, `pair` and `choices`.
+            inputs: an input, an iterable of them, or a table with the columns that the function was fitted on: a data
+                frame of pandas or polars, an Arrow table, or a dict of columns. An input is a text; for pairs a tuple
+                of two texts; for span (question, context); for choose (question, [choice, ...]); for tag and joint a
+                text, or {"tokens": [...]}. Each may also be a dict with the columns that the function was fitted on,
+                or with `text`, `pair` and `choices`.
 
         Returns:
             One prediction for one input, a list in the same order for many; of joined functions each is a dict of
@@ -196,7 +196,7 @@ class Fitted(Generic[Answers]):
         """Metrics on labelled data.
 
         Args:
-            data: a file, a data frame, or a list of dicts.
+            data: a file, a data frame, an Arrow table, a dict of columns, or a list of dicts.
             {options}
 
         Returns:

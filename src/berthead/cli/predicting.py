@@ -12,7 +12,7 @@ import typer
 
 from berthead.cli.flags import AsJson, ModelFolder, Quiet, with_options
 from berthead.cli.loading import load
-from berthead.cli.printing import as_line, print_json, print_text, say_choice, warn
+from berthead.cli.printing import as_line, print_json, print_text, say_choice, share_text, warn
 from berthead.errors import DataError, UsageError, counted
 from berthead.options import JOB_OPTIONS, LOAD_OPTIONS, PredictOptions, flag
 
@@ -84,7 +84,7 @@ def _predict_text(fitted: Fitted[Any], text: str, more: list[str], probabilities
     print_text(as_line(prediction, as_json))
     if probabilities and not as_json:
         for label, share in (prediction.probabilities or {}).items():
-            print_text(f"  p({label})  {share:.4f}")
+            print_text(f"  p({label})  {share_text(share)}")
     if prediction.truncated:
         limit = function.policy.max_tokens
         whole = function.policy.on_long == "truncate"
@@ -104,7 +104,7 @@ def _print_joined(predictions: dict[str, Any], probabilities: bool, as_json: boo
         for line in as_line(one, False).split("\n"):
             print_text(f"{name}  {line}")
         for label, share in (one.probabilities or {}).items() if probabilities else ():
-            print_text(f"{name}    p({label})  {share:.4f}")
+            print_text(f"{name}    p({label})  {share_text(share)}")
 
 
 def gather(

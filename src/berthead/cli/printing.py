@@ -50,24 +50,40 @@ def say_choice(fitted: Any) -> None:
         print(fitted.choice, file=sys.stderr)
 
 
+def share_text(share: float) -> str:
+    """A probability in four digits; never as 1, which none is.
+
+    Example:
+        >>> share_text(0.12345), share_text(0.99999)
+        ('0.1235', '0.9999')
+    """
+    return f"{min(share, 0.9999):.4f}"
+
+
 def as_line(prediction: Prediction, as_json: bool) -> str:
     """One answer for a terminal: `label  0.98`, or the whole record as JSON."""
     if as_json:
         return json.dumps(prediction.to_dict(), ensure_ascii=False)
     answer, spans = prediction.answer, prediction.spans
     if spans is not None and (isinstance(answer, list) or prediction.probabilities):
-        shown = "\n".join(f"{one.start}-{one.end}  {one.label}  {one.text}  {one.score or 0:.4f}" for one in spans)
-        whole = "" if isinstance(answer, list) else f"{answer}  {prediction.score or 0:.4f}\n"
+        shown = "\n".join(
+            f"{one.start}-{one.end}  {one.label}  {one.text}  {share_text(one.score or 0)}" for one in spans
+        )
+        whole = "" if isinstance(answer, list) else f"{answer}  {share_text(prediction.score or 0)}\n"
         return whole + (shown or "(no span)")
     if spans is not None:
         place = f"  {spans[0].start}-{spans[0].end}" if answer else ""
         return (
-            f"{answer or '(no answer)'}" + (f"  {prediction.score:.4f}" if prediction.score is not None else "") + place
+            f"{answer or '(no answer)'}"
+            + (f"  {share_text(prediction.score)}" if prediction.score is not None else "")
+            + place
         )
     if isinstance(answer, list):
         shares = prediction.probabilities or {}
-        shown = "  ".join(f"{label} {shares[label]:.4f}" if label in shares else f"{label}" for label in answer)
+        shown = "  ".join(f"{label} {share_text(shares[label])}" if label in shares else f"{label}" for label in answer)
         return shown or "(no label)"
     if isinstance(answer, float) and prediction.score is None:
-        return f"{answer:.6g}"
-    return f"{answer}" if prediction.score is None else f"{answer}  {prediction.score:.4f}"
+        from berthead.tasks.cells import number_text
+
+        return number_text(answer)
+    return f"{answer}" if prediction.score is None else f"{answer}  {share_text(prediction.score)}"

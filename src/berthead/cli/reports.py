@@ -23,7 +23,9 @@ def fit_report(record: dict[str, Any], out: str) -> str:
         Lines.
     """
     run, task = record["run"], record["task"]["name"]
-    lines = [f"fitted {counted(run['rows'], 'row')} ({record['parameters']['adapt']}), best epoch {run['best_epoch']}"]
+    # Without held-out rows nothing chooses an epoch: the last one is kept.
+    chosen = f"best epoch {run['best_epoch']}" if run["held_out_rows"] else counted(run["best_epoch"], "epoch")
+    lines = [f"fitted {counted(run['rows'], 'row')} ({record['parameters']['adapt']}), {chosen}"]
     if "metrics" in run:
         metric = run["settings"]["metric"]
         lines.append(f"held out: {counted(run['held_out_rows'], 'row')}")
@@ -51,8 +53,7 @@ def gate_rows(run: dict[str, Any]) -> list[tuple[str, str]]:
     if "gate" not in run:
         return []
     report = PrecisionReport.from_json(run["gate"])
-    return [(name, f"{'passes' if one.passed else 'is refused'}: {report.says(name)}")
-            for name, one in report.verdicts.items()]  # fmt: skip
+    return [(name, report.verdict(name)) for name in report.verdicts]
 
 
 def score_table(scores: dict[str, Any]) -> str:
@@ -236,7 +237,9 @@ def _flip(flip: dict[str, Any]) -> str:
 
 def _short(value: Any, most: int = 60) -> str:
     """A value as JSON, cut off if it is long."""
-    text = f"{value:.6g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+    from berthead.tasks.cells import number_text
+
+    text = number_text(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from berthead.data.labels import is_blank, plain
+from berthead.data.labels import is_blank, plain, text_of_label
+from berthead.data.lists import labels_in, list_in
 from berthead.errors import DataError, UsageError, counted, did_you_mean, listed, shown
 from berthead.records import Example, Row
 
@@ -99,11 +99,12 @@ class Columns:
     Args:
         text: the column of the text, the tokens or the question.
         pair: of the second text or the context, or None.
-        label: of the target; None: targets are not read.
+        label: of the target, or a 0/1 column for each label with commas between them; None: targets are not read.
         choices: of the choices: one with lists, or one for each choice.
         intent: of the label beside the tags, or None.
-        tag_names: the names of tags that are numbers, in their order; empty: tags are names.
         form: a key of FORMS.
+        tag_names: the names of tags that are numbers, in their order; empty: tags are names.
+        separator: what separates the labels in a cell of text, or None: the task's own.
     """
 
     text: str
@@ -113,11 +114,13 @@ class Columns:
     intent: str | None = None
     form: str = "text"
     tag_names: tuple[str, ...] = ()
+    separator: str | None = None
 
     @classmethod
     def find(
-        cls, form: str, wanted: Mapping[str, Any], names: Sequence[str], where: str, *, label: bool = True
-    ) -> Columns:
+        cls, form: str, wanted: Mapping[str, Any], names: Sequence[str], where: str, *, label: bool = True,
+        several: bool = False,
+    ) -> Columns:  # fmt: skip
         """The columns of a file.
 
         Args:
@@ -126,6 +129,7 @@ class Columns:
             names: the file's columns.
             where: the file, for errors.
             label: whether targets are read.
+            several: whether a target is a list of labels.
 
         Returns:
             The columns.
@@ -141,6 +145,12 @@ class Columns:
                     f"--{role}", f'is "{wanted[role]}", but this task reads no such column', "", f"Leave --{role} out."
                 )
 
+        separator = wanted.get("separator")
+        if separator is not None and (not several or not separator.strip()):
+            saw = f'is "{separator}"' + ("" if several else ", but this task reads no lists of labels")
+            allowed = 'a mark such as "," or ";"' if several else ""
+            raise UsageError("--separator", saw, allowed, "" if several else "Leave --separator out.")
+
         def find(role: str, usual: tuple[str, ...]) -> str:
             return find_column(role, wanted.get(role), names, where, usual)
 
@@ -151,19 +161,56 @@ class Columns:
         return cls(
             text,
             find("pair", kind.pair) if has_pair else None,
-            find("label", kind.label) if label else None,
+            _label_columns(kind, wanted.get("label"), names, where, several) if label else None,
             _choice_columns(kind, wanted.get("choices"), names, where) if kind.choices else (),
             find("intent", kind.intent) if kind.intent and label else None,
             form,
             tuple(wanted.get("tag_names") or ()),
+            separator,
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The names; those of choices and intent if there are any."""
+        """The names; those of choices and intent, and the separator, if there are any."""
         names: dict[str, Any] = {"text": self.text, "pair": self.pair, "label": self.label}
         names |= {"choices": list(self.choices)} if self.choices else {}
         names |= {"intent": self.intent} if self.intent else {}
-        return names | ({"tag_names": list(self.tag_names)} if self.tag_names else {})
+        names |= {"tag_names": list(self.tag_names)} if self.tag_names else {}
+        return names | ({"separator": self.separator} if self.separator else {})
+
+    def target_cell(self, row: Row) -> Any:
+        """The cell of the target: a list of labels if each has a column, or if they are separated by a given mark.
+
+        Raises:
+            ValueError: a column of a label holds something other than 0 and 1.
+        """
+        label = self.label or ""
+        if label in row.values or "," not in label:
+            cell = row.values.get(label)
+            return labels_in(cell, self.separator) if self.separator and isinstance(cell, str) else cell
+        return [name for name in label.split(",") if _is_one(row.values.get(name), name)]
+
+
+def _label_columns(kind: Form, wanted: Any, names: Sequence[str], where: str, several: bool) -> str:
+    """The column of the target, or those of the labels with commas between them."""
+    if not wanted or wanted in names or "," not in wanted:
+        return find_column("label", wanted, names, where, kind.label)
+    if not several:
+        saw = f'names several columns, "{wanted}", but this task reads one'
+        raise UsageError("--label", saw, "", "For several labels a row: --task multilabel.")
+    found = [find_column("label", name.strip(), names, where) for name in wanted.split(",")]
+    if len(set(found)) < len(found):
+        raise UsageError("--label", f'is "{wanted}"', "each column once")
+    return ",".join(found)
+
+
+def _is_one(cell: Any, name: str) -> bool:
+    """Whether a cell of a label's own column says that the row has the label."""
+    cell = plain(cell)
+    text = "" if is_blank(cell) else text_of_label(cell).strip()
+    if text not in ("0", "1", "true", "false"):
+        seen = "is blank" if is_blank(cell) else f"is {shown(cell)[:60]}"
+        raise CellError(name, f"{seen}; expected 0 or 1: whether the row has this label")
+    return text in ("1", "true")
 
 
 def _choice_columns(kind: Form, wanted: Any, names: Sequence[str], where: str) -> tuple[str, ...]:
@@ -171,8 +218,8 @@ def _choice_columns(kind: Form, wanted: Any, names: Sequence[str], where: str) -
         named = wanted.split(",") if isinstance(wanted, str) else list(wanted)
         return tuple(find_column("choices", name.strip(), names, where) for name in named)
     for name in kind.choices:
-        if name in names:
-            return (name,)
+        if (found := same_name(name, names)) is not None:
+            return (found,)
     several = tuple(name for name in names if _CHOICE_COLUMN.fullmatch(name))
     if len(several) < 2:
         saw = "has no column of choices, nor two columns such as choice_a, choice_b"
@@ -205,16 +252,32 @@ def find_column(role: str, wanted: str | None, columns: Sequence[str], where: st
     for name in names:
         if name in columns:
             return name
+    for name in names:
+        if (same := same_name(name, columns)) is not None:
+            return same
     seen = f'has no column "{wanted}"' if wanted else f"has no column for the {role}"
     fix = did_you_mean(wanted, columns) if wanted else ""
     raise DataError(where, seen, f"one of its columns: {listed(columns, 20)}", fix or f"Name one: --{role} COLUMN.")
+
+
+def same_name(name: str, columns: Sequence[str]) -> str | None:
+    """The column of this name, or the only one whose name differs in case or in blanks around it; None: there is none.
+
+    Example:
+        >>> same_name("text", ["Text", "Label"]), same_name("text", ["Text", "TEXT"])
+        ('Text', None)
+    """
+    if name in columns:
+        return name
+    same = [one for one in columns if one.strip().casefold() == name.strip().casefold()]
+    return same[0] if len(same) == 1 else None
 
 
 class CellError(ValueError):
     """An error in a cell other than the label's.
 
     Args:
-        role: which column, such as "intent".
+        role: which column: "intent", or a name in a table.
         fault: what was found and what is allowed.
 
     Example:
@@ -250,21 +313,18 @@ def to_example(
         return Example("", where=row.where, error=str(error))
     if columns.label is None or read is None:
         return example
-    cell: Any = row.values.get(columns.label)
-    if columns.tag_names:
-        try:
-            cell = _named_tags(cell, columns.tag_names)
-        except ValueError as error:
-            return replace(example, error=f'column "{columns.label}" {error}')
-    if columns.intent is not None:
-        cell = cell, row.values.get(columns.intent)
-    if columns.choices:
-        cell = _named_choice(row, columns, cell), example.choices
     try:
+        cell = columns.target_cell(row)
+        if columns.tag_names:
+            cell = _named_tags(cell, columns.tag_names)
+        if columns.intent is not None:
+            cell = cell, row.values.get(columns.intent)
+        if columns.choices:
+            cell = _named_choice(row, columns, cell), example.choices
         example = replace(example, target=read(cell))
         return settle(example) if settle else example
     except ValueError as error:
-        column = getattr(columns, error.role) if isinstance(error, CellError) else columns.label
+        column = getattr(columns, error.role, error.role) if isinstance(error, CellError) else columns.label
         return Example("", where=row.where, error=f'column "{column}" {error}')
 
 
@@ -351,12 +411,9 @@ def _choices(row: Row, columns: Columns) -> tuple[str, ...]:
 
 
 def _listed(value: Any) -> list[Any] | None:
-    """A list, or the list in a JSON text; None for anything else."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return None
+    """A list, or the list in a text; None for anything else."""
+    if isinstance(value, str) and value.lstrip().startswith(("[", "('", '("')):
+        value = list_in(value)
     if isinstance(value, np.ndarray | tuple):
         value = list(value)
     return [plain(one) for one in value] if isinstance(value, list) else None
@@ -388,7 +445,7 @@ def sound_examples(examples: Iterable[Example], skip_bad_rows: bool, most: int =
     return sound, [f"{one.where}: {one.error}" for one in bad]
 
 
-def rows_of(records: Iterable[dict[str, Any]]) -> Iterator[Row]:
-    """Dicts in memory as rows, numbered from 1."""
+def rows_of(records: Iterable[Mapping[Any, Any]]) -> Iterator[Row]:
+    """Dicts in memory as rows, numbered from 1; names that are numbers become text."""
     for number, values in enumerate(records, start=1):
-        yield Row(values, f"row {number}")
+        yield Row({str(name): value for name, value in values.items()}, f"row {number}")

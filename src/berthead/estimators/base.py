@@ -23,6 +23,7 @@ from berthead.options.signatures import documented, help_of, parameters_of
 from berthead.records import Example, FloatArray
 from berthead.tasks import find_task
 from berthead.train.fit import fit_examples
+from berthead.train.settings import check_share
 
 E = TypeVar("E", bound="TextEstimator")
 
@@ -30,8 +31,8 @@ E = TypeVar("E", bound="TextEstimator")
 OWN_PARAMETERS: dict[str, tuple[Any, str]] = {
     "valid": (
         None,
-        "Share of the rows held out: it chooses the best epoch, the temperature, the thresholds; 0: none; "
-        "None: 0.1, below 256 rows 0.",
+        "Held-out rows as (X, y), or their share of the rows: they choose the best epoch, the temperature, the "
+        "thresholds; 0: none; None: 0.1, below 256 rows 0.",
     ),
     "random_state": (0, "A seed; None or a `numpy.random.RandomState`: another one each time."),
     "verbose": (False, "Show progress on stderr."),
@@ -97,27 +98,39 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "fitted_")
         self.fitted_.save(folder, overwrite)
 
-    def _fit(self, task: str, X: Any, targets: Sequence[Any], class_weight: str = "none") -> Fitted:
-        texts = texts_of(X)
-        check_consistent_length(texts, targets)
-        refuse_empty(texts)
-        refuse_blank(texts)
-        pairs = isinstance(texts[0], tuple)
-        examples = [
-            Example(text[0] if pairs else text, text[1] if pairs else None, target, f"X[{row}]")
-            for row, (text, target) in enumerate(zip(texts, targets, strict=True))
-        ]
+    def _fit(
+        self, task: str, X: Any, targets: Sequence[Any], read: Callable[[Any], Sequence[Any]],
+        class_weight: str = "none",
+    ) -> Fitted:  # fmt: skip
+        examples = _examples(X, targets, "X")
+        pairs = examples[0].pair is not None
         columns = FORMS[find_task(task).form].usual(pair=pairs)
-        return self._fit_examples(task, examples, columns, class_weight)
+
+        def held_out(X: Any, y: Any) -> list[Example]:
+            found = _examples(X, read(y), "valid X")
+            if (found[0].pair is not None) != pairs:
+                one, other = ("pairs", "single texts") if pairs else ("single texts", "pairs")
+                raise DataError("valid X", f"holds {other}", f"{one}, as X")
+            return found
+
+        return self._fit_examples(task, examples, columns, held_out, class_weight)
 
     def _fit_examples(
-        self, task: str, examples: Sequence[Example], columns: dict[str, Any], class_weight: str = "none"
-    ) -> Fitted:
-        if self.valid is not None and not 0 <= self.valid < 1:
-            raise UsageError("valid", f"is {self.valid!r}", "None, or a share from 0 to below 1")
+        self, task: str, examples: Sequence[Example], columns: dict[str, Any],
+        held_out: Callable[[Any, Any], Sequence[Example]], class_weight: str = "none",
+    ) -> Fitted:  # fmt: skip
+        valid: Any = self.valid
+        if isinstance(valid, tuple):
+            if len(valid) != 2:
+                raise UsageError("valid", f"is a tuple of {len(valid)}", "(X, y)")
+            valid = held_out(*valid)
+        elif isinstance(valid, int | float):
+            check_share(valid, "valid", "None, (X, y), or a share")
+        elif valid is not None:
+            raise UsageError("valid", f"is {type(valid).__name__}", "None, (X, y), or a share such as 0.1")
         chosen = {name: getattr(self, name) for name in ESTIMATOR_OPTIONS}
         options = FitOptions(task=task, seed=_seed(self.random_state), class_weight=class_weight, **chosen)
-        result = fit_examples(examples, self.valid, options, columns, "y", with_baselines=False, quiet=not self.verbose)
+        result = fit_examples(examples, valid, options, columns, "y", with_baselines=False, quiet=not self.verbose)
         if result.history.interrupted:
             # scikit-learn's searches take any Exception for a bad candidate and go on.
             raise KeyboardInterrupt
@@ -147,6 +160,19 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
         tags.no_validation = True
         tags.target_tags.required = True
         return tags
+
+
+def _examples(X: Any, targets: Sequence[Any], where: str) -> list[Example]:
+    """Texts or pairs of texts, and their targets."""
+    texts = texts_of(X)
+    check_consistent_length(texts, targets)
+    refuse_empty(texts)
+    refuse_blank(texts)
+    pairs = isinstance(texts[0], tuple)
+    return [
+        Example(text[0] if pairs else text, text[1] if pairs else None, target, f"{where}[{row}]")
+        for row, (text, target) in enumerate(zip(texts, targets, strict=True))
+    ]
 
 
 def _seed(random_state: Any) -> Any:

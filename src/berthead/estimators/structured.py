@@ -40,7 +40,9 @@ class _StructuredEstimator(TextEstimator):
         examples = self._examples(X, y)
         for line in mended(examples):
             warnings.warn(line, UserWarning, stacklevel=2)
-        self.fitted_ = self._fit_examples(self._task, examples, FORMS[find_task(self._task).form].usual())
+        self.fitted_ = self._fit_examples(
+            self._task, examples, FORMS[find_task(self._task).form].usual(), self._examples
+        )
         return self
 
     def _predictions(self, X: Any) -> list[Prediction]:

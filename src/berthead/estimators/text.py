@@ -9,16 +9,17 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import column_or_1d
 
-from berthead.data.labels import plain
-from berthead.errors import DataError
+from berthead.data.frames import columns_of, is_frame
+from berthead.data.labels import Labels, plain
+from berthead.errors import DataError, shown
 from berthead.estimators.base import TextEstimator, with_parameters
-from berthead.estimators.inputs import refuse_missing
+from berthead.estimators.inputs import in_memory, label_lists, matrix_of, refuse_missing
 from berthead.records import FloatArray
 
 
 @with_parameters("valid", "random_state", "verbose", "class_weight")
 class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
-    """Predict(BERT(x)) for labels: one a text if y is a column, any number if y is a 0/1 matrix.
+    """Predict(BERT(x)) for labels: one a text if y is a column, any number if y is a 0/1 matrix or lists of labels.
 
     Args:
         {options}
@@ -38,7 +39,7 @@ class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
 
         Args:
             X: texts [rows], or pairs as tuples or two columns; lists, arrays, pandas or polars.
-            y: labels [rows], or 0/1 [rows, labels] for multi-label.
+            y: labels [rows]; for multi-label 0/1 [rows, labels], also sparse, or a list of labels for each row.
 
         Returns:
             The estimator.
@@ -46,25 +47,29 @@ class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
         Raises:
             DataError: nothing can be learnt from the rows (it is a ValueError).
         """
-        refuse_missing(y)
-        columns = getattr(y, "columns", None)
-        matrix = np.asarray(y)
         weight = self.class_weight or "none"
-        if matrix.ndim == 2 and matrix.shape[1] > 1:
-            # scikit-learn would take any two numbers, and every one but 0 for 1.
-            if type_of_target(matrix, input_name="y") != "multilabel-indicator" or not np.isin(matrix, (0, 1)).all():
-                raise DataError("y", f"is a matrix of shape {matrix.shape}", "0 and 1 for each label, or one column")
-            names = list(columns) if columns is not None else list(range(matrix.shape[1]))
-            self.classes_ = np.array([plain(name) for name in names])
-            labels = self.classes_.tolist()
-            targets = [[labels[column] for column in np.flatnonzero(row)] for row in matrix]
-            self.fitted_ = self._fit("multilabel", X, targets, weight)
-        else:
-            y = column_or_1d(matrix, warn=True)
-            check_classification_targets(y)
-            self.fitted_ = self._fit("classify", X, y.tolist(), weight)
-            self.classes_ = np.array(self.fitted_.labels, dtype=y.dtype)
+        targets, classes, dtype = _targets(y)
+        task = "classify" if classes is None else "multilabel"
+        self.fitted_ = self._fit(task, X, targets, lambda given: _targets(given)[0], weight)
+        labels = self.fitted_.labels if classes is None else classes
+        self.classes_ = np.array(labels, dtype=dtype)
         return self
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The share of rows whose labels are right; of lists of labels: whose labels are all right."""
+        if (lists := label_lists(in_memory(y))) is not None:
+            known = self.classes_.tolist()
+            unknown = [label for row in lists for label in row if label not in known]
+            if unknown:
+                raise DataError("y", f"holds {shown(unknown[0])}", "labels of the fit")
+            y = np.array([[label in row for label in known] for row in lists], dtype=int)
+        return float(super().score(X, matrix_of(in_memory(y)), sample_weight))
+
+    def predict_log_proba(self, X: Any) -> FloatArray:
+        """The logarithm of `predict_proba`; -inf where that is 0."""
+        with np.errstate(divide="ignore"):
+            logarithms: FloatArray = np.log(self.predict_proba(X))
+        return logarithms
 
     def predict_proba(self, X: Any) -> FloatArray:
         """Probabilities, float32 [rows, labels], columns in the order of `classes_`."""
@@ -121,14 +126,41 @@ class TextRegressor(RegressorMixin, TextEstimator):  # type: ignore[misc]
         Raises:
             DataError: nothing can be learnt from the rows (it is a ValueError).
         """
-        refuse_missing(y)
-        targets = column_or_1d(np.asarray(y), warn=True).astype(float)
-        if not np.isfinite(targets).all():
-            raise DataError("y", "holds NaN or infinity", "finite numbers")
-        self.fitted_ = self._fit("regress", X, targets.tolist())
+        self.fitted_ = self._fit("regress", X, _numbers(y), _numbers)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
         """Numbers, float64 [rows]."""
         logits = self._logits(X)
         return np.array([answer.answer for answer in self.fitted_.artifact.task.decode(logits)], dtype=np.float64)
+
+
+def _targets(y: Any) -> tuple[list[Any], list[Any] | None, Any]:
+    """The target of each row; the labels, if a row has several; and the dtype of labels."""
+    y = in_memory(y)
+    refuse_missing(y)
+    if (lists := label_lists(y)) is not None:
+        return lists, list(Labels.from_values(label for row in lists for label in row).names), None
+    matrix = matrix_of(y)
+    if matrix.ndim != 2 or matrix.shape[1] < 2:
+        column = column_or_1d(matrix, warn=True)
+        check_classification_targets(column)
+        return column.tolist(), None, column.dtype
+    # scikit-learn would take any two numbers, and every one but 0 for 1.
+    if type_of_target(matrix, input_name="y") != "multilabel-indicator" or not np.isin(matrix, (0, 1)).all():
+        raise DataError("y", f"is a matrix of shape {matrix.shape}", "0 and 1 for each label, or one column")
+    labels = list(columns_of(y, "y").values()) if is_frame(y) else list(range(matrix.shape[1]))
+    classes = np.array([plain(name) for name in labels])
+    names = classes.tolist()
+    return [[names[column] for column in np.flatnonzero(row)] for row in matrix], names, classes.dtype
+
+
+def _numbers(y: Any) -> list[float]:
+    """Targets as finite numbers."""
+    y = in_memory(y)
+    refuse_missing(y)
+    targets = column_or_1d(np.asarray(y), warn=True).astype(float)
+    if not np.isfinite(targets).all():
+        raise DataError("y", "holds NaN or infinity", "finite numbers")
+    numbers: list[float] = targets.tolist()
+    return numbers

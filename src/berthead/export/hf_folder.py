@@ -18,6 +18,7 @@ from berthead.model.checkpoint import file_tensors
 from berthead.storage.files import write_json
 from berthead.storage.folders import PAGE, PAGE_LINE, made_whole
 from berthead.storage.model_files import WEIGHTS
+from berthead.tasks.cells import number_text
 
 # Our layers and tensors that its classes have none for.
 _OWN = re.compile(r"(attend|row)\.|(tokens\.)?(first|last|step)$")
@@ -72,12 +73,14 @@ def _beyond(artifact: Artifact, left_out: list[str]) -> list[str]:
     """What berthead adds to the logits of the transformers class, as lines."""
     state: dict[str, Any] = artifact.task.to_json()
     lines = [f"Left out, as the class has no place for it: {', '.join(left_out)}."] if left_out else []
+    lines += [artifact.task.logits_in_words] if artifact.task.logits_in_words else []
     if state.get("temperature", 1.0) != 1.0:
         lines.append(f"berthead divides the logits by the temperature {state['temperature']} before the softmax.")
     if "thresholds" in state:
         lines.append(f"berthead gives the labels from these probabilities on, in their order: {state['thresholds']}.")
     if "low" in state:
-        lines.append(f"berthead keeps its answers between {state['low']:g} and {state['high']:g}.")
+        low, high = number_text(state["low"]), number_text(state["high"])
+        lines.append(f"berthead keeps its answers between {low} and {high}.")
     if state.get("threshold"):
         lines.append(f"berthead answers where a span's score is above that of no answer by {state['threshold']}.")
     if artifact.policy.on_long == "window":

@@ -145,6 +145,8 @@ class Artifact:
         """The content of berthead.json, without golden examples."""
         head = self.model.head
         its_class = transformers_class(head, self.task.problem_type, self.family)
+        if words := self.task.logits_in_words:
+            its_class["note"] += f" {words}"
         if self.adapter:
             note = _RENAMED_NOTE if families.FAMILIES[self.family].renamed else _PEFT_NOTE
             its_class["note"] = f"{note} {its_class['note']}"

@@ -78,10 +78,14 @@ def check_record(record: Mapping[str, Any], positions: int) -> None:
     texts += columns.get("choices", [])
     if not all(isinstance(text, str) for text in texts) or not isinstance(columns["pair"], str | None):
         raise ValueError("a name is not a text; expected a text")
+    if not isinstance(columns.get("separator"), str | None):
+        raise ValueError("a separator is not a text; expected a text")
     if not isinstance(columns.get("intent"), str | None) or not isinstance(columns.get("choices", []), list):
         raise ValueError("a name is not a text; expected a text")
-    if not columns.keys() <= {"text", "pair", "label", "choices", "intent", "tag_names"}:
-        raise ValueError(f"columns are {sorted(columns)}; expected text, pair, label, choices, intent, tag_names")
+    if not columns.keys() <= {"text", "pair", "label", "choices", "intent", "separator", "tag_names"}:
+        raise ValueError(
+            f"columns are {sorted(columns)}; expected text, pair, label, choices, intent, separator, tag_names"
+        )
     names = columns.get("tag_names", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("tag_names is not a list of texts; expected one")

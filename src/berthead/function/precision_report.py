@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from berthead.errors import counted
+
 # The least share of rows that a lower precision answers as float32 does, and the most points of 100 that it loses.
 LEAST_AGREEMENT = 0.995
 MOST_LOST_POINTS = 0.3
+# Of fewer rows none says whether a precision passes.
+LEAST_ROWS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +86,27 @@ class PrecisionReport:
         """
         one = self.verdicts[precision]
         metric = "" if one.points is None else f", {self.metric} {one.points:+.2f} points"
-        return f"{100 * one.agreement:.2f} % of {self.rows:,} {self.of} rows answered as in fp32{metric}"
+        rows = counted(self.rows, f"{self.of} row")
+        return f"{100 * one.agreement:.2f} % of {rows} answered as in fp32{metric}"
+
+    def passes(self, precision: str) -> bool | None:
+        """Whether a precision may replace float32; None: the rows are too few to say."""
+        return self.verdicts[precision].passed if self.rows >= LEAST_ROWS else None
+
+    def verdict(self, precision: str) -> str:
+        """Whether a precision may replace float32, in words, with the figures.
+
+        Example:
+            >>> PrecisionReport(1, "held-out", "accuracy", 1.0, {"int8": Verdict(1.0, 0.0, 0.0)}).verdict("int8")
+            'is not decided, for which 10 rows are needed: 100.00 % of 1 held-out row answered as in fp32'
+        """
+        undecided = f"is not decided, for which {LEAST_ROWS} rows are needed"
+        words = {True: "passes", False: "is refused", None: undecided}[self.passes(precision)]
+        return f"{words}: {self.says(precision)}"
 
     def to_json(self) -> dict[str, Any]:
         """The report as `run.gate` in berthead.json."""
-        verdicts = {name: one.to_json() for name, one in self.verdicts.items()}
+        verdicts = {name: one.to_json() | {"passed": bool(self.passes(name))} for name, one in self.verdicts.items()}
         return {"rows": self.rows, "of": self.of, "metric": self.metric, "fp32": self.exact, "precisions": verdicts}
 
     @classmethod

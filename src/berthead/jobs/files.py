@@ -69,8 +69,11 @@ def predict_file(
             job = Job(work, table, target, options, again, quiet, pool)
             _refuse_many(job, paths)
             with pool or nullcontext():
-                return run(job)
+                summary = run(job)
+            summary.notes += work.renamed()
+            return summary
         summary = _stream(work, table, target, options, quiet)
+    summary.notes += work.renamed()
     summary.max_tokens = widest(predictor.functions).policy.max_tokens
     return summary
 

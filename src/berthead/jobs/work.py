@@ -75,6 +75,13 @@ class Work:
             added |= added_types(function, names[name])
         return cls(predictor, read, names, added)
 
+    def renamed(self) -> list[str]:
+        """A note on added columns that have another name, because the table has a column of theirs; or none."""
+        taken = [(f"{name}_{ours}" if name else ours, column) for name, columns in self.names.items()
+                 for ours, column in columns.items()]  # fmt: skip
+        others = [f'the input has a column "{ours}": ours is "{column}"' for ours, column in taken if ours != column]
+        return ["; ".join(others)] if others else []
+
     def read(self, rows: Iterable[Row]) -> Iterator[Chunk]:
         """Rows in tokenised chunks; the chunks depend only on the rows."""
         waiting: deque[Row] = deque()

@@ -40,12 +40,17 @@ def option(
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
+    several: bool = False,
 ) -> Any:
     """A dataclass field with its help text and its allowed values.
 
-    `more`: entry points that add allowed values; `form`: a regular expression, and what it allows in words.
+    `more`: entry points that add allowed values; `form`: a regular expression, and what it allows in words; `several`:
+    names with commas between them, or in a list.
     """
-    bounds = {"help": help, "choices": choices, "more": more, "form": form, "low": low, "high": high, "above": above}
+    bounds = {
+        "help": help, "choices": choices, "more": more, "form": form, "low": low, "high": high, "above": above,
+        "several": several,
+    }  # fmt: skip
     return field(default=default, metadata=bounds)
 
 
@@ -103,11 +108,17 @@ class FitOptions(Options):
         None, "Column of the text, the tokens or the question [default: text, or a usual synonym]."
     )
     pair: str | None = option(None, "Column of the second text of a pair, or of the context of a question.")
-    label: str | None = option(None, "Column of the target, the tags or the answers [default: a usual name].")
+    label: str | None = option(
+        None,
+        "Column of the target, the tags or the answers; multilabel: also a 0/1 column for each label: a,b,c "
+        "[default: a usual name].",
+        several=True,
+    )
     choices: str | None = option(
-        None, "choose: column of the choices, or one column for each: a,b,c [default: a usual name]."
+        None, "choose: column of the choices, or one column for each: a,b,c [default: a usual name].", several=True
     )
     intent: str | None = option(None, "joint: column of the label beside the tags [default: intent, or label].")
+    separator: str | None = option(None, "multilabel: what separates the labels in a cell [default: |].")
     valid: str | None = option(
         None, "Held-out data: a file, or a share of the rows such as 0.1 [default: 0.1; below 256 rows: 0]; 0: none."
     )
@@ -195,9 +206,14 @@ class PredictOptions(Options):
 
     text: str | None = option(None, "Column of the text [default: as fitted].")
     pair: str | None = option(None, "Column of the second text of a pair [default: as fitted].")
-    label: str | None = option(None, "Column of the target, for eval [default: as fitted].")
-    choices: str | None = option(None, "choose: column of the choices, or a column for each [default: as fitted].")
+    label: str | None = option(None, "Column or columns of the target, for eval [default: as fitted].", several=True)
+    choices: str | None = option(
+        None, "choose: column of the choices, or a column for each [default: as fitted].", several=True
+    )
     intent: str | None = option(None, "joint: column of the label, for eval [default: as fitted].")
+    separator: str | None = option(
+        None, "multilabel: what separates the labels in a cell, for eval [default: as fitted]."
+    )
     base: str | None = option(
         None, "The encoder that an adapter folder was fitted on [default: as fitted, or beside the folder]."
     )
@@ -251,13 +267,13 @@ class PredictOptions(Options):
 
 # Options by their user, in the order of the records.
 LOAD_OPTIONS = ("base", "precision", "engine", "device", "token_budget", "threads")
-ROW_OPTIONS = ("text", "pair", "label", "choices", "intent", "skip_bad_rows")
+ROW_OPTIONS = ("text", "pair", "label", "choices", "intent", "separator", "skip_bad_rows")
 JOB_OPTIONS = ("text", "pair", "choices", "probabilities", "resume", "shard", "ray", "part_rows")
 # The options of an estimator. It gets rows instead of columns, `random_state` instead of `seed`, and is
 # fitted in one process without a folder.
 _NOT_OF_ESTIMATORS = (
-    "task", "text", "pair", "label", "choices", "intent", "tag_names", "valid", "class_weight", "device", "seed",
-    "workers", "skip_bad_rows", "overwrite", "resume", "checkpoint_minutes",
+    "task", "text", "pair", "label", "choices", "intent", "separator", "tag_names", "valid", "class_weight", "device",
+    "seed", "workers", "skip_bad_rows", "overwrite", "resume", "checkpoint_minutes",
 )  # fmt: skip
 ESTIMATOR_OPTIONS = tuple(spec.name for spec in fields(FitOptions) if spec.name not in _NOT_OF_ESTIMATORS)
 
@@ -299,8 +315,10 @@ def _checked(cls: type[Options], name: str, value: Any, where: str) -> Any:
         if type(None) in get_args(hint):
             return None
         raise UsageError(where, "is empty", f"a value such as {spec.default}")
-    value = _converted(kinds[0], where, value)
     rule = spec.metadata
+    if rule["several"] and isinstance(value, list | tuple):
+        value = _joined(where, value)
+    value = _converted(kinds[0], where, value)
     if rule["choices"] and value not in rule["choices"]:
         known = (*rule["choices"], *(plugins.names(rule["more"]) if rule["more"] else ()))
         if value not in known:
@@ -315,6 +333,13 @@ def _checked(cls: type[Options], name: str, value: Any, where: str) -> Any:
         if rule[key] is not None and broken(value, rule[key]):
             raise UsageError(where, f"is {value}", f"{words} {rule[key]}")
     return value
+
+
+def _joined(where: str, names: Sequence[Any]) -> str:
+    for name in names:
+        if not isinstance(name, str) or "," in name:
+            raise UsageError(where, f"holds {name!r}", "names of columns, without commas")
+    return ",".join(names)
 
 
 def _converted(kind: type, where: str, value: Any) -> Any:

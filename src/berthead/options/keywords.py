@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -12,9 +13,10 @@ class FitKeywords(TypedDict, total=False):
     task: str
     text: str | None
     pair: str | None
-    label: str | None
-    choices: str | None
+    label: str | Sequence[str] | None
+    choices: str | Sequence[str] | None
     intent: str | None
+    separator: str | None
     valid: float | str | Path | None
     encoder: str | Path
     adapt: str
@@ -65,7 +67,7 @@ class JobKeywords(TypedDict, total=False):
 
     text: str | None
     pair: str | None
-    choices: str | None
+    choices: str | Sequence[str] | None
     probabilities: bool
     resume: bool
     shard: str | None
@@ -78,9 +80,10 @@ class RowKeywords(TypedDict, total=False):
 
     text: str | None
     pair: str | None
-    label: str | None
-    choices: str | None
+    label: str | Sequence[str] | None
+    choices: str | Sequence[str] | None
     intent: str | None
+    separator: str | None
     skip_bad_rows: bool
 
 
@@ -109,7 +112,7 @@ class EstimatorKeywords(TypedDict, total=False):
     precision: str
     cache: str | Path | None
     threads: int | None
-    valid: float | None
+    valid: float | tuple[Any, Any] | None
     random_state: Any
     verbose: bool
     class_weight: str | None

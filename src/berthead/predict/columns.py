@@ -47,7 +47,9 @@ def input_columns(function: Function, options: PredictOptions, names: list[str],
     }
     wanted["pair"] = wanted["pair"] if fitted["pair"] else False  # a context is read as in the fit
     wanted["tag_names"] = fitted.get("tag_names")
-    return Columns.find(form, wanted, names, where, label=label)
+    wanted["separator"] = options.separator or fitted.get("separator")
+    several = function.task.several_labels
+    return Columns.find(form, wanted, names, where, label=label, several=several)
 
 
 def _there(wanted: Any, names: list[str]) -> bool:

@@ -6,10 +6,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from berthead.data.examples import FORMS, Columns, rows_of, to_example
+from berthead.data.examples import FORMS, Columns, rows_of, same_name, to_example
+from berthead.data.frames import (
+    KINDS,
+    collected,
+    columns_of,
+    is_column,
+    is_columns,
+    is_frame,
+    records_of,
+    rows_of_columns,
+)
 from berthead.errors import DataError, did_you_mean, listed
 from berthead.function.protocol import Function
-from berthead.predict.rows import is_frame, records_of
 from berthead.records import Example, Row
 
 Text = str | tuple[str, Any] | dict[str, Any]
@@ -26,7 +35,9 @@ def is_one(inputs: Any, function: Function) -> bool:
     Returns:
         Whether `example_of` accepts it.
     """
-    if isinstance(inputs, str | dict):
+    if isinstance(inputs, dict):
+        return not _is_table(inputs, function)
+    if isinstance(inputs, str):
         return True
     if not isinstance(inputs, tuple) or len(inputs) != 2 or not isinstance(inputs[0], str):
         return False
@@ -35,11 +46,20 @@ def is_one(inputs: Any, function: Function) -> bool:
     )
 
 
+def _is_table(inputs: dict[Any, Any], function: Function) -> bool:
+    """Whether a dict holds columns of many inputs, and not one input; a list as the text may be its tokens."""
+    if FORMS[function.task.form].reads_words or not is_columns(inputs):
+        return False
+    names = {str(name): name for name in inputs}
+    return is_column(inputs[names[columns_in(list(names), function, "predict").text]])
+
+
 def examples_of(inputs: Any, function: Function) -> Iterator[Example]:
     """Many inputs as examples, in their order.
 
     Args:
-        inputs: an iterable of what `example_of` reads, or a data frame of pandas or polars.
+        inputs: an iterable of what `example_of` reads, a data frame of pandas or polars, an Arrow table, or a dict of
+            columns.
         function: the function that reads them.
 
     Yields:
@@ -48,17 +68,17 @@ def examples_of(inputs: Any, function: Function) -> Iterator[Example]:
     Raises:
         DataError: another type, missing columns, or an input of another form.
     """
-    if is_frame(inputs):
-        names = {str(name): name for name in inputs.columns}
-        columns = columns_in(list(names), function, "the data frame")
+    inputs, where = collected(inputs), "the data frame"
+    is_table = isinstance(inputs, dict) and _is_table(inputs, function)
+    if is_table or is_frame(inputs):
+        columns = columns_in(list(map(str, inputs) if is_table else columns_of(inputs, where)), function, where)
         read = [name for name in (columns.text, columns.pair, *columns.choices) if name is not None]
-        records = records_of(inputs[[names[name] for name in read]])
-        for row in rows_of({str(name): value for name, value in record.items()} for record in records):
+        for row in rows_of(rows_of_columns(inputs, where) if is_table else records_of(inputs, where, read)):
             yield to_example(row, columns, None)
         return
     # Iterating these gives bytes, keys and column names, not texts.
     if isinstance(inputs, bytes | dict) or hasattr(inputs, "columns") or not isinstance(inputs, Iterable):
-        allowed = "a list of texts, of tuples or of dicts, or a data frame of pandas or polars"
+        allowed = f"a list of texts, of tuples or of dicts, {KINDS}"
         raise DataError("predict", f"got {type(inputs).__name__}", allowed, "Pass one input as [input].")
     for number, value in enumerate(inputs, start=1):
         yield example_of(value, function, f"input {number}")
@@ -85,7 +105,8 @@ def example_of(value: Any, function: Function, where: str = "input") -> Example:
         'Ann came.'
     """
     if isinstance(value, Mapping):
-        return to_example(Row(dict(value), where), columns_in(list(value), function, where), None)
+        named = {str(name): part for name, part in value.items()}
+        return to_example(Row(named, where), columns_in(list(named), function, where), None)
     columns = Columns("text", "pair" if function.columns["pair"] else None, form=function.task.form)
     if FORMS[function.task.form].choices:
         columns = replace(columns, choices=("choices",))
@@ -126,8 +147,8 @@ def _named(role: str, usual: Sequence[str], names: Sequence[str], function: Func
     # Plain texts need the fitted column, as in files: the usual names are for richer forms.
     known = [fitted, *(() if FORMS[function.task.form].is_plain else usual), role]
     for name in known:
-        if name in names:
-            return str(name)
+        if (found := same_name(name, names)) is not None:
+            return found
     saw = f'has no column "{fitted}": its columns are {listed(map(_quoted, names), 20) or "none"}'
     near = did_you_mean(fitted, names)
     allowed = "the column that the model was fitted on"

@@ -106,7 +106,7 @@ def _points(better: int, exact: float, found: float) -> float:
 
 
 def _verdict(task: Task, batch: Batch, exact: FloatArray, values: FloatArray, points: float | None) -> Verdict:
-    unit, same, drifts = task.affine()[0], 0, []
+    unit, same, drifts = task.number_unit, 0, []
     for one, other in zip(decoded(task, exact, batch), decoded(task, values, batch), strict=True):
         distance = task.distance(one, other)
         if distance is not None:
@@ -230,7 +230,9 @@ def _refused(told: Mapping[str, PrecisionReport | None], precision: str, how_to:
     for name, report in told.items():
         if report is None:
             return f"{_whose(name)}{precision} was not measured with what computes it here; {how_to}"
-        if not report.verdicts[precision].passed:
+        if report.passes(precision) is None:
+            return f"{_whose(name)}{precision} {report.verdict(precision)}; {how_to}"
+        if not report.passes(precision):
             allowed = f"{100 * LEAST_AGREEMENT:.1f} %, -{MOST_LOST_POINTS} points"
             return f"{_whose(name)}{precision} is refused: {report.says(precision)} (expected {allowed})"
     return ""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from berthead.data.examples import rows_of, sound_examples, to_example
+from berthead.data.frames import KINDS, collected, is_columns, is_frame, records_of, rows_of_columns
 from berthead.errors import DataError
 from berthead.formats.readers import RowReader, open_rows
 from berthead.function.protocol import Function
@@ -22,7 +23,7 @@ def read_rows(data: Any) -> tuple[list[str], Iterable[Row], str]:
     """Columns, rows and name of a file, a data frame or a list of dicts.
 
     Args:
-        data: a path, `-`, a pandas or polars data frame, or dicts.
+        data: a path, `-`, a data frame of pandas or polars, an Arrow table, a dict of columns, or dicts.
 
     Returns:
         Column names, rows, and the data's name for messages.
@@ -33,24 +34,18 @@ def read_rows(data: Any) -> tuple[list[str], Iterable[Row], str]:
     if isinstance(data, str | Path):
         reader = open_rows(data)
         return reader.columns, reader, reader.name
-    listed = data if isinstance(data, Iterable) else [data]
-    records = records_of(data) if is_frame(data) else list(listed)
+    data = collected(data)
+    if is_frame(data):
+        records = records_of(data, "data")
+    elif is_columns(data):
+        records = rows_of_columns(data, "data")
+    else:
+        records = list(data) if isinstance(data, Iterable) and not isinstance(data, Mapping) else [data]
     if not records:
         raise DataError("data", "is empty", "at least two labelled rows")
     if not all(isinstance(record, dict) for record in records):
-        raise DataError("data", f"holds {type(records[0]).__name__}", "a file, a data frame or a list of dicts")
+        raise DataError("data", f"holds {type(records[0]).__name__}", f"a file, a list of dicts, {KINDS}")
     return list(dict.fromkeys(str(name) for record in records for name in record)), rows_of(records), "data"
-
-
-def is_frame(data: Any) -> bool:
-    """Whether this is a data frame of pandas or polars, without importing either."""
-    return hasattr(data, "columns") and (hasattr(data, "to_dicts") or hasattr(data, "to_dict"))
-
-
-def records_of(frame: Any) -> list[dict[Any, Any]]:
-    """The rows of a data frame of pandas or polars, as dicts by column."""
-    records: list[dict[Any, Any]] = frame.to_dicts() if hasattr(frame, "to_dicts") else frame.to_dict("records")
-    return records
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +75,7 @@ class LabelledRows:
         return [] if self.labelled else ["there is no column of targets: answers are compared but not scored"]
 
 
-def labelled_rows(
-    data: Any, functions: Sequence[Function], *, needed: bool = True, **flags: str | bool | None
-) -> LabelledRows:
+def labelled_rows(data: Any, functions: Sequence[Function], *, needed: bool = True, **flags: Any) -> LabelledRows:
     """Rows with targets, for one function or for several of one task.
 
     Args:

@@ -145,6 +145,11 @@ class Task(Protocol):
             raise UsageError("--tag-unit", f"is {unit}, but --task {self.name} has no tags", "auto")
         return self, []
 
+    @classmethod
+    def target_notes(cls, targets: Sequence[Any]) -> list[str]:
+        """What was probably not meant in the targets of a fit, as lines."""
+        return []
+
     def misfits(self, examples: Sequence[Example], inputs: Sequence[EncodedExample]) -> list[str]:
         """Targets that do not match the encoded text, as lines with their rows."""
         return []
@@ -315,6 +320,11 @@ class Task(Protocol):
             return f"{answer.answer:.6g}"
         return json.dumps(self.written(answer), default=str, sort_keys=True)
 
+    @property
+    def number_unit(self) -> float:
+        """The size of a difference of two numbers that matters, in the user's unit."""
+        return self.affine()[0]
+
     def distance(self, one: Answer, other: Answer) -> float | None:
         """The distance of two numbers in the user's unit; None: answers are only equal or not."""
         return abs(one.answer - other.answer) if one.is_number and other.is_number else None
@@ -338,6 +348,11 @@ class Task(Protocol):
         return bool(answer.answer == example.target) if is_label else None
 
     # Words.
+
+    @property
+    def logits_in_words(self) -> str:
+        """How logits become answers, if a reader of the logits has to know it."""
+        return ""
 
     def written(self, answer: Answer) -> Any:
         """An answer as JSON: spans as lists of start, end, label and text; beside a label as `label` and `spans`."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from berthead.data.labels import Labels
 from berthead.records import Label, Span
 
 
@@ -19,6 +20,18 @@ def short(value: Any) -> Any:
         0.1
     """
     return float(str(np.float32(value))) if isinstance(value, float) else value
+
+
+def number_text(value: float) -> str:
+    """A number for a reader: six digits, or as many as a large number needs that float32 does not hold.
+
+    Example:
+        >>> number_text(2.5), number_text(0.123456789), number_text(1700000093.25), number_text(2500000.0)
+        ('2.5', '0.123457', '1700000093.25', '2.5e+06')
+    """
+    with np.errstate(over="ignore"):
+        exact = float(np.float32(value)) == value
+    return f"{value:.6g}" if exact or abs(value) < 1e5 else f"{value:.15g}"
 
 
 def spans_json(spans: Sequence[Span]) -> list[dict[str, Any]]:
@@ -38,6 +51,14 @@ def common_type(labels: Iterable[Label]) -> type:
 def typed(label: Label) -> tuple[str, Label]:
     """A label as a key that differs by type: "0", 0 and False are three."""
     return type(label).__name__, label
+
+
+def is_label(labels: Labels, answer: Any, target: Any) -> bool:
+    """Whether an answer is the target, which may have another type; a label that is not known is never right."""
+    try:
+        return labels.number(target) == labels.number(answer)
+    except KeyError:
+        return False
 
 
 def quoted(label: Label) -> str:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from berthead.data.label_notes import label_notes
 from berthead.data.labels import MOST_LABELS, Labels, is_blank, plain
-from berthead.errors import DataError, listed, shown
+from berthead.errors import DataError, shown
 from berthead.records import Example, FloatArray, IntArray, Label
 from berthead.tasks.arrays import number, softmax
 from berthead.tasks.base import Answer, Batch, LinearModel, Task
-from berthead.tasks.cells import typed
-from berthead.tasks.label_scores import best_temperature, calibration_error, nll, per_label
+from berthead.tasks.cells import is_label, typed
+from berthead.tasks.label_scores import best_temperature, calibration_error, never_predicted, nll, per_label
 from berthead.tasks.linear import softmax_regression
 from berthead.text.windows import EncodedExample
 
@@ -67,6 +68,11 @@ class Classify(Task):
             fix = "Is this the right column? To predict numbers, use --task regress."
             raise DataError(where, f"holds {len(labels):,} classes", f"2 to {MOST_LABELS:,} classes", fix)
         return cls(labels)
+
+    @classmethod
+    def target_notes(cls, targets: Sequence[Label]) -> list[str]:
+        """Labels that differ in spelling or type only, and numbers."""
+        return label_notes(targets)
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Self:
@@ -140,8 +146,8 @@ class Classify(Task):
         table = per_label(self.labels.names, targets, predicted)
         present = [row["f1"] for row, n in zip(table, np.bincount(predicted, minlength=self.outputs), strict=True)
                    if row["support"] or n]  # fmt: skip
+        counts = [np.bincount(numbers, minlength=self.outputs) for numbers in (targets, predicted)]
         accuracy = float((predicted == targets).mean())
-        never = [name for number, name in enumerate(self.labels.names) if number not in predicted]
         return {
             "accuracy": accuracy,
             "macro_f1": float(np.mean(present)),
@@ -149,7 +155,7 @@ class Classify(Task):
             "loss": nll(logits, targets, self.temperature),
             "calibration_error": calibration_error(logits / self.temperature, targets),
             "per_label": table,
-            "warnings": [f"never predicted: {listed(map(shown, never))}"] if never else [],
+            "warnings": never_predicted(self.labels.names, *counts),
         }
 
     def identity(self, answer: Answer) -> Hashable:
@@ -157,5 +163,5 @@ class Classify(Task):
         return typed(answer.answer)
 
     def is_right(self, answer: Answer, example: Example, read: EncodedExample) -> bool:
-        """Whether the label is the row's, with its type."""
-        return self.identity(answer) == typed(example.target)
+        """Whether the label is the row's; a label of another type is the one that reads the same."""
+        return is_label(self.labels, answer.answer, example.target)

@@ -80,6 +80,11 @@ class Joint(Task):
         return cls(tag, Classify.from_targets([target.label for target in targets], where))
 
     @classmethod
+    def target_notes(cls, targets: Sequence[TagsAndLabel]) -> list[str]:
+        """Notes on the labels of the texts."""
+        return Classify.target_notes([target.label for target in targets])
+
+    @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Self:
         """The task from its saved state."""
         return cls(Tag.from_json(state["tag"]), Classify.from_json(state["classify"]))
@@ -223,7 +228,9 @@ class Joint(Task):
     def is_right(self, answer: Answer, example: Example, read: EncodedExample) -> bool:
         """Whether both the label and all spans are the row's."""
         target: TagsAndLabel = example.target
-        return self.identity(answer) == (typed(target.label), self.tag.wanted(_tagged(example), read))
+        return self.classify.is_right(answer, replace(example, target=target.label), read) and (
+            self.tag.identity(answer) == self.tag.wanted(_tagged(example), read)
+        )
 
     def written_target(self, example: Example) -> Any:
         """The label, and the spans or tags."""

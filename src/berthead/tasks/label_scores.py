@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from berthead.errors import listed, shown
 from berthead.records import FloatArray, Label
 from berthead.tasks.arrays import softmax
 
@@ -33,6 +34,21 @@ def per_label(labels: Sequence[Label], gold: np.ndarray, predicted: np.ndarray) 
         {"label": label, "precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
         for label, p, r, f, n in zip(labels, *parts, strict=True)
     ]
+
+
+def never_predicted(labels: Sequence[Label], gold: np.ndarray, predicted: np.ndarray) -> list[str]:
+    """A note on labels that rows have and no answer holds; of a label without rows there is nothing to say.
+
+    Args:
+        labels: the labels, in output order.
+        gold: rows that have each label, [labels].
+        predicted: answers that hold it, [labels].
+
+    Returns:
+        A line, or none.
+    """
+    never = [label for label, rows, answers in zip(labels, gold, predicted, strict=True) if rows and not answers]
+    return [f"never predicted: {listed(map(shown, never))}"] if never else []
 
 
 def nll(logits: FloatArray, targets: np.ndarray, temperature: float) -> float:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from berthead.data.label_notes import label_notes, separator_note
 from berthead.data.labels import MOST_LABELS, Labels, is_blank, plain
-from berthead.errors import DataError, counted, listed, shown
+from berthead.data.lists import labels_in
+from berthead.errors import DataError, counted, shown
 from berthead.records import Example, FloatArray, IntArray, Label
 from berthead.tasks.arrays import number, sigmoid
 from berthead.tasks.base import Answer, Batch, LinearModel, Task
 from berthead.tasks.cells import typed
-from berthead.tasks.label_scores import per_label
+from berthead.tasks.label_scores import never_predicted, per_label
 from berthead.tasks.linear import logistic_regressions
 from berthead.text.windows import EncodedExample
 
@@ -54,11 +55,11 @@ class Multilabel(Task):
 
     @classmethod
     def read(cls, value: Any) -> list[Label]:
-        """The cell as a list of labels: a list, a JSON list, or `a|b`; blank is no label."""
+        """The cell as a list of labels: a list, also as JSON, Python or numpy write it, or `a|b`; blank is no label."""
         value = plain(value)
         if isinstance(value, str):
-            value = _split(value)
-        elif isinstance(value, set | tuple | np.ndarray):
+            value = labels_in(value)
+        elif isinstance(value, set | frozenset | tuple | np.ndarray):
             value = list(value)
         elif is_blank(value):
             value = []
@@ -70,12 +71,21 @@ class Multilabel(Task):
     @classmethod
     def from_targets(cls, targets: Sequence[list[Label]], where: str) -> Self:
         """The task with the labels of the targets."""
+        if _is_multihot(targets):
+            saw = f"holds rows such as {shown(targets[0])}, which look like 0 or 1 for each label"
+            fix = "Or name a 0/1 column for each label: --label late,angry,refund."
+            raise DataError(where, saw, 'the names of the labels in each row, such as "late|angry"', fix)
         labels = Labels.from_values(label for target in targets for label in target)
         if not 1 <= len(labels) <= MOST_LABELS:
             raise DataError(
                 where, f"holds {counted(len(labels), 'label')}", f"1 to {MOST_LABELS:,} labels", 'Write them as "a|b".'
             )
         return cls(labels, (0.5,) * len(labels))
+
+    @classmethod
+    def target_notes(cls, targets: Sequence[list[Label]]) -> list[str]:
+        """Labels that differ in spelling or type only, numbers, and other separators."""
+        return separator_note(targets) or label_notes(label for target in targets for label in target)
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Self:
@@ -173,7 +183,6 @@ class Multilabel(Task):
 
         predicted = (sigmoid(logits) >= np.array(self.thresholds)).astype(int)
         gold = targets.astype(int)
-        never = [name for name, n in zip(self.labels.names, predicted.sum(0), strict=True) if not n]
         # For one label scikit-learn wants vectors of the positive class.
         flat = (gold.ravel(), predicted.ravel())
         every = np.logaddexp(0, -np.where(gold == 1, logits, -logits).astype(np.float64))
@@ -187,7 +196,7 @@ class Multilabel(Task):
             "exact_match": float((predicted == gold).all(1).mean()),
             "loss": float(every.mean()),
             "per_label": table,
-            "warnings": [f"never predicted: {listed(map(shown, never))}"] if never else [],
+            "warnings": never_predicted(self.labels.names, gold.sum(0), predicted.sum(0)),
         }
 
     def columns(self, probabilities: bool = False) -> dict[str, type]:
@@ -200,7 +209,12 @@ class Multilabel(Task):
 
     def is_right(self, answer: Answer, example: Example, read: EncodedExample) -> bool:
         """Whether all labels are the row's."""
-        return self.identity(answer) == frozenset(map(typed, example.target))
+        try:
+            return {self.labels.number(label) for label in example.target} == set(
+                map(self.labels.number, answer.answer)
+            )
+        except KeyError:  # a label that is not known is never right
+            return False
 
 
 def best_threshold(shares: FloatArray, gold: np.ndarray) -> float:
@@ -229,10 +243,8 @@ def _only(label: Label, gold: np.ndarray, predicted: np.ndarray) -> list[dict[st
     return [row | {"label": label}]
 
 
-def _split(text: str) -> Any:
-    if text.lstrip().startswith("["):
-        try:
-            return json.loads(text)
-        except ValueError:
-            pass
-    return [part.strip() for part in text.split("|") if part.strip()]
+def _is_multihot(targets: Sequence[list[Label]]) -> bool:
+    """Whether these are rows of a 0/1 matrix, and no lists of labels: equally long, of nothing else."""
+    lengths = {len(target) for target in targets}
+    cells = {str(label).lower() for target in targets for label in target}
+    return len(lengths) == 1 and lengths.pop() > 1 and cells <= {"0", "1", "0.0", "1.0", "true", "false"}

@@ -17,7 +17,7 @@ from berthead.options import HEADS, FitOptions
 from berthead.predict import precision as gate
 from berthead.predict.predictor import Predictor
 from berthead.records import Example
-from berthead.tasks import Batch, find_task
+from berthead.tasks import Batch, Task, find_task
 from berthead.text.layout import Layout
 from berthead.train.baselines import baselines, can_be_based
 from berthead.train.cached_features import check_folder
@@ -122,6 +122,7 @@ def fit_examples(
             try:
                 rows = train.examples, train.targets, valid.examples, valid.targets
                 run["baselines"] = baselines(task, *rows, settings.metric)
+                notes += _no_better(task, settings.metric, run["metrics"], run["baselines"], options, settings)
             except KeyboardInterrupt:
                 history.interrupted = True  # the fitted parameters are complete, and are kept
         if not history.interrupted:
@@ -131,6 +132,21 @@ def fit_examples(
                 history.interrupted = True
     artifact = replace(artifact, task=task, run=run | {"interrupted": history.interrupted})
     return FitResult(with_golden(artifact, golden_inputs(valid.examples or train.examples)), history, notes)
+
+
+def _no_better(
+    task: Task, metric: str, scores: dict[str, Any], based: dict[str, float], options: FitOptions, settings: Settings
+) -> list[str]:
+    """A note on a function that is no better than the answer of most rows, with the flags that may help."""
+    if task.metrics[metric] * (float(scores[metric]) - based["majority"]) > 0:
+        return []
+    flags = [f"--epochs {3 * settings.epochs}"]
+    flags += ["--adapt full"] if options.adapt != "full" else []
+    flags += [f"--lr {settings.lr / 3:.1g} or {settings.lr * 3:.1g}"]
+    has_classes = bool(task.answer_labels) and not settings.balanced
+    flags += ["--class-weight balanced"] if has_classes else []
+    got = f"{metric} {scores[metric]:.4f}, {based['majority']:.4f} without reading the text"
+    return [f"the fit is no better than the answer of most rows ({got}); try {', '.join(flags)}, or more rows"]
 
 
 def _gate(artifact: Artifact, fold: Fold, logits: np.ndarray) -> PrecisionReport:

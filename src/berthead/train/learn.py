@@ -15,6 +15,7 @@ from torch import nn
 
 from berthead import plugins
 from berthead.data.examples import FORMS
+from berthead.data.label_notes import overlap_note, repetition_notes
 from berthead.data.split import hold_out
 from berthead.engine.cpu import find_device, has_fast_bf16, use_threads
 from berthead.errors import DataError, ModelError, UsageError, counted, listed
@@ -101,7 +102,7 @@ def learn(
         valid, more = split_readable(task, tokenizer, valid, policy)
         left_out = [f"left out: {line}" for line in long + more]
     folds = [_fold(rows, task, tokenizer, policy) for rows in (train, valid)]
-    notes = left_out + unit_notes + _notes(task, folds, policy, encoder)
+    notes = left_out + unit_notes + _row_notes(kind, examples, held_out) + _notes(task, folds, policy, encoder)
     if by_default and held_out == 0:
         notes.append(_none_held_out(len(examples)))
     elif not valid and held_out != 0:
@@ -194,6 +195,13 @@ def _in_parts(task: Task, fold: Fold) -> Fold:
             inputs.append(part)
             targets.append(wanted)
     return Fold(examples, inputs, ragged(targets))
+
+
+def _row_notes(kind: type[Task], examples: Sequence[Example], held_out: Sequence[Example] | float) -> list[str]:
+    """What was probably not meant in the rows: labels, repetitions, held-out rows that are fitted too."""
+    notes = kind.target_notes([example.target for example in examples])
+    notes += repetition_notes(examples, contradict=not kind.measures_targets)
+    return notes if isinstance(held_out, int | float) else notes + overlap_note(examples, held_out)
 
 
 def _notes(task: Task, folds: Sequence[Fold], policy: LengthPolicy, checkpoint: Checkpoint) -> list[str]:

@@ -23,6 +23,8 @@ DEFAULTS = {
 # steps in the usual epochs, so there are more epochs. Measured: docs/fitting.md.
 FEW_ROWS, LEAST_STEPS = 256, 100
 HELD_OUT = 0.1
+# More leaves almost nothing to fit.
+MOST_HELD_OUT = 0.9
 # Full fits: the rate above is for encoders of this width; narrower ones have a larger rate, omega a still larger one.
 USUAL_WIDTH = 768
 HEAD_RATE = 10
@@ -68,6 +70,25 @@ def held_out_by_default(rows: int, task: Task) -> float:
         (0.0, 0.1)
     """
     return HELD_OUT if rows >= FEW_ROWS or task.needs_held_out else 0.0
+
+
+def check_share(share: float, where: str, what: str) -> None:
+    """Check a share of rows to hold out.
+
+    Args:
+        share: of the rows.
+        where: the flag or the parameter, for errors.
+        what: what it may be, up to its range.
+
+    Raises:
+        UsageError: it is no share, or leaves almost nothing to fit.
+    """
+    if not 0 <= share < 1:
+        raise UsageError(where, f"is {share!r}", f"{what} from 0 to {MOST_HELD_OUT:g}")
+    if share > MOST_HELD_OUT:
+        raise UsageError(
+            where, f"is {share!r}, which leaves almost nothing to fit", f"{what} from 0 to {MOST_HELD_OUT:g}"
+        )
 
 
 def settings_for(options: FitOptions, task: type[Task], width: int, few: int | None = None) -> Settings:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from berthead.data.examples import FORMS, SYNONYMS, Columns, find_column, sound_examples, to_example
+from berthead.data.examples import FORMS, SYNONYMS, Columns, sound_examples, to_example
 from berthead.errors import Interrupted, MachineError, UsageError, counted
 from berthead.fitted import Fitted, load
 from berthead.formats.readers import STDIO
@@ -19,6 +19,7 @@ from berthead.storage.folders import check_out
 from berthead.tasks import Task, find_task
 from berthead.train.checkpoints import Checkpoints
 from berthead.train.fit import fit_examples
+from berthead.train.settings import MOST_HELD_OUT, check_share
 from berthead.train.steps import History
 from berthead.train.workers import is_writer
 
@@ -33,7 +34,7 @@ def fit(
     """Fit Predict(BERT(x)) on labelled data.
 
     Args:
-        data: a file of rows, a data frame, or a list of dicts.
+        data: a file of rows, a data frame, an Arrow table, a dict of columns, or a list of dicts.
         out: the model folder to write, or None.
         config: a YAML file with options.
         quiet: show no progress.
@@ -110,7 +111,7 @@ def _fitted(
     names, rows, where = read_rows(data)
     task = find_task(chosen.task)
     wanted = chosen.to_dict() | {"tag_names": _tag_names(chosen.tag_names, task)}
-    columns = Columns.find(task.form, wanted, names, where)
+    columns = Columns.find(task.form, wanted, names, where, several=task.several_labels)
     examples, bad, notes = _labelled(rows, columns, task, chosen)
     notes += _unread_pair(names, columns)
     held_out, bad_held_out, more_notes = _held_out(chosen, task, columns)
@@ -141,17 +142,11 @@ def _held_out(
         path = Path(options.valid)
         if options.valid != STDIO and not path.suffix and not path.exists():
             saw = f'is "{options.valid}"'
-            raise UsageError("--valid", saw, "a file, or a share from 0 to below 1 such as 0.1") from None
+            raise UsageError("--valid", saw, f"a file, or a share from 0 to {MOST_HELD_OUT:g} such as 0.1") from None
         names, rows, where = read_rows(options.valid)
-        for role, column in columns.to_dict().items():
-            if role == "tag_names":
-                continue
-            for name in column if isinstance(column, list) else [column]:
-                if name:
-                    find_column(role, name, names, where)
+        Columns.find(task.form, columns.to_dict(), names, where, several=task.several_labels)
         return _labelled(rows, columns, task, options)
-    if not 0 <= share < 1:
-        raise UsageError("--valid", f"is {options.valid}", "a file, or a share from 0 to below 1")
+    check_share(share, "--valid", "a file, or a share")
     return share, [], []
 
 
