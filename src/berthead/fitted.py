@@ -207,7 +207,8 @@ class Fitted(Generic[Answers]):
             UsageError: there are several functions.
         """
         read = labelled_rows(data, [self._one("evaluate")], **options)
-        scores = self.applier.evaluate(read.examples)
+        # Rows without finite logits are bad rows too.
+        scores = self.applier.evaluate(read.examples, read.bad if read.skips_bad else None)
         notes = read.notes + scores["warnings"] + read.left_out
         return scores | {"skipped": len(read.bad), "warnings": notes}
 

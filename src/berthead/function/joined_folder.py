@@ -14,7 +14,7 @@ from berthead.function import folder as folders
 from berthead.function.adapter import THETA
 from berthead.function.artifact import FORMAT_VERSION, Artifact
 from berthead.function.joined import JoinedFunctions, is_name
-from berthead.function.record import read_record
+from berthead.function.record import check_seal, read_record, sealed
 from berthead.model import families
 from berthead.model.checkpoint import Checkpoint, read_checkpoint
 from berthead.model.heads import POOLINGS
@@ -40,7 +40,9 @@ def read(folder: Path, record: Mapping[str, Any]) -> JoinedFunctions:
     Raises:
         ModelError: the folder, or that of a function, is broken or not to be trusted.
     """
-    return JoinedFunctions({name: folders.load(folder / name) for name in names_in(folder, record)})
+    joined = JoinedFunctions({name: folders.load(folder / name) for name in names_in(folder, record)})
+    check_seal(record, str(folder / RECORD))
+    return joined
 
 
 def names_in(folder: Path, record: Mapping[str, Any]) -> list[str]:
@@ -118,7 +120,7 @@ def add(folder: Path, name: str, artifact: Artifact) -> None:
 def write_record(folder: Path, names: list[str], pretrained: Mapping[str, str]) -> None:
     """Write the record, by renaming: it names only complete folders."""
     record = {"format_version": FORMAT_VERSION, "kind": "joined", "functions": names, "pretrained": dict(pretrained)}
-    write_json(folder / RECORD, record)
+    write_json(folder / RECORD, sealed(record))
     clear_leftovers(folder / RECORD)
 
 

@@ -17,16 +17,17 @@ from berthead.errors import ModelError, counted
 from berthead.function.checks import check_record, golden_example
 from berthead.function.golden import has_units, reads_pairs
 from berthead.function.protocol import identity_of
+from berthead.function.record import check_seal
 from berthead.model.units import Combine, pooled
 from berthead.records import FloatArray
 from berthead.storage.hashes import file_sha256
-from berthead.storage.model_files import RECORD
+from berthead.storage.model_files import RECORD, TOKENIZER
 from berthead.tasks import Task, find_task
 from berthead.text.bounds import TableSizes, check_tokenizer
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import LengthPolicy
 
-GRAPH, TOKENIZER = "model.onnx", "tokenizer.json"
+GRAPH = "model.onnx"
 EXPORT_VERSION = 1
 # No table is as large.
 _UNKNOWN = 2**40
@@ -150,7 +151,7 @@ def _read(folder: Path, record: Mapping[str, Any]) -> GraphFunction:
         if head["kind"] == "row" and head["windows"] not in ("mean", "max", "attention"):
             raise ValueError(f"windows is {head['windows']!r}; expected mean, max or attention")
         golden = tuple(
-            golden_example(one, outputs, task.form, many=many) | {"prediction": dict(one["prediction"])}
+            golden_example(one, outputs, task.form, many=many) | {"prediction": dict(one["prediction"])}  # of the graph
             for one in record["golden"]
         )
         policy = LengthPolicy(record["max_tokens"], record["on_long"], record.get("stride"))
@@ -159,9 +160,10 @@ def _read(folder: Path, record: Mapping[str, Any]) -> GraphFunction:
         raise ModelError(f"{where}: {error.where}", error.saw, error.expected, error.fix) from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(where, f"is not a whole record ({type(error).__name__}: {error})") from error
-    about = {key: value for key, value in record.items() if key not in ("golden", "crf")}
+    about = {key: value for key, value in record.items() if key not in ("golden", "crf", "record_sha256")}
     tokenizer, columns = Tokenizer.from_folder(folder), dict(record["columns"])
     check_tokenizer(tokenizer, tables, str(folder), pairs=reads_pairs(task, columns))
+    check_seal(record, where)
     return GraphFunction(tokenizer, bound, columns, policy, golden, about)
 
 

@@ -10,6 +10,7 @@ from berthead.errors import ModelError
 
 RECORD = "berthead.json"
 WEIGHTS = "model.safetensors"
+TOKENIZER = "tokenizer.json"
 INDEX = "model.safetensors.index.json"
 # Of a function in a joined folder, which is no model without the encoder beside it: transformers finds no such name.
 PART = "part.safetensors"

@@ -11,10 +11,10 @@ import numpy as np
 from berthead.data.labels import MOST_LABELS, Labels, is_blank, plain
 from berthead.errors import DataError, listed, shown
 from berthead.records import Example, FloatArray, IntArray, Label
-from berthead.tasks.arrays import number, softmax
+from berthead.tasks.arrays import softmax
 from berthead.tasks.base import Answer, Batch, LinearModel, Task
 from berthead.tasks.cells import typed
-from berthead.tasks.label_scores import best_temperature, calibration_error, nll, per_label
+from berthead.tasks.label_scores import best_temperature, calibration_error, nll, per_label, temperature_in
 from berthead.tasks.linear import softmax_regression
 from berthead.text.windows import EncodedExample
 
@@ -71,7 +71,7 @@ class Classify(Task):
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Self:
         """The task from its saved state."""
-        return cls(Labels.from_json(state["labels"]), number(state, "temperature", above=0))
+        return cls(Labels.from_json(state["labels"]), temperature_in(state))
 
     def to_json(self) -> dict[str, Any]:
         """Labels and temperature."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -78,7 +79,7 @@ class Regress(Task):
         mean, low, high = (number(state, key) for key in ("mean", "low", "high"))
         if low > high:
             raise ValueError(f"low is {low:g}; expected at most high, {high:g}")
-        return cls(mean, number(state, "deviation", above=0), low, high)
+        return cls(mean, number(state, "deviation", sys.float_info.min), low, high)
 
     def to_json(self) -> dict[str, Any]:
         """The target's mean, deviation and range."""
