@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from berthead.errors import BertheadError, ModelError
+from berthead.errors import BertheadError, ModelError, OutputError
 from berthead.function import folder as folders
 from berthead.function.adapter import THETA
 from berthead.function.artifact import FORMAT_VERSION, Artifact
@@ -20,7 +20,7 @@ from berthead.model.checkpoint import Checkpoint, read_checkpoint
 from berthead.model.heads import POOLINGS
 from berthead.model.model import sha256_of
 from berthead.storage.files import clear_leftovers, write_json
-from berthead.storage.folders import made_whole
+from berthead.storage.folders import locked, made_whole
 from berthead.storage.model_files import RECORD, WEIGHTS
 
 # What a function's own labels are, and no part of the encoder.
@@ -108,13 +108,16 @@ def add(folder: Path, name: str, artifact: Artifact) -> None:
         ModelError: the folder holds no joined functions, or they cannot be joined.
         OutputError: it cannot be written.
     """
-    record = read_record(folder)
-    JoinedFunctions({**read(folder, record).functions, name: artifact})
-    theta_hat = families.to_checkpoint((base := read_checkpoint(str(folder / THETA))).weights, base.config)
-    with made_whole(folder / name) as aside:
-        write_function(artifact, aside, theta_hat)
-    # Another process may have added one meanwhile.
-    write_record(folder, [*names_in(folder, read_record(folder)), name], record["pretrained"])
+    with locked(folder):
+        record = read_record(folder)
+        functions = read(folder, record).functions
+        if name in functions:
+            raise OutputError(str(folder), f"already has a function called {name}", "another name")
+        JoinedFunctions({**functions, name: artifact})
+        theta_hat = families.to_checkpoint((base := read_checkpoint(str(folder / THETA))).weights, base.config)
+        with made_whole(folder / name) as aside:
+            write_function(artifact, aside, theta_hat)
+        write_record(folder, [*functions, name], record["pretrained"])
 
 
 def write_record(folder: Path, names: list[str], pretrained: Mapping[str, str]) -> None:

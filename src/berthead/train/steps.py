@@ -135,7 +135,7 @@ class FitState:
             before, self.randomness = self.randomness, None
             self.history.epochs.append({"train_loss": self.loss / len(self.targets)} | scores)
             if value > self.best_value or self.best is None:
-                self.best, self.best_value = {name: one.clone() for name, one in self._trained().items()}, value
+                self.best, self.best_value = _copy(self._trained()), value
                 self.history.best_epoch = self.epoch + 1
             self.epoch, self.step, self.loss = self.epoch + 1, 0, 0.0
             self.order_state, self.randomness = self.orders.bit_generator.state, before
@@ -242,3 +242,8 @@ def _unfreeze(groups: Sequence[Sequence[nn.Parameter]], count: int) -> None:
     for number, group in enumerate(groups):
         for parameter in group:
             parameter.requires_grad_(number < count)
+
+
+def _copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of parameters."""
+    return {name: tensor.clone() for name, tensor in tensors.items()}
