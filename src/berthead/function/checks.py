@@ -39,6 +39,8 @@ def refuse_strange_files(folder: Path) -> None:
             raise ModelError(str(folder), f"{name} is a link to outside the folder", "files within the folder")
         if path.is_symlink() and not path.exists():
             raise ModelError(str(folder), f"{name} is a broken link", "files within the folder")
+        if not path.is_file() and not path.is_dir():
+            raise ModelError(str(folder), f"{name} is a pipe or a device", "regular files")
 
 
 def is_strange(name: str) -> bool:

@@ -31,6 +31,8 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelError: the file is missing or holds something else.
     """
     try:
+        if path.exists() and not path.is_file():  # reading from a pipe or a device may never end
+            raise ModelError(str(path), "is no regular file", "a file with a JSON object")
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelError(str(path.parent), f"holds no {path.name}") from error
