@@ -100,7 +100,10 @@ class _Hashes:
         self.folder, self.wanted = folder, wanted
         self._found: dict[str, str] = {}
         self._thread = threading.Thread(target=self._compute, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # the system gives no more threads
+            self._compute()
 
     def _compute(self) -> None:
         for name in self.wanted:
@@ -110,7 +113,8 @@ class _Hashes:
                 self._found[name] = ""
 
     def check(self) -> None:
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         for name, sha256 in self.wanted.items():
             if self._found[name] != sha256:
                 where = str(self.folder / name)

@@ -163,9 +163,9 @@ class PartsFolder:
             raise
 
     def clear(self) -> None:
-        """Remove all files of the job except the locks; the manifest last."""
+        """Remove all files of the job except the locks; a record after what it is about, the manifest last."""
         self.whole = {}
-        for path in sorted(self._ours(), key=lambda path: path.name == MANIFEST):
+        for path in sorted(self._ours(), key=lambda path: (path.name == MANIFEST, path.suffix == ".json")):
             if not path.name.startswith(LOCK):
                 path.unlink()
 

@@ -171,8 +171,8 @@ class FitOptions(Options):
         None, "Folder that keeps the activations of the frozen layers for later fits [default: for this fit only]."
     )
     seed: int = option(0, "Seed of the split, the order, the head and dropout.", low=0, high=2**32 - 1)
-    threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1)
-    workers: int = option(1, "Processes that fit together on this machine, and share its threads.", low=1)
+    threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1, high=1024)
+    workers: int = option(1, "Processes that fit together on this machine, and share its threads.", low=1, high=256)
     skip_bad_rows: bool = option(False, "Leave out rows that cannot be used, and report them.")
     overwrite: bool = option(False, "Replace a model folder that exists.")
     resume: bool = option(False, "Continue an interrupted fit from its last checkpoint in <out>.fit.")
@@ -207,7 +207,7 @@ class PredictOptions(Options):
         "cpu", "Where the model is computed; cuda: all NVIDIA GPUs of this machine.", choices=("cpu", "cuda")
     )
     token_budget: int | None = option(None, "Tokens computed at once [default: 2048; cuda: 16384].", low=1)
-    threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1)
+    threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1, high=1024)
     probabilities: bool = option(False, "Add a column with the probability of each label.")
     resume: bool = option(False, "Continue an interrupted job from the parts in OUT.parts.")
     shard: str | None = option(
@@ -218,7 +218,9 @@ class PredictOptions(Options):
         None,
         "Compute on a Ray cluster: auto, its HOST:PORT, or local (started on this machine) [default: no cluster].",
     )
-    part_rows: int = option(16384, "Rows in a part: the most that is lost when a job is killed.", low=1)
+    part_rows: int = option(
+        16384, "Rows in a part: the most that is lost when a job is killed.", low=1, high=10_000_000
+    )
     skip_bad_rows: bool = option(False, "eval: leave out rows that cannot be used, and report them.")
 
     def for_job(self, given: Mapping[str, Any]) -> PredictOptions:

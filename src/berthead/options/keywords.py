@@ -18,6 +18,8 @@ class FitKeywords(TypedDict, total=False):
     valid: float | str | Path | None
     encoder: str | Path
     adapt: str
+    tag_unit: str
+    tag_names: str | None
     head: str
     pooling: str
     epochs: int | None
@@ -87,6 +89,7 @@ class EstimatorKeywords(TypedDict, total=False):
 
     encoder: str | Path
     adapt: str
+    tag_unit: str
     head: str
     pooling: str
     epochs: int | None

@@ -66,7 +66,11 @@ def prefetched(items: Iterator[T]) -> Generator[T]:
             hand_over(None, error)
 
     # A daemon thread: Ctrl-C must not wait for input that may never come.
-    threading.Thread(target=make, daemon=True, name=READER_THREAD).start()
+    try:
+        threading.Thread(target=make, daemon=True, name=READER_THREAD).start()
+    except RuntimeError:  # the system gives no more threads: the caller makes the items itself
+        yield from items
+        return
     try:
         while True:
             refuse_child(process, "predict", "was begun before this process was forked", "Begin it in the child.")
