@@ -25,6 +25,7 @@ int RunTraining(const Kernels& kernels, const TrainingSpec& spec, int precision,
   static Buffer arena{};  // of one pass after another
   const std::lock_guard<std::mutex> guard(pool_mutex);
   ThreadPool& pool = Threads(threads);
+  threads = pool.size();
   if (!Grow(arena, kernels.arena_bytes(spec, precision, pass.tokens, threads))) return 1;
   pass.arena = (char*)arena.data;
   Team team = MakeTeam(threads);
@@ -100,7 +101,7 @@ EXPORTED int berthead_encoder_add_block(void* encoder, const BlockSpec* spec) {
 
 // Sequences through blocks `order` [layers], from ids or, without an embedding, from `input`, to `output`; both
 // [tokens, width]. The output is the last vector for `selected` tokens (ascending), and undefined for others. Null:
-// all are selected. 0: done; 1: no memory, or no threads.
+// all are selected. 0: done; 1: no memory.
 EXPORTED int berthead_encoder_run(void* encoder, const int32_t* order, int layers, const EmbeddingSpec* embedding,
                                   const int64_t* ids, const int64_t* segments, const float* input, float* output,
                                   const int64_t* starts, int sequences, const int64_t* selected, int selected_count,
@@ -128,14 +129,14 @@ EXPORTED size_t berthead_tape_bytes(const char* name, int precision, const Train
   return kernels ? kernels->tape_bytes(*spec, precision, tokens, output_tokens) : 0;
 }
 
-// A block forward, or backward. 0: done; 1: no memory, or no threads.
+// A block forward, or backward. 0: done; 1: no memory.
 EXPORTED int berthead_train(const char* name, int precision, const TrainingSpec* spec, TrainingPass* pass, int forward,
                             int threads) {
   return Caught(
       1, [&] { return RunTraining(*FindKernels(name, precision), *spec, precision, *pass, forward != 0, threads); });
 }
 
-// Brings rows of an embedding table up to date. 0: done; 1: no threads.
+// Brings rows of an embedding table up to date. 0: done; 1: no memory.
 EXPORTED int berthead_adamw(const char* name, const AdamWSteps* steps, int threads) {
   return Caught(1, [&] {
     const Kernels* kernels = FindKernels(name, kFP32);
@@ -151,15 +152,15 @@ EXPORTED int berthead_adamw(const char* name, const AdamWSteps* steps, int threa
 }
 
 // Operations per second (an addition and a multiplication are two) of a tile's product in the L1 cache, of all
-// threads together. 0: this processor has no such kernels, or not in this precision, or no memory, or no
-// threads.
+// threads together. 0: this processor has no such kernels, or not in this precision, or no memory.
 EXPORTED double berthead_peak(const char* name, int precision, int threads, double seconds) {
   return Caught(0.0, [&] {
     const Kernels* kernels = FindKernels(name, precision);
     if (!kernels) return 0.0;
     const std::lock_guard<std::mutex> guard(pool_mutex);
-    std::vector<double> rates(threads, 0.0);
-    Threads(threads).Run([&](int rank, ThreadState&) { rates[rank] = MeasureThread(*kernels, precision, seconds); });
+    ThreadPool& pool = Threads(threads);
+    std::vector<double> rates(pool.size(), 0.0);
+    pool.Run([&](int rank, ThreadState&) { rates[rank] = MeasureThread(*kernels, precision, seconds); });
     double total = 0;
     for (const double rate : rates) {
       if (rate <= 0) return 0.0;

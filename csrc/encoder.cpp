@@ -116,6 +116,7 @@ double Imbalance(const int64_t* starts, const std::vector<int>& edges, int threa
 bool RunForward(const ForwardCall& call, int sequences, int threads) {
   const std::lock_guard<std::mutex> guard(pool_mutex);
   ThreadPool& pool = Threads(threads);
+  threads = pool.size();
   const std::vector<int> edges = CutIntoChunks(call.starts, sequences, threads);
   const int chunks = (int)edges.size() - 1;
   std::atomic<bool> ok{true};

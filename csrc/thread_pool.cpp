@@ -1,6 +1,7 @@
 #include "thread_pool.h"
 
 #include <cstdlib>
+#include <system_error>
 
 #if defined(__unix__)
 #include <pthread.h>
@@ -63,7 +64,8 @@ ThreadPool::ThreadPool(int size) : states_(size) {
   threads_.reserve(size);
   try {
     for (int rank = 1; rank < size; rank++) threads_.emplace_back([this, rank] { Serve(rank); });
-  } catch (...) {  // the system gives no more threads
+  } catch (const std::system_error&) {  // the system gives no more threads: those that there are do the work
+  } catch (...) {
     Stop();
     throw;
   }
@@ -113,7 +115,7 @@ void ThreadPool::Serve(int rank) {
 }
 
 ThreadPool& Threads(int size) {
-  if (!pool || pool->size() != size) pool.reset(new ThreadPool(size));
+  if (!pool || pool->wanted() != size) pool.reset(new ThreadPool(size));
   return *pool;
 }
 

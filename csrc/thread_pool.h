@@ -48,7 +48,9 @@ class ThreadPool {
   explicit ThreadPool(int size);
   ~ThreadPool();
 
-  int size() const { return (int)states_.size(); }
+  // The threads that it was made for, and those that there are: fewer where the system gave no more.
+  int wanted() const { return (int)states_.size(); }
+  int size() const { return (int)threads_.size() + 1; }
   ThreadState& state(int rank) { return states_[rank]; }
 
   // Runs a task on every thread, and returns when all are done.
@@ -71,7 +73,7 @@ class ThreadPool {
 // One call computes at a time: a user of the pool holds this, and so does a fork.
 extern std::mutex pool_mutex;
 
-// The process's pool with this many threads. The caller holds `pool_mutex`.
+// The process's pool for this many threads; its `size` says how many there are. The caller holds `pool_mutex`.
 ThreadPool& Threads(int size);
 
 }  // namespace berthead

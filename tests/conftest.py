@@ -196,6 +196,11 @@ def write_jsonl(path: Path, rows: list[dict]) -> Path:
     return path
 
 
+def unsealed(record: dict) -> dict:
+    """A record as it is changed on purpose: without the hashes of itself and of what it stands beside."""
+    return {name: value for name, value in record.items() if name not in ("record_sha256", "tokenizer_sha256", "encoder")}  # fmt: skip # noqa: E501
+
+
 def all_bytes(folder: Path) -> dict[str, bytes]:
     """What a folder holds, file by file."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}

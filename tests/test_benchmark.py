@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import toy_rows, write_csv
+from conftest import toy_rows, unsealed, write_csv
 from toy_tasks import ROWS, fit_task
 
 import berthead
@@ -139,7 +139,7 @@ def test_what_cannot_be_measured_is_refused(cli, toy_model, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(toy_model, folder)
     record = json.loads((folder / "berthead.json").read_text(encoding="utf-8"))
-    (folder / "berthead.json").write_text(json.dumps(record | {"golden": []}), encoding="utf-8")
+    (folder / "berthead.json").write_text(json.dumps(unsealed(record) | {"golden": []}), encoding="utf-8")
     with pytest.raises(UsageError, match="bench: the model holds no golden examples; expected rows to measure on"):
         berthead.bench(folder)
     with pytest.raises(DataError):

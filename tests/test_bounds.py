@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_bert, shell_env, toy_rows
+from conftest import make_bert, shell_env, toy_rows, unsealed
 from test_cuda import PLAIN
 from test_engine import a_model, by_torch, kernels, without_onednn  # noqa: F401 - fixtures
 from tokenizers import Tokenizer as Backend
@@ -104,7 +104,7 @@ def spoil_export(folder: Path, change) -> Path:
     path = folder / "berthead.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     record["export"]["sha256"]["tokenizer.json"] = file_sha256(folder / "tokenizer.json")
-    path.write_text(json.dumps(record), encoding="utf-8")
+    path.write_text(json.dumps(unsealed(record)), encoding="utf-8")
     return folder
 
 
@@ -148,6 +148,8 @@ def test_an_encoder_is_refused(spoilt, tiny_bert, tmp_path):
 @pytest.mark.parametrize("kind", ["SpecialToken", "Sequence"])
 def test_a_pairs_types_are_checked_where_pairs_are_read(kind, number, fit_toy, tmp_path):
     one = spoil(Path(shutil.copytree(fit_toy(), tmp_path / "one")), type_id("pair", kind, number))
+    record = json.loads((one / "berthead.json").read_text(encoding="utf-8"))
+    (one / "berthead.json").write_text(json.dumps(unsealed(record)), encoding="utf-8")
     assert berthead.load(one).verify() < 1e-5  # no pair is ever made
     two = spoil(Path(shutil.copytree(fit_toy(pair="pair"), tmp_path / "two")), type_id("pair", kind, number))
     refused(lambda: berthead.load(two), two, f"token type {number} in a pair")
@@ -184,7 +186,7 @@ def test_an_export_of_before_is_checked_by_the_runtime(change, exported, tmp_pat
     record = json.loads((folder / "berthead.json").read_text(encoding="utf-8"))
     for name in ("segments", "vocabulary"):
         del record["export"][name]
-    (folder / "berthead.json").write_text(json.dumps(record), encoding="utf-8")
+    (folder / "berthead.json").write_text(json.dumps(unsealed(record)), encoding="utf-8")
     assert berthead.load(folder).verify() < 1e-4
     spoil_export(folder, change)
     with pytest.raises(ModelError, match=r"does not compute these tokens .*Export the function again"):
@@ -195,7 +197,7 @@ def test_more_positions_than_the_graph_has_are_an_error(exported, tmp_path):
     folder = Path(shutil.copytree(exported, tmp_path / "m"))
     record = json.loads((folder / "berthead.json").read_text(encoding="utf-8"))
     record["export"]["positions"] = record["max_tokens"] = 1000
-    (folder / "berthead.json").write_text(json.dumps(record), encoding="utf-8")
+    (folder / "berthead.json").write_text(json.dumps(unsealed(record)), encoding="utf-8")
     with pytest.raises(ModelError, match=r"model\.onnx: does not compute these tokens"):
         berthead.load(folder).predict("good cat " * 80)
 
@@ -207,7 +209,7 @@ def test_sizes_that_no_graph_has_are_refused(size, value, exported, tmp_path):
     folder = Path(shutil.copytree(exported, tmp_path / "m"))
     record = json.loads((folder / "berthead.json").read_text(encoding="utf-8"))
     record["export"][size] = value
-    (folder / "berthead.json").write_text(json.dumps(record), encoding="utf-8")
+    (folder / "berthead.json").write_text(json.dumps(unsealed(record)), encoding="utf-8")
     with pytest.raises(ModelError, match=f"is not a whole record .*{size} is"):
         berthead.load(folder)
 

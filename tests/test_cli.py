@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import shell_env, toy_rows, write_csv, write_jsonl
+from conftest import shell_env, toy_rows, unsealed, write_csv, write_jsonl
 from scipy.stats import pearsonr
 from sklearn.metrics import accuracy_score, f1_score
 
@@ -458,7 +458,7 @@ def test_verify_of_changed_answers_ends_with_5(cli, model, tmp_path):
         (folder / path.name).write_bytes(path.read_bytes())
     record = json.loads((folder / "berthead.json").read_text(encoding="utf-8"))
     record["golden"][0]["logits"][0] += 0.01
-    (folder / "berthead.json").write_text(json.dumps(record), encoding="utf-8")
+    (folder / "berthead.json").write_text(json.dumps(unsealed(record)), encoding="utf-8")
     ran = cli("verify", folder)
     assert (ran.code, ran.out) == (5, "")
     assert "golden example 1: logits differ by 0.01" in ran.err

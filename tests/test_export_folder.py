@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import toy_rows
+from conftest import toy_rows, unsealed
 from exports import exported, run_graph, same, session
 from tokenizers import Tokenizer
 from toy_tasks import fit_task
@@ -48,7 +48,7 @@ def change(folder: Path, *path: str | int, to: object) -> None:
     for key in path[:-1]:
         place = place[key]
     place[path[-1]] = to
-    (folder / "berthead.json").write_text(json.dumps(record), encoding="utf-8")
+    (folder / "berthead.json").write_text(json.dumps(unsealed(record)), encoding="utf-8")
 
 
 # --- what it holds ---
@@ -261,7 +261,7 @@ def test_a_changed_or_missing_file_is_refused(copied, name):
         (("head", "windows"), "sum", "windows is 'sum'"),
         (("head",), None, "is not a whole record"),
         (("on_long",), "cut", "on_long is 'cut'"),
-        (("golden", 0, "logits"), [1.0], "does not hold logits; expected 2 numbers"),
+        (("golden", 0, "logits"), [1.0], "does not hold logits; expected 2 finite numbers"),
         (("golden", 0, "prediction"), None, "is not a whole record"),
     ],
 )

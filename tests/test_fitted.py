@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import polars as pl
 import pytest
-from conftest import ROOT, shell_env, toy_rows, write_csv, write_jsonl
+from conftest import ROOT, shell_env, toy_rows, unsealed, write_csv, write_jsonl
 from toy_tasks import choose_rows, fit_task, span_rows, tag_rows
 
 import berthead
@@ -45,7 +45,7 @@ def record_of(folder: Path) -> dict:
 
 
 def write_record(folder: Path, record: dict) -> None:
-    (folder / "berthead.json").write_text(json.dumps(record), encoding="utf-8")
+    (folder / "berthead.json").write_text(json.dumps(unsealed(record)), encoding="utf-8")
 
 
 # --- kinds ---

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SAMPLE, toy_rows, write_csv
+from conftest import SAMPLE, toy_rows, unsealed, write_csv
 from toy_tasks import fit_task
 
 import berthead
@@ -64,7 +64,7 @@ def edit(folder: Path, change) -> None:
     path = folder / "berthead.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     change(record["run"])
-    path.write_text(json.dumps(record), encoding="utf-8")
+    path.write_text(json.dumps(unsealed(record)), encoding="utf-8")
 
 
 def copied(folder: Path, tmp_path: Path, change=None) -> Path:
@@ -313,7 +313,7 @@ def test_golden_examples_that_do_not_replay_leave_float32(toy_model, tmp_path):
     shutil.copytree(toy_model, folder)
     record = json.loads((folder / "berthead.json").read_text(encoding="utf-8"))
     change(record)
-    (folder / "berthead.json").write_text(json.dumps(record), encoding="utf-8")
+    (folder / "berthead.json").write_text(json.dumps(unsealed(record)), encoding="utf-8")
     choice = berthead.load(folder, precision="auto").choice
     assert (choice.precision, choice.reason) == (
         "fp32",

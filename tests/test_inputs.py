@@ -20,6 +20,7 @@ from conftest import tries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import berthead
 from berthead.errors import DataError, UsageError
 from berthead.formats.parquet import ParquetReader
 from berthead.formats.readers import format_of, open_rows
@@ -330,3 +331,53 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path):
         before.check_unchanged()
     with pytest.raises(DataError, match=re.escape(str(path))):
         Fingerprint.of(str(path))
+
+
+# A path in place of a text
+
+
+NO_TEXTS = ["missing.csv", "a/missing.xlsx", "data.jsonl.gz", "there.parquet", "old.xls", "frame.feather", "rows.CSV"]
+
+
+@pytest.mark.parametrize("name", NO_TEXTS)
+def test_a_name_of_a_file_of_rows_is_no_text(name, toy_model):
+    model = berthead.load(toy_model)
+    with pytest.raises(UsageError) as caught:
+        model.predict(name)
+    said = str(caught.value)
+    assert f'"{name}" looks like a file name; expected a text' in said
+    assert f'model.predict_file("{name}", "answers.csv")' in said
+    # As one of many it is a text: the rows of a table may well hold names of files.
+    assert model.predict([name])[0].error is None
+
+
+def test_a_file_or_folder_that_is_there_is_no_text(toy_model, tmp_path, monkeypatch):
+    model = berthead.load(toy_model)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my notes.md").write_text("good cat")
+    (tmp_path / "rows").mkdir()
+    for name, kind in (("my notes.md", "file"), ("rows/", "folder"), (str(tmp_path), "folder")):
+        with pytest.raises(UsageError, match=f"is a {kind}; expected a text, or many inputs"):
+            model.predict(name)
+    for path in (tmp_path / "rows", tmp_path / "nothing.csv"):
+        with pytest.raises(UsageError, match=r"is a path; .*predict_file"):
+            model.predict(path)
+    # The rest are texts: a word that a folder is called by, an address, a sentence that ends in a full stop.
+    for text in ("rows", "good/bad", "https://berthead.example/cats", "the cat sat.", "see a.csv", "x" * 5000 + "."):
+        assert model.predict(text).answer in ("positive", "negative")
+
+
+def test_the_command_line_refuses_a_folder_and_names_of_other_programs(toy_model, tmp_path, cli, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows").mkdir()
+    for name in ("rows", "rows/", str(tmp_path)):
+        ran = cli("predict", toy_model, name)
+        assert (ran.code, ran.out) == (2, "")
+        assert f'"{name}" is a folder; expected a file of rows, a pattern in quotes, or a text' in ran.err
+        assert "*.csv" in ran.err
+    for name in ("missing.xls", "missing.xlsx"):
+        ran = cli("predict", toy_model, name)
+        assert (ran.code, ran.out) == (3, "")
+        assert f"{name}: does not exist" in ran.err
+    (tmp_path / "old.xls").touch()
+    assert 'old.xls: has the extension ".xls"; expected one of' in cli("predict", toy_model, "old.xls").err

@@ -30,6 +30,7 @@ import berthead
 from berthead.errors import DataError, OutputError, UsageError
 from berthead.formats.output import Output
 from berthead.formats.table import Table
+from berthead.formats.writers import open_writer
 from berthead.jobs import job as jobs
 from berthead.jobs.files import predict_file
 from berthead.jobs.gather import gather
@@ -441,11 +442,12 @@ def test_where_nothing_was_done_a_job_begins(resume, model, tmp_path, monkeypatc
 def test_the_old_output_stands_until_the_new_one_is_whole(model, tmp_path, monkeypatch):
     source = write_csv(tmp_path / "in.csv", some_rows(25))
     (tmp_path / "out.csv").write_text("old")
-    (tmp_path / "out.csv.errors.jsonl").write_text("old errors")
+    old_errors = '{"where": "in.csv:2", "error": "old", "row": {}}\n'
+    (tmp_path / "out.csv.errors.jsonl").write_text(old_errors)
     stop_after(2, monkeypatch, model, source, tmp_path / "out.csv")
     assert [path.read_text() for path in (tmp_path / "out.csv", tmp_path / "out.csv.errors.jsonl")] == [
         "old",
-        "old errors",
+        old_errors,
     ]
     predicted(model, source, tmp_path / "out.csv", resume=True)
     assert names(tmp_path) == ["in.csv", "out.csv"]
@@ -512,6 +514,57 @@ def test_files_of_others_in_the_folder_stay(model, stopped, tmp_path):
     (tmp_path / "out.csv.parts" / "mine.txt").write_text("mine")
     predicted(model, stopped, tmp_path / "out.csv", resume=True)
     assert names(tmp_path / "out.csv.parts") == ["mine.txt"]
+
+
+THEIRS = [
+    "000000.notes.txt", "000001.csv.bak", "lockfile", "lock.txt", "manifest.json.old", "end.jsonl", ".lockers",
+    "20240101.csv", "999999.json.txt", ".000001.csv.part-7.swp", "000001", "lock-1-of-2-mine",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("finished", [0, 2])
+def test_files_of_others_stay_whose_names_begin_like_those_of_the_job(finished, model, tmp_path, monkeypatch):
+    source, folder = write_csv(tmp_path / "in.csv", some_rows(25)), tmp_path / "out.csv.parts"
+    stop_after(finished, monkeypatch, model, source, tmp_path / "out.csv")
+    folder.mkdir(exist_ok=True)
+    for name in THEIRS:
+        (folder / name).write_text("mine")
+    (folder / ".000003.csv.part-77").write_text("of a process that was killed")
+    (folder / "000002.csv").write_text("of a process that was killed")
+    predicted(model, source, tmp_path / "out.csv", resume=True)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == dict.fromkeys(THEIRS, "mine")
+
+
+@pytest.mark.parametrize("bad", [False, True])
+@pytest.mark.parametrize("way", ["job", "stream", "shard"])
+def test_a_file_of_others_is_not_taken_for_bad_rows(way, bad, fit_toy, tmp_path, cli):
+    source = write_csv(tmp_path / "in.csv", some_rows(5, bad=5 if bad else 0))
+    theirs = tmp_path / "out.csv.errors.jsonl"
+    words = ("predict", fit_toy(epochs=6), "-" if way == "stream" else source, "--out", tmp_path / "out.csv", "--quiet")
+    more = ("--shard", "1/1") if way == "shard" else ()
+    for text in ("mine", '{"error": 1}\n', " "):
+        theirs.write_text(text)
+        ran = cli(*words, *more, stdin=source.read_bytes())
+        assert (ran.code, ran.out) == (1, "")
+        assert "out.csv.errors.jsonl: is there already, and no file of bad rows that berthead wrote" in ran.err
+        assert theirs.read_text() == text
+        assert names(tmp_path) == ["in.csv", theirs.name]
+    theirs.write_text('{"where": "in.csv:9", "error": "old", "row": {}}\n')
+    assert cli(*words, *more, stdin=source.read_bytes()).code == (4 if bad else 0)
+    if way != "shard":
+        assert theirs.exists() is bad
+        assert "old" not in (theirs.read_text() if bad else "")
+
+
+def test_rows_that_an_earlier_interruption_left_are_kept(tmp_path):
+    for number in range(3):
+        writer = open_writer(tmp_path / "out.csv", "csv", ["text"], None, {})
+        writer.write({"text": str(number)})
+        writer.keep()
+    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert found == {
+        "out.csv.partial": "text\n0\n", "out.csv.partial-2": "text\n1\n", "out.csv.partial-3": "text\n2\n"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("flag", "options"), [("--resume", {"resume": True}), ("--shard", {"shard": "1/2"})])

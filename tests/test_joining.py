@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import transformers
-from conftest import make_bert, toy_rows, write_csv
+from conftest import make_bert, toy_rows, unsealed, write_csv
 from safetensors import safe_open
 from toy_tasks import fit_task
 
@@ -261,7 +261,7 @@ def test_a_broken_joined_folder_is_refused(joined_folder, tmp_path, damage):
     record = json.loads((folder / "berthead.json").read_text())
     if damage == "a name that leads elsewhere":
         record["functions"][0] = "../all/mood"
-        (folder / "berthead.json").write_text(json.dumps(record))
+        (folder / "berthead.json").write_text(json.dumps(unsealed(record)))
     elif damage == "no theta":
         shutil.rmtree(folder / "theta")
     elif damage == "another theta":

@@ -119,6 +119,7 @@ def all_that_is_said(folder: Path, rows: list[dict], columns: dict[str, Any], ou
     task = record.pop("task")
     task = {name: value for name, value in task.items() if name not in ("name", "package")}
     record["run"].pop("versions")
+    del record["record_sha256"]  # of the names too
     write_jsonl(out / "rows.jsonl", rows)
     predict_file(model.predictor, [str(out / "rows.jsonl")], str(out / "answers.csv"),
                  PredictOptions(probabilities=True, threads=1), quiet=True)  # fmt: skip

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BAD, GOOD, ROOT, Ran, daily, shell_env, write_csv
+from conftest import BAD, GOOD, ROOT, Ran, daily, shell_env, unsealed, write_csv
 
 import berthead
 from berthead import plugins
@@ -274,7 +274,7 @@ def test_what_a_folder_calls_its_package_is_not_shown_unless_it_is_a_name(frozen
     shutil.copytree(frozen, folder)
     record = json.loads((folder / "berthead.json").read_text(encoding="utf-8"))
     record["task"]["package"] = package
-    (folder / "berthead.json").write_text(json.dumps(record), encoding="utf-8")
+    (folder / "berthead.json").write_text(json.dumps(unsealed(record)), encoding="utf-8")
     with pytest.raises(
         ModelError,
         match=r"is not installed; expected an installed package that offers a task; there is none\. Install the",
@@ -287,7 +287,7 @@ def test_a_head_of_another_level_than_its_task_is_refused(toy_model, tmp_path):
     shutil.copytree(toy_model, folder)
     record = json.loads((folder / "berthead.json").read_text(encoding="utf-8"))
     record["head"] = {"kind": "token", "crf": False, "outputs": record["head"]["outputs"], "dropout": 0.1}
-    (folder / "berthead.json").write_text(json.dumps(record), encoding="utf-8")
+    (folder / "berthead.json").write_text(json.dumps(unsealed(record)), encoding="utf-8")
     with pytest.raises(ModelError, match="the head answers each token; expected each row, as the task"):
         berthead.load(folder)
 

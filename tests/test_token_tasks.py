@@ -666,7 +666,7 @@ def test_the_loss_of_a_field_is_that_of_its_sequences(tiny_bert):
 
 
 @pytest.mark.parametrize(
-    ("task", "role"), [("tag", "pair"), ("choose", "pair"), ("classify", "choices"), ("tag", "intent")]
+    ("task", "role"), [("tag", "pair"), ("span", "choices"), ("classify", "choices"), ("tag", "intent")]
 )
 def test_a_column_that_the_task_does_not_read_is_refused(task, role, tiny_bert):
     rows = [row | {"extra": "x"} for row in (choose_rows(8) if task == "choose" else tag_rows(8))]

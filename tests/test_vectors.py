@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from collections import namedtuple
@@ -248,12 +249,26 @@ def test_token_tasks_are_kept_too(task, four, tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-def test_a_file_that_was_cut_is_computed_again(four, tmp_path):
-    whole = fitted(four, adapt="top:2", cache=str(tmp_path))
+@pytest.mark.parametrize("strategy", ["top:2", "frozen"])
+@pytest.mark.parametrize(
+    "spoil",
+    {
+        "cut": lambda content: content[:-4],
+        "longer": lambda content: content + b"0",
+        "a bit": lambda content: content[:40] + bytes([content[40] ^ 1]) + content[41:],
+        "a bit of the hash": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+        "zeros": lambda content: bytes(len(content)),
+        "as before it was hashed": lambda content: content[:-32],
+        "empty": lambda content: b"",
+    }.values(),
+)
+def test_a_file_that_was_changed_is_computed_again(strategy, spoil, four, tmp_path):
+    whole = fitted(four, adapt=strategy, cache=str(tmp_path))
     (file,) = tmp_path.iterdir()
     content = file.read_bytes()
-    file.write_bytes(content[:-4])
-    again = fitted(four, adapt="top:2", cache=str(tmp_path))
+    assert content[-32:] == hashlib.sha256(content[:-32]).digest()
+    file.write_bytes(spoil(content))
+    again = fitted(four, adapt=strategy, cache=str(tmp_path))
     assert file.read_bytes() == content
     assert same(state_of(whole.artifact.model), state_of(again.artifact.model))
 
@@ -264,7 +279,7 @@ def test_what_is_too_large_is_kept_in_bfloat16(four, strategy, tmp_path, monkeyp
     monkeypatch.setattr(vectors, "MOST_CACHED_BYTES", 1000)
     rounded = fitted(four, adapt=strategy, cache=str(tmp_path))
     assert rounded.info()["run"]["kept"]["dtype"] == "bfloat16"
-    sizes = {path.suffix: path.stat().st_size for path in tmp_path.iterdir()}
+    sizes = {path.suffix: path.stat().st_size - 32 for path in tmp_path.iterdir()}  # behind them stands their sha256
     assert sizes[".f32"] == 2 * sizes[".bf16"]
     losses = [[epoch["train_loss"] for epoch in one.info()["run"]["epochs"]] for one in (exact, rounded)]
     assert losses[0] != losses[1]

@@ -14,7 +14,7 @@ from berthead.options.keywords import JobKeywords, LoadKeywords, RowKeywords
 from berthead.options.signatures import takes_options
 from berthead.predict.answers import probabilities_of
 from berthead.predict.engines import Engine
-from berthead.predict.inputs import Text, examples_of, is_one
+from berthead.predict.inputs import Text, examples_of, is_one, refuse_path
 from berthead.predict.loading import read_function
 from berthead.predict.predictor import Applier
 from berthead.predict.rows import labelled_rows
@@ -114,11 +114,13 @@ class Fitted(Generic[Answers]):
 
         Raises:
             DataError: another type of input, or a missing column.
+            UsageError: a text that is the name of a file or folder; in a list it is a text like others.
 
         Example:
             >>> model.predict(["My parcel never came", "I want my money back"])  # doctest: +SKIP
             >>> model.predict(pandas.read_csv("tickets.csv"))  # doctest: +SKIP
         """
+        refuse_path(inputs)
         one, predictor = is_one(inputs, self.reader), self.predictor
         examples = examples_of([inputs] if one else inputs, self.reader)
         read: Any = list(examples) if one else examples
@@ -207,7 +209,8 @@ class Fitted(Generic[Answers]):
             UsageError: there are several functions.
         """
         read = labelled_rows(data, [self._one("evaluate")], **options)
-        scores = self.applier.evaluate(read.examples)
+        # Rows without finite logits are bad rows too.
+        scores = self.applier.evaluate(read.examples, read.bad if read.skips_bad else None)
         notes = read.notes + scores["warnings"] + read.left_out
         return scores | {"skipped": len(read.bad), "warnings": notes}
 

@@ -19,6 +19,7 @@ from berthead.cli.fitting import fit
 from berthead.cli.folders import info, join, merge, pull, verify
 from berthead.cli.predicting import gather, predict
 from berthead.cli.scoring import bench, compare, evaluate
+from berthead.engine.threads import spare_threads
 from berthead.errors import BertheadError
 
 # Heavy modules are imported inside the commands: --help has to answer at once.
@@ -58,6 +59,7 @@ def main() -> NoReturn:
         sys.stdout.reconfigure(errors="backslashreplace")  # half a surrogate pair, or a terminal without UTF-8
     # Before torch is imported: its threads would look for work while the kernels' threads need the processor.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    spare_threads()
     try:
         # Not `app()`: typer's own main turns Ctrl-C and a closed stdout into its exit codes.
         with _commands().make_context("berthead", _words(sys.argv[1:])) as context:

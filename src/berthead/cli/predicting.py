@@ -42,6 +42,11 @@ def predict(
 
     # os.path: a text may be too long for a file name, at which pathlib raises.
     is_file = out is not None or source == "-" or os.path.isfile(source) or looks_like_a_file(source)  # noqa: PTH113
+    if out is None and os.path.isdir(source):  # noqa: PTH112
+        fix = (
+            f"All its files of one kind: berthead predict MODEL {shlex.quote(os.path.join(source, '*.csv'))} --out OUT"  # noqa: PTH118
+        )
+        raise UsageError("predict", f'"{source}" is a folder', "a file of rows, a pattern in quotes, or a text", fix)
     if is_file and more and not all(os.path.isfile(split_sheet(one)[0]) or has_magic(one) for one in more):  # noqa: PTH113
         fix = f"To write a file: --out {more[0]}" if looks_like_a_file(more[0]) else "Name its column: --pair COLUMN"
         raise UsageError("predict", f'got "{more[0]}" after a file of rows', "more files", fix)

@@ -23,6 +23,9 @@ SYNONYMS = {
 _WORDS = ("tokens", "words", "text", "sentence")
 _TAGS = ("tags", "ner_tags", "spans", "entities", "labels", "label", "upos")
 
+# Characters of a row: tokens take up to a hundred bytes a character, so longer texts would fill the memory.
+LONGEST_TEXT = 10_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Form:
@@ -311,6 +314,10 @@ def to_example(
         example = _untargeted(row, columns)
     except ValueError as error:
         return Example("", where=row.where, error=str(error))
+    length = len(example.text) + len(example.pair or "") + sum(map(len, example.choices or ()))
+    if length > LONGEST_TEXT:
+        fault = f"has {length:,} characters; expected at most {LONGEST_TEXT:,}: divide it into several rows"
+        return Example("", where=row.where, error=fault)
     if columns.label is None or read is None:
         return example
     try:

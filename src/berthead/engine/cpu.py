@@ -9,7 +9,7 @@ import torch
 from berthead.engine import cuda, forks
 from berthead.engine import cuda_attention as varlen
 from berthead.engine.prepacked import PRECISIONS, has_onednn, prepacked
-from berthead.engine.threads import available_threads
+from berthead.engine.threads import available_threads, startable
 from berthead.errors import MachineError, UsageError
 from berthead.kernels import library, native
 from berthead.model.model import Model
@@ -195,5 +195,5 @@ def use_threads(wanted: int | None) -> int:
     Returns:
         The number now in use.
     """
-    torch.set_num_threads(1 if forks.is_alone() else wanted or available_threads())
+    torch.set_num_threads(1 if forks.is_alone() else startable(wanted or available_threads()))
     return torch.get_num_threads()

@@ -12,7 +12,7 @@ from weakref import WeakSet
 import numpy as np
 
 from berthead.engine.forks import fork_lock
-from berthead.engine.threads import available_threads
+from berthead.engine.threads import available_threads, startable
 from berthead.errors import ModelError, UsageError
 from berthead.records import FloatArray, IntArray, Pack
 from berthead.text.bounds import Tables, check_pack
@@ -39,7 +39,7 @@ class OnnxEngine:
 
     def __init__(self, graph: Path, tables: Tables, threads: int | None = None) -> None:
         self.precision, self.workers, self.graph, self.tables = "fp32", 1, graph, tables
-        self.threads = threads or available_threads()
+        self.threads = startable(threads or available_threads())
         self._graph, self._lock = graph.absolute(), fork_lock()
         self._identity = _identity(self._graph)
         self._session, self.version = _session(graph, self.threads)

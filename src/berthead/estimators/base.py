@@ -149,7 +149,7 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
             one, other = ("single texts", "pairs") if pairs else ("pairs", "single texts")
             raise DataError("X", f"holds {one}", f"{other}, as in fit")
         examples = [Example(text[0] if pairs else text, text[1] if pairs else None) for text in texts]
-        logits: FloatArray = self.fitted_.applier.logits(examples)
+        logits: FloatArray = self.fitted_.applier.computed(examples)[0]
         return logits
 
     def __sklearn_tags__(self) -> Any:

@@ -14,8 +14,8 @@ from berthead.export.graph import OPSET, Graph
 from berthead.function.artifact import Artifact
 from berthead.function.checks import golden_input
 from berthead.function.golden import as_written
-from berthead.function.onnx_folder import EXPORT_VERSION, GRAPH, TOKENIZER
-from berthead.function.record import read_record
+from berthead.function.onnx_folder import EXPORT_VERSION, GRAPH
+from berthead.function.record import read_record, sealed
 from berthead.model.heads import JointHead, TokenHead
 from berthead.options import PredictOptions
 from berthead.predict.graph_engine import read_onnx
@@ -23,7 +23,7 @@ from berthead.predict.predictor import Predictor
 from berthead.storage.files import write_json
 from berthead.storage.folders import made_whole
 from berthead.storage.hashes import file_sha256
-from berthead.storage.model_files import RECORD
+from berthead.storage.model_files import RECORD, TOKENIZER
 from berthead.tasks.crf import as_array
 
 
@@ -47,7 +47,7 @@ def write_onnx(artifact: Artifact, folder: Path, overwrite: bool = False) -> flo
     with made_whole(folder, overwrite) as aside:
         _write_graph(artifact, aside / GRAPH)
         artifact.tokenizer.backend.save(str(aside / TOKENIZER))
-        write_json(aside / RECORD, _record(artifact, aside))
+        write_json(aside / RECORD, sealed(_record(artifact, aside)))
         options = PredictOptions(threads=torch.get_num_threads())
         return read_onnx(aside, read_record(aside), options)[1].verify()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from berthead.errors import OutputError
-from berthead.formats.lines import Lines, empty
+from berthead.formats.lines import LONGEST_LINE, Lines, empty
 from berthead.records import Row
 from berthead.storage.compression import Unpacked
 
@@ -26,18 +26,21 @@ class Source:
         stack: closes what is opened during reading.
         codec: the compression, from the file's name.
         sheet: the sheet to read, for formats that have sheets; "": the first.
+        longest: the most bytes of a line; None: any number.
     """
 
     def __init__(
-        self, name: str, binary: io.BufferedReader[Any], stack: ExitStack, codec: str = "", sheet: str = ""
-    ) -> None:
+        self, name: str, binary: io.BufferedReader[Any], stack: ExitStack, codec: str = "", sheet: str = "",
+        longest: int | None = LONGEST_LINE,
+    ) -> None:  # fmt: skip
         self.name, self.binary, self.stack, self.sheet, self._codec = name, binary, stack, sheet, codec
+        self._longest = longest
         self._text: Lines | None = None
 
     @cached_property
     def _opened(self) -> tuple[str, Iterator[str]]:
         """The first line that is not blank, and all lines, the blank ones before it made empty."""
-        self._text = Lines(Unpacked(self.binary, self._codec, self.name), self.name)
+        self._text = Lines(Unpacked(self.binary, self._codec, self.name), self.name, self._longest)
         lines = iter(self._text)
         for blank, line in enumerate(lines):
             if line.strip():
@@ -158,6 +161,7 @@ class Format:
         signature: the first bytes of a binary format, and what such a file is called.
         sniffed: whether a stream is of this format, by its first line; None: never.
         typed: whether each column has one type, known in advance.
+        is_document: whether a file is one document, which is held in memory and may be one long line.
         sheets: whether a file has sheets, of which `FILE#SHEET` names one.
         count: a quick estimate of the rows of a file, rather too high than too low; None: it would take as long as
             reading.
@@ -171,5 +175,6 @@ class Format:
     signature: tuple[str, str] | None = None
     sniffed: Callable[[str], bool] | None = None
     typed: bool = False
+    is_document: bool = False
     sheets: bool = False
     count: Callable[[str], int] | None = None

@@ -191,8 +191,14 @@ def document_formats(*kinds: Document) -> tuple[Format, ...]:
         kinds: the kinds of documents; a plain list of objects is read too.
     """
     return (
-        Format("json", partial(_read_document, asked=(*kinds, OBJECTS)), (".json",), sniffed=partial(_begins, kinds)),
-        *(Format(kind.name, partial(_read_document, asked=(kind,))) for kind in kinds),
+        Format(
+            "json",
+            partial(_read_document, asked=(*kinds, OBJECTS)),
+            (".json",),
+            sniffed=partial(_begins, kinds),
+            is_document=True,
+        ),
+        *(Format(kind.name, partial(_read_document, asked=(kind,)), is_document=True) for kind in kinds),
     )
 
 

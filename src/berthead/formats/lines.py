@@ -12,6 +12,7 @@ from typing import BinaryIO, NoReturn, Protocol
 from berthead.errors import DataError
 
 CHUNK = 1 << 16  # bytes read at once
+LONGEST_LINE = 1 << 27  # bytes of a row; what is longer is no file of rows, or has other line ends
 _COPIED = 1 << 20  # bytes copied at once
 
 
@@ -36,12 +37,12 @@ class _Bytes(Protocol):
 class Lines:
     """Physical lines as text with their line ends, and how many of them are not UTF-8."""
 
-    def __init__(self, binary: _Bytes, name: str) -> None:
-        self.not_utf8 = 0
+    def __init__(self, binary: _Bytes, name: str, longest: int | None = None) -> None:
+        self.not_utf8, self._name, self._longest = 0, name, longest
         self._chunks = _utf8(_chunks(binary, name), name)
 
     def __iter__(self) -> Iterator[str]:
-        for line in _split(self._chunks):
+        for line in _split(self._chunks, self._name, self._longest):
             try:
                 yield line.decode()
             except UnicodeDecodeError:
@@ -76,15 +77,21 @@ def _utf8(chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
         raise DataError(name, saw, fix="Save the file as UTF-8.") from error
 
 
-def _split(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def _split(chunks: Iterable[bytes], name: str, longest: int | None) -> Iterator[bytes]:
     """Lines that end in LF, CRLF or CR; Python's own line reading treats a CR file as one line."""
     held: list[bytes] = []
+    size, number = 0, 1
     for chunk in chunks:
         held.append(chunk)
+        size += len(chunk)
         if b"\n" in chunk or b"\r" in chunk:
             lines = b"".join(held).splitlines(keepends=True)
             held = [lines.pop()]  # it may go on in the next chunk, a CR with its LF
+            size, number = len(held[0]), number + len(lines)
             yield from lines
+        elif longest is not None and size > longest:
+            fix = "Check that this is a file of rows, one a line."
+            raise DataError(f"{name}:{number}", "is a line without an end", f"lines of at most {longest:,} bytes", fix)
     yield from b"".join(held).splitlines(keepends=True)
 
 

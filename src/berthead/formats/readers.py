@@ -14,7 +14,7 @@ from typing import Any, Self, cast
 
 from berthead.errors import DataError, did_you_mean
 from berthead.formats.format import Format, Source
-from berthead.formats.lines import unreadable
+from berthead.formats.lines import LONGEST_LINE, unreadable
 from berthead.formats.registry import FORMATS, find_format, format_of, sniff, split_sheet
 from berthead.records import Row
 from berthead.storage.compression import split_codec
@@ -122,7 +122,8 @@ def open_rows(path: str | Path, format: str | None = None) -> RowReader:
         if named.text:
             # Read through a second buffer: its peek sees as much as there is, from a named pipe too.
             binary = io.BufferedReader(cast(io.RawIOBase, binary))
-        return RowReader(Source(path, binary, stack, codec, sheet.removeprefix("#")), named)
+        longest = None if named.is_document else LONGEST_LINE
+        return RowReader(Source(path, binary, stack, codec, sheet.removeprefix("#"), longest), named)
 
 
 def count_rows(path: str, format: str | None = None) -> int | None:

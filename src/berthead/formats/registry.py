@@ -22,6 +22,9 @@ FORMATS = (CSV, TSV, JSON_LINES, PARQUET, XLSX, CONLL, *document_formats(SQUAD, 
 PLAIN = JSON_LINES
 """What holds any row: bad rows, parts of what has to be known whole, and what stdout is given."""
 
+# Files of other programs that hold rows: their names are no texts either, and are refused with what can be read.
+_OTHERS = (".xls", ".xlsm", ".xlsb", ".ods", ".feather", ".arrow", ".orc", ".avro", ".pkl", ".pickle", ".zip")
+
 _BY_NAME = {one.name: one for one in FORMATS}
 
 
@@ -100,7 +103,28 @@ def looks_like_a_file(name: str) -> bool:
     """
     extensions = (extension for one in FORMATS for extension in one.extensions)
     name, _ = split_sheet(name)
-    return " " not in name and name.lower().endswith((*extensions, *CODECS))
+    return " " not in name and name.lower().endswith((*extensions, *CODECS, *_OTHERS))
+
+
+def path_in(text: str) -> str:
+    """What a text is, if it is the path of a file or folder and no text to answer.
+
+    Args:
+        text: what was given as a text.
+
+    Returns:
+        `is a file`, `is a folder`, or `looks like a file name` (of a known format, without blanks); "" for a text. A
+        single word is a text, whatever the working folder holds.
+
+    Example:
+        >>> path_in("reviews.csv"), path_in("Where is my card?")
+        ('looks like a file name', '')
+    """
+    if os.sep in text or "." in text:
+        for kind, is_kind in (("file", os.path.isfile), ("folder", os.path.isdir)):
+            if is_kind(text):
+                return f"is a {kind}"
+    return "looks like a file name" if looks_like_a_file(text) else ""
 
 
 def sniff(head: str) -> Format:

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
@@ -79,12 +80,16 @@ class RowWriter:
         """Close the rows written so far as a readable file beside the target.
 
         Returns:
-            The path, `<target>.partial`; None for standard output.
+            The path, `<target>.partial`, or `<target>.partial-2` and so on where there is such a file; None for
+            standard output.
 
         Raises:
             OutputError: as `write`.
         """
-        return self._finish(".partial")
+        # Whose a file of that name is cannot be told: it may be all that is left of another run.
+        names = (".partial" if number == 1 else f".partial-{number}" for number in count(1))
+        target = os.path.realpath(self.name)
+        return self._finish(next(name for name in names if not os.path.lexists(target + name)))
 
     def abandon(self) -> None:
         """Leave nothing behind."""

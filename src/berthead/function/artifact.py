@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from berthead import plugins
 from berthead.errors import UsageError
 from berthead.function.adapter import Adapter
 from berthead.function.checks import golden_input
-from berthead.function.golden import GOLDEN_UNITS, by_example, has_units
+from berthead.function.golden import GOLDEN_UNITS, by_example, has_units, written_answer
 from berthead.function.head_record import StoredHead, head_record, omega_names, state_named, transformers_class
 from berthead.function.parameters import Parameters, find_pretrained
 from berthead.function.protocol import identity_of
@@ -204,13 +205,16 @@ def plain_logits(artifact: Artifact, examples: Sequence[Example]) -> FloatArray:
 
 
 def with_golden(artifact: Artifact, examples: Sequence[Example]) -> Artifact:
-    """The artifact with these inputs and their logits as its golden examples."""
+    """The artifact with these inputs, their logits and their answers as its golden examples."""
     golden = []
     for example, rows in zip(examples, by_example(artifact, examples, plain_logits(artifact, examples)), strict=True):
         kept = rows[:GOLDEN_UNITS].tolist()
         one = {"text": example.text, "pair": example.pair, "logits": kept if has_units(artifact.task) else kept[0]}
         one |= {"words": list(example.words)} if example.words is not None else {}
-        golden.append(one | ({"choices": list(example.choices)} if example.choices is not None else {}))
+        one |= {"choices": list(example.choices)} if example.choices is not None else {}
+        if len(rows) <= GOLDEN_UNITS and np.isfinite(rows).all():  # of fewer units no answer can be made again
+            one["answer"] = written_answer(artifact, example, rows)
+        golden.append(one)
     return replace(artifact, golden=tuple(golden))
 
 

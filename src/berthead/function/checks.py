@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -38,6 +39,8 @@ def refuse_strange_files(folder: Path) -> None:
             raise ModelError(str(folder), f"{name} is a link to outside the folder", "files within the folder")
         if path.is_symlink() and not path.exists():
             raise ModelError(str(folder), f"{name} is a broken link", "files within the folder")
+        if not path.is_file() and not path.is_dir():
+            raise ModelError(str(folder), f"{name} is a pipe or a device", "regular files")
 
 
 def is_strange(name: str) -> bool:
@@ -117,7 +120,7 @@ def golden_example(example: Any, outputs: int, form: str = "text", *, many: bool
         many: whether it has several units, each with logits.
 
     Returns:
-        `text`, `pair`, `logits`, and `words` or `choices` if it has them.
+        `text`, `pair`, `logits`, and `words`, `choices` or `answer` if it has them.
 
     Raises:
         ValueError: it is something else (or KeyError, TypeError).
@@ -133,10 +136,13 @@ def golden_example(example: Any, outputs: int, form: str = "text", *, many: bool
         raise ValueError(f"a golden example has another form; expected {form!r}")
     rows = logits if many else [logits]
     for row in rows:
-        if len(row) != outputs or not all(type(one) in (int, float) for one in row):
-            raise ValueError(f"a golden example does not hold logits; expected {outputs} numbers")
+        if len(row) != outputs or not all(type(one) in (int, float) and math.isfinite(one) for one in row):
+            raise ValueError(f"a golden example does not hold logits; expected {outputs} finite numbers")
+    if "answer" in example and not isinstance(example["answer"], dict):
+        raise ValueError("a golden example's answer is not an object; expected its answer and score")
+    kept = {"answer": example["answer"]} if "answer" in example else {}
     numbers = [[float(one) for one in row] for row in rows]
-    return {"text": text, "pair": pair, "logits": numbers if many else numbers[0]} | lists
+    return {"text": text, "pair": pair, "logits": numbers if many else numbers[0]} | lists | kept
 
 
 def golden_input(example: dict[str, Any]) -> Example:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from berthead.errors import ModelError, UsageError, counted
+from berthead.errors import ModelError, UsageError, counted, shown
 from berthead.function.adapter import THETA, PeftNames, find_base, lora_shapes, read_adapter
 from berthead.function.artifact import BLOCKED_VERSION, FORMAT_VERSION, Artifact, plain_logits
 from berthead.function.checks import check_record, golden_example, refuse_other_weights
 from berthead.function.golden import has_units, reads_pairs, replay
 from berthead.function.head_record import StoredHead, make_head, omega_names, transformers_class, wrapped_before_4
-from berthead.function.record import read_record
+from berthead.function.record import check_seal, read_record, sealed
 from berthead.model import families
 from berthead.model.adapt import Adapt
 from berthead.model.checkpoint import (
     build_encoder,
+    check_finite,
     check_shapes,
     file_tensors,
     our_weights,
@@ -34,7 +36,16 @@ from berthead.model.tensors import shapes_only
 from berthead.storage import tensors as storage
 from berthead.storage.files import write_json
 from berthead.storage.folders import made_whole
-from berthead.storage.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PART, RECORD, WEIGHTS, read_json
+from berthead.storage.hashes import file_sha256
+from berthead.storage.model_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    PART,
+    RECORD,
+    TOKENIZER,
+    WEIGHTS,
+    read_json,
+)
 from berthead.tasks import find_task
 from berthead.text.bounds import check_tokenizer
 from berthead.text.tokenizer import Tokenizer
@@ -177,9 +188,24 @@ def read(folder: Path, record: Mapping[str, Any], base: str | None = None) -> Ar
     theta = adapter.tensors if adapter else artifact.theta()
     if (sha256_of(theta), sha256_of(artifact.omega())) != hashes:
         raise ModelError(str(folder / file), f"does not match the sha256 in {RECORD}", "", "Copy the folder again.")
+    check_finite(artifact.theta() | artifact.omega(), str(folder / file))
     pairs = reads_pairs(artifact.task, artifact.columns)
     check_tokenizer(artifact.tokenizer, config, str(folder), pairs=pairs)
+    _check_unchanged(record, config, folder, place)
     return artifact
+
+
+def _check_unchanged(record: Mapping[str, Any], config: EncoderConfig, folder: Path, place: Path) -> None:
+    """Check what is hashed besides the weights; older folders hold no such hashes."""
+    check_seal(record, str(folder / RECORD))
+    fix = "Copy the folder again."
+    said, now = record.get("encoder", {}), json.loads(json.dumps(asdict(config)))
+    for key in sorted(said.keys() & now.keys()):
+        if said[key] != now[key]:
+            saw = f"describes an encoder whose {key} is {shown(now[key])[:60]}"
+            raise ModelError(str(folder / "config.json"), saw, f"{shown(said[key])[:60]}, as in {RECORD}", fix)
+    if "tokenizer_sha256" in record and file_sha256(place / TOKENIZER) != record["tokenizer_sha256"]:
+        raise ModelError(str(place / TOKENIZER), f"does not match the sha256 in {RECORD}", "", fix)
 
 
 def _change(record: Mapping[str, Any], config: EncoderConfig) -> Adapt | None:
@@ -270,7 +296,13 @@ def write(
     write_json(folder / "config.json", transformers_config(artifact))
     if base is None:
         artifact.tokenizer.save(folder, artifact.max_tokens)
-    write_json(folder / RECORD, record | {"golden": list(artifact.golden)})
+    tokenizer = (folder if base is None else folder.parent / base) / TOKENIZER
+    record |= {
+        "encoder": asdict(artifact.model.encoder.config),
+        "tokenizer_sha256": file_sha256(tokenizer),
+        "golden": list(artifact.golden),
+    }
+    write_json(folder / RECORD, sealed(record))
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -69,7 +69,41 @@ def replay(function: Function, logits_of: Callable[[list[Example]], FloatArray])
             fix = "The weights, the tokenizer or the arithmetic changed: copy the whole folder again."
             raise GateError(f"golden example {number}", saw, f"at most {GOLDEN_TOLERANCE:g} (relative)", fix)
         largest = max(largest, apart)
+        _check_answer(function, example, golden, wanted, number)
     return largest
+
+
+def written_answer(function: Function, example: Example, logits: FloatArray) -> dict[str, Any]:
+    """What a function's task makes of an example's logits, as JSON.
+
+    Args:
+        function: the function.
+        example: the example.
+        logits: of all its units, [units, outputs].
+
+    Returns:
+        `answer`, `score`, and `probabilities` as pairs if there are any.
+    """
+    task = function.task
+    inputs = [one.without_rows() for one in task.encode(function.tokenizer, [example], function.policy)]
+    (answer,) = task.decode(logits, Batch([example], inputs))
+    written = {"answer": task.written(answer), "score": answer.score}
+    if answer.probabilities is not None:
+        written["probabilities"] = [[label, share] for label, share in answer.probabilities.items()]
+    return written
+
+
+def _check_answer(function: Function, example: Example, golden: Mapping[str, Any], kept: Any, number: int) -> None:
+    """Check that the task makes the same answer of the kept logits: by no arithmetic but its own."""
+    said = golden.get("answer")
+    if said is None:
+        return
+    found = json.loads(json.dumps(written_answer(function, example, kept.astype(np.float32))))
+    for key in said.keys() | found.keys():
+        if key not in said or key not in found or not _alike(found[key], said[key]):
+            saw, allowed = (repr(side.get(key))[:100] for side in (found, said))
+            fix = "The labels, the temperature or the thresholds changed: copy the whole folder again."
+            raise GateError(f"golden example {number}", f"its {key} is {saw}", f"{allowed}, as in {RECORD}", fix)
 
 
 def replay_answers(function: Function, predict: Callable[[list[Example]], Iterable[Prediction]]) -> None:

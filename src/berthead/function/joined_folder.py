@@ -9,18 +9,18 @@ from typing import Any
 
 from torch import Tensor
 
-from berthead.errors import BertheadError, ModelError
+from berthead.errors import BertheadError, ModelError, OutputError
 from berthead.function import folder as folders
 from berthead.function.adapter import THETA
 from berthead.function.artifact import BLOCKED_VERSION, FORMAT_VERSION, Artifact
 from berthead.function.joined import JoinedFunctions, is_name
-from berthead.function.record import read_record
+from berthead.function.record import check_seal, read_record, sealed
 from berthead.model import families
 from berthead.model.checkpoint import Checkpoint, read_checkpoint
 from berthead.model.heads import POOLINGS
 from berthead.model.model import sha256_of
 from berthead.storage.files import clear_leftovers, write_json
-from berthead.storage.folders import made_whole
+from berthead.storage.folders import locked, made_whole
 from berthead.storage.model_files import RECORD, WEIGHTS
 
 # What a function's own labels are, and no part of the encoder.
@@ -40,7 +40,9 @@ def read(folder: Path, record: Mapping[str, Any]) -> JoinedFunctions:
     Raises:
         ModelError: the folder, or that of a function, is broken or not to be trusted.
     """
-    return JoinedFunctions({name: folders.load(folder / name) for name in names_in(folder, record)})
+    joined = JoinedFunctions({name: folders.load(folder / name) for name in names_in(folder, record)})
+    check_seal(record, str(folder / RECORD))
+    return joined
 
 
 def names_in(folder: Path, record: Mapping[str, Any]) -> list[str]:
@@ -106,19 +108,22 @@ def add(folder: Path, name: str, artifact: Artifact) -> None:
         ModelError: the folder holds no joined functions, or they cannot be joined.
         OutputError: it cannot be written.
     """
-    record = read_record(folder)
-    JoinedFunctions({**read(folder, record).functions, name: artifact})
-    theta_hat = families.to_checkpoint((base := read_checkpoint(str(folder / THETA))).weights, base.config)
-    with made_whole(folder / name) as aside:
-        write_function(artifact, aside, theta_hat)
-    # Another process may have added one meanwhile.
-    write_record(folder, [*names_in(folder, read_record(folder)), name], record["pretrained"])
+    with locked(folder):
+        record = read_record(folder)
+        functions = read(folder, record).functions
+        if name in functions:
+            raise OutputError(str(folder), f"already has a function called {name}", "another name")
+        JoinedFunctions({**functions, name: artifact})
+        theta_hat = families.to_checkpoint((base := read_checkpoint(str(folder / THETA))).weights, base.config)
+        with made_whole(folder / name) as aside:
+            write_function(artifact, aside, theta_hat)
+        write_record(folder, [*functions, name], record["pretrained"])
 
 
 def write_record(folder: Path, names: list[str], pretrained: Mapping[str, str]) -> None:
     """Write the record, by renaming: it names only complete folders."""
     record = {"format_version": BLOCKED_VERSION, "kind": "joined", "functions": names, "pretrained": dict(pretrained)}
-    write_json(folder / RECORD, record)
+    write_json(folder / RECORD, sealed(record))
     clear_leftovers(folder / RECORD)
 
 

@@ -17,16 +17,17 @@ from berthead.errors import ModelError, counted
 from berthead.function.checks import check_record, golden_example
 from berthead.function.golden import has_units, reads_pairs
 from berthead.function.protocol import identity_of
+from berthead.function.record import check_seal
 from berthead.model.units import Combine, pooled
 from berthead.records import FloatArray
 from berthead.storage.hashes import file_sha256
-from berthead.storage.model_files import RECORD
+from berthead.storage.model_files import RECORD, TOKENIZER
 from berthead.tasks import Task, find_task
 from berthead.text.bounds import TableSizes, check_tokenizer
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import LengthPolicy
 
-GRAPH, TOKENIZER = "model.onnx", "tokenizer.json"
+GRAPH = "model.onnx"
 EXPORT_VERSION = 2
 # No table is as large.
 _UNKNOWN = 2**40
@@ -99,7 +100,10 @@ class _Hashes:
         self.folder, self.wanted = folder, wanted
         self._found: dict[str, str] = {}
         self._thread = threading.Thread(target=self._compute, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # the system gives no more threads
+            self._compute()
 
     def _compute(self) -> None:
         for name in self.wanted:
@@ -109,7 +113,8 @@ class _Hashes:
                 self._found[name] = ""
 
     def check(self) -> None:
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         for name, sha256 in self.wanted.items():
             if self._found[name] != sha256:
                 where = str(self.folder / name)
@@ -150,7 +155,7 @@ def _read(folder: Path, record: Mapping[str, Any]) -> GraphFunction:
         if head["kind"] == "row" and head["windows"] not in ("mean", "max", "attention"):
             raise ValueError(f"windows is {head['windows']!r}; expected mean, max or attention")
         golden = tuple(
-            golden_example(one, outputs, task.form, many=many) | {"prediction": dict(one["prediction"])}
+            golden_example(one, outputs, task.form, many=many) | {"prediction": dict(one["prediction"])}  # of the graph
             for one in record["golden"]
         )
         policy = LengthPolicy(record["max_tokens"], record["on_long"], record.get("stride"))
@@ -159,9 +164,10 @@ def _read(folder: Path, record: Mapping[str, Any]) -> GraphFunction:
         raise ModelError(f"{where}: {error.where}", error.saw, error.expected, error.fix) from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(where, f"is not a whole record ({type(error).__name__}: {error})") from error
-    about = {key: value for key, value in record.items() if key not in ("golden", "crf")}
+    about = {key: value for key, value in record.items() if key not in ("golden", "crf", "record_sha256")}
     tokenizer, columns = Tokenizer.from_folder(folder), dict(record["columns"])
     check_tokenizer(tokenizer, tables, str(folder), pairs=reads_pairs(task, columns))
+    check_seal(record, where)
     return GraphFunction(tokenizer, bound, columns, policy, golden, about)
 
 

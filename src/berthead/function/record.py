@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from berthead.errors import ModelError, listed, shown
 from berthead.function.checks import refuse_strange_files
 from berthead.storage.model_files import RECORD, read_json
 
+_SEAL = "record_sha256"
 # model: a whole function. adapter: a LoRA change of an encoder that lies elsewhere. part: what differs from the encoder
 # beside it. onnx: a graph for ONNX Runtime. joined: an encoder, and a folder of each function on it.
 KINDS = ("model", "adapter", "part", "onnx", "joined")
@@ -60,3 +63,36 @@ def kind_of(record: Mapping[str, Any], where: str) -> str:
         saw = f'its kind is "{kind}", but it holds the keys of "{holds}"'
         raise ModelError(where, saw, "one of the two", "Copy the folder again.")
     return str(kind)
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with the sha256 of everything in it, under `record_sha256`.
+
+    Args:
+        record: a JSON object.
+
+    Returns:
+        The record to write.
+    """
+    return {**record, _SEAL: _hash(record)}
+
+
+def check_seal(record: Mapping[str, Any], where: str) -> None:
+    """Check that a record is as it was written.
+
+    Args:
+        record: as `read_record` gives it; records of an older berthead hold no sha256.
+        where: the file, for errors.
+
+    Raises:
+        ModelError: it was changed.
+    """
+    if _SEAL in record and record[_SEAL] != _hash(record):
+        fix = f"Copy the folder again. If you meant to change the record, remove {_SEAL} from it."
+        raise ModelError(where, f"does not match its own {_SEAL}", "the record as it was written", fix)
+
+
+def _hash(record: Mapping[str, Any]) -> str:
+    # As JSON gives it back: tuples are lists, and keys are texts.
+    plain = json.loads(json.dumps({key: value for key, value in record.items() if key != _SEAL}))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -13,6 +13,7 @@ from berthead.formats.registry import split_sheet
 from berthead.formats.table import Table
 from berthead.formats.writers import RowWriter, check_writable, open_writer
 from berthead.function.protocol import widest
+from berthead.jobs.assembly import errors_file_of
 from berthead.jobs.counts import Summary
 from berthead.jobs.inputs import is_file, matching
 from berthead.jobs.job import Job, run
@@ -58,6 +59,8 @@ def predict_file(
         Interrupted: Ctrl-C; whole parts are kept; for stdin, finished rows are in `<target>.partial`.
     """
     check_writable(target)
+    if target != STDIO:
+        errors_file_of(target)
     paths = matching(source)
     lasting = target != STDIO and all(map(is_file, paths))
     _refuse(paths, target, options, lasting)
@@ -145,7 +148,7 @@ class _Errors:
     """Bad rows of a stream; the file is made with the first one."""
 
     def __init__(self, target: str) -> None:
-        self.path = None if target == STDIO else f"{target}.errors.jsonl"
+        self.path = None if target == STDIO else errors_file_of(target)
         self._stack = ExitStack()
         self._writer: RowWriter | None = None
 

@@ -12,7 +12,7 @@ from typing import Any
 from berthead.errors import UsageError, counted, listed
 from berthead.formats.registry import format_of
 from berthead.formats.writers import check_writable, left_out_notes
-from berthead.jobs.assembly import put_together
+from berthead.jobs.assembly import errors_file_of, put_together
 from berthead.jobs.counts import Summary
 from berthead.jobs.manifest import differences, output_in, window_in
 from berthead.jobs.parts import MANIFEST, PARTS, Part, PartsFolder
@@ -80,6 +80,7 @@ def gather(target: str, names: Sequence[str] = ()) -> Summary:
         OutputError: the output cannot be written.
     """
     check_writable(target)
+    errors_file_of(target)
     own = f"{target}{PARTS}"
     try:
         with ExitStack() as stack:

@@ -19,7 +19,10 @@ from berthead.storage.hashes import file_sha256
 
 PARTS = ".parts"  # what the folder is called, behind the output's name
 MANIFEST, END, LOCK = "manifest.json", "end.json", "lock"
-_OURS = re.compile(rf"\.?(\d{{6,}}\.|{MANIFEST}|{END}|{LOCK})")
+# What the job's files are called; those of parts begin with their number.
+_FIXED = re.compile(rf"{re.escape(MANIFEST)}|{re.escape(END)}|{LOCK}(-\d+-of-\d+)?")
+_OF_A_PART = re.compile(r"(\d{6,})\.(json|errors\.jsonl|[a-z]+)")
+_ASIDE = re.compile(r"\.(.+)\.part-\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +163,9 @@ class PartsFolder:
             raise
 
     def clear(self) -> None:
-        """Remove all files of the job except the locks; the manifest last."""
+        """Remove all files of the job except the locks; a record after what it is about, the manifest last."""
         self.whole = {}
-        for path in sorted(self._ours(), key=lambda path: path.name == MANIFEST):
+        for path in sorted(self._ours(), key=lambda path: (path.name == MANIFEST, path.suffix == ".json")):
             if not path.name.startswith(LOCK):
                 path.unlink()
 
@@ -192,7 +195,17 @@ class PartsFolder:
         return {int(path.stem) for path in self.path.glob("*.json") if path.stem.isdecimal()}
 
     def _ours(self) -> list[Path]:
-        return [path for path in self.path.iterdir() if _OURS.match(path.name)]
+        """The job's own files: of parts that there are records of, or that may have been begun since."""
+        records = self._records()
+        begun = max(records, default=-1) + self.shard.of
+        found = []
+        for path in self.path.iterdir():
+            aside = _ASIDE.fullmatch(path.name)
+            name = aside[1] if aside else path.name
+            part = _OF_A_PART.fullmatch(name)
+            if _FIXED.fullmatch(name) or (part and (int(part[1]) in records or int(part[1]) <= begun)):
+                found.append(path)
+        return found
 
     def _read(self, number: int) -> Part | None:
         record = _read_json(self.path / f"{number:06}.json")

@@ -129,5 +129,5 @@ def peak(precision: str, threads: int, seconds: float = 0.1) -> float:
     assert library is not None
     rate: float = library.berthead_peak(chosen().encode(), abi.PRECISIONS[precision], threads, seconds)
     if rate <= 0:
-        raise MemoryError("no memory, or no threads, to measure the machine with")
+        raise MemoryError("no memory to measure the machine with")
     return rate

@@ -177,7 +177,7 @@ class NativeBlocks:
             0 if selected is None else len(selected), torch.get_num_threads(),
         )  # fmt: skip
         if failed:
-            raise MemoryError("no memory, or no threads, for the activations of a pack")
+            raise MemoryError("no memory for the activations of a pack")
         return output
 
 

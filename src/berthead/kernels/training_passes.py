@@ -20,7 +20,7 @@ def advance(steps: AdamWSteps) -> None:
     found = loaded()
     assert found is not None
     if found.berthead_adamw(chosen().encode(), ctypes.byref(steps), torch.get_num_threads()):
-        raise MemoryError("no threads for the steps of a table")
+        raise MemoryError("no memory for the steps of a table")
 
 
 def forget_tapes() -> None:
@@ -86,4 +86,4 @@ class Pass:
             self.name, self.precision, ctypes.byref(spec), ctypes.byref(work), forward, torch.get_num_threads()
         )
         if failed:
-            raise MemoryError("no memory, or no threads, for the gradients of a pass")
+            raise MemoryError("no memory for the gradients of a pass")

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from berthead.errors import ModelError, UsageError, counted, did_you_mean, listed
@@ -169,12 +170,14 @@ def read_checkpoint(name: str) -> Checkpoint:
     if pooler:
         square = {"dense.weight": (config.width, config.width), "dense.bias": (config.width,)}
         check_shapes(pooler, square, f"{folder}: pooler")
+    weights = our_weights({key: value.read() for key, value in kept.items()}, config)
+    check_finite(weights, str(folder))
     return Checkpoint(
         name=name,
         folder=folder,
         config=config,
         raw_config=raw_config,
-        weights=our_weights({key: value.read() for key, value in kept.items()}, config),
+        weights=weights,
         pooler={key: value.read().float() for key, value in pooler.items()} or None,
         trained_pooling=_trained_pooling(folder, bool(pooler) and families.FAMILIES[config.family].has_trained_pooler),
         left_out=left_out,
@@ -303,6 +306,22 @@ def check_shapes(found: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]]
         seen = tuple(found[name].shape)
         if seen != shape:
             raise ModelError(where, f"{name} has shape {list(seen)}", f"{list(shape)}, as config.json says")
+
+
+def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Check that weights are finite.
+
+    Args:
+        tensors: by name.
+        where: the location, for errors.
+
+    Raises:
+        ModelError: a weight holds NaN or infinity; it is named.
+    """
+    for name, tensor in tensors.items():
+        if tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all():
+            saw = f"{name} holds a value that is not finite"
+            raise ModelError(where, saw, "finite numbers", "Copy it again; if it is as it was made, its fit diverged.")
 
 
 _MODE = "pooling_mode_"

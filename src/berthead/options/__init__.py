@@ -190,8 +190,8 @@ class FitOptions(Options):
         None, "Folder that keeps the activations of the frozen layers for later fits [default: for this fit only]."
     )
     seed: int = option(0, "Seed of the split, the order, the head and dropout.", low=0, high=2**32 - 1)
-    threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1)
-    workers: int = option(1, "Processes that fit together on this machine, and share its threads.", low=1)
+    threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1, high=1024)
+    workers: int = option(1, "Processes that fit together on this machine, and share its threads.", low=1, high=256)
     skip_bad_rows: bool = option(False, "Leave out rows that cannot be used, and report them.")
     overwrite: bool = option(False, "Replace a model folder that exists.")
     resume: bool = option(False, "Continue an interrupted fit from its last checkpoint in <out>.fit.")
@@ -231,7 +231,7 @@ class PredictOptions(Options):
         "cpu", "Where the model is computed; cuda: all NVIDIA GPUs of this machine.", choices=("cpu", "cuda")
     )
     token_budget: int | None = option(None, "Tokens computed at once [default: 2048; cuda: 16384].", low=1)
-    threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1)
+    threads: int | None = option(None, "Processor threads [default: what this process may use].", low=1, high=1024)
     probabilities: bool = option(False, "Add a column with the probability of each label.")
     resume: bool = option(False, "Continue an interrupted job from the parts in OUT.parts.")
     shard: str | None = option(
@@ -242,7 +242,9 @@ class PredictOptions(Options):
         None,
         "Compute on a Ray cluster: auto, its HOST:PORT, or local (started on this machine) [default: no cluster].",
     )
-    part_rows: int = option(16384, "Rows in a part: the most that is lost when a job is killed.", low=1)
+    part_rows: int = option(
+        16384, "Rows in a part: the most that is lost when a job is killed.", low=1, high=10_000_000
+    )
     skip_bad_rows: bool = option(False, "eval: leave out rows that cannot be used, and report them.")
 
     def for_job(self, given: Mapping[str, Any]) -> PredictOptions:
@@ -283,12 +285,30 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+_LARGEST_CONFIG = 100_000  # characters; a file with all options has a few thousand
+
+
 def _read_config(path: Path, names: list[str]) -> dict[str, Any]:
     import yaml
 
+    class NoAliases(yaml.SafeLoader):
+        """A few aliases of aliases make a value that no memory can hold when it is shown."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+                raise yaml.YAMLError(f"line {line} refers to another value by *")
+            return super().compose_node(parent, index)
+
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_LARGEST_CONFIG + 1)
+        if len(text) > _LARGEST_CONFIG:
+            raise UsageError(str(path), f"is longer than {_LARGEST_CONFIG:,} characters", "lines such as `epochs: 3`")
+        loaded = yaml.load(text, NoAliases)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        if isinstance(error, UsageError):
+            raise
         reason = " ".join(str(error).split())
         raise UsageError(str(path), f"cannot be read as YAML ({reason})", "a mapping of options to values") from error
     if not isinstance(loaded, dict):
@@ -322,9 +342,10 @@ def _checked(cls: type[Options], name: str, value: Any, where: str) -> Any:
     if rule["choices"] and value not in rule["choices"]:
         known = (*rule["choices"], *(plugins.names(rule["more"]) if rule["more"] else ()))
         if value not in known:
-            raise UsageError(where, f'is "{value}"', f"one of {listed(known)}", did_you_mean(str(value), known))
+            near = did_you_mean(str(value)[:80], known)
+            raise UsageError(where, f'is "{str(value)[:80]}"', f"one of {listed(known)}", near)
     if rule["form"] and not re.fullmatch(rule["form"][0], value):
-        raise UsageError(where, f'is "{value}"', rule["form"][1])
+        raise UsageError(where, f'is "{str(value)[:80]}"', rule["form"][1])
     for key, words, broken in (
         ("low", "at least", operator.lt),
         ("high", "at most", operator.gt),
@@ -358,10 +379,10 @@ def _converted(kind: type, where: str, value: Any) -> Any:
             return value
         if str(value).lower() in words:
             return words[str(value).lower()]
-        raise UsageError(where, f'is "{value}"', "true or false")
+        raise UsageError(where, f'is "{str(value)[:80]}"', "true or false")
     if kind is str:
         if isinstance(value, dict | list | tuple | set):
-            raise UsageError(where, f"is {value}", "one text")
+            raise UsageError(where, f"is {str(value)[:80]}", "one text")
         return str(value)
     try:
         number = kind(value)
@@ -369,5 +390,5 @@ def _converted(kind: type, where: str, value: Any) -> Any:
     except (TypeError, ValueError, OverflowError):
         sound = False
     if isinstance(value, bool) or not sound:
-        raise UsageError(where, f'is "{value}"', "a whole number" if kind is int else "a number")
+        raise UsageError(where, f'is "{str(value)[:80]}"', "a whole number" if kind is int else "a number")
     return number

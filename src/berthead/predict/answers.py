@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from berthead.errors import DataError
 from berthead.function.protocol import Function
-from berthead.records import Example, FloatArray, Prediction
+from berthead.records import Example, FloatArray, IntArray, Prediction
 from berthead.tasks import Answer, Batch, Task
 from berthead.text.layout import Layout
 from berthead.text.windows import EncodedExample
 
 DECODED_ROWS = 128
+NOT_FINITE = (
+    "the model's numbers for it are not finite; expected finite logits: its weights are damaged or too large "
+    "(berthead verify MODEL), or they overflow in this precision (--precision fp32)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,17 @@ class Computed:
     rows: FloatArray | None
     layout: Layout
 
+    @property
+    def faulty(self) -> NDArray[np.bool_]:
+        """Whether any logit of an input is NaN or infinite, [inputs]."""
+        faulty = _not_finite(self.values, self.layout.unit_starts)
+        return faulty if self.rows is None else faulty | _not_finite(self.rows, self.layout.row_starts)
+
+
+def _not_finite(values: FloatArray, starts: IntArray) -> NDArray[np.bool_]:
+    counts = np.concatenate([[0], np.cumsum(~np.isfinite(values).all(1))])
+    return np.diff(counts[starts]) > 0
+
 
 def answered(
     function: Function, examples: Sequence[Example], inputs: Sequence[EncodedExample | None], computed: Computed
@@ -46,15 +63,22 @@ def answered(
     Yields:
         One prediction an example.
     """
-    sound = [(example, one) for example, one in zip(examples, inputs, strict=True) if one and not one.error]
-    batch = Batch([example for example, _ in sound], [one for _, one in sound])
-    answers = enumerate(decoded(function.task, computed.values, batch))
+    read = [(example, one) for example, one in zip(examples, inputs, strict=True) if one and not one.error]
+    faulty = computed.faulty
+    sound = np.flatnonzero(~faulty)
+    values = computed.values[computed.layout.units_of(sound)] if faulty.any() else computed.values
+    batch = Batch([read[number][0] for number in sound], [read[number][1] for number in sound])
+    answers, numbers = decoded(function.task, values, batch), iter(range(len(read)))
     for example, one in zip(examples, inputs, strict=True):
         error = example.error or (one.error if one else None)
         if error or one is None:
             yield Prediction(None, window=None, error=error, where=example.where)
+            continue
+        number = next(numbers)
+        answer = None if faulty[number] else next(answers)
+        if answer is None or not _is_finite(answer):
+            yield Prediction(None, window=None, error=NOT_FINITE, where=example.where)
         else:
-            number, answer = next(answers)
             yield _prediction(example, one, answer, _deciding_window(function.task, computed, number))
 
 
@@ -113,6 +137,12 @@ def _deciding_window(task: Task, computed: Computed, number: int) -> int | None:
     if own.shape[1] > outputs:  # window attention: the last column is each window's weight
         return int(own[:, outputs].argmax())
     return int(task.window_scores(values[unit], own).argmax())
+
+
+def _is_finite(answer: Answer) -> bool:
+    """Whether an answer's numbers are: large logits may overflow when they are decoded."""
+    numbers = [answer.score, answer.answer if answer.is_number else None]
+    return all(math.isfinite(number) for number in numbers if number is not None)
 
 
 def _prediction(example: Example, read: EncodedExample, answer: Answer, window: int | None) -> Prediction:

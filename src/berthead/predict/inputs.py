@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,8 @@ from berthead.data.frames import (
     records_of,
     rows_of_columns,
 )
-from berthead.errors import DataError, did_you_mean, listed
+from berthead.errors import DataError, UsageError, did_you_mean, listed, shown
+from berthead.formats.registry import path_in
 from berthead.function.protocol import Function
 from berthead.records import Example, Row
 
@@ -52,6 +54,25 @@ def _is_table(inputs: dict[Any, Any], function: Function) -> bool:
         return False
     names = {str(name): name for name in inputs}
     return is_column(inputs[names[columns_in(list(names), function, "predict").text]])
+
+
+def refuse_path(inputs: Any) -> None:
+    """Refuse a path where a text is expected: its name would be answered, not what it holds.
+
+    Args:
+        inputs: the user's value.
+
+    Raises:
+        UsageError: it is a path, or a text that is or looks like one.
+    """
+    is_path = isinstance(inputs, os.PathLike)
+    what = path_in(inputs) if isinstance(inputs, str) else "is a path" if is_path else ""
+    if what:
+        name = str(inputs)
+        read = os.path.join(name, "*.csv") if what == "is a folder" else name  # noqa: PTH118 - of any text
+        fix = f'For all its rows: model.predict_file({shown(read)}, "answers.csv").'
+        fix += "" if is_path else f" For this text itself: model.predict([{shown(name)}])."
+        raise UsageError("predict", f"{shown(name)} {what}", "a text, or many inputs", fix)
 
 
 def examples_of(inputs: Any, function: Function) -> Iterator[Example]:

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from berthead.errors import DataError, counted
 from berthead.function.golden import replay, replay_answers
 from berthead.function.protocol import Function
 from berthead.model.units import Combine, unit_logits
-from berthead.predict.answers import Computed, answered
+from berthead.predict.answers import NOT_FINITE, Computed, answered
 from berthead.predict.reading import ReadChunk, chunks, length_notes, prefetched, readable
 from berthead.records import Example, FloatArray, Pack, Prediction
 from berthead.tasks import Batch
@@ -126,20 +128,31 @@ class Applier:
         replay_answers(self.function, self.predict)
         return largest
 
-    def evaluate(self, examples: Sequence[Example]) -> dict[str, Any]:
+    def evaluate(self, examples: Sequence[Example], left_out: list[str] | None = None) -> dict[str, Any]:
         """Metrics over examples with targets.
 
         Args:
             examples: without errors, with known targets.
+            left_out: where examples whose logits are not finite are added, as `file:line: what is wrong`; None: one
+                is an error.
 
         Returns:
             The task's metrics, `rows`, and `warnings`.
 
         Raises:
-            DataError: an example is too long, and the function was fitted with `on_long="error"`.
+            DataError: an example without finite logits, or one too long for a function fitted with `on_long="error"`.
         """
         task = self.function.task
-        values, inputs = self.computed(examples)
+        values, inputs, faulty = self._scored(examples)
+        if left_out is not None and faulty.any():
+            left_out += [f"{examples[number].where}: {NOT_FINITE}" for number in np.flatnonzero(faulty).tolist()]
+            values = values[np.repeat(~faulty, [one.n_units for one in inputs])]
+            sound = np.flatnonzero(~faulty).tolist()
+            examples, inputs = [examples[number] for number in sound], [inputs[number] for number in sound]
+        else:
+            _refuse_faulty(examples, faulty)
+        if not examples:
+            raise DataError("data", "holds no rows that can be scored", "rows with finite logits", NOT_FINITE)
         targets = task.targets([example.target for example in examples], inputs)
         scores = task.evaluate(values, targets, Batch(examples, inputs))
         scores["warnings"] += task.misfits(examples, inputs) + length_notes(inputs, self.function.policy)
@@ -155,14 +168,23 @@ class Applier:
             float32 [units, outputs], and the encoded examples without their tokens.
 
         Raises:
-            DataError: an example is too long, and the function was fitted with `on_long="error"`.
+            DataError: an example without finite logits, or one too long for a function fitted with `on_long="error"`.
         """
+        values, inputs, faulty = self._scored(examples)
+        _refuse_faulty(examples, faulty)
+        return values, inputs
+
+    def _scored(self, examples: Sequence[Example]) -> tuple[FloatArray, list[EncodedExample], NDArray[np.bool_]]:
+        """Like `computed`, and which examples have logits that are not finite, [examples]."""
         values, inputs = [np.empty((0, self.function.task.outputs), dtype=np.float32)], list[EncodedExample]()
+        faulty = [np.empty(0, dtype=np.bool_)]
         for chunk, (read,) in prefetched(self.read(examples)):
             sound = readable(chunk, read)
-            values.append(self.compute(sound).values)
+            computed = self.compute(sound)
+            values.append(computed.values)
+            faulty.append(computed.faulty)
             inputs += [one.without_rows() for one in sound]
-        return np.concatenate(values), inputs
+        return np.concatenate(values), inputs, np.concatenate(faulty)
 
     def compute(self, inputs: Sequence[EncodedExample]) -> Computed:
         """Logits of encoded examples, in order."""
@@ -203,6 +225,13 @@ class Predictor(Applier):
     def __reduce__(self) -> tuple[Any, ...]:
         # The prepared weights are packed for this processor: they are made again after unpickling.
         return type(self), (self.function, self.engine.precision, self.token_budget, self.device)
+
+
+def _refuse_faulty(examples: Sequence[Example], faulty: NDArray[np.bool_]) -> None:
+    """Raise DataError at the first example whose logits are not finite."""
+    if faulty.any():
+        rows = f" ({int(faulty.sum()):,} of {counted(len(faulty), 'row')})" if len(faulty) > 1 else ""
+        raise DataError(examples[int(faulty.argmax())].where, f"{NOT_FINITE}{rows}")
 
 
 def budget_of(device: torch.device) -> int:

@@ -66,7 +66,11 @@ def prefetched(items: Iterator[T]) -> Generator[T]:
             hand_over(None, error)
 
     # A daemon thread: Ctrl-C must not wait for input that may never come.
-    threading.Thread(target=make, daemon=True, name=READER_THREAD).start()
+    try:
+        threading.Thread(target=make, daemon=True, name=READER_THREAD).start()
+    except RuntimeError:  # the system gives no more threads: the caller makes the items itself
+        yield from items
+        return
     try:
         while True:
             refuse_child(process, "predict", "was begun before this process was forked", "Begin it in the child.")
@@ -94,7 +98,7 @@ def split_readable(
     Returns:
         The good examples, and `file:line: what is wrong`.
     """
-    if policy.on_long != "error":
+    if policy.on_long != "error" and tokenizer.special_tokens(pair=False):  # no row is without tokens
         return list(examples), []
     sound, bad = [], []
     for chunk in chunks(examples):
@@ -116,7 +120,8 @@ def readable(examples: Sequence[Example], inputs: Sequence[EncodedExample | None
     for example, one in zip(examples, inputs, strict=True):
         error = example.error or (one.error if one else None)
         if error or one is None:
-            raise DataError(example.where, str(error), "", "Correct the row, or fit with --on-long window.")
+            fix = "" if one is None or one.n_tokens <= 1 else ", or fit with --on-long window"
+            raise DataError(example.where, str(error), "", f"Correct the row{fix}.")
         sound.append(one)
     return sound
 

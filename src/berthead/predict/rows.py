@@ -57,12 +57,14 @@ class LabelledRows:
         bad: the other rows, as `file:line: what is wrong`.
         notes: notes about them.
         labelled: whether there were targets to read.
+        skips_bad: whether bad rows are left out.
     """
 
     examples: list[Example]
     bad: list[str]
     notes: list[str]
     labelled: bool = True
+    skips_bad: bool = False
 
     @property
     def left_out(self) -> list[str]:
@@ -115,7 +117,7 @@ def labelled_rows(data: Any, functions: Sequence[Function], *, needed: bool = Tr
     if not examples:
         what = "scored" if labelled else "answered"
         raise DataError(where, f"holds no rows that can be {what}", "rows with a text and a label")
-    return LabelledRows(examples, bad, notes_on(rows) + mended(examples), labelled)
+    return LabelledRows(examples, bad, notes_on(rows) + mended(examples), labelled, options.skip_bad_rows)
 
 
 def knows(task: Task, target: Any) -> bool:

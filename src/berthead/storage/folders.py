@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -59,6 +61,29 @@ def _is_for_transformers(folder: Path) -> bool:
 
 
 @contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process has a folder locked, and lock it; a process that dies lets go of it.
+
+    Args:
+        folder: one that exists; on a disk without locks nothing is locked.
+
+    Raises:
+        OSError: it does not exist.
+    """
+    while True:
+        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with suppress(OSError):
+                fcntl.flock(held, fcntl.LOCK_EX)
+            # While this process waited, another one may have put a new folder in its place.
+            if os.path.samestat(os.fstat(held), folder.stat()):
+                yield
+                return
+        finally:
+            os.close(held)
+
+
+@contextmanager
 def made_whole(folder: Path, overwrite: bool = False) -> Iterator[Path]:
     """A context for writing a model folder: it is renamed into place on success, and never half written.
 
@@ -70,11 +95,12 @@ def made_whole(folder: Path, overwrite: bool = False) -> Iterator[Path]:
         An empty folder beside it.
 
     Raises:
-        OutputError: the place cannot be written, or the disk is full; nothing is left there.
+        OutputError: the place cannot be written, the disk is full, or another process has written there meanwhile;
+            nothing is left there.
     """
     check_out(folder, overwrite)
     try:
-        with folder_aside(folder) as aside:
+        with folder_aside(folder, overwrite) as aside:
             yield aside
     except (OSError, SafetensorError) as error:
         fix = "Free some space, or give another folder."
@@ -83,17 +109,19 @@ def made_whole(folder: Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def folder_aside(folder: Path) -> Iterator[Path]:
+def folder_aside(folder: Path, overwrite: bool = True) -> Iterator[Path]:
     """A hidden folder that is flushed to disk and renamed to its target at the end.
 
     Args:
         folder: the folder to be made or replaced.
+        overwrite: replace a folder that exists; otherwise only an empty one.
 
     Yields:
         The hidden folder, empty; it is removed after an exception.
 
     Raises:
         OSError: it cannot be written; an existing folder is unchanged.
+        OutputError: without `overwrite`, another process made the folder meanwhile.
     """
     aside = hidden(folder)
     shutil.rmtree(aside, ignore_errors=True)  # from a process that was killed and had this number
@@ -105,23 +133,34 @@ def folder_aside(folder: Path) -> Iterator[Path]:
         for path in sorted(aside.rglob("*")):
             sync_folder(path) if path.is_dir() else sync_file(path)
         sync_folder(aside)
-        _put_in_place(aside, folder)
+        _put_in_place(aside, folder, overwrite)
     finally:
         os.close(held)
         shutil.rmtree(aside, ignore_errors=True)
     clear_leftovers(folder)
 
 
-def _put_in_place(aside: Path, folder: Path) -> None:
+def _put_in_place(aside: Path, folder: Path, overwrite: bool) -> None:
     old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    if folder.is_dir():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    try:
-        aside.rename(folder)
-    except BaseException:
-        if old.is_dir():
-            old.rename(folder)
-        raise
+    while True:
+        if overwrite:
+            _move_away(folder, old)
+        try:
+            aside.rename(folder)  # of a folder that exists, only an empty one is replaced
+            break
+        except BaseException as error:
+            if old.is_dir() and not folder.exists():
+                old.rename(folder)
+            if not isinstance(error, OSError) or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if not overwrite:
+                saw = "holds a model already, which another process wrote meanwhile"
+                raise OutputError(str(folder), saw, "", "Give another folder, or add --overwrite.") from error
     sync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _move_away(folder: Path, old: Path) -> None:
+    shutil.rmtree(old, ignore_errors=True)
+    with suppress(FileNotFoundError), locked(folder):  # a function may be added to it just now
+        folder.rename(old)

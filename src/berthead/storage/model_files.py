@@ -10,6 +10,7 @@ from berthead.errors import ModelError
 
 RECORD = "berthead.json"
 WEIGHTS = "model.safetensors"
+TOKENIZER = "tokenizer.json"
 INDEX = "model.safetensors.index.json"
 # Of a function in a joined folder, which is no model without the encoder beside it: transformers finds no such name.
 PART = "part.safetensors"
@@ -30,6 +31,8 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelError: the file is missing or holds something else.
     """
     try:
+        if path.exists() and not path.is_file():  # reading from a pipe or a device may never end
+            raise ModelError(str(path), "is no regular file", "a file with a JSON object")
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelError(str(path.parent), f"holds no {path.name}") from error

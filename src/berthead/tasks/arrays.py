@@ -11,13 +11,14 @@ import numpy as np
 from berthead.records import FloatArray
 
 
-def number(state: Mapping[Any, Any], key: Any, above: float = -math.inf) -> float:
+def number(state: Mapping[Any, Any], key: Any, low: float = -math.inf, high: float = math.inf) -> float:
     """A finite number from a saved state.
 
     Args:
         state: the JSON object.
         key: the number's name.
-        above: it has to be above this.
+        low: it has to be at least this.
+        high: it has to be at most this.
 
     Returns:
         The number.
@@ -27,8 +28,9 @@ def number(state: Mapping[Any, Any], key: Any, above: float = -math.inf) -> floa
         KeyError: it is not there.
     """
     value = state[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not above < float(value) < math.inf:
-        bound = "" if above == -math.inf else f" above {above:g}"
+    sound = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not sound or not low <= value <= high:
+        bound = f" from {low:g} to {high:g}" if high < math.inf else f", at least {low:g}" if low > -math.inf else ""
         raise ValueError(f"{key} is {value!r}; expected a finite number{bound}")
     return float(value)
 

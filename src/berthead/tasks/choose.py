@@ -11,10 +11,10 @@ import numpy as np
 from berthead.data.labels import is_blank, plain
 from berthead.errors import DataError, counted, listed, shown
 from berthead.records import Example, FloatArray, Prediction
-from berthead.tasks.arrays import number, ragged, softmax
+from berthead.tasks.arrays import ragged, softmax
 from berthead.tasks.base import Answer, Batch, Task, stateless
 from berthead.tasks.cells import short
-from berthead.tasks.label_scores import best_temperature
+from berthead.tasks.label_scores import best_temperature, temperature_in
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import EncodedExample, LengthPolicy, read_choices
 
@@ -92,7 +92,7 @@ class Choose(Task):
         """The task from its saved state."""
         if state["style"] not in STYLES:
             raise ValueError(f"style is {state['style']!r}; expected one of {listed(STYLES)}")
-        return cls(state["style"], number(state, "temperature", above=0))
+        return cls(state["style"], temperature_in(state))
 
     def to_json(self) -> dict[str, Any]:
         """Style and temperature."""

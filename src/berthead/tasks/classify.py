@@ -12,10 +12,17 @@ from berthead.data.label_notes import label_notes
 from berthead.data.labels import MOST_LABELS, Labels, is_blank, plain
 from berthead.errors import DataError, shown
 from berthead.records import Example, FloatArray, IntArray, Label
-from berthead.tasks.arrays import number, softmax
+from berthead.tasks.arrays import softmax
 from berthead.tasks.base import Answer, Batch, LinearModel, Task
 from berthead.tasks.cells import is_label, typed
-from berthead.tasks.label_scores import best_temperature, calibration_error, never_predicted, nll, per_label
+from berthead.tasks.label_scores import (
+    best_temperature,
+    calibration_error,
+    never_predicted,
+    nll,
+    per_label,
+    temperature_in,
+)
 from berthead.tasks.linear import softmax_regression
 from berthead.text.windows import EncodedExample
 
@@ -77,7 +84,7 @@ class Classify(Task):
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Self:
         """The task from its saved state."""
-        return cls(Labels.from_json(state["labels"]), number(state, "temperature", above=0))
+        return cls(Labels.from_json(state["labels"]), temperature_in(state))
 
     def to_json(self) -> dict[str, Any]:
         """Labels and temperature."""

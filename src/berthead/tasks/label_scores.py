@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from berthead.errors import listed, shown
 from berthead.records import FloatArray, Label
-from berthead.tasks.arrays import softmax
+from berthead.tasks.arrays import number, softmax
 
 # Below this many held-out rows a temperature is noise.
 ROWS_FOR_TEMPERATURE = 50
+# Far beyond what a fit finds. Divided by less, logits overflow; divided by more, all labels get the same probability.
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1e-4, 1e4
 
 
 def per_label(labels: Sequence[Label], gold: np.ndarray, predicted: np.ndarray) -> list[dict[str, Any]]:
@@ -49,6 +51,16 @@ def never_predicted(labels: Sequence[Label], gold: np.ndarray, predicted: np.nda
     """
     never = [label for label, rows, answers in zip(labels, gold, predicted, strict=True) if rows and not answers]
     return [f"never predicted: {listed(map(shown, never))}"] if never else []
+
+
+def temperature_in(state: Mapping[str, Any]) -> float:
+    """The temperature in a task's saved state.
+
+    Raises:
+        ValueError: it is not a number that a fit could have found.
+        KeyError: it is not there.
+    """
+    return number(state, "temperature", LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE)
 
 
 def nll(logits: FloatArray, targets: np.ndarray, temperature: float) -> float:

@@ -95,7 +95,7 @@ class Multilabel(Task):
             raise ValueError(
                 f"holds {counted(len(thresholds), 'threshold')}; expected {len(labels)}, one for each label"
             )
-        return cls(labels, tuple(number(thresholds, place) for place in thresholds))
+        return cls(labels, tuple(number(thresholds, place, 0, 1) for place in thresholds))
 
     def to_json(self) -> dict[str, Any]:
         """Labels and thresholds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -91,7 +92,7 @@ class Regress(Task):
         mean, low, high = number(scale, "mean"), number(state, "low"), number(state, "high")
         if low > high:
             raise ValueError(f"low is {low:g}; expected at most high, {high:g}")
-        return cls(mean, number(scale, "deviation", above=0), low, high, standardised)
+        return cls(mean, number(scale, "deviation", sys.float_info.min), low, high, standardised)
 
     def to_json(self) -> dict[str, Any]:
         """The target's mean, deviation and range."""

@@ -6,7 +6,8 @@ import hashlib
 import json
 import string
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,9 +115,9 @@ class Tokenizer:
                 return cls(Backend.from_file(str(path)), config)
             if (folder / "vocab.txt").is_file():
                 return cls(_wordpiece(folder / "vocab.txt", config), config)
-        except ModelError:
-            raise
-        except Exception as error:  # the library raises a bare Exception
+        except BaseException as error:
+            if not _is_of_the_library(error):
+                raise
             raise ModelError(str(path), f"cannot be read ({error})", "a tokenizer file of this encoder") from error
         raise ModelError(str(folder), "holds no tokenizer", "tokenizer.json, or vocab.txt")
 
@@ -130,7 +131,7 @@ class Tokenizer:
         else:
             largest = max(self.backend.get_vocab(with_added_tokens=True).values())
         # Special tokens have numbers of their own in the template, whatever the vocabulary says.
-        return max(largest, *self._single.special_tokens, *self._pair.special_tokens)
+        return max([largest, *self._single.special_tokens, *self._pair.special_tokens])
 
     def token_types(self, *, pair: bool) -> set[int]:
         """The token types in a row of one text, or of a pair."""
@@ -202,12 +203,14 @@ class Tokenizer:
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token numbers of texts, without special tokens."""
         clean = [_text(text) for text in texts]
-        return [encoding.ids for encoding in self.backend.encode_batch_fast(clean, add_special_tokens=False)]
+        with _readable():
+            return [encoding.ids for encoding in self.backend.encode_batch_fast(clean, add_special_tokens=False)]
 
     def pieces(self, texts: Sequence[str]) -> list[Pieces]:
         """Tokens of texts with their positions, without special tokens."""
         clean = [_text(text) for text in texts]
-        encodings = self.backend.encode_batch(clean, add_special_tokens=False)
+        with _readable():
+            encodings = self.backend.encode_batch(clean, add_special_tokens=False)
         found = [_pieces(encoding) for encoding in encodings]
         if self._finds_words:
             return found
@@ -216,7 +219,8 @@ class Tokenizer:
     def word_ids(self, words: Sequence[Sequence[str]]) -> list[list[list[int]]]:
         """Token numbers of each word of texts given as words; a word without a token gets the unknown token."""
         clean = [[_text(word) for word in text] for text in words]
-        encodings = self._spaced.encode_batch(clean, is_pretokenized=True, add_special_tokens=False)
+        with _readable():
+            encodings = self._spaced.encode_batch(clean, is_pretokenized=True, add_special_tokens=False)
         unknown = self._unknown()
         texts = []
         for text, encoding in zip(clean, encodings, strict=True):
@@ -266,6 +270,25 @@ class Tokenizer:
         for key in ("name_or_path", "_name_or_path", "auto_map", "max_length", "stride", "truncation_strategy"):
             names.pop(key, None)
         (folder / "tokenizer_config.json").write_text(json.dumps(names, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Errors of the library about a text as ours; ModelError."""
+    try:
+        yield
+    except BaseException as error:
+        if not _is_of_the_library(error):
+            raise
+        fix = "Use the tokenizer that was saved with this encoder."
+        raise ModelError("the tokenizer", f"cannot read a text ({error})", "one that reads every text", fix) from error
+
+
+def _is_of_the_library(error: BaseException) -> bool:
+    """Whether an error is the library's: it raises bare Exceptions, and panics, which are none."""
+    if isinstance(error, ModelError | MemoryError):
+        return False
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from berthead.records import Example, IntArray
 from berthead.text.tokenizer import Encoded, Tokenizer
 
 OnLong = Literal["window", "truncate", "error"]
+_NOTHING = "has no tokens: the tokenizer drops all its characters; expected a text that it knows"
 _NO_TOKENS = Encoded(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), 0, False)
 
 
@@ -93,6 +95,22 @@ class EncodedExample:
         return replace(self, rows=(_NO_TOKENS,) * len(self.rows))
 
 
+Read = TypeVar("Read", bound=Callable[..., list[EncodedExample]])
+
+
+def _without_tokens_is_an_error(read: Read) -> Read:
+    """An input with a row of no token at all, not even a special one, gets an error: no encoder reads it."""
+
+    @wraps(read)
+    def checked(*args: Any, **kwargs: Any) -> list[EncodedExample]:
+        return [
+            one if one.error or all(len(row.ids) for row in one.rows) else replace(one, error=_NOTHING)
+            for one in read(*args, **kwargs)
+        ]
+
+    return checked  # type: ignore[return-value]
+
+
 def window_starts(length: int, room: int, shared: int) -> list[int]:
     """Where windows begin: as few as possible, evenly spaced, all full.
 
@@ -157,6 +175,7 @@ def windows_in_parts(one: EncodedExample, target: np.ndarray, most: int) -> list
     return parts
 
 
+@_without_tokens_is_an_error
 def read_texts(
     tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, policy: LengthPolicy
 ) -> list[EncodedExample]:
@@ -176,6 +195,7 @@ def read_texts(
     return [_text_input(tokenizer, a, b, policy) for a, b in zip(first, second, strict=True)]
 
 
+@_without_tokens_is_an_error
 def read_choices(tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy) -> list[EncodedExample]:
     """Questions with choices: each choice is a separate pair.
 
@@ -209,6 +229,7 @@ def read_choices(tokenizer: Tokenizer, examples: Sequence[Example], policy: Leng
     return found
 
 
+@_without_tokens_is_an_error
 def read_words(
     tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy, *, whole: bool, by_piece: bool = False
 ) -> list[EncodedExample]:
@@ -250,6 +271,7 @@ def read_words(
     return found
 
 
+@_without_tokens_is_an_error
 def read_questions(tokenizer: Tokenizer, examples: Sequence[Example], policy: LengthPolicy) -> list[EncodedExample]:
     """Questions with a context; every token of the context can begin or end the answer.
 

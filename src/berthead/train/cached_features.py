@@ -174,7 +174,8 @@ def keep(
     name = f"{_key(part, pooling, first, dtype)}.{_SUFFIXES[dtype]}"
     count = shape[0] * width * dtype.itemsize
     path = place / name
-    if not team.every(folder is not None and path.is_file() and path.stat().st_size == count):
+    known = folder is not None and path.is_file()
+    if not team.every(known and (team.local_rank > 0 or _is_whole(path, count))):
         if not team.every(shutil.disk_usage(place).free >= count):
             return None
         with Progress("encode", len(sound), "rows", quiet) as progress:
@@ -241,21 +242,39 @@ def _parts(
 
 
 def _written(place: Path, name: str, parts: Iterable[bytes], *, stays: bool) -> Path:
-    """A file with these bytes: renamed into place if it is kept, else readable by its user only."""
+    """A file with these bytes: if it is kept, with their sha256 behind, and renamed; else readable by its user only."""
     # Written, not mapped: on a full disk a mapped write would end the process.
     try:
         if not stays:
             return _temporary(place, parts)
-        aside = Aside(place / name)
+        aside, digest = Aside(place / name), hashlib.sha256()
         try:
             for part in parts:
                 aside.stream.write(part)
+                digest.update(part)
+            aside.stream.write(digest.digest())
             return aside.publish()
         except BaseException:
             aside.discard()
             raise
     except OSError as error:
         raise _not_kept(place, error) from error
+
+
+def _is_whole(path: Path, count: int) -> bool:
+    """Whether a file that an earlier fit kept holds as many bytes of vectors, and the sha256 of them behind."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size != count + digest.digest_size:
+                return False
+            left = count
+            while left and (part := file.read(min(left, 2**20))):
+                digest.update(part)
+                left -= len(part)
+            return file.read() == digest.digest()
+    except OSError:
+        return False
 
 
 def _temporary(place: Path, parts: Iterable[bytes]) -> Path:

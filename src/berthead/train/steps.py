@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,18 +123,31 @@ class FitState:
         """Score the held-out rows, and keep the parameters if they are the best so far."""
         self.optimiser.settle()
         if not np.isfinite(self.loss):
-            saw = f"the training loss is {self.loss} in epoch {self.epoch + 1}"
-            raise UsageError("fit", saw, "a finite loss", f"Lower --lr (it is {self.settings.lr:g}).")
-        scores = _score(self.mode, self.task, self.valid)
+            raise self._diverged(f"the training loss is {self.loss}", "a finite loss")
+        if not all(torch.isfinite(tensor).all() for tensor in self._trained().values()):
+            raise self._diverged("a parameter is not finite", "finite parameters")
+        logits = _held_out_logits(self.mode, self.valid)
+        if not np.isfinite(logits).all():
+            raise self._diverged("a logit of a held-out row is not finite", "finite logits")
+        scores = _score(logits, self.task, self.valid)
         value = _value(self.task, self.settings.metric, scores, self.epoch)
         with defer_sigint():
             before, self.randomness = self.randomness, None
             self.history.epochs.append({"train_loss": self.loss / len(self.targets)} | scores)
             if value > self.best_value or self.best is None:
-                self.best, self.best_value = _copy(self.mode.module, self.fixed), value
+                self.best, self.best_value = _copy(self._trained()), value
                 self.history.best_epoch = self.epoch + 1
             self.epoch, self.step, self.loss = self.epoch + 1, 0, 0.0
             self.order_state, self.randomness = self.orders.bit_generator.state, before
+
+    def _trained(self) -> dict[str, Tensor]:
+        """The trained parameters, not copied."""
+        return {name: one for name, one in self.mode.module.state_dict().items() if name not in self.fixed}
+
+    def _diverged(self, saw: str, expected: str) -> UsageError:
+        """The error of a fit whose numbers overflow."""
+        where = f"{saw} in epoch {self.epoch + 1}"
+        return UsageError("fit", where, expected, f"Lower --lr (it is {self.settings.lr:g}).")
 
     def saved(self) -> Saved | None:
         """The whole state, to resume from; None in the middle of an update."""
@@ -145,8 +158,7 @@ class FitState:
             "epochs": self.history.epochs, "best_epoch": self.history.best_epoch, "notes": self.history.notes,
             "kept": self.mode.kept, "micro_tokens": self.mode.micro_tokens, "windows": self.randomness.windows,
         }  # fmt: skip
-        now = {name: one for name, one in self.mode.module.state_dict().items() if name not in self.fixed}
-        groups = {"now": now, "best": self.best or {}, "random": self.randomness.tensors()}
+        groups = {"now": self._trained(), "best": self.best or {}, "random": self.randomness.tensors()}
         tensors = {f"{group}.{name}": one for group, some in groups.items() for name, one in some.items()}
         return Saved(state, tensors | self.optimiser.tensors())
 
@@ -189,11 +201,17 @@ def _wanted(targets: np.ndarray, sizes: Sequence[int]) -> Tensor:
     return torch.from_numpy(np.concatenate([one[:size] for one, size in zip(targets, sizes, strict=True)]))
 
 
-def _score(mode: TrainingMode, task: Task, valid: Fold | None) -> dict[str, float]:
+def _held_out_logits(mode: TrainingMode, valid: Fold | None) -> np.ndarray:
+    if valid is None:
+        return np.empty((0, 1), dtype=np.float32)
+    mode.module.eval()
+    return mode.valid_logits()
+
+
+def _score(logits: np.ndarray, task: Task, valid: Fold | None) -> dict[str, float]:
     if valid is None:
         return {}
-    mode.module.eval()
-    scores = task.evaluate(mode.valid_logits(), valid.targets, valid.batch)
+    scores = task.evaluate(logits, valid.targets, valid.batch)
     return {name: scores[name] for name in task.metrics}
 
 
@@ -226,6 +244,6 @@ def _unfreeze(groups: Sequence[Sequence[nn.Parameter]], count: int) -> None:
             parameter.requires_grad_(number < count)
 
 
-def _copy(module: nn.Module, fixed: Collection[str]) -> dict[str, Tensor]:
-    """Copies of the trained parameters."""
-    return {name: tensor.clone() for name, tensor in module.state_dict().items() if name not in fixed}
+def _copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of parameters."""
+    return {name: tensor.clone() for name, tensor in tensors.items()}

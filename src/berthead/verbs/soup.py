@@ -9,7 +9,8 @@ from typing import Any, Unpack
 
 from berthead.errors import ModelError, UsageError, shown
 from berthead.fitted import Fitted, load
-from berthead.function.artifact import Artifact, with_parameters
+from berthead.function.artifact import Artifact, with_golden, with_parameters
+from berthead.function.checks import golden_input
 from berthead.function.head_record import head_record
 from berthead.function.parameters import Parameters
 from berthead.options import ROW_OPTIONS, PredictOptions
@@ -200,7 +201,8 @@ def _recorded(
     run = kept | {"soup": {"recipe": told.get("recipe", "uniform"), **made, "members": members}}
     if told:
         run |= {"held_out_rows": told["rows"], "metrics": told["metrics"]}
-    return replace(artifact, run=run)
+    # Thresholds and temperature were tuned since: the answers are others.
+    return with_golden(replace(artifact, run=run), [golden_input(one) for one in artifact.golden])
 
 
 def _check_alike(first: _Member, other: _Member) -> None:
