@@ -44,7 +44,7 @@ def pull(name: str, revision: str | None = None) -> Path:
             snapshot_download(name, revision=revision, local_dir=aside, allow_patterns=FILES)
             shutil.rmtree(aside / ".cache", ignore_errors=True)
             read_checkpoint(str(aside))
-            Tokenizer.from_folder(aside)
+            Tokenizer.from_checkpoint(aside)
     except ModelError as error:
         # The temporary folder is gone when the user reads this.
         where = f"berthead pull {error.where.replace(str(aside), name)}"

@@ -14,9 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from berthead.errors import ModelError
+from berthead.errors import ModelError, listed
 from berthead.records import IntArray
+from berthead.text.tokenizer_config import follow
 
+# How tokenizers are saved that only Python code can read.
+_SLOW_FILES = (
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "sentencepiece.model",
+    "spm.model",
+    "vocab.json",
+    "merges.txt",
+)
+_CONVERT = "python -c \"from transformers import AutoTokenizer as T; T.from_pretrained('{0}').save_pretrained('{0}')\""
 _ASCII_PUNCTUATION = frozenset(string.punctuation)
 _CJK = (("\u3400", "\u4dbf"), ("\u4e00", "\u9fff"), ("\uf900", "\ufaff"), ("\U00020000", "\U0002ebef"))
 
@@ -119,7 +130,27 @@ class Tokenizer:
             if not _is_of_the_library(error):
                 raise
             raise ModelError(str(path), f"cannot be read ({error})", "a tokenizer file of this encoder") from error
-        raise ModelError(str(folder), "holds no tokenizer", "tokenizer.json, or vocab.txt")
+        saw, fix = "holds no tokenizer", ""
+        if files := [name for name in _SLOW_FILES if (folder / name).is_file()]:
+            saw = f"holds its tokenizer only as {listed(files)}"
+            fix = f"Write the other form, with transformers and sentencepiece installed: {_CONVERT.format(folder)}"
+        raise ModelError(str(folder), saw, "tokenizer.json, or vocab.txt", fix)
+
+    @classmethod
+    def from_checkpoint(cls, folder: Path) -> Tokenizer:
+        """The tokenizer of a pre-trained checkpoint, as transformers reads all of its files.
+
+        Args:
+            folder: the checkpoint. A fitted function's folder has a tokenizer.json that says everything: `from_folder`.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            ModelError: there is none, it cannot be read, or its files contradict each other.
+        """
+        made = cls.from_folder(folder)
+        return cls(made.backend, follow(made.backend, made.config, folder))
 
     @property
     def largest_id(self) -> int:

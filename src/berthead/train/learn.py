@@ -220,7 +220,7 @@ def _notes(task: Task, folds: Sequence[Fold], policy: LengthPolicy, checkpoint: 
 
 def _reader(checkpoint: Checkpoint, options: FitOptions, pairs: bool) -> tuple[Tokenizer, LengthPolicy]:
     """The checkpoint's tokenizer, and how long inputs are handled."""
-    tokenizer = Tokenizer.from_folder(checkpoint.folder)
+    tokenizer = Tokenizer.from_checkpoint(checkpoint.folder)
     check_tokenizer(tokenizer, checkpoint.config, f"--encoder {options.encoder}", pairs=False)
     if pairs and checkpoint.config.segments == 1 and tokenizer.token_types(pair=True) == {0, 1}:
         saw = f"{options.encoder} does not tell the second text from the first (type_vocab_size is 1)"
