@@ -16,8 +16,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
+import peft
 import pytest
 import torch
+import transformers
 from conftest import ROOT, Ran, make_bert, toy_rows
 from safetensors.torch import load_file, save_file
 
@@ -286,7 +288,7 @@ def test_weights_only_as_a_pickle_are_refused_and_never_opened(encoder, name):
             return (Path.touch, (trap,))
 
     (encoder / name).write_bytes(pickle.dumps(Trap()))
-    refusal(encoder, name, "refused", "Convert it to safetensors")
+    refusal(encoder, name, "refused", "write the other form with transformers")
     assert not trap.exists()
 
 
@@ -475,6 +477,53 @@ def test_the_home_of_pulled_encoders_follows_the_environment(tmp_path, monkeypat
     assert models_home() == tmp_path / "cache" / "berthead" / "encoders"
     monkeypatch.setenv("BERTHEAD_HOME", str(tmp_path / "home"))
     assert models_home() == tmp_path / "home" / "encoders"
+
+
+# --- what another tool wrote ---
+
+
+def run_what_is_said(message: str) -> None:
+    """The command that a message gives, in this process."""
+    (code,) = re.findall(r'python -c "(.*?)"', message)
+    exec(code, {})
+
+
+def said_of(folder: Path) -> str:
+    with pytest.raises(ModelError) as refused:
+        read_checkpoint(str(folder))
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "encoder_model.bert."])
+def test_names_behind_a_wrappers_prefix_are_told_with_the_command_that_drops_it(encoder, prefix):
+    before, weights = read_checkpoint(str(encoder)), load_file(encoder / WEIGHTS)
+    save_file({f"{prefix}{name}": one for name, one in weights.items()}, encoder / WEIGHTS)
+    said = said_of(encoder)
+    assert f"has weights whose names begin with {prefix}, as a wrapper of the model wrote them" in said
+    run_what_is_said(said)
+    assert read_checkpoint(str(encoder)).theta_sha256 == before.theta_sha256
+
+
+def test_weights_in_a_pickle_are_told_with_the_command_that_converts_them(encoder):
+    before = read_checkpoint(str(encoder))
+    torch.save(load_file(encoder / WEIGHTS), encoder / "pytorch_model.bin")
+    (encoder / WEIGHTS).unlink()
+    run_what_is_said(said_of(encoder))
+    assert read_checkpoint(str(encoder)).theta_sha256 == before.theta_sha256
+
+
+def test_an_adapter_of_peft_is_told_with_the_command_that_merges_it(encoder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = transformers.AutoModelForSequenceClassification.from_pretrained(encoder)
+    config = peft.LoraConfig(r=2, target_modules=["query", "value"], task_type="SEQ_CLS", init_lora_weights=False)
+    adapted = peft.get_peft_model(base, config)
+    adapted.save_pretrained("adapter")
+    said = said_of(tmp_path / "adapter")
+    assert f"is an adapter of {encoder}, made by PEFT; expected a whole encoder" in said
+    run_what_is_said(said)
+    merged = adapted.merge_and_unload().bert.encoder.layer[0].attention.self.query.weight
+    ours = read_checkpoint(str(tmp_path / "merged")).encoder()
+    assert any(torch.allclose(one, merged, atol=1e-6) for one in ours.parameters() if one.shape == merged.shape)
 
 
 # --- minilm ---

