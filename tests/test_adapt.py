@@ -108,11 +108,11 @@ def test_every_lora_text_is_read_back(rank, alpha, targets):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"adapt": "top:5"}, "--adapt top:5: the encoder has 4 blocks; expected top:1 to top:4"),
-        ({"adapt": "lora:33"}, "--adapt lora:33: the rank is above the encoder's width, 32"),
-        ({"adapt": "frozen", "unfreeze": True}, "--unfreeze: --adapt frozen fits the head only"),
-        ({"adapt": "frozen", "layer_decay": 0.5}, "--layer-decay 0.5: --adapt frozen fits the head only"),
-        ({"unfreeze": True, "epochs": 1}, "--unfreeze: there is 1 epoch; expected --epochs 2 or more"),
+        ({"adapt": "top:5"}, 'adapt="top:5": the encoder has 4 blocks; expected top:1 to top:4'),
+        ({"adapt": "lora:33"}, 'adapt="lora:33": the rank is above the encoder\'s width, 32'),
+        ({"adapt": "frozen", "unfreeze": True}, 'unfreeze: adapt="frozen" fits the head only'),
+        ({"adapt": "frozen", "layer_decay": 0.5}, 'layer_decay=0.5: adapt="frozen" fits the head only'),
+        ({"unfreeze": True, "epochs": 1}, "unfreeze: there is 1 epoch; expected epochs=2 or more"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, words, calm):

@@ -376,15 +376,15 @@ def test_a_fitted_function_saves_itself_whenever_asked(quick, tmp_path):
     [
         ("epoch", 3, 'epoch: is not an option; .*Did you mean "epochs"'),
         ("learning_rate", 1, "learning_rate: is not an option; expected one of task, "),
-        ("pooling", "poler", '--pooling: is "poler"; expected one of auto, cls, mean, pooler. Did you mean "pooler"'),
-        ("task", "classification", '--task: is "classification".*Did you mean "classify"'),
-        ("metric", "acuracy", '--metric: is "acuracy"; expected a metric of classify: .*Did you mean "accuracy"'),
-        ("epochs", 0, "--epochs: is 0; expected at least 1"),
-        ("epochs", 1.5, "--epochs.*a whole number"),
-        ("lr", -1, "--lr: is -1.*above 0"),
-        ("lr", float("nan"), "--lr.*a number"),
-        ("valid", 1.5, "--valid: is 1.5; expected a file, or a share"),
-        ("max_tokens", 4096, "--max-tokens: is 4096; expected at most 64, the tokens"),
+        ("pooling", "poler", 'pooling: is "poler"; expected one of auto, cls, mean, pooler. Did you mean "pooler"'),
+        ("task", "classification", 'task: is "classification".*Did you mean "classify"'),
+        ("metric", "acuracy", 'metric: is "acuracy"; expected a metric of classify: .*Did you mean "accuracy"'),
+        ("epochs", 0, "epochs: is 0; expected at least 1"),
+        ("epochs", 1.5, "epochs.*a whole number"),
+        ("lr", -1, "lr: is -1.*above 0"),
+        ("lr", float("nan"), "lr.*a number"),
+        ("valid", 1.5, "valid: is 1.5; expected a file, or a share"),
+        ("max_tokens", 4096, "max_tokens: is 4096; expected at most 64, the tokens"),
         ("class_weight", "balance", 'Did you mean "balanced"'),
         ("skip_bad_rows", "maybe", "expected true or false"),
     ],
@@ -404,7 +404,7 @@ def test_unknown_options_of_load_and_evaluate_are_errors(fit_toy, model):
         berthead.load(fit_toy(), tokens_budget=3)
     with pytest.raises(UsageError, match=r'lable: is not an option; .*Did you mean "label"'):
         model.evaluate(toy_rows(), lable="label")
-    with pytest.raises(UsageError, match='--precision: is "int3"'):
+    with pytest.raises(UsageError, match='precision: is "int3"'):
         berthead.load(fit_toy(), precision="int3")
     with pytest.raises(ModelError, match="does not exist"):
         berthead.load("no/such/folder")
@@ -499,7 +499,7 @@ def test_an_interrupted_fit_keeps_the_best_epoch_beside_the_target(adapt, quick,
     ) as caught:
         berthead.fit(toy_rows(), out=tmp_path / "toy", **options)
     assert caught.value.exit_code == 130
-    assert str(caught.value).endswith("To continue, run the same command with --resume.")
+    assert str(caught.value).endswith("To continue, run the same command with resume=True.")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["toy.fit", "toy.interrupted"]
     kept = berthead.load(tmp_path / "toy.interrupted")
     assert kept.verify() < 1e-5

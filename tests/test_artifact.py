@@ -437,7 +437,7 @@ def test_fit_refuses_a_folder_in_the_way_before_it_trains(copied, tmp_path, tiny
     (tmp_path / "file").write_text("a file")
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     for name, overwrite, message in [
-        ("model", False, "holds a model already.*--overwrite"),
+        ("model", False, "holds a model already.*overwrite=True"),
         ("thesis", False, "holds other files"),
         ("thesis", True, "holds other files"),
         ("file", True, "is not a folder"),

@@ -293,11 +293,11 @@ def test_one_member_is_none(given):
 
 
 def test_without_data_it_has_to_be_uniform(members):
-    with pytest.raises(UsageError, match=r"--valid: is not given; .*--uniform"):
+    with pytest.raises(UsageError, match=r"valid: is not given; .*uniform=True"):
         berthead.soup(members)
-    with pytest.raises(UsageError, match="--metric: needs held-out rows; expected --valid DATA"):
+    with pytest.raises(UsageError, match="metric: needs held-out rows; expected valid=DATA"):
         berthead.soup(members, uniform=True, metric="loss")
-    with pytest.raises(UsageError, match=r'--metric: is "acuracy".*Did you mean "accuracy"'):
+    with pytest.raises(UsageError, match=r'metric: is "acuracy".*Did you mean "accuracy"'):
         berthead.soup(members, held_out(), metric="acuracy")
 
 

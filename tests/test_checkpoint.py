@@ -400,7 +400,7 @@ def test_pairs_are_refused_by_an_encoder_with_one_token_type(tmp_path):
     import berthead
 
     folder = make_bert(tmp_path / "bert", type_vocab_size=1)
-    with pytest.raises(UsageError, match=r"--pair: .*does not tell the second text from the first"):
+    with pytest.raises(UsageError, match=r"pair: .*does not tell the second text from the first"):
         berthead.fit(toy_rows(), encoder=str(folder), pair="pair", epochs=1, quiet=True, threads=1)
     single = berthead.fit(toy_rows(1), encoder=str(folder), epochs=1, quiet=True, threads=1)
     assert single.predict("good cat").answer in ("positive", "negative")

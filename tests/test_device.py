@@ -29,7 +29,7 @@ def bert(tmp_path_factory):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_gpu_that_is_not_there_is_an_error_before_anything_is_fitted(bert):
-    with pytest.raises(UsageError, match="--device cuda: torch sees no CUDA device; expected cpu") as error:
+    with pytest.raises(UsageError, match='device="cuda": torch sees no CUDA device; expected cpu') as error:
         berthead.fit(toy_rows(2), encoder=bert, device="cuda", **QUICK)
     assert error.value.exit_code == 2
 

@@ -376,7 +376,7 @@ def test_shards_and_parts_are_options_in_python(folders, tmp_path):
             r"precision: is decided when the model is loaded; expected one of text, .*load\(folder, precision",
         ),
         ({"shards": "1/2"}, 'Did you mean "shard"'),
-        ({"shard": "5"}, '--shard: is "5"'),
+        ({"shard": "5"}, 'shard: is "5"'),
         ({"text": "review"}, 'has no column "review"'),
     ],
 )

@@ -115,7 +115,7 @@ def test_label_columns_hold_0_and_1_and_belong_to_lists_of_labels(fit, tmp_path)
     data = write_csv(tmp_path / "a.csv", rows)
     with pytest.raises(DataError, match=r'a\.csv:5: column "lost" is "x"; expected 0 or 1'):
         fit(data, task="multilabel", label="late,lost")
-    with pytest.raises(UsageError, match="--task multilabel"):
+    with pytest.raises(UsageError, match='task="multilabel"'):
         fit(data, label="late,lost")
     with pytest.raises(DataError, match='no column "gone"'):
         fit(data, task="multilabel", label=["late", "gone"])

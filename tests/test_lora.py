@@ -217,7 +217,7 @@ def test_held_out_rows_are_scored_with_the_change(calm):
 
 
 def test_a_rank_over_the_width_is_refused(calm):
-    with pytest.raises(UsageError, match="--adapt lora:33: the rank is above the encoder's width, 32"):
+    with pytest.raises(UsageError, match='adapt="lora:33": the rank is above the encoder\'s width, 32'):
         berthead.fit(toy_rows(1), encoder=str(calm), adapt="lora:33", **QUICK)
 
 
@@ -425,7 +425,7 @@ def test_another_encoder_is_refused(fit_lora, calm, tmp_path):
     folder, encoder = moved(fit_lora, calm, tmp_path)
     other = make_bert(tmp_path / "enc", seed=9)
     for base in (None, other):
-        with pytest.raises(ModelError, match=rf'its encoder "{other}" has sha256 .*fitted on, of sha256 .*--base'):
+        with pytest.raises(ModelError, match=rf'its encoder "{other}" has sha256 .*fitted on, of sha256 .*base'):
             berthead.load(folder, base=base)
     make_bert(tmp_path / "at-fit" / "enc", seed=9)
     shutil.rmtree(other)
@@ -434,7 +434,7 @@ def test_another_encoder_is_refused(fit_lora, calm, tmp_path):
     with pytest.raises(ModelError, match=r"holds no config\.json"):
         berthead.load(folder, base=tmp_path / "at-fit")
     berthead.load(folder).merged().save(tmp_path / "merged")
-    with pytest.raises(UsageError, match=r"--base .*: .* holds an encoder of its own"):
+    with pytest.raises(UsageError, match=r"base .*: .* holds an encoder of its own"):
         berthead.load(tmp_path / "merged", base=other)
 
 

@@ -151,7 +151,7 @@ def test_what_is_drawn_is_drawn_again(kernels, tiny_bert, monkeypatch):
 def test_one_row_that_does_not_fit_is_an_error_that_names_it(calm, monkeypatch, tmp_path):
     limited(monkeypatch, 12, MemoryError(), backward=False)
     with pytest.raises(
-        MachineError, match=r"row \d+: the memory is too small for a row of \d+ tokens?\. Give .* --max-tok"
+        MachineError, match=r"row \d+: the memory is too small for a row of \d+ tokens?\. Give .* max_tok"
     ):
         fitted(calm, out=tmp_path / "model")
     assert list(tmp_path.iterdir()) == []

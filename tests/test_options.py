@@ -336,7 +336,7 @@ def test_automatic_precision_is_what_the_processor_has(monkeypatch, has_bf16):
 def test_class_weights_with_a_regression_are_an_error_before_anything_is_fitted(monkeypatch, toy_csv, tiny_bert):
     monkeypatch.setattr(learn, "fit_model", None)
     with pytest.raises(
-        UsageError, match="--class-weight balanced: --task regress has no classes; expected --class-weight none"
+        UsageError, match='class_weight="balanced": task="regress" has no classes; expected class_weight="none"'
     ):
         berthead.fit(toy_csv, encoder=str(tiny_bert), task="regress", label="stars", class_weight="balanced")
 
@@ -352,7 +352,7 @@ def test_an_unknown_metric_is_an_error_before_anything_is_computed(monkeypatch, 
     with pytest.raises(UsageError) as error:
         berthead.fit(toy_csv, task=task, label=column, metric="f2")
     own = ", ".join(TASKS[task].metrics)
-    assert str(error.value).startswith(f'--metric: is "f2"; expected a metric of {task}: {own}')
+    assert str(error.value).startswith(f'metric: is "f2"; expected a metric of {task}: {own}')
 
 
 # Signatures made of the options

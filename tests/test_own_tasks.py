@@ -244,9 +244,9 @@ def test_a_task_that_says_nothing_more_gets_sound_defaults(kind, install, tiny_b
     rows = toy_rows(3)
     data = write_csv(tmp_path / "rows.csv", rows)
     options = QUICK | {"epochs": 1, "valid": 0.25, "task": "own", "encoder": str(tiny_bert), "quiet": True}
-    with pytest.raises(berthead.UsageError, match="--task own has no classes"):
+    with pytest.raises(berthead.UsageError, match="task own has no classes"):
         berthead.fit(rows, class_weight="balanced", **options)
-    with pytest.raises(berthead.UsageError, match="--task own has no sequence of tags"):
+    with pytest.raises(berthead.UsageError, match="task own has no sequence of tags"):
         berthead.fit(rows, head="crf", **options)
     places = [tmp_path / name for name in ("one", "two")]
     for place, seed in zip(places, (1, 2), strict=True):

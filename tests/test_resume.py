@@ -312,7 +312,7 @@ def test_before_the_first_step_there_is_nothing_to_resume(bert, data, tmp_path, 
 
 
 def test_what_ended_is_not_thrown_away_unasked(cut, tmp_path):
-    with pytest.raises(OutputError, match=r"model.fit: holds an interrupted fit. Add --resume .* or --overwrite"):
+    with pytest.raises(OutputError, match=r"model.fit: holds an interrupted fit. Add resume=True .* or overwrite=True"):
         fit_with(cut)
     assert names(tmp_path / "model.fit") == ["checkpoint.safetensors", "lock"]
     new = fit_with(cut, overwrite=True, seed=1)
@@ -377,11 +377,11 @@ REASONS = {
     "versions": (newer_torch, r"versions was \{.*'torch': '[\d.]+.*'.* and is \{.*'torch': '99.0'"),
     "kernels": (other_kernels, r"kernels was \w+, torch's \w+ and is torch, torch's \w+"),
     "threads": (lambda *_: {"threads": 2}, "threads was 1 and is 2"),
-    "--seed": (lambda *_: {"seed": 4}, "--seed was 0 and is 4"),
-    "--epochs": (lambda *_: {"epochs": 4}, "--epochs was 3 and is 4"),
-    "--adapt": (lambda *_: {"adapt": "top:1"}, "--adapt was full and is top:1"),
-    "--max-tokens": (lambda *_: {"max_tokens": 32}, "--max-tokens was not given and is 32"),
-    "--cache": (lambda cut, folder, _: {"cache": folder / "cache"}, "--cache was not given and is given"),
+    "--seed": (lambda *_: {"seed": 4}, "seed was 0 and is 4"),
+    "--epochs": (lambda *_: {"epochs": 4}, "epochs was 3 and is 4"),
+    "--adapt": (lambda *_: {"adapt": "top:1"}, "adapt was full and is top:1"),
+    "--max-tokens": (lambda *_: {"max_tokens": 32}, "max_tokens was not given and is 32"),
+    "--cache": (lambda cut, folder, _: {"cache": folder / "cache"}, "cache was not given and is given"),
     "columns": (lambda *_: {"text": "pair"}, r"columns was \{.*'text': 'text'.*\} and is \{.*'text': 'pair'"),
 }
 
@@ -396,8 +396,8 @@ def test_another_fit_is_refused_with_the_reason(reason, cut, tmp_path, monkeypat
         changes = change(cut, tmp_path, patch)
         with pytest.raises(UsageError, match=words) as caught:
             fit_with(cut, resume=True, **changes)
-    assert str(caught.value).startswith(f"--resume {tmp_path / 'model.fit'}: ")
-    assert str(caught.value).endswith("Give --overwrite instead of --resume to start over.")
+    assert str(caught.value).startswith(f"resume=True {tmp_path / 'model.fit'}: ")
+    assert str(caught.value).endswith("Give overwrite=True instead of resume=True to start over.")
     assert all_bytes(tmp_path / "model.fit") == before
 
 
@@ -416,7 +416,7 @@ def test_every_option_is_compared_or_known_not_to_matter():
 
 
 def test_resume_needs_a_place(data, bert):
-    with pytest.raises(UsageError, match="--resume: needs --out; expected the folder of the interrupted fit"):
+    with pytest.raises(UsageError, match="resume: needs out; expected the folder of the interrupted fit"):
         berthead.fit(data["toy"], encoder=bert, resume=True)
 
 
@@ -425,7 +425,7 @@ def test_a_broken_checkpoint_is_told(cut, tmp_path):
     for content in (path.read_bytes()[:1000], b"", b"{}", b"\x80\x04\x95pickled"):
         path.write_bytes(content)
         with pytest.raises(
-            OutputError, match=r"checkpoint.safetensors: cannot be read .*--overwrite instead of --resume"
+            OutputError, match=r"checkpoint.safetensors: cannot be read .*overwrite=True instead of resume=True"
         ):
             fit_with(cut, resume=True)
     assert fit_with(cut, overwrite=True).info()["run"]["best_epoch"]

@@ -647,7 +647,7 @@ def test_a_step_reads_a_bounded_share_of_long_choices(choices, tiny_bert):
 
 @pytest.mark.parametrize("task", ["tag", "joint"])
 def test_balanced_weights_are_refused_for_a_conditional_random_field(task, tiny_bert):
-    with pytest.raises(UsageError, match="--class-weight balanced: --head crf weighs whole sequences"):
+    with pytest.raises(UsageError, match='class_weight="balanced": head="crf" weighs whole sequences'):
         berthead.fit(tag_rows(12), task=task, head="crf", class_weight="balanced", encoder=str(tiny_bert), **QUICK)
 
 

@@ -316,7 +316,7 @@ def test_a_file_that_could_not_be_finished_is_not_left(four, tmp_path, monkeypat
 def test_a_cache_that_cannot_be_a_folder_is_refused(four, tmp_path):
     (tmp_path / "file").write_text("")
     for name in (tmp_path / "file", tmp_path / "file" / "deep", "a\0b"):
-        with pytest.raises(UsageError, match="--cache") as error:
+        with pytest.raises(UsageError, match="cache") as error:
             fitted(four, adapt="top:2", cache=str(name))
         assert "cannot be created" in error.value.saw
 

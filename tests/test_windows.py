@@ -435,7 +435,7 @@ def test_parts_of_very_long_inputs_are_the_whole(length, most, kind, tokenizer):
 
 
 def test_a_stride_that_leaves_no_room_is_a_usage_error(tiny_bert):
-    with pytest.raises(UsageError, match=r"--stride: is 13, but a window holds 13 tokens .* 0 to 12"):
+    with pytest.raises(UsageError, match=r"stride: is 13, but a window holds 13 tokens .* 0 to 12"):
         berthead.fit(span_rows(9), task="span", encoder=str(tiny_bert), max_tokens=16, stride=13, epochs=1, quiet=True)
 
 

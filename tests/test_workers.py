@@ -301,7 +301,7 @@ TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_
 def test_workers_within_torchrun_are_refused(calm, data, monkeypatch):
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError, match=r"--workers 2: torchrun has already started the processes\. Leave it out\."):
+    with pytest.raises(UsageError, match=r"workers=2: torchrun has already started the processes\. Leave it out\."):
         berthead.fit(workers=2, **options_of(calm, data=data))
     monkeypatch.setenv("RANK", "first")
     with pytest.raises(UsageError, match="RANK: is 'first'; expected a whole number, as torchrun sets it"):
@@ -326,7 +326,7 @@ def test_torchs_own_group_is_left_alone(calm, data):
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         with pytest.raises(
-            UsageError, match=r"--workers: torch\.distributed is already in use in this process; expected --workers 1"
+            UsageError, match=r"workers: torch\.distributed is already in use in this process; expected workers=1"
         ):
             berthead.fit(workers=2, **options_of(calm, data=data))
         assert dist.is_initialized()
@@ -336,5 +336,5 @@ def test_torchs_own_group_is_left_alone(calm, data):
 
 @pytest.mark.skipif(torch.cuda.device_count() > 1, reason="there are several GPUs")
 def test_more_workers_than_gpus_are_refused(calm, data):
-    with pytest.raises(UsageError, match=r"--device cuda: torch sees no CUDA device|process 2 has none"):
+    with pytest.raises(UsageError, match=r'device="cuda": torch sees no CUDA device|process 2 has none'):
         berthead.fit(workers=2, device="cuda", **options_of(calm, data=data))

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from berthead.errors import BertheadError, DataError, GateError, ModelError, OutputError, UsageError
+    from berthead.errors import (
+        BertheadError,
+        DataError,
+        GateError,
+        Interrupted,
+        MachineError,
+        ModelError,
+        OutputError,
+        UsageError,
+    )
     from berthead.estimators import MultipleChoice, SequenceLabeler, SpanExtractor, TextClassifier, TextRegressor
     from berthead.fitted import Fitted, load
     from berthead.function.parameters import Parameters
@@ -40,6 +49,8 @@ _HOME = {
     "BertheadError": "errors",
     "DataError": "errors",
     "GateError": "errors",
+    "Interrupted": "errors",
+    "MachineError": "errors",
     "ModelError": "errors",
     "OutputError": "errors",
     "UsageError": "errors",
@@ -52,6 +63,8 @@ __all__ = [
     "DataError",
     "Fitted",
     "GateError",
+    "Interrupted",
+    "MachineError",
     "ModelError",
     "MultipleChoice",
     "OutputError",

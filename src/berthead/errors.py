@@ -23,10 +23,15 @@ class BertheadError(Exception):
 
     def __init__(self, where: str, saw: str, expected: str = "", fix: str = "") -> None:
         self.where, self.saw, self.expected, self.fix = where, saw, expected, fix
-        seen = f"{saw}; expected {expected}" if expected else saw
-        message = f"{where}: {seen}" if where else seen
+        super().__init__(self.message)
+
+    @property
+    def message(self) -> str:
+        """The message in the words of the command line; what Python shows may say `label=...` for `--label ...`."""
+        seen = f"{self.saw}; expected {self.expected}" if self.expected else self.saw
+        message = f"{self.where}: {seen}" if self.where else seen
         end = "" if message.endswith("?") else "."  # behind `Did you mean "label"?`
-        super().__init__(f"{message}{end} {fix}" if fix else message)
+        return f"{message}{end} {self.fix}" if self.fix else message
 
     def __reduce__(self) -> tuple[Any, ...]:
         # An exception is pickled as its class and the one message; other processes are to raise the same error.

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, cast, overload
 
-from berthead.errors import DataError, UsageError
+from berthead.errors import DataError, UsageError, counted
 from berthead.function.protocol import AnyFunction, Function, one_function, with_parameters
 from berthead.options import JOB_OPTIONS, LOAD_OPTIONS, ROW_OPTIONS, PredictOptions
 from berthead.options.keywords import JobKeywords, LoadKeywords, RowKeywords
@@ -60,6 +60,36 @@ class Fitted(Generic[Answers]):
     def __init__(self, function: AnyFunction, engine: Engine | None = None) -> None:
         self.function, self.engine = function, engine or _by_torch(function)
         self.warnings: list[str] = []
+
+    def __repr__(self) -> str:
+        """The formula, what it answers, and how well."""
+        joined = self._joined
+        if joined is not None:
+            return f"Fitted(joined: {', '.join(joined.functions)})"
+        function, score = cast("Function", self.function), ""
+        texts = " + ".join(str(function.columns[role]) for role in ("text", "pair") if function.columns[role])
+        if metrics := self.metrics:
+            name = next(name for name in function.task.metrics if name in metrics)
+            score = f", {name} {metrics[name]:.4f} on {counted(self._run['held_out_rows'], 'held-out row')}"
+        formula = f"y = Predict(BERT({texts}))"
+        return f"Fitted({formula}, {function.task.name}: {function.task.answers_in_words()}{score})"
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The scores of the held-out rows of the fit by name; empty without held-out rows, `evaluate` scores others.
+
+        Raises:
+            UsageError: there are several functions.
+        """
+        self._one("metrics")
+        return {name: value for name, value in self._run.get("metrics", {}).items() if isinstance(value, float)}
+
+    @property
+    def _run(self) -> dict[str, Any]:
+        """How the fit went, without hashing the parameters as `info` does."""
+        own = getattr(self.function, "run", None)
+        run: dict[str, Any] = self.function.describe()["run"] if own is None else own
+        return run
 
     @property
     def kind(self) -> str:

@@ -100,7 +100,7 @@ class Span:
     window: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Prediction:
     """The function's answer for one input, in plain Python types.
 
@@ -130,6 +130,14 @@ class Prediction:
     tags: list[str] | None = None
     error: str | None = None
     where: str = ""
+
+    def __repr__(self) -> str:
+        """The answer, or why there is none; probabilities, spans and tokens are left out."""
+        if self.error is not None:
+            return f"Prediction(error={self.error!r}{f', where={self.where!r}' if self.where else ''})"
+        score = "" if self.score is None else f", score={self.score:.4g}"
+        answer = repr(self.answer)
+        return f"Prediction({answer if len(answer) <= 200 else answer[:199] + '…'}{score})"
 
     def to_dict(self) -> dict[str, Any]:
         """The record as a JSON-serialisable dict; probabilities as a list, since JSON's keys know text only."""

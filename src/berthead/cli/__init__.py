@@ -65,7 +65,7 @@ def main() -> NoReturn:
         with _commands().make_context("berthead", _words(sys.argv[1:])) as context:
             context.command.invoke(context)
     except BertheadError as error:
-        _fail(str(error), error.exit_code)
+        _fail(error.message, error.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:

@@ -19,6 +19,7 @@ from berthead.estimators.inputs import refuse_blank, refuse_empty, texts_of
 from berthead.fitted import Fitted
 from berthead.options import ESTIMATOR_OPTIONS, FitOptions
 from berthead.options.keywords import EstimatorKeywords
+from berthead.options.python_words import in_python, speaks_python
 from berthead.options.signatures import documented, help_of, parameters_of
 from berthead.records import Example, FloatArray
 from berthead.tasks import find_task
@@ -129,15 +130,17 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
         elif valid is not None:
             raise UsageError("valid", f"is {type(valid).__name__}", "None, (X, y), or a share such as 0.1")
         chosen = {name: getattr(self, name) for name in ESTIMATOR_OPTIONS}
-        options = FitOptions(task=task, seed=_seed(self.random_state), class_weight=class_weight, **chosen)
-        result = fit_examples(examples, valid, options, columns, "y", with_baselines=False, quiet=not self.verbose)
+        with speaks_python():
+            options = FitOptions(task=task, seed=_seed(self.random_state), class_weight=class_weight, **chosen)
+        with speaks_python():
+            result = fit_examples(examples, valid, options, columns, "y", with_baselines=False, quiet=not self.verbose)
         if result.history.interrupted:
             # scikit-learn's searches take any Exception for a bad candidate and go on.
             raise KeyboardInterrupt
         fitted = Fitted(result.artifact)
         fitted.warnings = result.warnings
         for line in result.warnings:
-            warnings.warn(line, UserWarning, stacklevel=4)
+            warnings.warn(in_python(line), UserWarning, stacklevel=4)
         return fitted
 
     def _logits(self, X: Any) -> FloatArray:

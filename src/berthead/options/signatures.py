@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 from berthead.options import Options
+from berthead.options.python_words import speaks_python
 
 F = TypeVar("F", bound=Callable[..., Any])
 MARK = "{options}"
@@ -82,7 +84,7 @@ def documented(doc: str | None, texts: Mapping[str, str]) -> str:
 
 
 def takes_options(kind: type[Options], only: Sequence[str] = ()) -> Callable[[F], F]:
-    """Show the options that a function takes as keywords in its signature and its docs.
+    """Show the options that a function takes as keywords in its signature, its docs, and the messages of its errors.
 
     Args:
         kind: the options record.
@@ -93,11 +95,16 @@ def takes_options(kind: type[Options], only: Sequence[str] = ()) -> Callable[[F]
     """
 
     def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def speaking(*arguments: Any, **options: Any) -> Any:
+            with speaks_python():
+                return function(*arguments, **options)
+
         signature = inspect.signature(function)
         own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
         shown = signature.replace(parameters=[*own, *parameters_of(kind, only)])
-        function.__signature__ = shown  # type: ignore[attr-defined]
-        function.__doc__ = documented(function.__doc__, help_of(kind, only))
-        return function
+        speaking.__signature__ = shown  # type: ignore[attr-defined]
+        speaking.__doc__ = documented(function.__doc__, help_of(kind, only))
+        return cast("F", speaking)
 
     return decorate
