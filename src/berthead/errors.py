@@ -93,8 +93,8 @@ class Interrupted(BertheadError):
     http_status = 503
 
 
-# Control characters but for tabs and line ends, and those that change the order of a line's letters.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+# Control characters but for tabs and line ends, those that change the order of letters, and halves of surrogate pairs.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
