@@ -296,6 +296,15 @@ def test_a_graph_of_others_is_refused(copied):
         berthead.load(copied)
 
 
+def test_a_damaged_graph_is_not_shown_to_the_runtime(copied, monkeypatch, capfd):
+    content = (copied / "model.onnx").read_bytes()
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *args, **options: pytest.fail("it was read"))
+    (copied / "model.onnx").write_bytes(content[:100] + b"\xff" + content[101:])
+    with pytest.raises(ModelError, match=r"model\.onnx: does not match the sha256"):
+        berthead.load(copied)
+    assert capfd.readouterr().out == ""
+
+
 def test_strange_files_are_refused(copied):
     (copied / "model.pkl").touch()
     with pytest.raises(ModelError, match="pickles and code are refused"):

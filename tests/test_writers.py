@@ -452,3 +452,14 @@ def test_memory_stays_flat_over_30000_rows(tmp_path, name, source):
     tracemalloc.stop()
     assert peak < 6_000_000
     assert Path(tmp_path / name).stat().st_size > 50_000
+
+
+def test_a_name_that_no_parquet_file_can_hold_is_refused_before_any_work(toy_model, tmp_path, cli):
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"text": "good cat", "\\ud800": 1}\n')
+    ran = cli("predict", toy_model, source, "--out", tmp_path / "out.parquet")
+    assert (ran.code, ran.out) == (1, "")
+    assert "has a name that is no text (half a surrogate pair at position 0). Rename it, or write a .jsonl" in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+    for name in ("out.jsonl", "out.csv", "out.xlsx"):
+        assert cli("predict", toy_model, source, "--out", tmp_path / name).code == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
@@ -31,7 +32,7 @@ class BertheadError(Exception):
         seen = f"{self.saw}; expected {self.expected}" if self.expected else self.saw
         message = f"{self.where}: {seen}" if self.where else seen
         end = "" if message.endswith("?") else "."  # behind `Did you mean "label"?`
-        return f"{message}{end} {self.fix}" if self.fix else message
+        return printable(f"{message}{end} {self.fix}" if self.fix else message)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # An exception is pickled as its class and the one message; other processes are to raise the same error.
@@ -95,6 +96,26 @@ class Interrupted(BertheadError):
 
     exit_code = 130
     http_status = 503
+
+
+# Control characters but for tabs and line ends, those that change the order of letters, and halves of surrogate pairs.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""A text for a terminal: what would move its cursor or change its colours is shown as `\u001b`, as in JSON.
+
+    Args:
+        text: what data, file names or records hold, and words around it; JSON stays the same JSON.
+
+    Returns:
+        The text with such characters escaped; tabs and line ends stay.
+
+    Example:
+        >>> printable("red\x1b[31m")
+        'red\\u001b[31m'
+    """
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -9,6 +9,8 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
+from berthead.errors import printable
+
 
 class Progress:
     """A progress line with count, rate and time left; `say` writes lines that stay.
@@ -96,6 +98,6 @@ class Progress:
         if self.quiet:
             return
         if self._bar is not None:
-            self._bar.console.print(line, highlight=False, markup=False)
+            self._bar.console.print(printable(line), highlight=False, markup=False)
         else:
-            print(line, file=sys.stderr, flush=True)
+            print(printable(line), file=sys.stderr, flush=True)

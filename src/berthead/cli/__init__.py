@@ -18,6 +18,7 @@ from berthead.cli.exporting import export
 from berthead.cli.fitting import fit
 from berthead.cli.folders import info, join, merge, pull, verify
 from berthead.cli.predicting import gather, predict
+from berthead.cli.printing import say
 from berthead.cli.scoring import bench, compare, evaluate
 from berthead.engine.threads import spare_threads
 from berthead.errors import BertheadError
@@ -113,7 +114,7 @@ _PARSER_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"berthead: {message}", file=sys.stderr)
+    say(f"berthead: {message}")
     try:
         sys.stdout.flush()
     except OSError:

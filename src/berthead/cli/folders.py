@@ -114,4 +114,4 @@ def pull(
     """Download an encoder; the only command that uses the network."""
     from berthead.model import hub
 
-    print(hub.pull(name, revision))
+    print_text(str(hub.pull(name, revision)))

@@ -12,7 +12,7 @@ import typer
 
 from berthead.cli.flags import AsJson, ModelFolder, Quiet, with_options
 from berthead.cli.loading import load
-from berthead.cli.printing import as_line, print_json, print_text, say_choice, share_text, warn
+from berthead.cli.printing import as_line, print_json, print_text, say, say_choice, share_text, warn
 from berthead.errors import DataError, UsageError, counted
 from berthead.options import JOB_OPTIONS, LOAD_OPTIONS, PredictOptions, flag
 
@@ -153,8 +153,8 @@ def _say(summary: Summary, out: str, as_json: bool, quiet: bool) -> None:
         counts = {name: getattr(summary, name) for name in ("rows", "failed", "truncated", "windowed")}
         print_json({"out": summary.parts or out, **counts, "errors": summary.errors_file})
     elif out != "-" and not quiet:
-        print(f"{counted(summary.rows - summary.failed, 'row')} written to {summary.parts or out}", file=sys.stderr)
+        say(f"{counted(summary.rows - summary.failed, 'row')} written to {summary.parts or out}")
         if summary.parts:
-            print(f"when all shards are done: berthead gather {shlex.quote(out)}", file=sys.stderr)
+            say(f"when all shards are done: berthead gather {shlex.quote(out)}")
     if summary.failed:
         raise typer.Exit(4)

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from berthead.errors import OutputError, counted
+from berthead.errors import OutputError, counted, printable
 
 if TYPE_CHECKING:
     from berthead.records import Prediction
@@ -20,7 +20,12 @@ def warn(lines: list[str]) -> None:
         more = [f"{kind}{counted(len(rows) - _SHOWN_ROWS, 'more row')}"] if len(rows) > _SHOWN_ROWS else []
         shown += rows[:_SHOWN_ROWS] + more
     for line in shown:
-        print(f"note: {line}", file=sys.stderr)
+        say(f"note: {line}")
+
+
+def say(line: str) -> None:
+    """Print a line to stderr."""
+    print(printable(line), file=sys.stderr)
 
 
 # Notes on single rows: there may be thousands.
@@ -37,7 +42,7 @@ def print_json(value: Any) -> None:
 def print_text(text: str) -> None:
     """Write a result to stdout and flush, so that a full disk fails here."""
     try:
-        print(text, flush=True)
+        print(printable(text), flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -47,7 +52,7 @@ def print_text(text: str) -> None:
 def say_choice(fitted: Any) -> None:
     """Print which precision `--precision auto` chose, and why."""
     if fitted.choice is not None:
-        print(fitted.choice, file=sys.stderr)
+        say(str(fitted.choice))
 
 
 def share_text(share: float) -> str:

@@ -144,7 +144,9 @@ def _session(graph: Path, threads: int) -> tuple[Any, str]:
     # Waiting threads yield the processor.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"]), version
+        providers = ["CPUExecutionProvider"]
+        # Its fallback prints to stdout.
+        return onnxruntime.InferenceSession(str(graph), options, providers=providers, enable_fallback=0), version
     except Exception as error:  # the library's own errors have no common base
         reason = " ".join(str(error).split())
         raise ModelError(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from berthead.errors import OutputError, shown
 from berthead.formats.format import Header, RowEncoder, Writing
 from berthead.formats.json import JsonRows
 from berthead.formats.registry import PLAIN, find_format
@@ -39,8 +40,13 @@ class Output:
             columns: the input's.
             schema: of a Parquet input, else None.
             added: new column to its type.
+
+        Raises:
+            OutputError: a column's name that the format cannot hold.
         """
         names = [*columns, *(name for name in added if name not in columns)]
+        if _writing(format).schema:
+            _check_names(names)
         typed = _writing(format).schema if find_format(source_format).typed else None
         return cls(format, Header(names, dict(added), typed(names, schema, added) if typed else None))
 
@@ -108,6 +114,16 @@ class Output:
             schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(schema)))
         added = {name: _KINDS[kind] for name, kind in written["added"].items()}
         return cls(written["format"], Header(list(written["columns"]), added, schema))
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Refuse names that a format with a schema cannot hold: half a surrogate pair is valid in JSON alone."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            saw = f"has a name that is no text (half a surrogate pair at position {error.start})"
+            raise OutputError(f"column {shown(name)}", saw, "", "Rename it, or write a .jsonl file.") from error
 
 
 def _writing(format: str) -> Writing:

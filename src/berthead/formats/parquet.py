@@ -64,6 +64,7 @@ class ParquetReader:
         self._edges = [0, *accumulate(sizes)]  # the first row of each group, and the end
         self._done = self._read = 0  # rows handed out or skipped; rows of the batches that were taken
         self._batch: Iterator[tuple[Any, ...]] = iter(())
+        self._faults: dict[int, str] = {}  # of rows in the batch, by their number from 0
         self._batches: Iterator[Any] | None = None
 
     def __iter__(self) -> Iterator[Row]:
@@ -74,8 +75,9 @@ class ParquetReader:
         if values is None:
             self._take(self._done)
             values = next(self._batch)
+        error = self._faults.get(self._done)
         self._done += 1
-        return Row(dict(zip(self._columns, values, strict=True)), f"{self._name}:row {self._done}")
+        return Row(dict(zip(self._columns, values, strict=True)), f"{self._name}:row {self._done}", error)
 
     def skip(self, rows: int) -> int:
         """Skip the next rows; returns how many there were."""
@@ -100,7 +102,14 @@ class ParquetReader:
                 self._read += len(batch)
                 if self._read > row:
                     kept = batch.slice(len(batch) - (self._read - row))
-                    self._batch = zip(*map(_plain_values, kept.columns), strict=True)
+                    columns, self._faults = [], {}
+                    for name, column in zip(self._columns, kept.columns, strict=True):
+                        values, bad = _plain_values(column)
+                        columns.append(values)
+                        for number, reason in bad.items():
+                            fault = f'column "{name}" is not UTF-8 ({reason}); expected text'
+                            self._faults.setdefault(row + number, fault)
+                    self._batch = zip(*columns, strict=True)
                     return
         except (pa.ArrowException, OSError, ValueError) as error:
             reason = str(error).split("\n")[0].rstrip(".")
@@ -113,17 +122,27 @@ class ParquetReader:
         return batches
 
 
-def _plain_values(column: Any) -> list[Any]:
+def _plain_values(column: Any) -> tuple[list[Any], dict[int, str]]:
+    """Python values, and which are of bytes that are no text, and why."""
     try:
-        return list(column.to_pylist())
+        return list(column.to_pylist()), {}
     except (ValueError, OverflowError):
-        return [_plain_value(scalar) for scalar in column]
+        values, bad = [], dict[int, str]()
+        for number, scalar in enumerate(column):
+            try:
+                values.append(_plain_value(scalar))
+            except UnicodeDecodeError as error:
+                bad[number] = f"byte 0x{error.object[error.start]:02x} at position {error.start}"
+                values.append(error.object.decode("utf-8", ESCAPE))
+        return values, bad
 
 
 def _plain_value(scalar: Any) -> Any:
     """A Python value; nanoseconds as ISO text, and a year past 9999 as a number in the column's unit."""
     try:
         return scalar.as_py()
+    except UnicodeDecodeError:
+        raise
     except (ValueError, OverflowError):
         if not hasattr(scalar, "value"):
             raise

@@ -27,7 +27,7 @@ from berthead.text.bounds import TableSizes, check_tokenizer
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import LengthPolicy
 
-GRAPH = "model.onnx"
+GRAPH, WEIGHTS = "model.onnx", "model.onnx.data"
 EXPORT_VERSION = 2
 # No table is as large.
 _UNKNOWN = 2**40
@@ -72,7 +72,7 @@ class GraphFunction:
 
 @contextmanager
 def opened(folder: Path, record: Mapping[str, Any]) -> Iterator[GraphFunction]:
-    """Read the folder of an ONNX function; files are hashed in parallel while the block reads the graph.
+    """Read the folder of an ONNX function; its weights are hashed in parallel while the block reads the graph.
 
     Args:
         folder: written by `berthead export`.
@@ -88,20 +88,26 @@ def opened(folder: Path, record: Mapping[str, Any]) -> Iterator[GraphFunction]:
         >>> with opened(folder, read_record(folder)) as function:  # doctest: +SKIP
         ...     engine = OnnxEngine(folder / GRAPH, tables_of(record["export"]))
     """
-    hashes = _Hashes(folder, _hashes(record, folder))
+    wanted = _hashes(record, folder)
+    # What ONNX Runtime makes of a damaged graph nobody knows: it does not see one.
+    _Hashes(folder, {name: sha256 for name, sha256 in wanted.items() if name != WEIGHTS}, aside=False).check()
+    hashes = _Hashes(folder, {WEIGHTS: wanted[WEIGHTS]})
     yield _read(folder, record)
     hashes.check()
 
 
 class _Hashes:
-    """Hashes of a folder's files, computed while the graph is read."""
+    """Hashes of a folder's files, computed in a thread aside, or at once."""
 
-    def __init__(self, folder: Path, wanted: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, wanted: Mapping[str, str], *, aside: bool = True) -> None:
         self.folder, self.wanted = folder, wanted
         self._found: dict[str, str] = {}
         self._thread = threading.Thread(target=self._compute, daemon=True)
         try:
-            self._thread.start()
+            if aside:
+                self._thread.start()
+            else:
+                self._compute()
         except RuntimeError:  # the system gives no more threads
             self._compute()
 
@@ -132,7 +138,7 @@ def _hashes(record: Mapping[str, Any], folder: Path) -> dict[str, str]:
     if type(version) is not int or not 1 <= version <= EXPORT_VERSION:
         fix = "Install a newer berthead." if isinstance(version, int) and version > EXPORT_VERSION else ""
         raise ModelError(where, f"has version {version!r}", f"1 to {EXPORT_VERSION}, which this berthead reads", fix)
-    files, sha256 = {GRAPH, f"{GRAPH}.data", TOKENIZER}, said.get("sha256")
+    files, sha256 = {GRAPH, WEIGHTS, TOKENIZER}, said.get("sha256")
     if not isinstance(sha256, dict) or sha256.keys() != files or not all(isinstance(x, str) for x in sha256.values()):
         raise ModelError(where, "does not list the sha256 of each file", f"those of {', '.join(sorted(files))}")
     for name in files:

@@ -87,6 +87,9 @@ def learn(
     task = _task_of(kind, examples, where)
     by_default = held_out is None
     held_out = held_out_by_default(len(examples), task) if held_out is None else held_out
+    left_out: list[str] = []
+    if options.skip_bad_rows and not isinstance(held_out, int | float):
+        held_out, left_out = _known(task, held_out)
     task, train, valid = _folds(task, examples, held_out, options.seed, where)
     threads = use_threads(team.threads(options.threads))
     encoder = read_checkpoint(options.encoder)
@@ -96,13 +99,13 @@ def learn(
     pairs = any(example.pair is not None or example.choices for example in train)
     tokenizer, policy = _reader(encoder, options, pairs)
     task, unit_notes = task.with_unit(options.tag_unit, tokenizer, train)
-    left_out: list[str] = []
     if options.skip_bad_rows:
         train, long = split_readable(task, tokenizer, train, policy)
         valid, more = split_readable(task, tokenizer, valid, policy)
-        left_out = [f"left out: {line}" for line in long + more]
+        left_out += long + more
     folds = [_fold(rows, task, tokenizer, policy) for rows in (train, valid)]
-    notes = left_out + unit_notes + _row_notes(kind, examples, held_out) + _notes(task, folds, policy, encoder)
+    notes = [f"left out: {line}" for line in left_out] + unit_notes
+    notes += _row_notes(kind, examples, held_out) + _notes(task, folds, policy, encoder)
     if by_default and held_out == 0:
         notes.append(_none_held_out(len(examples)))
     elif not valid and held_out != 0:
@@ -175,8 +178,21 @@ def _refuse_unknown(task: Task, held_out: Sequence[Example]) -> None:
         try:
             task.check(example.target)
         except ValueError as error:
-            fix = "Correct the row, or add rows with that label to the fitted data."
+            fix = "Correct the row, add rows with that label to the fitted data, or leave it out with --skip-bad-rows."
             raise DataError(example.where, f"the target {error}", fix=fix) from None
+
+
+def _known(task: Task, held_out: Sequence[Example]) -> tuple[list[Example], list[str]]:
+    """Held-out rows whose targets the task knows, and a line for each of the others."""
+    known, others = list[Example](), list[str]()
+    for example in held_out:
+        try:
+            task.check(example.target)
+        except ValueError as error:
+            others.append(f"{example.where}: the target {error}")
+        else:
+            known.append(example)
+    return known, others
 
 
 def _fold(rows: Sequence[Example], task: Task, tokenizer: Tokenizer, policy: LengthPolicy) -> Fold:
