@@ -248,8 +248,8 @@ def test_a_changed_or_missing_file_is_refused(copied, name):
     [
         (
             ("export", "version"),
-            2,
-            "has version 2; expected 1 to 1, which this berthead reads. Install a newer berthead.",
+            3,
+            "has version 3; expected 1 to 2, which this berthead reads. Install a newer berthead.",
         ),
         (("export", "kind"), "tflite", "is not the record of an exported function"),
         (("export",), None, "is not the record of an exported function"),
