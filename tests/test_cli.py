@@ -370,7 +370,7 @@ def flags_in_help(text: str) -> set[str]:
 def test_help_of_fit_lists_every_option_with_its_words(cli):
     ran = cli("fit", "--help")
     assert (ran.code, ran.err) == (0, "")
-    own = {"--out", "--shared", "--name", "--config", "--json", "--quiet", "--help"}
+    own = {"--out", "--shared", "--name", "--config", "--print-config", "--json", "--quiet", "--help"}
     assert flags_in_help(ran.out) == {flag(spec.name) for spec in fields(FitOptions)} | own
     flat = " ".join(ran.out.split())
     for spec in fields(FitOptions):

@@ -73,7 +73,7 @@ class ModelError(BertheadError):
 class OutputError(BertheadError):
     """A result that could not be written."""
 
-    exit_code = 1
+    exit_code = 6
     http_status = 500
 
 

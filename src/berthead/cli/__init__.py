@@ -17,6 +17,7 @@ from berthead import __version__
 from berthead.cli.exporting import export
 from berthead.cli.fitting import fit
 from berthead.cli.folders import info, join, merge, pull, verify
+from berthead.cli.help import Command, Group
 from berthead.cli.predicting import gather, predict
 from berthead.cli.printing import say
 from berthead.cli.scoring import bench, compare, evaluate
@@ -28,17 +29,18 @@ from berthead.errors import BertheadError
 app = typer.Typer(
     name="berthead",
     help="Fit and apply Predict(BERT(x)): text in, your labels out.",
-    add_completion=False,
+    cls=Group,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+_COMPLETING = "_BERTHEAD_COMPLETE"
 # In the order of --help.
 _COMMANDS: dict[str, Callable[..., None]] = {
     "fit": fit, "eval": evaluate, "predict": predict, "gather": gather, "compare": compare, "bench": bench,
     "join": join, "info": info, "verify": verify, "merge": merge, "export": export, "pull": pull,
 }  # fmt: skip
 for _name, _command in _COMMANDS.items():
-    app.command(_name)(_command)
+    app.command(_name, cls=Command)(_command)
 
 
 @app.callback(invoke_without_command=True)
@@ -61,6 +63,8 @@ def main() -> NoReturn:
     # Before torch is imported: its threads would look for work while the kernels' threads need the processor.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     spare_threads()
+    if _COMPLETING in os.environ:  # a shell asks how a word may go on
+        app(prog_name="berthead")
     try:
         # Not `app()`: typer's own main turns Ctrl-C and a closed stdout into its exit codes.
         with _commands().make_context("berthead", _words(sys.argv[1:])) as context:

@@ -17,8 +17,9 @@ from berthead.options import FitOptions
 @with_options(FitOptions)
 def fit(
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="A file of rows: csv, jsonl, parquet, conll, SQuAD json, ...")
-    ],
+        str | None,
+        typer.Argument(metavar="DATA", help="A file of rows: csv, jsonl, parquet, conll, SQuAD json, ..."),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="The model folder to write.")] = None,
     shared: Annotated[
         Path | None,
@@ -26,8 +27,12 @@ def fit(
     ] = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="--shared: the name of the function.")] = None,
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Options from a YAML file; flags override them.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Options from a YAML file, data and out among them; flags override them."),
     ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print all options as YAML, as --config reads them, and fit nothing.")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     *,
@@ -38,6 +43,14 @@ def fit(
     from berthead.verbs import fit as api
     from berthead.verbs import join as joining
 
+    if config:
+        said = FitOptions.places_in(config)
+        data, out = data or said.get("data"), out or (Path(said["out"]) if "out" in said and not shared else None)
+    if print_config:
+        _print_config(data, out, FitOptions.from_sources(given, config))
+        return
+    if data is None:
+        raise UsageError("fit", "got no data", "a file of rows", "Try: berthead fit --help")
     if (out is None) == (shared is None) or (shared is None) != (name is None):
         raise UsageError(
             "fit", "needs one output folder", "--out DIR, or --shared DIR --name NAME", "Try: berthead fit --help"
@@ -59,3 +72,11 @@ def fit(
         print_json({"model": str(out), "warnings": fitted.warnings, **record})
         return
     print_text(report.fit_report(record, str(out)))
+
+
+def _print_config(data: str | None, out: Path | None, options: FitOptions) -> None:
+    """The options of a fit as YAML; what has no value is left out."""
+    import yaml
+
+    given = {"data": data, "out": str(out) if out else None} | options.to_dict()
+    print_text(yaml.safe_dump({key: one for key, one in given.items() if one is not None}, sort_keys=False).rstrip())

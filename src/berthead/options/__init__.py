@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Self, get_args, get_type_hints
+from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 from berthead import plugins
 from berthead.errors import UsageError, did_you_mean, listed
@@ -58,6 +58,9 @@ def option(
 class Options:
     """Base of the options records: made from loose values, checked, and saved."""
 
+    places: ClassVar[tuple[str, ...]] = ()
+    """Keys of a configuration that are no options: where a command reads and writes."""
+
     def __post_init__(self) -> None:
         for spec in fields(self):
             checked = _checked(type(self), spec.name, getattr(self, spec.name), flag(spec.name))
@@ -82,7 +85,8 @@ class Options:
         # Each value with its place, for errors.
         values: dict[str, tuple[Any, str]] = {}
         if config is not None:
-            values |= {name: (value, f"{config}: {name}") for name, value in _read_config(config, names).items()}
+            read = _read_config(config, [*names, *cls.places])
+            values |= {name: (value, f"{config}: {name}") for name, value in read.items() if name in names}
         for name in names:
             variable = f"BERTHEAD_{name.upper()}"
             if variable in os.environ:
@@ -94,6 +98,26 @@ class Options:
                 values[name] = value, flag(name)
         return cls(**{name: _checked(cls, name, value, where) for name, (value, where) in values.items()})
 
+    @classmethod
+    def places_in(cls, config: Path) -> dict[str, str]:
+        """Where a command reads and writes, as a configuration says.
+
+        Args:
+            config: a YAML file.
+
+        Returns:
+            Some of `places`, with their values.
+
+        Raises:
+            UsageError: it cannot be read, has an unknown key, or a place that is no text.
+        """
+        read = _read_config(config, [*(spec.name for spec in fields(cls)), *cls.places])
+        found = {name: value for name, value in read.items() if name in cls.places}
+        for name, value in found.items():
+            if not isinstance(value, str) or not value.strip():
+                raise UsageError(f"{config}: {name}", f"is {value!r}", "a path")
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """The options as a JSON-serialisable dict."""
         return {spec.name: getattr(self, spec.name) for spec in fields(self)}
@@ -102,6 +126,8 @@ class Options:
 @dataclass(frozen=True, kw_only=True)
 class FitOptions(Options):
     """Options of `berthead fit`."""
+
+    places: ClassVar[tuple[str, ...]] = ("data", "out")
 
     task: str = option("classify", "What is predicted.", choices=tuple(plugins.BUILT_IN_TASKS), more=plugins.TASKS)
     text: str | None = option(
