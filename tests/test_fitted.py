@@ -411,5 +411,5 @@ def test_a_job_computes_as_the_function_was_loaded(folders):
     job = loaded.for_job({"part_rows": 5, "shard": None})
     assert (job.token_budget, job.threads, job.part_rows, job.shard) == (77, 1, 5, None)
     known = set(PredictOptions().to_dict())
-    assert known - {*LOAD_OPTIONS, *JOB_OPTIONS} == {"label", "intent", "skip_bad_rows"}
+    assert known - {*LOAD_OPTIONS, *JOB_OPTIONS} == {"label", "intent", "separator", "skip_bad_rows"}
     assert {*LOAD_OPTIONS, *JOB_OPTIONS} <= known

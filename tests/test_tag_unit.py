@@ -197,8 +197,8 @@ def test_a_joint_function_tags_pieces_and_counts_spans_as_given(tiny_bert):
 @pytest.mark.parametrize(
     ("rows", "options", "saw"),
     [
-        (tag_rows(8), {"task": "tag"}, "--tag-unit piece: the rows hold tokens, and each has a tag already"),
-        ([{"text": "a", "label": one} for one in "xyxyxy"], {}, "--tag-unit: is piece, but --task classify"),
+        (tag_rows(8), {"task": "tag"}, 'tag_unit="piece": the rows hold tokens, and each has a tag already'),
+        ([{"text": "a", "label": one} for one in "xyxyxy"], {}, 'tag_unit: is piece, but task="classify"'),
     ],
 )  # fmt: skip
 def test_what_has_no_pieces_refuses_them(tiny_bert, rows, options, saw):
