@@ -81,3 +81,10 @@ def test_progress_says_them_as_letters(capsys):
     with Progress("predict", total=2) as progress:
         progress.say(RED)
     assert capsys.readouterr().err == f"{SHOWN}\n"
+
+
+def test_a_message_is_no_longer_than_anybody_reads():
+    error = DataError("a.xlsx", "x" * 100_000, "a workbook", "Save it again.")
+    assert len(str(error)) < 1400
+    assert str(error).endswith("x ...; expected a workbook. Save it again.")
+    assert len(error.saw) == 100_000

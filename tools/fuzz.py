@@ -58,9 +58,11 @@ def fuzz(target: str, home: Path, minutes: float, first: int) -> int:
         (home / f"seed-{target}").write_text(str(number))
         try:
             once()
-        except BaseException:
+        except BaseException as error:
             failures += 1
-            print(f"{target}: seed {number} fails:\n{traceback.format_exc()[-6000:]}", flush=True)
+            notes = [note for note in getattr(error, "__notes__", ()) if "reproduce" in note]
+            error.__notes__ = []  # what was drawn: whole files
+            print(f"{target}: seed {number} fails:\n{traceback.format_exc()}{''.join(notes)}", flush=True)
         number += 1
     print(f"{target}: {sum(ends.values())} cases, {dict(ends)}, {failures} failures", flush=True)
     return failures

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
+_LONGEST = 1200  # characters of what was seen, in a message
+
 
 class BertheadError(Exception):
     """An error that a user can act on.
@@ -29,7 +31,9 @@ class BertheadError(Exception):
     @property
     def message(self) -> str:
         """The message in the words of the command line; what Python shows may say `label=...` for `--label ...`."""
-        seen = f"{self.saw}; expected {self.expected}" if self.expected else self.saw
+        # Libraries quote whole files in their reasons.
+        short = self.saw if len(self.saw) <= _LONGEST else f"{self.saw[:_LONGEST]} ..."
+        seen = f"{short}; expected {self.expected}" if self.expected else short
         message = f"{self.where}: {seen}" if self.where else seen
         end = "" if message.endswith("?") else "."  # behind `Did you mean "label"?`
         return printable(f"{message}{end} {self.fix}" if self.fix else message)
