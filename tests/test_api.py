@@ -585,6 +585,10 @@ def test_verify_notices_another_tokenizer_whatever_the_targets_unit_is(quick, tm
     words = tokenizer["model"]["vocab"]
     words["good"], words["bad"], words["cat"], words["dog"] = words["bad"], words["good"], words["dog"], words["cat"]
     path.write_text(json.dumps(tokenizer))
+    with pytest.raises(ModelError, match=r"tokenizer.json: does not match the sha256 in berthead.json"):
+        berthead.load(folder)
+    record = json.loads((folder / "berthead.json").read_text())
+    (folder / "berthead.json").write_text(json.dumps(unsealed(record)))  # of an older berthead, which kept no hash
     with pytest.raises(GateError):
         berthead.load(folder).verify()
 

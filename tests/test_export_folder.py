@@ -132,7 +132,7 @@ def test_export_says_what_it_wrote_and_checks_it(cli, toy_model, tmp_path):
     assert f"onnx folder: {out}\n  8 golden examples: the same answers" in done.out
     assert "BertForSequenceClassification" in done.out
     done = cli("export", model, "--onnx", out)
-    assert (done.code, "holds a model already" in done.err) == (1, True)
+    assert (done.code, "holds a model already" in done.err) == (6, True)
     done = cli("export", model, "--onnx", out, "--overwrite", "--json")
     assert json.loads(done.out)["onnx"]["largest_difference"] < 1e-5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "onnx"]
@@ -144,13 +144,13 @@ def test_a_folder_for_transformers_is_replaced_if_it_is_one_of_ours(cli, toy_mod
     weights = (out / "model.safetensors").read_bytes()
     (out / "model.safetensors").write_bytes(b"")
     done = cli("export", toy_model, "--hf", out)
-    assert (done.code, "add --overwrite" in done.err) == (1, True)
+    assert (done.code, "add --overwrite" in done.err) == (6, True)
     assert cli("export", toy_model, "--hf", out, "--overwrite").code == 0
     assert (out / "model.safetensors").read_bytes() == weights
     other.mkdir()
     (other / "README.md").write_text("Of somebody else.")
     done = cli("export", toy_model, "--hf", other, "--overwrite")
-    assert (done.code, "holds other files" in done.err) == (1, True)
+    assert (done.code, "holds other files" in done.err) == (6, True)
     assert [path.name for path in other.iterdir()] == ["README.md"]
 
 

@@ -545,7 +545,7 @@ def test_a_file_of_others_is_not_taken_for_bad_rows(way, bad, fit_toy, tmp_path,
     for text in ("mine", '{"error": 1}\n', " "):
         theirs.write_text(text)
         ran = cli(*words, *more, stdin=source.read_bytes())
-        assert (ran.code, ran.out) == (1, "")
+        assert (ran.code, ran.out) == (6, "")
         assert "out.csv.errors.jsonl: is there already, and no file of bad rows that berthead wrote" in ran.err
         assert theirs.read_text() == text
         assert names(tmp_path) == ["in.csv", theirs.name]
@@ -764,7 +764,7 @@ def test_a_full_disk_keeps_whole_parts_and_the_job_goes_on(name, model, tmp_path
         OutputError, match="the disk is full"
     ) as caught:  # the parts fit, and not the output beside them
         predicted(model, source, small_disk / name, resume=True)
-    assert caught.value.exit_code == 1
+    assert caught.value.exit_code == 6
     assert names(small_disk) == [f"{name}.parts"]
     subprocess.run(["mount", "-o", "remount,size=400k", small_disk], check=True)
     predicted(model, source, small_disk / name, resume=True)

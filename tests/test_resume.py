@@ -215,7 +215,7 @@ def test_the_command_line_says_where_it_goes_on(cli, forks, bert, data, tmp_path
     process.kill()
     process.communicate()
     again = cli(*fit, "--out", "model")
-    assert again.code == 1
+    assert again.code == 6
     fix = "Add --resume to continue it, or --overwrite to start over."
     assert again.err == f"berthead: model.fit: holds an interrupted fit. {fix}\n"
     other = cli(*fit, "--out", "model", "--resume", "--lr", "0.1")

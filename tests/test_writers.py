@@ -458,7 +458,7 @@ def test_a_name_that_no_parquet_file_can_hold_is_refused_before_any_work(toy_mod
     source = tmp_path / "in.jsonl"
     source.write_text('{"text": "good cat", "\\ud800": 1}\n')
     ran = cli("predict", toy_model, source, "--out", tmp_path / "out.parquet")
-    assert (ran.code, ran.out) == (1, "")
+    assert (ran.code, ran.out) == (6, "")
     assert "has a name that is no text (half a surrogate pair at position 0). Rename it, or write a .jsonl" in ran.err
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
     for name in ("out.jsonl", "out.csv", "out.xlsx"):
