@@ -209,7 +209,7 @@ def test_a_fit_whose_last_step_overflows_says_so(tiny_bert, tmp_path, monkeypatc
 
     monkeypatch.setattr(Optimiser, "settle", overflow)
     for valid in (0, 0.25):
-        with pytest.raises(UsageError, match=r"a parameter is not finite in epoch 1; .*Lower --lr"):
+        with pytest.raises(UsageError, match=r"a parameter is not finite in epoch 1; .*Lower lr"):
             berthead.fit(
                 toy_rows(), out=tmp_path / "m", encoder=str(tiny_bert), epochs=1, valid=valid, quiet=True, threads=1
             )
