@@ -152,3 +152,20 @@ def test_labels_that_json_writes_otherwise_are_hashed_as_they_are_read(tiny_bert
     rows = [{"text": row["text"], "label": labels[number % 4]} for number, row in enumerate(toy_rows(2))]
     options = {"encoder": str(tiny_bert), "epochs": 1, "threads": 1, "valid": 0, "quiet": True}
     assert berthead.fit(rows, out=tmp_path / "m", **options).labels == berthead.load(tmp_path / "m").labels
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("run", "rows"), None), (("run", "metrics"), []), (("run", "versions"), {"torch": None}),
+        (("parameters", "theta_parameters"), "many"), (("parameters", "omega_parameters"), None), (("run", "seed"), {}),
+        (("run", "baselines"), 3), (("run", "settings"), None), (("run", "epochs"), "x"),
+    ],
+)  # fmt: skip
+def test_a_record_that_somebody_spoilt_is_shown_or_refused_in_one_line(path, value, folders, tmp_path, cli):
+    for kind in ("model", "onnx"):
+        folder = Path(shutil.copytree(folders[kind], tmp_path / kind))
+        edit(folder, lambda record: record[path[0]].update({path[1]: value}), on_purpose=True)
+        ran = cli("info", folder)
+        assert ran.code in (0, 2)
+        assert ran.code == 0 or "is not a whole record" in ran.err

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec
 
-from berthead.errors import counted
+from berthead.errors import BertheadError, ModelError, counted
 from berthead.function.precision_report import PrecisionReport
+from berthead.storage.model_files import RECORD
 
 if TYPE_CHECKING:
     from berthead.tasks import Task
@@ -66,6 +69,26 @@ def score_table(scores: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+P = ParamSpec("P")
+
+
+def _of_a_record(report: Callable[P, str]) -> Callable[P, str]:
+    """A report of a record that somebody may have edited: what is no whole record is a ModelError."""
+
+    @wraps(report)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> str:
+        try:
+            return report(*args, **kwargs)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            if isinstance(error, BertheadError):
+                raise
+            fix = "Copy the folder again."
+            raise ModelError(RECORD, f"is not a whole record ({type(error).__name__}: {error})", "", fix) from error
+
+    return checked
+
+
+@_of_a_record
 def info_text(record: dict[str, Any], folder: str) -> str:
     """The formula as fitted.
 
@@ -128,6 +151,7 @@ def info_text(record: dict[str, Any], folder: str) -> str:
     return "\n".join([folder, *(f"  {name:<13} {value}" for name, value in rows)])
 
 
+@_of_a_record
 def joined_text(record: dict[str, Any], folder: str) -> str:
     """Several functions on one encoder.
 
