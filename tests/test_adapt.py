@@ -285,9 +285,9 @@ def test_each_epoch_unfreezes_more(lively, monkeypatch):
     model, made, train, _ = problem(lively, strategy="full", pooling="mean")
     states, learnt = [state_of(model)], []
 
-    def copy(module, fixed):
-        states.append(state_of(module))
-        learnt.append(learning(module))
+    def copy(tensors):
+        states.append(state_of(model))
+        learnt.append(learning(model))
         return {}
 
     monkeypatch.setattr("berthead.train.steps._copy", copy)

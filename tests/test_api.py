@@ -18,7 +18,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
-from conftest import all_bytes, make_bert, toy_rows, write_csv, write_jsonl
+from conftest import all_bytes, make_bert, toy_rows, unsealed, write_csv, write_jsonl
 from sklearn import metrics
 
 import berthead

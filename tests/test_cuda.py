@@ -478,6 +478,7 @@ def test_a_precision_report_of_a_gpu_counts_on_gpus_alone(toy_model, monkeypatch
     monkeypatch.setenv("BERTHEAD_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(gate, "has_fast_bf16", lambda device=None: True)
     monkeypatch.setattr(machine, "gpus", lambda: "1 x Some GPU")
+    monkeypatch.setattr("berthead.function.precision_report.LEAST_ROWS", 1)  # the golden examples are few
     # Two precisions of the GPU's engine, on this processor.
     monkeypatch.setattr(
         engine_module,

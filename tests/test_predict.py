@@ -434,7 +434,7 @@ def test_other_columns_and_pairs_are_read(fit_toy, tmp_path):
 def test_bad_rows_are_put_aside_with_place_reason_and_row(model, tmp_path):
     source = tmp_path / "in.csv"
     source.write_text('id,text\n1,good cat\n2,\n3\n4,"bad\ncat"\n5,too,many\n6,poor dog\n', encoding="utf-8")
-    (tmp_path / "out.csv.errors.jsonl").write_text("of an earlier run")
+    (tmp_path / "out.csv.errors.jsonl").write_text('{"where": "of an earlier run"}\n')
     summary = predicted(model, source, tmp_path / "out.csv")
     assert [row["id"] for row in read_csv(tmp_path / "out.csv")] == ["1", "4", "6"]
     errors = [json.loads(line) for line in (tmp_path / "out.csv.errors.jsonl").read_text().splitlines()]

@@ -147,7 +147,7 @@ def test_vectors_that_stay_are_on_the_disk_and_others_are_their_users_alone(sync
     assert synced == [str(tmp_path / f".vectors.part-{os.getpid()}"), str(tmp_path)]
     left = _written(tmp_path, "vectors", [b"d"], stays=False)
     assert (left.read_bytes(), stat.S_IMODE(left.stat().st_mode)) == (b"d", 0o600)
-    assert (tmp_path / "vectors").read_bytes() == b"abc"
+    assert (tmp_path / "vectors").read_bytes().startswith(b"abc")  # its checksum comes behind
 
 
 def test_measurements_that_cannot_be_kept_leave_nothing(tmp_path, monkeypatch):
