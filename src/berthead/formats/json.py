@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from berthead.errors import DataError, listed
 from berthead.formats.annotations import kind_of, span_keys, with_spans
+from berthead.formats.answers import ANSWERS
 from berthead.formats.documents import Document
 from berthead.formats.format import Content, Format, Source, Writing
 from berthead.formats.lines import copy_files, count_line_ends
@@ -195,6 +196,7 @@ def document_formats(*kinds: Document) -> tuple[Format, ...]:
             "json",
             partial(_read_document, asked=(*kinds, OBJECTS)),
             (".json",),
+            ANSWERS,
             sniffed=partial(_begins, kinds),
             is_document=True,
         ),
