@@ -281,7 +281,9 @@ def test_other_labels_encoders_and_tokenizers_are_refused(members, tiny_bert, tm
         berthead.soup([first, fit(make_bert(tmp_path / "other", seed=4))], uniform=True)
     shutil.copytree(tiny_bert, tmp_path / "tiny-bert")
     path = tmp_path / "tiny-bert" / "tokenizer_config.json"
-    path.write_text(path.read_text(encoding="utf-8").replace('"do_lower_case": true', '"do_lower_case": false'), "utf-8")
+    path.write_text(
+        path.read_text(encoding="utf-8").replace('"do_lower_case": true', '"do_lower_case": false'), "utf-8"
+    )
     with pytest.raises(ModelError, match='differ in the tokenizer: "sha256'):
         berthead.soup([first, fit(tmp_path / "tiny-bert")], uniform=True)
 
