@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from berthead.errors import DataError, UsageError
+from berthead.errors import DataError
 from berthead.formats.readers import count_rows, format_of, open_rows
 
 CONTEXT = "Rome fell in 476. Nobody wept."
