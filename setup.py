@@ -3,8 +3,8 @@
 All instruction sets are built, which takes minutes. `BERTHEAD_BUILD=native` builds those of this processor alone: the
 least and the best that it has. Objects are kept in `build/kernels`, and compiled again where something has changed.
 
-For developers: `BERTHEAD_BUILD=sanitized` builds the same two with AddressSanitizer and UndefinedBehaviorSanitizer, and
-`BERTHEAD_WERROR=1` takes warnings for errors.
+For developers: `BERTHEAD_BUILD=sanitized` builds the same two with AddressSanitizer and UndefinedBehaviorSanitizer,
+`BERTHEAD_BUILD=threads` with ThreadSanitizer, and `BERTHEAD_WERROR=1` takes warnings for errors.
 """
 
 from __future__ import annotations
@@ -25,12 +25,16 @@ HEADERS = sorted(str(path) for path in Path("csrc").iterdir() if path.suffix in 
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
 LINK_FLAGS = ["-pthread"]
 BUILD = os.environ.get("BERTHEAD_BUILD", "")
-STRICT = BUILD == "sanitized" or os.environ.get("BERTHEAD_WERROR") == "1"
+SANITIZERS = {
+    "sanitized": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "threads": ["-fsanitize=thread"],
+}
+STRICT = BUILD in SANITIZERS or os.environ.get("BERTHEAD_WERROR") == "1"
 if STRICT:
     FLAGS += ["-Werror"]
-if BUILD == "sanitized":
+if BUILD in SANITIZERS:
     # Python compiles extensions with -fwrapv, and then no signed overflow is reported.
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-wrapv"]
+    sanitizers = [*SANITIZERS[BUILD], "-fno-wrapv"]
     # Of several -O and -g the last counts; with -g1 reports name lines.
     FLAGS += [*sanitizers, "-O1", "-g1", "-fno-omit-frame-pointer"]
     LINK_FLAGS += sanitizers
@@ -46,7 +50,7 @@ def sources() -> list[str]:
     """The files to compile, those that take longest first."""
     found = sorted(Path("csrc").glob("*.cpp"), key=lambda path: (-len(features(path)), path.name))
     has = processor_features()
-    if BUILD in ("native", "sanitized") and has:
+    if BUILD in ("native", *SANITIZERS) and has:
         usable = [path for path in found if features(path) and features(path) <= has]
         found = [path for path in found if not features(path) or path in usable[:1] + usable[-1:]]
     return [str(path) for path in found]

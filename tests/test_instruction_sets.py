@@ -79,7 +79,7 @@ def wanted(fitted) -> np.ndarray:
     return np.array(logits)
 
 
-@pytest.mark.parametrize("caps", daily(CAPS, "nothing", "oneDNN to SSE4.1"))
+@pytest.mark.parametrize("caps", daily(CAPS, "nothing"))
 def test_capped_processors_give_the_plain_models_answers(fitted, wanted, caps):
     choices = ["", "torch", *library.kernels()] if caps == "nothing" else ["", "torch"]
     given = json.dumps([str(fitted), choices, TEXTS])

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, toy_rows, write_csv, write_jsonl
+from conftest import ROOT, daily, toy_rows, write_csv, write_jsonl
 from sklearn.metrics import matthews_corrcoef
 from test_plugins import put_package
 from toy_tasks import QUICK, ROWS
@@ -138,7 +138,7 @@ def all_that_is_said(folder: Path, rows: list[dict], columns: dict[str, Any], ou
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", daily(TASKS, "regress", "joint", "span"))
 def test_a_task_of_another_package_can_say_all_that_a_built_in_one_says(task, install, tiny_bert, tmp_path):
     module, _, name = plugins.BUILT_IN_TASKS[task].partition(":")
     install(f"from {module} import {name}\nclass Own({name}):\n    name = 'own'\n")

@@ -150,7 +150,7 @@ def names(folder: Path) -> list[str]:
 
 
 # Of the others what is written down and read again is seen below, in this process.
-DAILY = ("full", "frozen", "windows")
+DAILY = ("full", "frozen")
 
 
 @pytest.mark.parametrize("kind", daily(KINDS, *DAILY))

@@ -670,7 +670,7 @@ def test_the_loss_of_a_field_is_that_of_its_sequences(tiny_bert):
 )
 def test_a_column_that_the_task_does_not_read_is_refused(task, role, tiny_bert):
     rows = [row | {"extra": "x"} for row in (choose_rows(8) if task == "choose" else tag_rows(8))]
-    with pytest.raises(UsageError, match=f'--{role}: is "extra", but this task reads no such column'):
+    with pytest.raises(UsageError, match=f'{role}: is "extra", but this task reads no such column'):
         berthead.fit(rows, task=task, encoder=str(tiny_bert), **{role: "extra"})
 
 

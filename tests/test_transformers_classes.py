@@ -191,6 +191,7 @@ def table(encoder: Path, folder: Path) -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.exhaustive
 def test_the_table_in_the_docs_is_what_comes_back(encoder_of, tmp_path):
     assert table(encoder_of("bert"), tmp_path) in (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
 

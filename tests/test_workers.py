@@ -136,7 +136,7 @@ def test_two_processes_take_the_steps_of_one(kind, calm, data, changed, monkeypa
 
 
 @pytest.mark.parametrize("cache", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
-@pytest.mark.parametrize("adapt", ["frozen", "top:1"])
+@pytest.mark.parametrize("adapt", daily(["frozen", "top:1"], "frozen"))
 def test_what_is_computed_once_is_computed_together(adapt, cache, calm, data, changed, monkeypatch, tmp_path):
     monkeypatch.setenv("NO_HEAD_DROPOUT", "1")
     without_head_dropout(monkeypatch)
@@ -268,7 +268,7 @@ def test_whoever_is_killed_the_others_end_and_the_fit_goes_on(by_workers, data, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "model.interrupted"]
 
 
-@pytest.mark.parametrize("most", [4, 30])
+@pytest.mark.parametrize("most", daily([4, 30], 4))
 def test_a_worker_that_is_short_of_memory_computes_smaller_parts_or_says_so(most, calm, data, changed, monkeypatch):
     monkeypatch.setenv("NO_HEAD_DROPOUT", "1")
     without_head_dropout(monkeypatch)

@@ -1,9 +1,10 @@
 """Runs the tests of the kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
 
 python tools/sanitize.py             # or `make sanitize`; further arguments are pytest's
+python tools/sanitize.py --threads   # the same library under ThreadSanitizer, computing in four threads
 
-The package lies in build/sanitized, with a library that was built for this: the least and the best instruction set of
-the processor. What the sanitizers find ends the process with a report.
+The package lies in build/sanitized or build/threads, with a library that was built for this: the least and the best
+instruction set of the processor. What the sanitizers find ends the process with a report.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TREE = ROOT / "build" / "sanitized"
+KIND = "threads" if "--threads" in sys.argv else "sanitized"
+TREE = ROOT / "build" / KIND
 TESTS = (
     "tests/test_kernels.py",  # training
     "tests/test_tiles.py",  # every height of a tile, in every precision
@@ -24,11 +26,55 @@ TESTS = (
 )
 
 
+OTHERS = ("libtorch_cpu.so", "libgomp.so", "libc10.so", "libtorch_python.so", "libtokenizers.so")
+# Packs in every precision and the passes of a training step, by a pool of four threads, from four threads of Python.
+FOUR_THREADS = """
+import sys, tempfile, threading
+from pathlib import Path
+sys.path.insert(0, "tests")
+import torch
+from conftest import make_bert
+from test_engine import a_pack
+from berthead.kernels import library
+from berthead.kernels.native import NativeEncoder, computes
+from berthead.kernels.training import hidden
+from berthead.model.checkpoint import read_checkpoint
+from berthead.model.tensors import TensorPack
+
+with tempfile.TemporaryDirectory() as folder:
+    encoder = read_checkpoint(str(make_bert(Path(folder) / "bert"))).encoder().eval()
+torch.set_num_threads(4)
+rows = TensorPack.from_pack(a_pack([40, 9, 30, 30, 17, 3, 60, 25]))
+for kernels in library.kernels():
+    import os
+    os.environ[library.SWITCH] = kernels
+    for precision in ("fp32", "bf16", "int8"):
+        if not computes(encoder, precision):
+            continue
+        native, wanted = NativeEncoder(encoder, precision), None
+        def apply():
+            with torch.inference_mode():
+                for _ in range(20):
+                    assert torch.equal(native(rows), wanted)
+        with torch.inference_mode():
+            wanted = native(rows)
+        callers = [threading.Thread(target=apply) for _ in range(4)]
+        for one in callers:
+            one.start()
+        for one in callers:
+            one.join()
+    for _ in range(10):
+        encoder.zero_grad()
+        hidden(encoder, rows, "fp32").sum().backward()
+    print("no race:", kernels, flush=True)
+"""
+
+
 def build() -> None:
     """Make the tree anew; objects are compiled where something has changed."""
     shutil.rmtree(TREE, ignore_errors=True)
     command = ["setup.py", "--quiet", "build_py", "--build-lib", TREE, "build_ext", "--build-lib", TREE]
-    subprocess.run([sys.executable, *command], cwd=ROOT, env=os.environ | {"BERTHEAD_BUILD": "sanitized"}, check=True)
+    subprocess.run([sys.executable, *command], cwd=ROOT, env=os.environ | {"BERTHEAD_BUILD": KIND}, check=True)
 
 
 def runtime(name: str) -> str:
@@ -39,15 +85,24 @@ def runtime(name: str) -> str:
 
 def environment() -> dict[str, str]:
     """What Python needs to load the library: AddressSanitizer has to come before everything else."""
-    return os.environ | {
-        # Exceptions of other libraries pass through AddressSanitizer, which looks for libstdc++ when it starts.
-        "LD_PRELOAD": f"{runtime('libasan.so')} {runtime('libstdc++.so')}",
-        # Python itself leaks what it holds until the end.
-        "ASAN_OPTIONS": "detect_leaks=0",
-        "UBSAN_OPTIONS": "print_stacktrace=1",
-        "PYTHONPATH": str(TREE),
-        "OMP_NUM_THREADS": "1",
-    }
+    shared = {"PYTHONPATH": str(TREE), "OMP_NUM_THREADS": "1"}
+    if KIND == "threads":
+        # Of other libraries only their locks are known: what they do between them is not ours to judge.
+        suppressed = TREE / "suppressions"
+        suppressed.write_text("".join(f"called_from_lib:{name}\n" for name in OTHERS), encoding="utf-8")
+        options = f"halt_on_error=1 exitcode=66 ignore_noninstrumented_modules=1 suppressions={suppressed}"
+        return os.environ | shared | {"LD_PRELOAD": runtime("libtsan.so"), "TSAN_OPTIONS": options}
+    return (
+        os.environ
+        | shared
+        | {
+            # Exceptions of other libraries pass through AddressSanitizer, which looks for libstdc++ when it starts.
+            "LD_PRELOAD": f"{runtime('libasan.so')} {runtime('libstdc++.so')}",
+            # Python itself leaks what it holds until the end.
+            "ASAN_OPTIONS": "detect_leaks=0",
+            "UBSAN_OPTIONS": "print_stacktrace=1",
+        }
+    )
 
 
 def main() -> int:
@@ -59,6 +114,8 @@ def main() -> int:
     if not Path(path).is_relative_to(TREE) or not kernels:
         sys.exit(f"tools/sanitize.py: {path or 'no library'} is tested; expected one in {TREE}")
     # A report that pytest captures is lost with the process that it ends.
+    if KIND == "threads":
+        return subprocess.run([sys.executable, "-c", FOUR_THREADS], cwd=ROOT, env=environment(), check=False).returncode
     command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--capture=no", *TESTS, *sys.argv[1:]]
     print("sanitized:", *kernels, flush=True)
     return subprocess.run(command, cwd=ROOT, env=environment(), check=False).returncode
