@@ -47,8 +47,8 @@ LONG_FILES = {
 
 
 def tries(examples: int) -> int:
-    """How many examples hypothesis tries: all of them in `make test-all`, a quarter on other days, never below ten."""
-    return examples if os.environ.get("BERTHEAD_TESTS") == "all" else max(10, examples // 4)
+    """How many examples hypothesis tries: all of them in `make test-all`, an eighth on other days, never below ten."""
+    return examples if os.environ.get("BERTHEAD_TESTS") == "all" else max(10, examples // 8)
 
 
 def daily(cases: Iterable[Any], *kept: Any) -> list[Any]:

@@ -103,7 +103,7 @@ def wide(wide_bert, tmp_path_factory) -> Path:
 ENGINES = [("", "fp32"), ("", "int8"), ("", "bf16"), ("torch", "fp32"), ("torch", "bf16")]
 
 
-@pytest.mark.parametrize("used_before", [True, False], ids=["used", "unused"])
+@pytest.mark.parametrize("used_before", daily([True, False], True), ids=["used", "unused"])
 @pytest.mark.parametrize("threads", daily([1, 2], 2))
 @pytest.mark.parametrize(("kernels", "precision"), ENGINES)
 def test_a_child_answers_as_its_parent(wide, kernels, precision, threads, used_before, monkeypatch):

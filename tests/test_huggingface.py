@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SAMPLE, toy_rows, tries
+from conftest import SAMPLE, daily, toy_rows, tries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from in_transformers import by_the_note
@@ -88,7 +88,7 @@ def their_logits(folder: Path, model, examples) -> np.ndarray:
     return model(**tokens_of(folder, examples, padding=True, return_tensors="pt")).numpy()
 
 
-@pytest.mark.parametrize("pair", [None, "pair"])
+@pytest.mark.parametrize("pair", daily([None, "pair"], "pair"))
 @pytest.mark.parametrize("pooling", ["pooler", "mean", "cls"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_transformers_gives_our_logits(kind, pooling, pair, fit_toy):

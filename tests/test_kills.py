@@ -181,6 +181,7 @@ def test_a_job_killed_four_times_at_random_writes_the_same_bytes(name, count, st
     assert left(tmp_path, name) == wanted
 
 
+@pytest.mark.exhaustive
 def test_the_command_as_users_run_it_is_killed_and_resumed(fit_toy, shell, forks, tmp_path):
     write_source("in.csv", tmp_path, some_rows(3000))
     command = ["predict", fit_toy(epochs=6), "in.csv", "--out", "out.csv", "--part-rows", "128", "--quiet"]

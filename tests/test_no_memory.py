@@ -139,6 +139,7 @@ print(json.dumps(told))
 """
 
 
+@pytest.mark.exhaustive
 def test_each_refused_request_is_told_and_nothing_else_changes(tmp_path):
     (tmp_path / "shim.cpp").write_text(SHIM)
     command = ["c++", "-shared", "-fPIC", "-O1", "-o", "shim.so", "shim.cpp", "-ldl"]

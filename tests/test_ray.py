@@ -244,6 +244,7 @@ def actors_of(pid: int) -> set[int]:
     return {one for one in found if Path(f"/proc/{one}/cmdline").read_text().startswith("ray::_Actor")}
 
 
+@pytest.mark.exhaustive
 @needs_ray
 def test_a_killed_job_leaves_no_actor_and_is_resumed(tmp_path, fit_toy, shell, forks, monkeypatch):
     model = fit_toy(epochs=6)

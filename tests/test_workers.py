@@ -165,6 +165,7 @@ def by_workers(tiny_bert, data, forks, tmp_path_factory) -> tuple[list[object], 
     return flags, folder / "model", out, err
 
 
+@pytest.mark.exhaustive
 def test_torchrun_fits_what_workers_fit(by_workers, data, tmp_path):
     flags, model, *said_by_workers = by_workers
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "-m", "berthead", "fit", data]
@@ -188,6 +189,7 @@ main()
 """
 
 
+@pytest.mark.exhaustive
 def test_processes_that_were_given_different_fits_do_not_fit(tiny_bert, data, tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     flags = [

@@ -438,7 +438,7 @@ def test_a_broken_pipe_stays_a_broken_pipe_and_a_full_stdout_is_an_output_error(
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("a.csv.gz", "csv"),
+        pytest.param("a.csv.gz", "csv", marks=pytest.mark.exhaustive),
         pytest.param("a.jsonl", "jsonl", marks=pytest.mark.exhaustive),
         pytest.param("a.parquet", "csv", marks=pytest.mark.exhaustive),
         ("a.parquet", "jsonl"),
