@@ -175,7 +175,8 @@ def kill():
 
 def watched(crew, ref):
     said["taken"] += 1
-    if said["taken"] >= 3 and not crew._starting and not said["killed"]:  # both are there, and have parts
+    # Both are there, and have parts; or one of them does all the work while the other is slow to start.
+    if not said["killed"] and (said["taken"] >= 3 if not crew._starting else said["taken"] >= 5):
         kill()
     return taken(crew, ref)
 
