@@ -281,6 +281,7 @@ with torch.inference_mode():
 
 
 @pytest.mark.skipif(not library.kernels(), reason="this machine has no kernels of ours")
+@pytest.mark.exhaustive
 def test_a_forked_process_makes_threads_of_its_own(shell, tiny_bert):
     ran = shell(tiny_bert, program=FORKED, env=shell_env(PYTHONPATH=str(Path(__file__).parent)))
     assert ran.code == 0, ran.err

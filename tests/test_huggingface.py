@@ -208,6 +208,7 @@ def test_info_says_which_class_loads_the_folder(pooling, words, fit_toy):
         assert word in " ".join(record["transformers"].values())
 
 
+@pytest.mark.exhaustive
 def test_the_packaged_encoder_fitted_frozen_gives_our_logits_in_transformers(tmp_path):
     """Real weights, real texts from a few words to over 512 tokens, mean pooling as that encoder was trained."""
     rows = [row.values for row in read_rows(SAMPLE / "test.csv")[1]][:60]

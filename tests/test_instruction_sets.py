@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import daily, toy_rows
+from conftest import toy_rows
 
 import berthead
 from berthead.kernels import library
@@ -79,7 +79,8 @@ def wanted(fitted) -> np.ndarray:
     return np.array(logits)
 
 
-@pytest.mark.parametrize("caps", daily(CAPS, "nothing"))
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("caps", CAPS)
 def test_capped_processors_give_the_plain_models_answers(fitted, wanted, caps):
     choices = ["", "torch", *library.kernels()] if caps == "nothing" else ["", "torch"]
     given = json.dumps([str(fitted), choices, TEXTS])

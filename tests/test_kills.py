@@ -149,7 +149,10 @@ DAILY = ("typed.parquet",)
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [*((name, 2000) for name in DAILY), *(pytest.param(name, 8000, marks=pytest.mark.exhaustive) for name in KINDS)],
+    [
+        *(pytest.param(name, 2000, marks=pytest.mark.exhaustive) for name in DAILY),
+        *(pytest.param(name, 8000, marks=pytest.mark.exhaustive) for name in KINDS),
+    ],
 )
 def test_a_job_killed_four_times_at_random_writes_the_same_bytes(name, count, starter, tmp_path):
     chance = random.Random(name)

@@ -90,6 +90,7 @@ extern "C" int pthread_create(pthread_t* id, const pthread_attr_t* how, void* (*
 
 
 @pytest.mark.skipif(shutil.which("c++") is None or sys.platform != "linux", reason="there is no C++ compiler")
+@pytest.mark.exhaustive
 def test_a_command_that_may_start_a_few_threads_only_answers_with_them(toy_model, tmp_path):
     (tmp_path / "shim.cpp").write_text(SHIM)
     command = ["c++", "-shared", "-fPIC", "-O1", "-o", "shim.so", "shim.cpp", "-ldl"]
