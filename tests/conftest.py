@@ -218,6 +218,19 @@ def toy_model(fit_toy) -> Path:
     return fit_toy(epochs=15)
 
 
+@pytest.fixture
+def fit(tiny_bert):
+    """Fits for an epoch with the tiny encoder: fit(data, **options)."""
+
+    def fitted(data, **options):
+        import berthead
+
+        defaults = {"encoder": str(tiny_bert), "epochs": 1, "batch": 8, "threads": 1, "quiet": True}
+        return berthead.fit(data, **(defaults | options))
+
+    return fitted
+
+
 @pytest.fixture(scope="session")
 def sample_model(once, forks) -> Path:
     """A model folder: queues of the sample tickets, fitted by the command line on the packaged encoder, frozen."""

@@ -18,15 +18,6 @@ from berthead.records import Prediction
 from berthead.tasks import Classify, Multilabel
 
 
-@pytest.fixture
-def fit(tiny_bert):
-    def fitted(data, **options):
-        defaults = {"encoder": str(tiny_bert), "epochs": 1, "batch": 8, "threads": 1, "quiet": True}
-        return berthead.fit(data, **(defaults | options))
-
-    return fitted
-
-
 @pytest.mark.parametrize("rows", [1, 2, LEAST_ROWS - 1])
 def test_a_few_rows_decide_nothing_about_a_precision(rows):
     report = PrecisionReport(rows, "held-out", "accuracy", 1.0, {"int8": Verdict(1.0, 0.0, 0.0, 0.0)})

@@ -22,15 +22,6 @@ TAGS = [["late", "angry"], ["refund"], ["late"], ["lost", "angry"], ["refund", "
 TEXTS = [f"{GOOD[number % 7]} {'abcd'[number // 7]}" for number in range(len(TAGS))]
 
 
-@pytest.fixture
-def fit(tiny_bert):
-    def fitted(data, **options):
-        defaults = {"encoder": str(tiny_bert), "epochs": 1, "batch": 8, "threads": 1, "quiet": True}
-        return berthead.fit(data, **(defaults | options))
-
-    return fitted
-
-
 # Lists in cells of text
 
 

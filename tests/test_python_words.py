@@ -41,7 +41,7 @@ from berthead.options.python_words import in_python
         ("--resume: needs --out", "resume: needs out"),
         ("Try: berthead export m --onnx DIR. No --base.", "Try: berthead export m --onnx DIR. No base."),
         ("pip install --no-deps x", "pip install --no-deps x"),
-        ("/tmp/a--label b/--text c.csv: --name x", "/tmp/a--label b/--text c.csv: --name x"),
+        ("/data/a--label b/--text c.csv: --name x", "/data/a--label b/--text c.csv: --name x"),
         ("a -- b --- c", "a -- b --- c"),
     ],
 )  # fmt: skip

@@ -16,7 +16,7 @@ import numpy as np
 
 from berthead.errors import ModelError, listed
 from berthead.records import IntArray
-from berthead.text.tokenizer_config import follow
+from berthead.text.tokenizer_config import follow, read_object
 
 # How tokenizers are saved that only Python code can read.
 _SLOW_FILES = (
@@ -119,7 +119,7 @@ class Tokenizer:
         """
         from tokenizers import Tokenizer as Backend
 
-        config = _read_config(folder / "tokenizer_config.json")
+        config = read_object(folder / "tokenizer_config.json")
         path = folder / "tokenizer.json"
         try:
             if path.is_file():
@@ -320,16 +320,6 @@ def _is_of_the_library(error: BaseException) -> bool:
     if isinstance(error, ModelError | MemoryError):
         return False
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(str(path), f"cannot be read as JSON ({error})") from error
-    return config if isinstance(config, dict) else {}
 
 
 def _wordpiece(vocab: Path, config: dict[str, Any]) -> Any:

@@ -41,7 +41,7 @@ def follow(backend: Any, config: Mapping[str, Any], folder: Path) -> dict[str, A
         agreed["add_prefix_space"] = backend.pre_tokenizer.add_prefix_space = bool(
             config.get("add_prefix_space", False)
         )
-    special = _read(folder / SPECIAL)
+    special = read_object(folder / SPECIAL)
     _check_special(backend, {**special, **config}, folder)
     _add(backend, config, special, folder)
     if not kind:
@@ -84,7 +84,7 @@ def _add(backend: Any, config: Mapping[str, Any], special: Mapping[str, Any], fo
     ]
     numbered += [
         (number, AddedToken(token, normalized=True, special=False), ADDED)
-        for token, number in _read(folder / ADDED).items()
+        for token, number in read_object(folder / ADDED).items()
         if isinstance(number, int)
     ]
     for number, token, file in sorted(numbered, key=lambda one: one[0]):
@@ -122,10 +122,10 @@ def _content(token: Any) -> str | None:
 
 
 def _model_type(folder: Path) -> str:
-    return str(_read(folder / "config.json").get("model_type", ""))
+    return str(read_object(folder / "config.json").get("model_type", ""))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON object beside the tokenizer; empty if there is none."""
     if not path.is_file():
         return {}
