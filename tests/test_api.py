@@ -379,7 +379,7 @@ def test_a_fitted_function_saves_itself_whenever_asked(quick, tmp_path):
     [
         ("epoch", 3, 'epoch: is not an option; .*Did you mean "epochs"'),
         ("learning_rate", 1, "learning_rate: is not an option; expected one of task, "),
-        ("pooling", "poler", 'pooling: is "poler"; expected one of auto, cls, mean, pooler. Did you mean "pooler"'),
+        ("pooling", "poler", 'pooling: is "poler"; expected one of auto, cls, mean, pooler, cls_normalised, mean_normalised. Did you mean "pooler"'),
         ("task", "classification", 'task: is "classification".*Did you mean "classify"'),
         ("metric", "acuracy", 'metric: is "acuracy"; expected a metric of classify: .*Did you mean "accuracy"'),
         ("epochs", 0, "epochs: is 0; expected at least 1"),
@@ -541,7 +541,7 @@ def test_ctrl_c_after_the_last_epoch_does_not_lose_the_fitted_weights(quick, tmp
         monkeypatch.undo()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("berthead.train.fit.baselines", interrupted)
+    monkeypatch.setattr("berthead.train.fit.baseline_logits", interrupted)
     with pytest.raises((Interrupted, KeyboardInterrupt), match="kept in"):
         berthead.fit(toy_rows(), out=tmp_path / "toy", valid=0.1, **quick)
     assert berthead.load(tmp_path / "toy.interrupted").verify() < 1e-5
@@ -617,11 +617,15 @@ def test_baselines_have_a_decision_of_their_own(monkeypatch, quick):
     from berthead.data.labels import Labels
     from berthead.records import Example
     from berthead.tasks import Multilabel
-    from berthead.train.baselines import baselines
+    from berthead.train.baselines import baseline_logits
+    from berthead.train.fit import _score
+    from berthead.train.fold import Fold
 
     rows = toy_rows(4)
     task = Multilabel(Labels(["nasty", "nice", "short"]), (0.999, 0.999, 0.999))
     examples = [Example(row["text"]) for row in rows]
     targets = task.targets([row["tags"].split("|") for row in rows])
-    assert baselines(task, examples, targets, examples, targets, "micro_f1")["tfidf"] == 1
+    fold = Fold(examples, [], targets)
+    answers = baseline_logits(task, fold, fold)
+    assert _score(task, answers["tfidf"], fold, "micro_f1", tuned=True) == 1
     assert np.all(np.array(task.thresholds) == 0.999)

@@ -37,7 +37,7 @@ from berthead.text.packing import pack
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import LengthPolicy, read_texts
 from berthead.train import modes
-from berthead.train.modes import Fold
+from berthead.train.fold import Fold
 from berthead.train.settings import Settings
 
 BIO = ("O", "B-X", "I-X", "B-Y", "I-Y")

@@ -32,8 +32,8 @@ from berthead.text.packing import pack
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import LengthPolicy
 from berthead.train import modes, steps
+from berthead.train.fold import Fold
 from berthead.train.loop import fit_model
-from berthead.train.modes import Fold
 from berthead.train.optim import Optimiser, adamw, rate
 from berthead.train.settings import Settings
 

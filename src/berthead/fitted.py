@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, cast, overload
 
-from berthead.errors import DataError, UsageError, counted
+from berthead.errors import DataError, UsageError
 from berthead.function.protocol import AnyFunction, Function, one_function, with_parameters
+from berthead.function.scored import scored_on
 from berthead.options import JOB_OPTIONS, LOAD_OPTIONS, ROW_OPTIONS, PredictOptions
 from berthead.options.keywords import JobKeywords, LoadKeywords, RowKeywords
 from berthead.options.signatures import takes_options
@@ -70,13 +71,13 @@ class Fitted(Generic[Answers]):
         texts = " + ".join(str(function.columns[role]) for role in ("text", "pair") if function.columns[role])
         if metrics := self.metrics:
             name = next(name for name in function.task.metrics if name in metrics)
-            score = f", {name} {metrics[name]:.4f} on {counted(self._run['held_out_rows'], 'held-out row')}"
+            score = f", {name} {metrics[name]:.4f} on {scored_on(self._run)}"
         formula = f"y = Predict(BERT({texts}))"
         return f"Fitted({formula}, {function.task.name}: {function.task.answers_in_words()}{score})"
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The scores of the held-out rows of the fit by name; empty without held-out rows, `evaluate` scores others.
+        """The scores of the held-out rows of the fit, or of its rows out of fold; empty without both.
 
         Raises:
             UsageError: there are several functions.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 from berthead.errors import BertheadError, ModelError, counted
 from berthead.function.precision_report import PrecisionReport
+from berthead.function.scored import is_out_of_fold, scored_on
 from berthead.storage.model_files import RECORD
 
 if TYPE_CHECKING:
@@ -26,19 +27,27 @@ def fit_report(record: dict[str, Any], out: str) -> str:
         Lines.
     """
     run, task = record["run"], record["task"]["name"]
-    # Without held-out rows nothing chooses an epoch: the last one is kept.
-    chosen = f"best epoch {run['best_epoch']}" if run["held_out_rows"] else counted(run["best_epoch"], "epoch")
-    lines = [f"fitted {counted(run['rows'], 'row')} ({record['parameters']['adapt']}), {chosen}"]
+    lines = [f"fitted {counted(run['rows'], 'row')} ({record['parameters']['adapt']}), {_how(run)}"]
     if "metrics" in run:
         metric = run["settings"]["metric"]
-        lines.append(f"held out: {counted(run['held_out_rows'], 'row')}")
+        lines.append(f"scored: {scored_on(run)}")
         lines.append(score_table(run["metrics"]))
         for name, value in run.get("baselines", {}).items():
             lines.append(f"{_BASELINES[name]:<30} {metric} {value:.4f}")
-        lines.append(f"{'this model':<30} {metric} {run['metrics'][metric]:.4f}")
+        compared = run.get("compared", run["metrics"])
+        on = f" (on {counted(compared['rows'], 'row')}, as the baselines)" if "compared" in run else ""
+        lines.append(f"{'this model':<30} {metric} {compared[metric]:.4f}{on}")
     lines += [f"{f'precision {name}':<30} {words}" for name, words in gate_rows(run)]
     lines.append(f"model folder: {out}  ({task})")
     return "\n".join(lines)
+
+
+def _how(run: dict[str, Any]) -> str:
+    """How the parameters were found, in a few words."""
+    if solved := run.get("solved"):
+        return f"head solved on {solved['vectors']} vectors, penalty {solved['penalty']:.2g}"
+    # Without held-out rows nothing chooses an epoch: the last one is kept.
+    return f"best epoch {run['best_epoch']}" if run["held_out_rows"] else counted(run["best_epoch"], "epoch")
 
 
 _BASELINES = {"majority": "baseline: majority", "tfidf": "baseline: TF-IDF + linear"}
@@ -136,7 +145,12 @@ def info_text(record: dict[str, Any], folder: str) -> str:
     rows.append(("reads", f"at most {record['max_tokens']} tokens at once, {long[record['on_long']]}"))
     if "metrics" in run:
         scores = {name: value for name, value in run["metrics"].items() if isinstance(value, float)}
-        rows.append(("held out", ", ".join(f"{name} {value:.4f}" for name, value in scores.items())))
+        rows.append(
+            (
+                "out of fold" if is_out_of_fold(run) else "held out",
+                ", ".join(f"{name} {value:.4f}" for name, value in scores.items()),
+            )
+        )
     rows += gate_rows(run)
     if "soup" in run:
         rows.append(("soup", f"the mean of {_of_members(run['soup'])}; what the first of them was fitted on:"))

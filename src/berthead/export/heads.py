@@ -21,8 +21,25 @@ def _first(graph: Graph, hidden: str) -> str:
     return graph.add("Gather", hidden, graph.add("Squeeze", graph.whole(0), graph.whole(0)), axis=1)
 
 
+def _of_length_1(pool: Callable[[Graph, str], str]) -> Callable[[Graph, str], str]:
+    """A pooling whose vectors are divided by their lengths."""
+
+    def pooled(graph: Graph, hidden: str) -> str:
+        vector = pool(graph, hidden)
+        length = graph.add("ReduceL2", vector, axes=[1], keepdims=1)
+        return graph.add("Div", vector, graph.add("Max", length, graph.number(1e-12)))
+
+    return pooled
+
+
 # From vectors [rows, tokens, width] to [rows, width].
-_POOLINGS: dict[str, Callable[[Graph, str], str]] = {"cls": _first, "mean": _mean, "pooler": _first}
+_POOLINGS: dict[str, Callable[[Graph, str], str]] = {
+    "cls": _first,
+    "mean": _mean,
+    "pooler": _first,
+    "cls_normalised": _of_length_1(_first),
+    "mean_normalised": _of_length_1(_mean),
+}
 
 
 def logits(graph: Graph, head: nn.Module, hidden: str) -> str:

@@ -16,7 +16,14 @@ from berthead.errors import UsageError
 from berthead.function.adapter import Adapter
 from berthead.function.checks import golden_input
 from berthead.function.golden import GOLDEN_UNITS, by_example, has_units, written_answer
-from berthead.function.head_record import StoredHead, head_record, omega_names, state_named, transformers_class
+from berthead.function.head_record import (
+    StoredHead,
+    head_record,
+    omega_names,
+    row_part,
+    state_named,
+    transformers_class,
+)
 from berthead.function.parameters import Parameters, find_pretrained
 from berthead.function.protocol import identity_of
 from berthead.model import families
@@ -34,14 +41,24 @@ from berthead.text.windows import LengthPolicy
 
 # 1: one answer a row, long texts cut. 2: every task, and windows. 3: a change of theta-hat in place of theta-tilde.
 # 4: a head that no class of transformers gives, in a file that its classes with a head refuse (`StoredHead`); a part of
-# a joined folder, in a file that transformers does not look for. 5: tags of pieces.
-FORMAT_VERSION = 5
+# a joined folder, in a file that transformers does not look for. 5: tags of pieces. 6: vectors of length 1.
+FORMAT_VERSION = 6
 # What needs no newer berthead is written so that an older one reads it.
 PLAIN_VERSION, ADAPTER_VERSION, BLOCKED_VERSION = 2, 3, 4
 # Tokens that the plain model computes at once.
 PLAIN_TOKENS = 2048
 # What a run says of the parameters that it fitted, and of no others.
-OF_THE_PARAMETERS = ("metrics", "baselines", "epochs", "best_epoch", "held_out_rows", "soup", "gate")
+OF_THE_PARAMETERS = (
+    "metrics",
+    "baselines",
+    "epochs",
+    "best_epoch",
+    "held_out_rows",
+    "soup",
+    "gate",
+    "solved",
+    "compared",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +157,7 @@ class Artifact:
     def format_version(self) -> int:
         """The lowest `format_version` that can store it."""
         named = BLOCKED_VERSION if self.stored_head.blocked else ADAPTER_VERSION if self.adapter else PLAIN_VERSION
-        return max(named, self.task.format_version)
+        return max(named, self.task.format_version, row.format_version if (row := row_part(self.model.head)) else 1)
 
     def describe(self) -> dict[str, Any]:
         """The content of berthead.json, without golden examples."""

@@ -389,7 +389,7 @@ def choose_pooling(wanted: str, checkpoint: Checkpoint) -> str:
     Raises:
         UsageError: `pooler` for a checkpoint without one, or `auto` for one that was trained with another pooling.
     """
-    others = " or ".join(name for name, one in POOLINGS.items() if not one.dense)
+    others = " or ".join(name for name, one in POOLINGS.items() if one.normalised)
     if wanted == "auto":
         if checkpoint.trained_pooling in POOLINGS:
             return checkpoint.trained_pooling

@@ -25,6 +25,8 @@ class Pooling:
         reads: the tokens whose vectors are read, int64, ascending; None: all. The encoder may skip the others.
         dense: whether a trained dense layer and an activation follow.
         sentence_transformers: its name in sentence-transformers' `1_Pooling/config.json`; None: it has none.
+        normalised: the same pooling with vectors of length 1, a key of `POOLINGS`; None: there is none.
+        format_version: the lowest one of a folder whose readers know it.
     """
 
     pool: Callable[[Tensor, TensorPack], Tensor]
@@ -32,6 +34,8 @@ class Pooling:
     reads: Callable[[TensorPack], Tensor | None] = lambda pack: None
     dense: bool = False
     sentence_transformers: str | None = None
+    normalised: str | None = None
+    format_version: int = 1
 
 
 def first_vectors(hidden: Tensor, pack: TensorPack) -> Tensor:
@@ -55,10 +59,32 @@ def segment_means(hidden: Tensor, lengths: Tensor) -> Tensor:
     return torch.segment_reduce(hidden.float(), "mean", lengths=lengths, unsafe=True)  # unsafe: no check, no sync
 
 
+def first_of_length_1(hidden: Tensor, pack: TensorPack) -> Tensor:
+    """`first_vectors`, each divided by its length."""
+    return functional.normalize(first_vectors(hidden, pack))
+
+
+def mean_of_length_1(hidden: Tensor, pack: TensorPack) -> Tensor:
+    """`row_means`, each divided by its length."""
+    return functional.normalize(row_means(hidden, pack))
+
+
+def _starts(pack: TensorPack) -> Tensor:
+    return pack.starts
+
+
 POOLINGS = {
-    "cls": Pooling(first_vectors, "a row's first vector", lambda pack: pack.starts, sentence_transformers="cls_token"),
-    "mean": Pooling(row_means, "the mean of a row's vectors", sentence_transformers="mean_tokens"),
-    "pooler": Pooling(first_vectors, "a row's first vector", lambda pack: pack.starts, dense=True),
+    "cls": Pooling(
+        first_vectors, "a row's first vector", _starts, sentence_transformers="cls_token", normalised="cls_normalised"
+    ),
+    "mean": Pooling(
+        row_means, "the mean of a row's vectors", sentence_transformers="mean_tokens", normalised="mean_normalised"
+    ),
+    "pooler": Pooling(first_vectors, "a row's first vector", _starts, dense=True),
+    "cls_normalised": Pooling(
+        first_of_length_1, "a row's first vector divided by its length", _starts, format_version=6
+    ),
+    "mean_normalised": Pooling(mean_of_length_1, "the mean of a row's vectors divided by its length", format_version=6),
 }
 WINDOW_POOLINGS = ("mean", "max", "attention")
 POOLED: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "gelu": functional.gelu, "relu": functional.relu}
@@ -85,8 +111,9 @@ class RowHead(nn.Module):
     Args:
         width: size of a token's vector.
         outputs: numbers a row.
-        pooling: one of POOLINGS: `cls` (the first token), `mean` (of all tokens), or `pooler` (the first token through
-            BERT's own dense layer and activation, which starts from the checkpoint's weights and belongs to omega).
+        pooling: one of POOLINGS: `cls` (the first token), `mean` (of all tokens), each with `-normalised` for vectors
+            of length 1, or `pooler` (the first token through BERT's own dense layer and activation, which starts from
+            the checkpoint's weights and belongs to omega).
         dropout: share of the pooled vector dropped in training.
         windows: how the windows of a long text become one answer: `mean` or `max` of their logits, or `attention`
             (their mean, weighted by what a linear layer finds in each).
@@ -165,6 +192,11 @@ class RowHead(nn.Module):
     def is_linear(self) -> bool:
         """Whether `fold_input` can undo a change of scale of the input of `classify`."""
         return self.dense is None
+
+    @property
+    def format_version(self) -> int:
+        """The lowest `format_version` of a folder whose readers know its pooling."""
+        return POOLINGS[self.pooling].format_version
 
     @torch.no_grad()
     def fold(self) -> None:

@@ -16,7 +16,7 @@ from berthead import plugins
 from berthead.errors import UsageError, did_you_mean, listed
 
 HEADS = ("auto", "linear", "crf")
-POOLINGS = ("auto", "cls", "mean", "pooler")
+POOLINGS = ("auto", "cls", "mean", "pooler", "cls_normalised", "mean_normalised")
 LORA_TARGETS = ("query", "key", "value", "attention-out", "up", "down")
 _TARGET = "|".join(LORA_TARGETS)
 # Values of `adapt`; numbers are whole and above 0, except alpha, which may have decimals.

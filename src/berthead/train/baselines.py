@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 
-from berthead.records import Example
+from berthead.records import Example, FloatArray
 from berthead.tasks import Task
+from berthead.train.fold import Fold
 
 # TF-IDF baselines need no more rows than this to be fair, and stay a matter of seconds.
 MOST_ROWS = 20_000
@@ -19,45 +19,33 @@ def can_be_based(task: Task) -> bool:
     return type(task).linear is not None
 
 
-def baselines(
-    task: Task, train: Sequence[Example], targets: np.ndarray, valid: Sequence[Example], gold: np.ndarray, metric: str
-) -> dict[str, float]:
-    """The metric of the two baselines on the held-out rows.
+def baseline_logits(task: Task, fitted: Fold, rows: Fold) -> dict[str, FloatArray]:
+    """The answers of the two baselines.
 
     Args:
         task: what is predicted; it has a linear model.
-        train: training rows; at most the first 20,000 are used.
-        targets: their targets, [rows, ...].
-        valid: held-out rows.
-        gold: their targets.
-        metric: which metric.
+        fitted: the rows that they are fitted on; at most the first 20,000 are used.
+        rows: the rows that they answer.
 
     Returns:
-        `majority` and `tfidf`: the metric of each.
+        `majority` and, if any text has a word, `tfidf`: the logits of each, float32 [rows, outputs].
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    texts = [_joined(example) for example in train[:MOST_ROWS]]
-    targets = targets[:MOST_ROWS]
+    texts = [_joined(example) for example in fitted.examples[:MOST_ROWS]]
+    targets = fitted.targets[:MOST_ROWS]
+    found = {"majority": np.repeat(task.prior(targets)[None], len(rows.examples), axis=0)}
     vectoriser = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
+    linear = type(task).linear
+    assert linear is not None
     try:
         features = vectoriser.fit_transform(texts)
-        unseen = vectoriser.transform([_joined(example) for example in valid])
     except ValueError:  # no word in any text
-        features = unseen = None
-    majority = np.repeat(task.prior(targets)[None], len(valid), axis=0)
-
-    def score(logits: np.ndarray) -> float:
-        # Each baseline gets its own thresholds and temperature, like the fitted function.
-        return float(task.tuned(logits, gold).evaluate(logits, gold)[metric])
-
-    found = {"majority": score(majority)}
-    linear = type(task).linear
-    if features is not None and linear is not None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an unconverged baseline is still a baseline
-            found["tfidf"] = score(linear(features, targets, unseen, task.outputs))
-    return found
+        return found
+    unseen = vectoriser.transform([_joined(example) for example in rows.examples])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an unconverged baseline is still a baseline
+        return found | {"tfidf": linear(features, targets, unseen, task.outputs)}
 
 
 def _joined(example: Example) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,22 +14,25 @@ from berthead.function.adapter import taken_out
 from berthead.function.artifact import Artifact, with_golden
 from berthead.function.precision_report import PrecisionReport
 from berthead.model.adapt import Adapt
+from berthead.model.model import Model
 from berthead.options import HEADS, FitOptions
 from berthead.predict import precision as gate
 from berthead.predict.predictor import Predictor
-from berthead.records import Example
-from berthead.tasks import Batch, Task, find_task
+from berthead.records import Example, IntArray
+from berthead.tasks import Task, find_task
 from berthead.text.layout import Layout
-from berthead.train.baselines import baselines, can_be_based
+from berthead.train.baselines import baseline_logits, can_be_based
 from berthead.train.cached_features import check_folder
 from berthead.train.checkpoints import Checkpoints
+from berthead.train.fold import Fold
 from berthead.train.learn import learn, versions
-from berthead.train.modes import Fold
-from berthead.train.settings import USUAL_WIDTH, Settings, head_dropout, settings_for
+from berthead.train.settings import READ_BY_ALL, USUAL_WIDTH, Settings, head_dropout, settings_for
 from berthead.train.steps import History
 from berthead.train.workers import is_writer, team_of
 
 GOLDEN_EXAMPLES = 8
+# Of more rows baselines answer one fold only: they take longer to fit than a head does.
+MOST_ROWS_IN_FOLDS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,7 @@ def fit_examples(
         model, learnt.tokenizer, task, columns, learnt.policy, encoder.raw_config, pretrained, options.adapt,
         own_head=options.head if options.head not in HEADS else None, dropout=head_dropout(options), adapter=adapter,
     )  # fmt: skip
+    solved = history.out_of_fold
     run: dict[str, Any] = {
         "rows": len(train.examples),
         "held_out_rows": len(valid.examples),
@@ -106,55 +111,122 @@ def fit_examples(
         "seed": options.seed,
         "threads": learnt.threads,
         **({"workers": team.size} if team.size > 1 else {}),
-        "settings": {name: getattr(settings, name) for name in Settings.__slots__},
+        "settings": {name: getattr(settings, name) for name in (READ_BY_ALL if solved else Settings.__slots__)},
         "class_weight": options.class_weight,
+        **({"solved": solved.solution} if solved else {}),
         "epochs": history.epochs,
         "best_epoch": history.best_epoch,
         **({"kept": history.kept} if history.kept else {}),
         "versions": versions(options),
     }
-    if valid.examples:
-        logits = Predictor(artifact).compute(valid.inputs).values
-        task = task.tuned(logits, valid.targets, valid.batch)
-        run["metrics"] = task.evaluate(logits, valid.targets, valid.batch)
+    judged = _judged(replace(artifact, task=task), learnt.folds, history)
+    if judged is not None:
+        logits, task = judged.logits, task.tuned(judged.logits, judged.rows.targets, judged.rows.batch)
+        run["metrics"] = task.evaluate(logits, judged.rows.targets, judged.rows.batch)
         notes += run["metrics"].pop("warnings")
         if with_baselines and not history.interrupted and can_be_based(task):
             try:
-                rows = train.examples, train.targets, valid.examples, valid.targets
-                run["baselines"] = baselines(task, *rows, settings.metric)
-                notes += _no_better(task, settings.metric, run["metrics"], run["baselines"], options, settings)
+                run |= _compared(task, judged, settings.metric)
+                notes += _no_better(task, settings.metric, run, options, settings)
             except KeyboardInterrupt:
                 history.interrupted = True  # the fitted parameters are complete, and are kept
         if not history.interrupted:
             try:
-                run["gate"] = _gate(replace(artifact, task=task), valid, logits).to_json()
+                run["gate"] = _gate(replace(judged.function, task=task), judged).to_json()
             except KeyboardInterrupt:
                 history.interrupted = True
     artifact = replace(artifact, task=task, run=run | {"interrupted": history.interrupted})
     return FitResult(with_golden(artifact, golden_inputs(valid.examples or train.examples)), history, notes)
 
 
-def _no_better(
-    task: Task, metric: str, scores: dict[str, Any], based: dict[str, float], options: FitOptions, settings: Settings
-) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """Rows that show how good a function is, because no parameter was fitted on them.
+
+    Args:
+        rows: held-out rows, or the fitted ones, each answered by a function that was fitted without it.
+        logits: of their units, float32 [units, outputs].
+        splits: what baselines are fitted on, and the numbers of the rows that they answer then.
+        function: the function that answers the rows of the first split.
+    """
+
+    rows: Fold
+    logits: np.ndarray
+    splits: list[tuple[Fold, IntArray]]
+    function: Artifact
+
+    def logits_of(self, rows: IntArray) -> np.ndarray:
+        """The logits of the units of some of the rows, [units, outputs]."""
+        values: np.ndarray = self.logits[Layout(self.rows.inputs).units_of(rows)]
+        return values
+
+
+def _judged(artifact: Artifact, folds: Sequence[Fold], history: History) -> _Judged | None:
+    """The held-out rows; of a head that was solved the fitted rows, out of fold; None: neither."""
+    train, valid = folds
+    solved = history.out_of_fold
+    if valid.examples:
+        logits = Predictor(artifact).compute(valid.inputs).values
+        return _Judged(valid, logits, [(train, np.arange(len(valid.examples)))], artifact)
+    if solved is None:
+        return None
+    head = deepcopy(artifact.model.head)
+    head.load_state_dict(solved.head)
+    fold_of = solved.fold_of[solved.rows]
+    splits = [
+        (train.of(np.flatnonzero(solved.fold_of != fold)), np.flatnonzero(fold_of == fold))
+        for fold in (np.unique(fold_of) if len(fold_of) <= MOST_ROWS_IN_FOLDS else (0,))
+    ]
+    function = replace(artifact, model=Model(artifact.model.encoder, head))
+    return _Judged(train.of(solved.rows), solved.logits, splits, function)
+
+
+def _compared(task: Task, judged: _Judged, metric: str) -> dict[str, Any]:
+    """The baselines' scores, and the function's on the same rows if these are not all."""
+    answers = [baseline_logits(task, others, judged.rows.of(rows)) for others, rows in judged.splits]
+    rows = np.concatenate([rows for _, rows in judged.splits])
+    some = judged.rows.of(rows)
+    found: dict[str, Any] = {
+        "baselines": {
+            # Each baseline gets its own thresholds and temperature, like the fitted function.
+            name: _score(task, np.concatenate([one[name] for one in answers]), some, metric, tuned=True)
+            for name in answers[0]
+            if all(name in one for one in answers)
+        }
+    }
+    if len(rows) < len(judged.rows.examples):
+        score = _score(task, judged.logits_of(rows), some, metric, tuned=False)
+        found["compared"] = {"rows": len(rows), metric: score}
+    return found
+
+
+def _score(task: Task, logits: np.ndarray, rows: Fold, metric: str, *, tuned: bool) -> float:
+    task = task.tuned(logits, rows.targets, rows.batch) if tuned else task
+    return float(task.evaluate(logits, rows.targets, rows.batch)[metric])
+
+
+def _no_better(task: Task, metric: str, run: dict[str, Any], options: FitOptions, settings: Settings) -> list[str]:
     """A note on a function that is no better than the answer of most rows, with the flags that may help."""
-    if task.metrics[metric] * (float(scores[metric]) - based["majority"]) > 0:
+    score, majority = float(run.get("compared", run["metrics"])[metric]), run["baselines"]["majority"]
+    if task.metrics[metric] * (score - majority) > 0:
         return []
-    flags = [f"--epochs {3 * settings.epochs}"]
+    flags = [] if "solved" in run else [f"--epochs {3 * settings.epochs}"]
     flags += ["--adapt full"] if options.adapt != "full" else []
-    flags += [f"--lr {settings.lr / 3:.1g} or {settings.lr * 3:.1g}"]
+    flags += [] if "solved" in run else [f"--lr {settings.lr / 3:.1g} or {settings.lr * 3:.1g}"]
     has_classes = bool(task.answer_labels) and not settings.balanced
     flags += ["--class-weight balanced"] if has_classes else []
-    got = f"{metric} {scores[metric]:.4f}, {based['majority']:.4f} without reading the text"
+    got = f"{metric} {score:.4f}, {majority:.4f} without reading the text"
     return [f"the fit is no better than the answer of most rows ({got}); try {', '.join(flags)}, or more rows"]
 
 
-def _gate(artifact: Artifact, fold: Fold, logits: np.ndarray) -> PrecisionReport:
-    """How well lower precisions agree with fp32 on some of the held-out rows."""
+def _gate(artifact: Artifact, judged: _Judged) -> PrecisionReport:
+    """How well lower precisions agree with fp32 on some of the rows."""
+    unseen = judged.splits[0][1]
+    fold, logits = judged.rows.of(unseen), judged.logits_of(unseen)
     rows = np.unique(np.linspace(0, len(fold.inputs) - 1, min(gate.MOST_ROWS, len(fold.inputs))).astype(int))
-    some = Batch([fold.examples[row] for row in rows], [fold.inputs[row] for row in rows])
+    some = fold.of(rows)
     units = Layout(fold.inputs).units_of(rows)
-    return gate.measure(artifact, some, fold.targets[rows], "held-out", logits[units])
+    return gate.measure(artifact, some.batch, some.targets, "held-out", logits[units])
 
 
 def golden_inputs(examples: Sequence[Example]) -> list[Example]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -35,9 +35,11 @@ from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import LengthPolicy, windows_in_parts
 from berthead.train.cached_features import check_folder
 from berthead.train.checkpoints import Checkpoints
+from berthead.train.convex import Solving
+from berthead.train.fold import Fold
 from berthead.train.identity import data_sha256, identity_of
 from berthead.train.loop import fit_model
-from berthead.train.modes import MOST_WINDOWS, Fold
+from berthead.train.modes import MOST_WINDOWS, fits_in_memory
 from berthead.train.settings import FEW_ROWS, HELD_OUT, Settings, head_dropout, held_out_by_default, settings_for
 from berthead.train.steps import History
 from berthead.train.team import Team
@@ -86,27 +88,25 @@ def learn(
     kind = find_task(options.task)
     task = _task_of(kind, examples, where)
     by_default = held_out is None
-    held_out = held_out_by_default(len(examples), task) if held_out is None else held_out
-    left_out: list[str] = []
-    if options.skip_bad_rows and not isinstance(held_out, int | float):
-        held_out, left_out = _known(task, held_out)
-    task, train, valid = _folds(task, examples, held_out, options.seed, where)
     threads = use_threads(team.threads(options.threads))
     encoder = read_checkpoint(options.encoder)
-    data_hash, theta_hash = data_sha256(examples), encoder.theta_sha256
-    few = len(train) if len(examples) < FEW_ROWS else None
-    settings = settings_for(options, kind, encoder.config.width, few)
-    pairs = any(example.pair is not None or example.choices for example in train)
+    solving = Solving.of(options, task, _pooling(options, task, encoder))
+    if held_out is None:
+        held_out = held_out_by_default(len(examples), task, solved=solving is not None)
+    pairs = any(example.pair is not None or example.choices for example in examples)
     tokenizer, policy = _reader(encoder, options, pairs)
-    task, unit_notes = task.with_unit(options.tag_unit, tokenizer, train)
-    if options.skip_bad_rows:
-        train, long = split_readable(task, tokenizer, train, policy)
-        valid, more = split_readable(task, tokenizer, valid, policy)
-        left_out += long + more
-    folds = [_fold(rows, task, tokenizer, policy) for rows in (train, valid)]
-    notes = [f"left out: {line}" for line in left_out] + unit_notes
-    notes += _row_notes(kind, examples, held_out) + _notes(task, folds, policy, encoder)
-    if by_default and held_out == 0:
+    sides = _Sides.of(task, examples, held_out, options, tokenizer, policy, where)
+    if solving and not fits_in_memory(encoder.config.width, sides.folds):  # then it is fitted in steps
+        solving = None
+        if by_default:
+            held_out = held_out_by_default(len(examples), task)
+            sides = _Sides.of(task, examples, held_out, options, tokenizer, policy, where)
+    task, folds, valid = sides.task, sides.folds, sides.folds[1].examples
+    few = len(folds[0].examples) if len(examples) < FEW_ROWS else None
+    settings = settings_for(options, kind, encoder.config.width, few)
+    data_hash, theta_hash = data_sha256(examples), encoder.theta_sha256
+    notes = sides.notes + _row_notes(kind, examples, held_out) + _notes(task, folds, policy, encoder)
+    if by_default and held_out == 0 and not solving:
         notes.append(_none_held_out(len(examples)))
     elif not valid and held_out != 0:
         notes.append("too few rows for a held-out set: the last epoch is kept, without scores")
@@ -132,13 +132,48 @@ def learn(
         if not settings.balanced:
             _start_at_prior(model.head, task, folds[0].targets)
         adapt(model, Adapt.parse(options.adapt))
-        rows, scored, cache = _in_parts(task, folds[0]), folds[1] if valid else None, check_folder(options.cache)
-        history = fit_model(model, task, rows, scored, settings, quiet, cache, checkpoints, saved, team)
+        rows = folds[0] if solving else _in_parts(task, folds[0])
+        scored, cache = folds[1] if valid else None, check_folder(options.cache)
+        more = checkpoints, saved, team
+        history = fit_model(model, task, rows, scored, settings, quiet, cache, *more, solving)
     hashes = data_hash, theta_hash
     return Learnt(model, task, encoder, tokenizer, policy, settings, threads, folds, hashes, history, notes)
 
 
-def _folds(
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """Training rows and held-out rows, and the task made from the training rows.
+
+    Args:
+        task: with the unit that gets a tag.
+        folds: training rows and held-out rows.
+        notes: on rows that were left out, and on the unit.
+    """
+
+    task: Task
+    folds: list[Fold]
+    notes: list[str]
+
+    @classmethod
+    def of(
+        cls, task: Task, examples: Sequence[Example], held_out: Sequence[Example] | float, options: FitOptions,
+        tokenizer: Tokenizer, policy: LengthPolicy, where: str,
+    ) -> Self:  # fmt: skip
+        """Split and encode rows."""
+        left_out: list[str] = []
+        if options.skip_bad_rows and not isinstance(held_out, int | float):
+            held_out, left_out = _known(task, held_out)
+        task, train, valid = _split(task, examples, held_out, options.seed, where)
+        task, unit_notes = task.with_unit(options.tag_unit, tokenizer, train)
+        if options.skip_bad_rows:
+            train, long = split_readable(task, tokenizer, train, policy)
+            valid, more = split_readable(task, tokenizer, valid, policy)
+            left_out += long + more
+        folds = [_fold(rows, task, tokenizer, policy) for rows in (train, valid)]
+        return cls(task, folds, [f"left out: {line}" for line in left_out] + unit_notes)
+
+
+def _split(
     task: Task, examples: Sequence[Example], held_out: Sequence[Example] | float, seed: int, where: str
 ) -> tuple[Task, list[Example], list[Example]]:
     """The task made from the training rows, training rows and held-out rows."""
@@ -286,6 +321,13 @@ def _new_head(checkpoint: Checkpoint, options: FitOptions, task: Task, dropout: 
         else:
             part.dense.load_state_dict({name.removeprefix("dense."): t for name, t in checkpoint.pooler.items()})
     return head
+
+
+def _pooling(options: FitOptions, task: Task, checkpoint: Checkpoint) -> str | None:
+    """The pooling of a head of ours; None: it has none."""
+    if options.head not in HEADS or "pooling" not in READ.get(task.needed_head()["kind"], ()):
+        return None
+    return choose_pooling(options.pooling, checkpoint)
 
 
 def _start_at_prior(head: Any, task: Task, targets: np.ndarray) -> None:

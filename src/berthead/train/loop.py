@@ -16,15 +16,21 @@ from berthead.progress import Progress
 from berthead.tasks import Task
 from berthead.train import memory
 from berthead.train.checkpoints import Checkpoints, Saved
-from berthead.train.modes import CachedFeatures, Fold, mode_of
+from berthead.train.convex import Solving, solve
+from berthead.train.fold import Fold
+from berthead.train.modes import CachedFeatures, TrainingMode, mode_of
 from berthead.train.settings import Settings
 from berthead.train.steps import FitState, History
 from berthead.train.team import ALONE, Team
+
+# Multiplications of a head with all vectors, from which on threads do not mostly wait for each other.
+LARGE = 50_000_000
 
 
 def fit_model(
     model: Model, task: Task, train: Fold, valid: Fold | None, settings: Settings, quiet: bool = False,
     cache: Path | None = None, checkpoints: Checkpoints | None = None, saved: Saved | None = None, team: Team = ALONE,
+    solving: Solving | None = None,
 ) -> History:  # fmt: skip
     """Train the marked parameters, in place.
 
@@ -39,6 +45,7 @@ def fit_model(
         checkpoints: where checkpoints are written, or None.
         saved: the state to resume from; None: start from the beginning.
         team: the processes that fit together; each has the fitted model at the end, except those that end early.
+        solving: how the head is solved; None: it is fitted in steps.
 
     Returns:
         What happened. After Ctrl-C the best epoch so far is in the model, and `interrupted` is set.
@@ -54,12 +61,16 @@ def fit_model(
     mode = mode_of(model, task.outputs, train, valid, settings, quiet, cache, team)
     if team.ends_early and isinstance(mode, CachedFeatures):
         return History()  # this process is done
-    with _one_thread() if isinstance(mode, CachedFeatures) else nullcontext():
-        state = FitState(mode, task, train.targets, valid, settings)
-        if saved:
-            state.load(saved)
-        history = _ran(state, checkpoints, quiet)
-    mode.finish()
+    if solving:
+        assert isinstance(mode, CachedFeatures)
+        with nullcontext() if mode.train_vectors.numel() * task.outputs > LARGE else _one_thread():
+            found = solve(
+                model.head, mode.unit_vectors, task, train, solving, balanced=settings.balanced, seed=settings.seed,
+                quiet=quiet,
+            )  # fmt: skip
+        history = History(kept=mode.kept, out_of_fold=found)
+    else:
+        history = _in_steps(mode, task, train, valid, settings, quiet, checkpoints, saved)
     model.cpu()
     if rescaled:
         model.head.fold()
@@ -67,9 +78,23 @@ def fit_model(
     return history
 
 
+def _in_steps(
+    mode: TrainingMode, task: Task, train: Fold, valid: Fold | None, settings: Settings, quiet: bool,
+    checkpoints: Checkpoints | None, saved: Saved | None,
+) -> History:  # fmt: skip
+    """Epochs of steps, and the best epoch's parameters."""
+    with _one_thread() if isinstance(mode, CachedFeatures) else nullcontext():
+        state = FitState(mode, task, train.targets, valid, settings)
+        if saved:
+            state.load(saved)
+        history = _ran(state, checkpoints, quiet)
+    mode.finish()
+    return history
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Use one thread: steps of a head alone are so short that threads would mostly wait for each other."""
+    """Use one thread: a head alone is so little work that threads would mostly wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from berthead.engine.cpu import engine_for
 from berthead.errors import MachineError, counted
 from berthead.function.head_record import row_part
 from berthead.kernels import training as kernels
 from berthead.model.adapt import frozen_parts
-from berthead.model.heads import JointHead, RowHead, TokenHead, combined, over_arrays
+from berthead.model.heads import JointHead, RowHead, TokenHead, combined, over_arrays, pool_windows
 from berthead.model.lora import merged
 from berthead.model.model import Model
 from berthead.model.tensors import TensorPack
 from berthead.model.units import Compute, by_row, by_unit, packs, unit_logits
 from berthead.predict.predictor import TOKEN_BUDGET
 from berthead.progress import Progress
-from berthead.records import Example, FloatArray, IntArray, Pack
-from berthead.tasks import Batch
+from berthead.records import FloatArray, IntArray, Pack
 from berthead.text.bounds import check_pack
 from berthead.text.layout import Layout
 from berthead.text.packing import pack, plan
 from berthead.text.windows import EncodedExample
 from berthead.train import memory
 from berthead.train.cached_features import MOST_CACHED_BYTES, Vectors, above, below, frozen_layers, keep
+from berthead.train.fold import Fold
 from berthead.train.settings import Settings
 from berthead.train.team import ALONE, Team
 
@@ -38,26 +39,6 @@ from berthead.train.team import ALONE, Team
 MICRO_TOKENS = 8192
 # Windows of one text in a training step: of a longer text each step sees a random subset.
 MOST_WINDOWS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Fold:
-    """Training rows or held-out rows.
-
-    Args:
-        examples: the rows.
-        inputs: each row as encoded.
-        targets: as the task's loss reads them, [rows, ...].
-    """
-
-    examples: Sequence[Example]
-    inputs: Sequence[EncodedExample]
-    targets: np.ndarray
-
-    @property
-    def batch(self) -> Batch:
-        """The rows as a task sees them."""
-        return Batch(self.examples, self.inputs)
 
 
 class TrainingMode:
@@ -219,6 +200,18 @@ class CachedFeatures(TrainingMode):
     def _scaled(self, vectors: Tensor) -> Tensor:
         return (vectors - self.mean) / self.deviation
 
+    def unit_vectors(self, normalised: bool) -> Tensor:
+        """The training rows' vectors, divided by their lengths or not; of a text's windows their mean.
+
+        Returns:
+            float32 [units, width].
+        """
+        vectors = functional.normalize(self.train_vectors) if normalised else self.train_vectors
+        if self.layout.by_token or self.layout.plain:
+            return vectors
+        place, weights = torch.from_numpy(self.layout.unit_of_row), vectors.new_empty(len(vectors), 0)
+        return pool_windows(vectors, place, self.layout.n_units, "mean", weights)
+
     def training_logits(self, rows: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray, list[int]]]:
         """Logits of all rows at once."""
         sizes = self.sizes[rows].tolist()
@@ -269,18 +262,21 @@ def mode_of(
         the frozen layers looked up if they can be cached.
     """
     frozen = not any(parameter.requires_grad for parameter in model.encoder.parameters())
-    if frozen and _fits_in_memory(model, (train, valid)):
+    if frozen and _has_fixed_input(model.head) and fits_in_memory(model.encoder.config.width, (train, valid)):
         return CachedFeatures(model, train, valid, settings, quiet, cache, team)
     return _whole(model, outputs, train, valid, settings, quiet, cache, team)
 
 
-def _fits_in_memory(model: Model, folds: Sequence[Fold | None]) -> bool:
-    """Whether the head's input can be cached for all epochs."""
-    if not (hasattr(model.head, "pool") and hasattr(model.head, "classify")):
-        return False
+def _has_fixed_input(head: Any) -> bool:
+    """Whether what the head trains reads vectors that the encoder alone decides."""
+    return hasattr(head, "pool") and hasattr(head, "classify")
+
+
+def fits_in_memory(width: int, folds: Sequence[Fold | None]) -> bool:
+    """Whether a head's input, vectors of this width, can be cached for all rows."""
     inputs = [one for fold in folds if fold for one in fold.inputs]
     vectors = sum(one.n_units if one.units is not None else len(one.rows) for one in inputs)
-    return vectors * 2 * model.encoder.config.width * 4 <= MOST_CACHED_BYTES
+    return vectors * 2 * width * 4 <= MOST_CACHED_BYTES
 
 
 def _whole(

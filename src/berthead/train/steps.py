@@ -16,12 +16,15 @@ from berthead.model.model import Model
 from berthead.tasks import Task
 from berthead.train import memory
 from berthead.train.checkpoints import Saved
+from berthead.train.convex import OutOfFold
 from berthead.train.embedding_table import learns_by_row
+from berthead.train.fold import Fold
 from berthead.train.interrupts import defer_sigint
-from berthead.train.modes import Fold, TrainingMode
+from berthead.train.modes import TrainingMode
 from berthead.train.optim import Optimiser, peak_rate, rate, unfrozen
 from berthead.train.random_states import Randomness
 from berthead.train.settings import Settings
+from berthead.train.unit_targets import unit_targets
 
 
 @dataclass(slots=True)
@@ -34,6 +37,7 @@ class History:
         interrupted: whether the user stopped the fit.
         kept: how many cached vectors of frozen layers were looked up in each epoch, and in which precision.
         notes: notes for the user.
+        out_of_fold: of a head that was solved: the answers of heads fitted without the rows that they answer.
     """
 
     epochs: list[dict[str, Any]] = field(default_factory=list)
@@ -41,6 +45,7 @@ class History:
     interrupted: bool = False
     kept: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    out_of_fold: OutOfFold | None = None
 
 
 class FitState:
@@ -186,19 +191,12 @@ class FitState:
 def _passes(mode: TrainingMode, task: Task, targets: np.ndarray, rows: np.ndarray, weights: Tensor | None) -> float:
     """Forward and backward passes: adds the gradients of the rows' mean loss; returns the sum of their losses."""
     total = 0.0
-    task = task.over(_wanted(targets[rows], mode.sizes[rows].tolist()), len(rows))
+    task = task.over(unit_targets(targets[rows], mode.sizes[rows].tolist()), len(rows))
     for logits, places, sizes in mode.training_logits(rows):
-        loss = task.loss(logits, _wanted(targets[rows[places]], sizes), weights, sizes).sum()
+        loss = task.loss(logits, unit_targets(targets[rows[places]], sizes), weights, sizes).sum()
         (loss / len(rows)).backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return total
-
-
-def _wanted(targets: np.ndarray, sizes: Sequence[int]) -> Tensor:
-    """Targets of rows as one tensor; for rows of several units those of the units that were read."""
-    if targets.dtype != object:
-        return torch.from_numpy(targets)
-    return torch.from_numpy(np.concatenate([one[:size] for one, size in zip(targets, sizes, strict=True)]))
 
 
 def _held_out_logits(mode: TrainingMode, valid: Fold | None) -> np.ndarray:
