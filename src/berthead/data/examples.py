@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from berthead.data.labels import is_blank, plain, text_of_label
-from berthead.data.lists import labels_in, list_in
+from berthead.data.lists import labels_in, list_of
 from berthead.errors import DataError, UsageError, counted, did_you_mean, listed, shown
 from berthead.records import Example, Row
 
@@ -21,7 +21,7 @@ SYNONYMS = {
     "label": ("label", "labels", "target", "category", "class", "score"),
 }
 _WORDS = ("tokens", "words", "text", "sentence")
-_TAGS = ("tags", "ner_tags", "spans", "entities", "labels", "label", "upos")
+_TAGS = ("tags", "ner_tags", "spans", "entities", "labels", "label", "tag", "ner_tag", "upos")
 
 # Characters of a row: tokens take up to a hundred bytes a character, so longer texts would fill the memory.
 LONGEST_TEXT = 10_000_000
@@ -347,7 +347,7 @@ def _untargeted(row: Row, columns: Columns) -> Example:
 
 def _named_tags(cell: Any, names: Sequence[str]) -> Any:
     """Numbers of tags as their names; anything else as it is."""
-    tags = _listed(cell)
+    tags = list_of(cell)
     if not tags or not all(isinstance(tag, int) and not isinstance(tag, bool) for tag in tags):
         return cell
     if odd := [tag for tag in tags if not 0 <= tag < len(names)]:
@@ -362,7 +362,7 @@ def _named_choice(row: Row, columns: Columns, cell: Any) -> Any:
     found = row.values.get(columns.choices[0])
     if not isinstance(found, dict) or len(columns.choices) > 1:
         return cell
-    names, texts = (_listed(found.get(key)) or [] for key in ("label", "text"))
+    names, texts = (list_of(found.get(key)) or [] for key in ("label", "text"))
     letters = [chr(ord("A") + place) for place in range(len(names))]
     if len(names) != len(texts) or names == letters or plain(cell) not in names:
         return cell
@@ -381,7 +381,7 @@ def _cell_text(row: Row, column: str) -> str:
 
 def _words(row: Row, column: str) -> tuple[str, ...] | None:
     """The tokens in a cell: a list, or its JSON; None if it holds a text."""
-    value = _listed(row.values.get(column))
+    value = list_of(row.values.get(column))
     if value is None:
         return None
     for number, word in enumerate(value):
@@ -401,7 +401,7 @@ def _choices(row: Row, columns: Columns) -> tuple[str, ...]:
         where = columns.choices
     else:
         value = row.values.get(columns.choices[0])
-        found = _listed(value.get("text") if isinstance(value, dict) else value)
+        found = list_of(value.get("text") if isinstance(value, dict) else value)
         if found is None:
             seen = shown(row.values.get(columns.choices[0]))[:60]
             raise ValueError(f'column "{columns.choices[0]}" is {seen}; expected a list of choices')
@@ -415,15 +415,6 @@ def _choices(row: Row, columns: Columns) -> tuple[str, ...]:
     if len(cells) < 2:
         raise ValueError(f'column "{columns.choices[0]}" holds {counted(len(cells), "choice")}; expected at least 2')
     return tuple(str(cell) for cell in cells)
-
-
-def _listed(value: Any) -> list[Any] | None:
-    """A list, or the list in a text; None for anything else."""
-    if isinstance(value, str) and value.lstrip().startswith(("[", "('", '("')):
-        value = list_in(value)
-    if isinstance(value, np.ndarray | tuple):
-        value = list(value)
-    return [plain(one) for one in value] if isinstance(value, list) else None
 
 
 def sound_examples(examples: Iterable[Example], skip_bad_rows: bool, most: int = 5) -> tuple[list[Example], list[str]]:

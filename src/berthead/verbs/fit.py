@@ -13,7 +13,7 @@ from berthead.formats.readers import STDIO
 from berthead.options import FitOptions
 from berthead.options.keywords import FitKeywords
 from berthead.options.signatures import takes_options
-from berthead.predict.rows import mended, notes_on, read_rows
+from berthead.predict.rows import in_sentences, mended, notes_on, read_rows
 from berthead.records import Example, Row
 from berthead.storage.folders import check_out
 from berthead.tasks import Task, find_task
@@ -111,6 +111,8 @@ def _fitted(
     names, rows, where = read_rows(data)
     task = find_task(chosen.task)
     wanted = chosen.to_dict() | {"tag_names": _tag_names(chosen.tag_names, task)}
+    rows, word = in_sentences(rows, names, task.form, wanted, where)
+    wanted["text"] = word or wanted["text"]
     columns = Columns.find(task.form, wanted, names, where, several=task.several_labels)
     examples, bad, notes = _labelled(rows, columns, task, chosen)
     notes += _unread_pair(names, columns)
@@ -144,6 +146,7 @@ def _held_out(
             saw = f'is "{options.valid}"'
             raise UsageError("--valid", saw, f"a file, or a share from 0 to {MOST_HELD_OUT:g} such as 0.1") from None
         names, rows, where = read_rows(options.valid)
+        rows, _ = in_sentences(rows, names, task.form, columns.to_dict(), where)
         Columns.find(task.form, columns.to_dict(), names, where, several=task.several_labels)
         return _labelled(rows, columns, task, options)
     check_share(share, "--valid", "a file, or a share")
