@@ -15,7 +15,8 @@ import berthead
 import berthead.errors
 from berthead import Prediction, Span, TextClassifier
 from berthead.errors import DataError, UsageError
-from berthead.options import FitOptions, PredictOptions, flag
+from berthead.options import FitOptions, PredictOptions
+from berthead.options.base import flag
 from berthead.options.python_words import in_python
 
 # Errors
