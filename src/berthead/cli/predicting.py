@@ -63,7 +63,7 @@ def predict(
 
 
 def _predict_text(fitted: Fitted[Any], text: str, more: list[str], probabilities: bool, as_json: bool) -> None:
-    from berthead.data.examples import FORMS
+    from berthead.data.forms import FORMS
 
     function = fitted.reader
     form, pairs = FORMS[function.task.form], bool(function.columns["pair"])

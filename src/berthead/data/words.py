@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Self
 
-from berthead.data.examples import FORMS, find_column, same_name
+from berthead.data.column_names import find_column, same_name
+from berthead.data.forms import FORMS
 from berthead.data.labels import is_blank, plain
 from berthead.data.lists import list_of
 from berthead.errors import DataError, shown

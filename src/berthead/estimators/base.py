@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from berthead.data.examples import FORMS
+from berthead.data.forms import FORMS
 from berthead.errors import DataError, UsageError, did_you_mean
 from berthead.estimators.inputs import refuse_blank, refuse_empty, texts_of
 from berthead.fitted import Fitted

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from berthead.data.examples import FORMS, Columns
+from berthead.data.examples import Columns
+from berthead.data.forms import FORMS
 from berthead.data.labels import Labels
 from berthead.errors import UsageError
 from berthead.function.protocol import Function

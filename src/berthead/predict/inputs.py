@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from berthead.data.examples import FORMS, Columns, rows_of, same_name, to_example
+from berthead.data.column_names import same_name
+from berthead.data.examples import Columns, rows_of, to_example
+from berthead.data.forms import FORMS
 from berthead.data.frames import (
     KINDS,
     collected,

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from berthead.data.examples import FORMS, SYNONYMS, Columns, sound_examples, to_example
+from berthead.data.examples import Columns, sound_examples, to_example
+from berthead.data.forms import FORMS, SYNONYMS
 from berthead.errors import Interrupted, MachineError, UsageError, counted
 from berthead.fitted import Fitted, load
 from berthead.formats.readers import STDIO
