@@ -11,32 +11,27 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from berthead.data.entities import Entity, entities, shown_tags, unclosed
+from berthead.data.entities import entities
 from berthead.data.labels import MOST_LABELS, is_blank
 from berthead.data.tag_schemes import SCHEMES, STANDARD, SchemeError, from_bio, letters_of, scheme_of, to_bio
 from berthead.data.tags import OUTSIDE
-from berthead.errors import DataError, UsageError, counted, did_you_mean, listed, shown
-from berthead.formats.offsets import is_whole, utf16_place
+from berthead.errors import DataError, counted, did_you_mean, listed, shown
 from berthead.records import Example, FloatArray, IntArray, Prediction, Span
 from berthead.tasks.arrays import ragged, softmax
 from berthead.tasks.base import Answer, Batch, Task
 from berthead.tasks.cells import spans_json
 from berthead.tasks.crf import Field, rules
+from berthead.tasks.entity_notes import ill_formed
 from berthead.tasks.entity_scores import entity_scores, span_scores
 from berthead.tasks.label_scores import nll
-from berthead.tasks.marks import Mark, aligned, check_marks, mark_of, trimmed
+from berthead.tasks.marks import Mark, aligned, check_marks, in_code_points, mark_of, trimmed
+from berthead.tasks.tag_unit import unit_for
 from berthead.tasks.viterbi import viterbi
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import EncodedExample, LengthPolicy, read_words
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-FEW_CUT = 0.02
-"""The share of spans that may cut words before pieces are tagged; a few are slips of the annotators."""
-SAMPLED = 1_000
-"""How many rows are looked at to choose between words and pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +92,7 @@ class Tag(Task):
         if target and isinstance(target[0], Mark):
             if example.words is not None:
                 raise ValueError("holds spans, and the row holds tokens; expected a tag for each token")
-            example = _counted_in_code_points(example)
+            example = in_code_points(example)
             check_marks(example.target, example.text)
             return example
         if example.words is None and target:
@@ -165,21 +160,8 @@ class Tag(Task):
 
     def with_unit(self, unit: str, tokenizer: Tokenizer, examples: Sequence[Example]) -> tuple[Self, list[str]]:
         """The task with words or pieces as units; `auto`: pieces, where words cannot give the spans of the data."""
-        if unit == "word":
-            return self, []
-        texts = [example for example in examples if example.words is None]
-        if unit == "piece":
-            if not texts:
-                saw = "the rows hold tokens, and each has a tag already"
-                raise UsageError("--tag-unit piece", saw, "rows of texts with spans", "Leave --tag-unit out.")
-            return replace(self, unit=unit), []
-        marked = [example for example in texts if example.target][:SAMPLED]
-        spans = sum(len(example.target) for example in marked)
-        cut, cut_by_pieces = (_cut(tokenizer, marked, by_piece=by_piece) for by_piece in (False, True))
-        if not spans or cut < FEW_CUT * spans or 2 * cut_by_pieces > cut:
-            return self, []
-        told = f"{cut:,} of {counted(spans, 'span')} begin or end inside a word, so each piece of a word gets a tag"
-        return replace(self, unit="piece"), [f"{told} (--tag-unit piece); --tag-unit word gives tags to whole words"]
+        chosen, notes = unit_for(unit, tokenizer, examples)
+        return (self if chosen == "word" else replace(self, unit=chosen)), notes
 
     @property
     def outputs(self) -> int:
@@ -245,7 +227,7 @@ class Tag(Task):
                 lines += [f"misplaced: {example.where}: {line}" for line in found]
             elif example.target:
                 tagged.append(example)
-        return lines + _ill_formed(tagged)
+        return lines + ill_formed(tagged)
 
     def weights(self, targets: np.ndarray) -> FloatArray | None:
         """Words / (tags * words with the tag), float32 [tags]; none for a conditional random field."""
@@ -403,27 +385,6 @@ class Tag(Task):
         return path, shares[np.arange(len(path)), path]
 
 
-def _cut(tokenizer: Tokenizer, examples: Sequence[Example], *, by_piece: bool) -> int:
-    """How many spans begin or end inside a word, or inside a piece."""
-    policy = LengthPolicy(8, "truncate")  # of words that are not read, the places are known too
-    encoded = read_words(tokenizer, examples, policy, whole=False, by_piece=by_piece)
-    return sum(
-        len(aligned(example.target, one, example.text)[1]) for example, one in zip(examples, encoded, strict=True)
-    )
-
-
-def _counted_in_code_points(example: Example) -> Example:
-    """The example with its spans in code points, if they only fit its words in UTF-16 units."""
-    text, marks = example.text, example.target
-    if text.isascii() or max(text) <= "\uffff" or all(is_whole(text, mark.start, mark.end) for mark in marks):
-        return example
-    places = [utf16_place(text, mark.start, mark.end) for mark in marks]
-    if not all(place and is_whole(text, *place) for place in places):
-        return example
-    moved = tuple(Mark(*place, mark.label) for place, mark in zip(places, marks, strict=True) if place)
-    return replace(example, target=moved, note="its spans look like UTF-16 offsets, and are read as such")
-
-
 def _is_marked(example: Example) -> bool:
     """Whether its target is spans of characters."""
     return bool(example.target) and isinstance(example.target[0], Mark)
@@ -435,26 +396,6 @@ def _places(tags: Sequence[str], read: EncodedExample) -> list[tuple[int, int, s
     words = read.units.start >= 0
     starts, ends = read.units.start[words].tolist(), read.units.end[words].tolist()
     return [(starts[one.first], ends[one.end - 1], one.label) for one in entities(tags)]
-
-
-def _ill_formed(examples: Sequence[Example]) -> list[str]:
-    """A line about entities that are written otherwise than most."""
-    scheme = scheme_of(example.target for example in examples)
-    if scheme not in ("BIO", "BIOES"):
-        return []
-
-    def odd(tags: Sequence[str]) -> list[Entity]:
-        if scheme == "BIOES":
-            return unclosed(tags)
-        return [one for one in entities(tags) if not tags[one.first].startswith("B")]
-
-    found = [(example, entity) for example in examples for entity in odd(example.target)]
-    if not found:
-        return []
-    (example, entity), more = found[0], len(found) - 1
-    also = f", as {more:,} more are" if more else ""
-    saw, rule = shown_tags(example.target, entity), "begin with B" if scheme == "BIO" else "have an end tag"
-    return [f'misplaced: {example.where}: an entity is written "{saw}"{also}, and others {rule}; read as entities']
 
 
 def _enough(tags: tuple[str, ...], where: str) -> tuple[str, ...]:
