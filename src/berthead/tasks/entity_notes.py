@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from berthead.data.entities import Entity, entities, shown_tags, unclosed
 from berthead.data.tag_schemes import scheme_of
 from berthead.records import Example
-
-if TYPE_CHECKING:
-    pass
 
 
 def ill_formed(examples: Sequence[Example]) -> list[str]:
