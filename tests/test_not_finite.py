@@ -15,6 +15,7 @@ from test_artifact import edit_json, edit_weights
 
 import berthead
 from berthead.errors import DataError, ModelError, UsageError
+from berthead.options.python_words import in_python
 from berthead.predict.answers import NOT_FINITE
 from berthead.tasks import find_task
 
@@ -120,7 +121,7 @@ def test_compare_leaves_such_rows_out_if_told_to(kind, fit_toy, tmp_path, cli):
         without = berthead.compare(model, model, [rows[0], *rows[2:]])
         assert (found.rows, found.skipped, found.agreement) == (3, 1, 1.0)
         assert (found.right, found.metrics) == (without.right, without.metrics)
-        assert f"left out: row 2: {which}: {NOT_FINITE}" in found.notes
+        assert f"left out: row 2: {which}: {in_python(NOT_FINITE)}" in found.notes
     with pytest.raises(DataError, match="holds no rows that can be compared; expected rows with finite logits"):
         berthead.compare(model, broken, rows[1:2], skip_bad_rows=True)
     broken.save(tmp_path / "m")

@@ -17,6 +17,7 @@ from berthead.formats.registry import find_format, format_of
 from berthead.formats.writers import check_writable, open_writer
 from berthead.options import ROW_OPTIONS, PredictOptions
 from berthead.options.keywords import RowKeywords
+from berthead.options.python_words import notes_in_python
 from berthead.options.signatures import takes_options
 from berthead.predict.answers import NOT_FINITE, decoded
 from berthead.predict.predictor import refuse_faulty
@@ -210,7 +211,7 @@ def compare(a: Fitted | str | Path, b: Fitted | str | Path, data: Any, **options
         per_label=_label_changes("per_label", *scores),
         per_intent=_label_changes("per_intent", *scores),
         moved=_moved(first, second),
-        notes=notes,
+        notes=notes_in_python(notes),
     )
 
 

@@ -13,6 +13,7 @@ from berthead.fitted import Fitted, load
 from berthead.formats.readers import STDIO
 from berthead.options import FitOptions
 from berthead.options.keywords import FitKeywords
+from berthead.options.python_words import notes_in_python
 from berthead.options.signatures import takes_options
 from berthead.predict.rows import in_sentences, mended, notes_on, read_rows
 from berthead.records import Example, Row
@@ -121,7 +122,8 @@ def _fitted(
     notes += more_notes
     result = fit_examples(examples, held_out, chosen, columns.to_dict(), where, quiet=quiet, checkpoints=checkpoints)
     fitted = Fitted(result.artifact)
-    fitted.warnings = notes + [f"left out: {line}" for line in bad + bad_held_out] + result.warnings
+    notes += [f"left out: {line}" for line in bad + bad_held_out] + result.warnings
+    fitted.warnings = notes_in_python(notes)
     return fitted, result.history
 
 
