@@ -216,6 +216,21 @@ def test_jobs_of_parts_files_and_formats_are_by_sentence(word_model, cli, tmp_pa
     assert (done.code, len(done.out.splitlines())) == (0, 9)
 
 
+def test_numbers_of_tags_get_their_names(tmp_path, fit):
+    frame = words("sentence_id", "word", "tag", int, once=False)
+    names = ["O", "B-per", "I-per", "B-geo"]
+    frame["tag"] = [names.index(tag) for tag in frame["tag"]]
+    frame.to_csv(tmp_path / "ner.csv", index=False)
+    (tmp_path / "ner.conll").write_text("\n".join(
+        "".join(f"{word} {names.index(tag)}\n" for word, tag in zip(*sentence, strict=True)) for sentence in SENTENCES
+    ))  # fmt: skip
+    for data in (frame, tmp_path / "ner.csv", tmp_path / "ner.conll"):
+        model = fit(data, task="tag", tag_names=",".join(names))
+        assert model.artifact.task.tags == ("O", "B-geo", "I-geo", "B-per", "I-per")
+    with pytest.raises(DataError, match="holds numbers, such as 1; expected tags"):
+        fit(frame, task="tag")
+
+
 def test_words_are_never_answered_as_texts(word_model, cli, tmp_path):
     folder = word_model[1]
     model = berthead.load(folder)

@@ -211,8 +211,10 @@ def _untargeted(row: Row, columns: Columns) -> Example:
 
 
 def _named_tags(cell: Any, names: Sequence[str]) -> Any:
-    """Numbers of tags as their names; anything else as it is."""
+    """Numbers of tags, in files of text too, as their names; anything else as it is."""
     tags = list_of(cell)
+    if tags and all(isinstance(tag, str) and tag.isdecimal() for tag in tags):
+        tags = [int(tag) for tag in tags]
     if not tags or not all(isinstance(tag, int) and not isinstance(tag, bool) for tag in tags):
         return cell
     if odd := [tag for tag in tags if not 0 <= tag < len(names)]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +73,16 @@ def in_sentences(
         if words is not None:
             rows.through(words.sentences, words.note)
     else:
-        rows = list(rows)
-        words = WordTable.find(form, wanted, names, partial(_first, rows), where)
+        held, others = list[Row](), iter(rows)
+
+        def peek(most: int) -> list[Row]:
+            held.extend(itertools.islice(others, most))
+            return held
+
+        words = WordTable.find(form, wanted, names, peek, where)
+        rows = itertools.chain(held, others)
         rows = rows if words is None else words.sentences(rows)
     return rows, words.word if words else None
-
-
-def _first(rows: Sequence[Row], most: int) -> Sequence[Row]:
-    return rows[:most]
 
 
 @dataclass(frozen=True, slots=True)
