@@ -137,6 +137,12 @@ def test_rows_of_lists_and_of_texts_stay_as_they_are(tmp_path):
         rows, word = read(data)
         assert word is None
         assert len(rows) == len(texts if data is texts else lists)
+    # Texts of one word are texts, and so are those of one sentence_id.
+    short = [{"text": word} for word in ("good", "cat", "dog")]
+    assert read(short, wanted={"text": "text"})[1] is None
+    same = [{"sentence_id": 1, "text": "good cat"}] * 3
+    assert read(same, wanted={"text": "text"})[1] is None
+    assert read(words("sentence_id", "form", "tag"), wanted={"text": "form"})[1] == "form"
     # Another task reads its texts as ever, and a text beside words is what is read.
     assert read(words("sentence_id", "word", "label"), "text")[1] is None
     assert read(words().assign(text="good cat"))[1] is None

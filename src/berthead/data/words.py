@@ -71,11 +71,15 @@ class WordTable:
         cells = [row.values.get(name) for row in first if not row.error for name in (word, tag) if name]
         if any(list_of(cell) is not None or isinstance(cell, dict) for cell in cells):
             return None
-        is_named = _bare(word) in _SINGULAR and sentence is not None and _bare(sentence) != "sentence"
-        if sentence is None or not (is_named or _goes_on([row.values.get(sentence) for row in first])):
-            if sentence is None and _are_single_words([row.values.get(word) for row in first]):
+        is_usual = _bare(word) in (*_SINGULAR, *_PLURAL)
+        are_words = _are_single_words([row.values.get(word) for row in first])
+        if sentence is None:
+            if is_usual and are_words:
                 saw = f'holds a word in each row of "{word}", and no column says where a sentence begins'
                 raise DataError(where, saw, _ALLOWED, "Name it so, or write each sentence as a list of words.")
+            return None
+        is_named = _bare(word) in _SINGULAR and _bare(sentence) != "sentence"
+        if not (is_named or ((is_usual or are_words) and _goes_on([row.values.get(sentence) for row in first]))):
             return None
         if FORMS[form].intent and label:
             allowed = "a row for each sentence: lists of words and of tags, and a label"
