@@ -93,6 +93,6 @@ clean:
 warnings: $(DEV_READY)
 	BERTHEAD_WERROR=1 $(BIN)/python setup.py --quiet build_ext --build-lib build/warnings
 
-# The tests of the kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
+# The tests of the kernels and of loading under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: $(DEV_READY)
 	$(BIN)/python tools/sanitize.py

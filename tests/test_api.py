@@ -105,7 +105,7 @@ def test_missing_values_of_pandas_are_bad_rows(quick):
 
 
 def test_a_column_that_looks_like_the_second_text_is_not_left_unread_silently(quick):
-    note = 'column "pair" is not read; to fit on pairs: --pair pair'
+    note = 'column "pair" is not read; to fit on pairs: pair="pair"'
     assert note in berthead.fit(toy_rows(), **quick).warnings
     assert note not in berthead.fit(toy_rows(), pair="pair", **quick).warnings
 

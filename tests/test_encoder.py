@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from berthead.model import attention as attention_module
 from berthead.model import families
 from berthead.model.attention import attention, kernel_for
-from berthead.model.checkpoint import find_encoder, read_checkpoint
+from berthead.model.checkpoint import read_checkpoint
 from berthead.model.config import EncoderConfig
 from berthead.model.dropout import Dropout, keep_mask
 from berthead.model.encoder import Attention, Encoder
+from berthead.model.encoder_folders import find_encoder
 from berthead.model.heads import RowHead
 from berthead.model.model import Model
 from berthead.model.positions import PackPositions

@@ -16,7 +16,8 @@ from seqeval.metrics import (
 from seqeval.scheme import BILOU, IOB1, IOB2, IOBES
 from sklearn import metrics as sk
 
-from berthead.data.tags import Entity, from_bio, to_tags
+from berthead.data.entities import Entity, to_tags
+from berthead.data.tag_schemes import from_bio
 from berthead.tasks.entity_scores import entity_scores
 
 QUICK = settings(max_examples=tries(200), deadline=None)

@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import berthead
-from berthead.data.examples import SYNONYMS, Columns, find_column, rows_of, sound_examples, to_example
+from berthead.data.column_names import find_column
+from berthead.data.examples import Columns, rows_of, sound_examples, to_example
+from berthead.data.forms import SYNONYMS
 from berthead.data.labels import Labels
 from berthead.data.split import hold_out
 from berthead.errors import DataError

@@ -15,7 +15,7 @@ from sklearn.preprocessing import MultiLabelBinarizer
 
 import berthead
 from berthead import MultipleChoice, SequenceLabeler, TextClassifier, TextRegressor
-from berthead.data.examples import find_column
+from berthead.data.column_names import find_column
 from berthead.errors import DataError, UsageError
 
 X = ["good cat", "bad dog", "fine mat", "poor cat", "great dog", "awful mat"] * 2

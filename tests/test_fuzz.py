@@ -5,10 +5,15 @@ from __future__ import annotations
 import collections
 
 import fuzzing
+import numpy as np
 import pytest
 from conftest import tries
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
+
+import berthead
+from berthead.kernels import library
+from berthead.kernels.native import NativeEncoder
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +41,42 @@ def test_what_is_broken_is_refused_or_changes_nothing(target, copied):
     once()
     assert ends["refused"] > 5
     assert len(ends) > 1  # what is not broken, or in a place that nobody reads, is taken
+
+
+@pytest.fixture(params=["fp32", "bf16", "int8"])
+def precision(request, monkeypatch) -> str:
+    """A precision of our own kernels, in which folders are loaded."""
+    names = [name for name in library.kernels() if request.param != "bf16" or library.has_bf16(name)]
+    if not names:
+        pytest.skip(f"no kernels here compute {request.param}")
+    monkeypatch.setenv(library.SWITCH, names[-1])
+    monkeypatch.setenv("BERTHEAD_PRECISION", request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("kind", ["model", "adapter"])
+def test_loading_packs_the_weights_of_a_folder(home, kind, precision, monkeypatch):
+    """The probabilities are near those of the model that torch computes."""
+    model = berthead.load(home / kind)
+    engine = model.applier.engine
+    assert (engine.precision, isinstance(engine.model.encoder, NativeEncoder)) == (precision, True)
+    found = model.predict_proba(fuzzing.TEXTS[:3])
+    monkeypatch.setenv(library.SWITCH, "torch")
+    assert np.abs(found - berthead.load(home / kind, precision="fp32").predict_proba(fuzzing.TEXTS[:3])).max() < 0.02
+
+
+def test_spoilt_weights_and_records_are_refused_in_every_precision(precision, copied):
+    """The seeded run on folders of a model: truncated weights, changed headers, spoilt records."""
+    tried, ends = fuzzing.case("model", copied), collections.Counter()
+
+    @seed(2)
+    @settings(max_examples=tries(160), deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def once(data):
+        ends[tried(data)] += 1
+
+    once()
+    assert ends["refused"] > 5
 
 
 def test_without_hashes_a_changed_answer_is_found(copied):

@@ -78,8 +78,8 @@ def test_probabilities_of_labels_are_not_printed_as_one(toy_model, cli, monkeypa
 def test_a_fit_that_learnt_nothing_says_so_and_names_flags(fit, toy_csv):
     notes = fit(toy_csv, valid=0.25, lr=1e-9, adapt="frozen").warnings
     note = next(one for one in notes if "no better than the answer of most rows" in one)
-    assert re.search(r"accuracy 0\.\d+, 0\.\d+ without reading the text\); try --epochs 3, --adapt full, --lr ", note)
-    assert "--class-weight balanced" in note
+    assert re.search(r'accuracy 0\.\d+, 0\.\d+ without reading the text\); try epochs=3, adapt="full", lr=', note)
+    assert 'class_weight="balanced"' in note
     good = fit(toy_csv, valid=0.25, lr=3e-3, epochs=8)
     assert good.artifact.run["metrics"]["accuracy"] > good.artifact.run["baselines"]["majority"]
     assert not any("no better" in one for one in good.warnings)

@@ -15,6 +15,7 @@ from test_artifact import edit_json, edit_weights
 
 import berthead
 from berthead.errors import DataError, ModelError, UsageError
+from berthead.options.python_words import in_python
 from berthead.predict.answers import NOT_FINITE
 from berthead.tasks import find_task
 
@@ -106,6 +107,28 @@ def test_scores_of_such_a_row_are_refused_or_left_out_and_told(fit_toy, tmp_path
         spoilt(model).evaluate(rows[1:2], skip_bad_rows=True)
     with pytest.raises(DataError, match="not finite"):
         berthead.compare(model, spoilt(model), rows)
+
+
+@pytest.mark.parametrize("kind", ["classify", "windows"])
+def test_compare_leaves_such_rows_out_if_told_to(kind, fit_toy, tmp_path, cli):
+    model = berthead.load(fit_toy(**TASKS[kind]))
+    rows = [{"text": text, "label": "positive"} for text in [*TEXTS, "good red mat"]]
+    broken = spoilt(model)
+    with pytest.raises(DataError, match="row 2: the model's numbers for it are not finite"):
+        berthead.compare(model, broken, rows)
+    for both, which in (((model, broken), "B"), ((broken, model), "A"), ((broken, broken), "A and B")):
+        found = berthead.compare(*both, rows, skip_bad_rows=True)
+        without = berthead.compare(model, model, [rows[0], *rows[2:]])
+        assert (found.rows, found.skipped, found.agreement) == (3, 1, 1.0)
+        assert (found.right, found.metrics) == (without.right, without.metrics)
+        assert f"left out: row 2: {which}: {in_python(NOT_FINITE)}" in found.notes
+    with pytest.raises(DataError, match="holds no rows that can be compared; expected rows with finite logits"):
+        berthead.compare(model, broken, rows[1:2], skip_bad_rows=True)
+    broken.save(tmp_path / "m")
+    model.save(tmp_path / "other")
+    data = write_csv(tmp_path / "rows.csv", rows)
+    ran = cli("compare", tmp_path / "other", tmp_path / "m", data, "--skip-bad-rows")
+    assert (ran.code, f"left out: {data}:3: B: " in ran.err) == (4, True)
 
 
 def test_probabilities_and_estimators_refuse_it(fit_toy, toy_csv, tiny_bert):

@@ -17,7 +17,8 @@ from conftest import ROOT
 
 import berthead
 from berthead.errors import UsageError
-from berthead.options import ADAPT_ALLOWED, ESTIMATOR_OPTIONS, FitOptions, PredictOptions, flag
+from berthead.options import ADAPT_ALLOWED, ESTIMATOR_OPTIONS, FitOptions, PredictOptions
+from berthead.options.base import flag
 from berthead.options.keywords import FitKeywords
 from berthead.tasks import TASKS, Classify, Multilabel
 from berthead.train import learn, settings

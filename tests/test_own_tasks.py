@@ -19,7 +19,7 @@ from toy_tasks import QUICK, ROWS
 import berthead
 from berthead import plugins
 from berthead.cli.reports import compare_text, info_text, score_table
-from berthead.data.examples import FORMS
+from berthead.data.forms import FORMS
 from berthead.jobs.files import predict_file
 from berthead.options import PredictOptions
 from berthead.predict.columns import added_names

@@ -22,7 +22,8 @@ from conftest import BAD, GOOD, ROOT, Ran, daily, shell_env, unsealed, write_csv
 import berthead
 from berthead import plugins
 from berthead.errors import ModelError
-from berthead.options import FitOptions, flag
+from berthead.options import FitOptions
+from berthead.options.base import flag
 from berthead.tasks import OPTIONAL, REQUIRED, TASKS, Task, find_task, wrong_with
 
 EXAMPLE = ROOT / "examples" / "ordinal"

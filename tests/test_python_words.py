@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import pickle
 import re
 from dataclasses import fields
@@ -15,7 +16,8 @@ import berthead
 import berthead.errors
 from berthead import Prediction, Span, TextClassifier
 from berthead.errors import DataError, UsageError
-from berthead.options import FitOptions, PredictOptions, flag
+from berthead.options import FitOptions, PredictOptions
+from berthead.options.base import flag
 from berthead.options.python_words import in_python
 
 # Errors
@@ -40,6 +42,7 @@ from berthead.options.python_words import in_python
         ("Give --overwrite, not --resume, to go on", "Give overwrite=True, not resume=True, to go on"),
         ("--resume: needs --out", "resume: needs out"),
         ("Try: berthead export m --onnx DIR. No --base.", "Try: berthead export m --onnx DIR. No base."),
+        ("to fit on pairs: --pair claim", 'to fit on pairs: pair="claim"'),
         ("pip install --no-deps x", "pip install --no-deps x"),
         ("/data/a--label b/--text c.csv: --name x", "/data/a--label b/--text c.csv: --name x"),
         ("a -- b --- c", "a -- b --- c"),
@@ -79,6 +82,35 @@ def test_errors_in_python_speak_python_and_those_of_the_command_line_flags(toy_c
     assert "--skip-bad-rows" in cli("fit", bad, "--out", tmp_path / "m").err
     assert "skip_bad_rows" not in cli("eval", toy_model, bad).err
     assert "--valid: is 2" in cli("fit", toy_csv, "--out", tmp_path / "m", "--valid", 2).err
+
+
+def test_notes_in_python_speak_python_and_those_of_the_command_line_flags(fit, toy_model, tiny_bert, tmp_path, cli):
+    few = write_csv(tmp_path / "few.csv", toy_rows(1))
+    model = fit(few)
+    assert 'column "pair" is not read; to fit on pairs: pair="pair"' in model.warnings
+    assert any(note.endswith("; valid=0.1 holds out a tenth") for note in model.warnings)
+    options = ("--encoder", tiny_bert, "--epochs", 1, "--out", tmp_path / "m", "--json")
+    ran = cli("fit", few, *options)
+    for said in (ran.err, "\n".join(json.loads(ran.out)["warnings"])):
+        assert 'column "pair" is not read; to fit on pairs: --pair pair' in said
+        assert "; --valid 0.1 holds out a tenth" in said
+    assert fit(few).warnings == model.warnings  # the command line leaves nothing behind
+
+    # Faults of rows that are left out, and notes of eval, compare and bench.
+    bad = write_csv(tmp_path / "bad.csv", [*toy_rows(1), toy_rows(1)[0] | {"text": ""}])
+    model = berthead.load(toy_model)
+    theta = dict(model.theta)
+    theta["embeddings.word_embeddings.weight"][model.artifact.tokenizer.ids(["3"])[0][0]] = 3e38
+    rows = [*toy_rows(1), {"text": "3", "label": "positive"}]
+    broken = model.with_parameters(theta=theta)
+    python, shell = 'in this precision (precision="fp32")', "in this precision (--precision fp32)"
+    assert python in str(broken.evaluate(rows, skip_bad_rows=True)["warnings"])
+    assert python in str(berthead.compare(model, broken, rows, skip_bad_rows=True).notes)
+    broken.save(tmp_path / "broken")
+    data = write_csv(tmp_path / "rows.csv", [{"text": row["text"], "label": row["label"]} for row in rows])
+    for words in (("eval", tmp_path / "broken"), ("compare", toy_model, tmp_path / "broken")):
+        assert shell in cli(*words, data, "--skip-bad-rows").err
+    assert cli("eval", toy_model, bad, "--skip-bad-rows").code == 4
 
 
 def test_an_error_is_the_same_after_pickling_but_for_its_words():

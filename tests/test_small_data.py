@@ -46,7 +46,7 @@ def test_thirty_two_rows_of_four_labels_are_all_fitted_and_learnt(tiny_bert, ada
     assert (run["rows"], run["held_out_rows"], "metrics" in run, "gate" in run) == (32, 0, False, False)
     assert steps_of(run) >= LEAST_STEPS
     note = (
-        "32 rows are too few for a held-out set (fewer than 256): the last epoch is kept, without scores; --valid 0.1 "
+        "32 rows are too few for a held-out set (fewer than 256): the last epoch is kept, without scores; valid=0.1 "
         "holds out a tenth"
     )
     assert note in fitted.warnings

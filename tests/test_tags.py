@@ -14,21 +14,9 @@ from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import BILOU, IOB1, IOB2, IOBES, IOE2, Tokens
 
-from berthead.data.tags import (
-    STANDARD,
-    Entity,
-    SchemeError,
-    allowed,
-    entities,
-    from_bio,
-    letters_of,
-    scheme_of,
-    strict_entities,
-    to_bio,
-    to_tags,
-    unclosed,
-    viterbi,
-)
+from berthead.data.entities import Entity, entities, strict_entities, to_tags, unclosed
+from berthead.data.tag_schemes import STANDARD, SchemeError, from_bio, letters_of, scheme_of, to_bio
+from berthead.tasks.viterbi import allowed, viterbi
 
 QUICK = settings(max_examples=tries(200), deadline=None)
 LETTERS = {"BIO": "BI", "IOB1": "BI", "BIOES": "BIES"}

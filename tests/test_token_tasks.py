@@ -17,7 +17,6 @@ from toy_tasks import QUICK, choose_rows, fit_task, span_rows, tag_rows, without
 
 import berthead
 from berthead.data.labels import Labels
-from berthead.data.tags import allowed
 from berthead.errors import DataError, GateError, ModelError, UsageError
 from berthead.function.artifact import plain_logits
 from berthead.function.head_record import make_head
@@ -32,6 +31,7 @@ from berthead.tasks.choose import Choice, choice_of
 from berthead.tasks.crf import marginals
 from berthead.tasks.joint import TagsAndLabel
 from berthead.tasks.span import Gold
+from berthead.tasks.viterbi import allowed
 from berthead.text.layout import Layout
 from berthead.text.packing import pack
 from berthead.text.tokenizer import Tokenizer

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from berthead.errors import ModelError
-from berthead.model.checkpoint import find_encoder
+from berthead.model.encoder_folders import find_encoder
 from berthead.text.tokenizer import Tokenizer
 
 SAMPLES = [

@@ -12,15 +12,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import get_type_hints
 
-from berthead.options import (
-    ESTIMATOR_OPTIONS,
-    JOB_OPTIONS,
-    LOAD_OPTIONS,
-    ROW_OPTIONS,
-    FitOptions,
-    Options,
-    PredictOptions,
-)
+from berthead.options import ESTIMATOR_OPTIONS, JOB_OPTIONS, LOAD_OPTIONS, ROW_OPTIONS, FitOptions, PredictOptions
+from berthead.options.base import Options
 
 PATH = Path(__file__).resolve().parent.parent / "src" / "berthead" / "options" / "keywords.py"
 HEAD = '''"""The options as typed keywords, which editors complete. Made by tools/keywords.py."""

@@ -12,6 +12,7 @@ from berthead.function.protocol import AnyFunction, Function, one_function, with
 from berthead.function.scored import scored_on
 from berthead.options import JOB_OPTIONS, LOAD_OPTIONS, ROW_OPTIONS, PredictOptions
 from berthead.options.keywords import JobKeywords, LoadKeywords, RowKeywords
+from berthead.options.python_words import notes_in_python
 from berthead.options.signatures import takes_options
 from berthead.predict.answers import probabilities_of
 from berthead.predict.engines import Engine
@@ -222,7 +223,9 @@ class Fitted(Generic[Answers]):
             from berthead.jobs.ray import RayPool
 
             pool = RayPool(chosen, quiet)
-        return predict_file(self.predictor, source, str(out), chosen, quiet, again, pool)
+        summary = predict_file(self.predictor, source, str(out), chosen, quiet, again, pool)
+        summary.notes = notes_in_python(summary.notes)
+        return summary
 
     @takes_options(PredictOptions, ROW_OPTIONS)
     def evaluate(self, data: Any, **options: Unpack[RowKeywords]) -> dict[str, Any]:
@@ -243,7 +246,7 @@ class Fitted(Generic[Answers]):
         # Rows without finite logits are bad rows too.
         scores = self.applier.evaluate(read.examples, read.bad if read.skips_bad else None)
         notes = read.notes + scores["warnings"] + read.left_out
-        return scores | {"skipped": len(read.bad), "warnings": notes}
+        return scores | {"skipped": len(read.bad), "warnings": notes_in_python(notes)}
 
     @property
     def labels(self) -> list[Label]:

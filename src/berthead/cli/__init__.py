@@ -23,6 +23,7 @@ from berthead.cli.printing import say
 from berthead.cli.scoring import bench, compare, evaluate
 from berthead.engine.threads import spare_threads
 from berthead.errors import BertheadError
+from berthead.options.python_words import speaks_flags
 
 # Heavy modules are imported inside the commands: --help has to answer at once.
 
@@ -67,7 +68,7 @@ def main() -> NoReturn:
         app(prog_name="berthead")
     try:
         # Not `app()`: typer's own main turns Ctrl-C and a closed stdout into its exit codes.
-        with _commands().make_context("berthead", _words(sys.argv[1:])) as context:
+        with speaks_flags(), _commands().make_context("berthead", _words(sys.argv[1:])) as context:
             context.command.invoke(context)
     except BertheadError as error:
         _fail(error.message, error.exit_code)

@@ -9,7 +9,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from berthead.options import ROW_OPTIONS, Options, flag
+from berthead.options import ROW_OPTIONS
+from berthead.options.base import Options, flag
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]

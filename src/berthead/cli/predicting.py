@@ -14,7 +14,8 @@ from berthead.cli.flags import AsJson, ModelFolder, Quiet, with_options
 from berthead.cli.loading import load
 from berthead.cli.printing import as_line, print_json, print_text, say, say_choice, share_text, warn
 from berthead.errors import DataError, UsageError, counted
-from berthead.options import JOB_OPTIONS, LOAD_OPTIONS, PredictOptions, flag
+from berthead.options import JOB_OPTIONS, LOAD_OPTIONS, PredictOptions
+from berthead.options.base import flag
 
 if TYPE_CHECKING:
     from berthead.fitted import Fitted
@@ -62,7 +63,7 @@ def predict(
 
 
 def _predict_text(fitted: Fitted[Any], text: str, more: list[str], probabilities: bool, as_json: bool) -> None:
-    from berthead.data.examples import FORMS
+    from berthead.data.forms import FORMS
 
     function = fitted.reader
     form, pairs = FORMS[function.task.form], bool(function.columns["pair"])

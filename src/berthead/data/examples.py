@@ -2,97 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from berthead.data.choices import choice_columns, choices_in, named_choice
+from berthead.data.column_names import find_column
+from berthead.data.forms import FORMS, Form
 from berthead.data.labels import is_blank, plain, text_of_label
-from berthead.data.lists import labels_in, list_in
-from berthead.errors import DataError, UsageError, counted, did_you_mean, listed, shown
+from berthead.data.lists import labels_in, list_of
+from berthead.errors import DataError, UsageError, listed, shown
 from berthead.records import Example, Row
-
-# What the field calls these columns, the first is ours.
-SYNONYMS = {
-    "text": ("text", "sentence", "sentence1", "premise", "content", "review", "document", "question1"),
-    "pair": ("pair", "text_pair", "sentence2", "hypothesis", "question2"),
-    "label": ("label", "labels", "target", "category", "class", "score"),
-}
-_WORDS = ("tokens", "words", "text", "sentence")
-_TAGS = ("tags", "ner_tags", "spans", "entities", "labels", "label", "upos")
 
 # Characters of a row: tokens take up to a hundred bytes a character, so longer texts would fill the memory.
 LONGEST_TEXT = 10_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """What a row of data holds, by the usual names of its columns.
-
-    Args:
-        text: the first text, the tokens, or the question.
-        label: the target.
-        pair: the second text, or the context; with choices, a context that some data have.
-        needs_pair: whether a pair is required.
-        choices: one column with a list of choices; empty: no choices.
-        intent: the label beside the tags; empty: none.
-        reads_words: whether the text may be a list of tokens.
-        two_texts: what a row of two texts is called in messages.
-        row: how messages describe a row in Python.
-    """
-
-    text: tuple[str, ...] = SYNONYMS["text"]
-    label: tuple[str, ...] = SYNONYMS["label"]
-    pair: tuple[str, ...] = SYNONYMS["pair"]
-    needs_pair: bool = False
-    choices: tuple[str, ...] = ()
-    intent: tuple[str, ...] = ()
-    reads_words: bool = False
-    two_texts: str = "pairs"
-    row: str = "(text, pair)"
-
-    @property
-    def second(self) -> str | None:
-        """The role of the second part of every row: `pair`, `choices`, or None."""
-        return "choices" if self.choices else "pair" if self.needs_pair else None
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether a row is a text or a pair of texts, and nothing else."""
-        return not self.reads_words and self.second is None
-
-    def usual(self, pair: bool = False) -> dict[str, Any]:
-        """The usual column names, by role, for rows that did not come from a table.
-
-        Args:
-            pair: whether rows have a second text, if the form allows both.
-        """
-        has_pair = self.needs_pair or pair
-        names = {"text": self.text[0], "pair": self.pair[0] if has_pair else None, "label": self.label[0]}
-        return names | ({"choices": [self.choices[0]]} if self.choices else {})
-
-
-FORMS = {
-    "text": Form(),
-    "words": Form(_WORDS, _TAGS, (), reads_words=True, row="[token, ...]"),
-    "words and label": Form(
-        _WORDS, _TAGS[:-1], (), intent=("intent", "label"), reads_words=True, row="[token, ...]",
-    ),
-    "question": Form(
-        ("question", "query"), ("answers", "answer"), ("context", "passage", "paragraph"), True,
-        two_texts="a question and its context", row="(question, context)",
-    ),
-    "choices": Form(
-        ("question", "stem", "premise", "text", "sent2"), ("label", "answer", "answerKey", "correct"),
-        ("article", "passage", "context", "sent1"),
-        choices=("choices", "options", "endings"), two_texts="a question and its choices",
-        row="(question, [choice, ...])",
-    ),
-}  # fmt: skip
-# A column for each choice, such as choice_1, option B, ending0, or A, B, C.
-_CHOICE_COLUMN = re.compile(r"((choice|option|ending|answer)[ _-]?([0-9]+|[a-h])|[A-H])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +90,7 @@ class Columns:
             text,
             find("pair", kind.pair) if has_pair else None,
             _label_columns(kind, wanted.get("label"), names, where, several) if label else None,
-            _choice_columns(kind, wanted.get("choices"), names, where) if kind.choices else (),
+            choice_columns(kind, wanted.get("choices"), names, where) if kind.choices else (),
             find("intent", kind.intent) if kind.intent and label else None,
             form,
             tuple(wanted.get("tag_names") or ()),
@@ -214,66 +139,6 @@ def _is_one(cell: Any, name: str) -> bool:
         seen = "is blank" if is_blank(cell) else f"is {shown(cell)[:60]}"
         raise CellError(name, f"{seen}; expected 0 or 1: whether the row has this label")
     return text in ("1", "true")
-
-
-def _choice_columns(kind: Form, wanted: Any, names: Sequence[str], where: str) -> tuple[str, ...]:
-    if wanted:
-        named = wanted.split(",") if isinstance(wanted, str) else list(wanted)
-        return tuple(find_column("choices", name.strip(), names, where) for name in named)
-    for name in kind.choices:
-        if (found := same_name(name, names)) is not None:
-            return (found,)
-    several = tuple(name for name in names if _CHOICE_COLUMN.fullmatch(name))
-    if len(several) < 2:
-        saw = "has no column of choices, nor two columns such as choice_a, choice_b"
-        fix = "Name them: --choices COLUMN,COLUMN."
-        raise DataError(where, saw, f"one of its columns: {listed(names, 20)}", fix)
-    return several
-
-
-def find_column(role: str, wanted: str | None, columns: Sequence[str], where: str, usual: tuple[str, ...] = ()) -> str:
-    """The column that plays a role.
-
-    Args:
-        role: `text`, `pair`, `label` or another.
-        wanted: the given name; None: the usual names are tried.
-        columns: the columns there are.
-        where: the file, for errors.
-        usual: the role's usual names; empty: those of a single text.
-
-    Returns:
-        A name in `columns`.
-
-    Raises:
-        DataError: there is no such column; the nearest name is suggested.
-
-    Example:
-        >>> find_column("text", None, ["id", "sentence"], "a.csv")
-        'sentence'
-    """
-    names = (wanted,) if wanted else usual or SYNONYMS[role]
-    for name in names:
-        if name in columns:
-            return name
-    for name in names:
-        if (same := same_name(name, columns)) is not None:
-            return same
-    seen = f'has no column "{wanted}"' if wanted else f"has no column for the {role}"
-    fix = did_you_mean(wanted, columns) if wanted else ""
-    raise DataError(where, seen, f"one of its columns: {listed(columns, 20)}", fix or f"Name one: --{role} COLUMN.")
-
-
-def same_name(name: str, columns: Sequence[str]) -> str | None:
-    """The column of this name, or the only one whose name differs in case or in blanks around it; None: there is none.
-
-    Example:
-        >>> same_name("text", ["Text", "Label"]), same_name("text", ["Text", "TEXT"])
-        ('Text', None)
-    """
-    if name in columns:
-        return name
-    same = [one for one in columns if one.strip().casefold() == name.strip().casefold()]
-    return same[0] if len(same) == 1 else None
 
 
 class CellError(ValueError):
@@ -327,7 +192,7 @@ def to_example(
         if columns.intent is not None:
             cell = cell, row.values.get(columns.intent)
         if columns.choices:
-            cell = _named_choice(row, columns, cell), example.choices
+            cell = named_choice(row, columns.choices, cell), example.choices
         example = replace(example, target=read(cell))
         return settle(example) if settle else example
     except ValueError as error:
@@ -341,13 +206,15 @@ def _untargeted(row: Row, columns: Columns) -> Example:
     text = " ".join(words) if words is not None else _cell_text(row, columns.text)
     pair = _cell_text(row, columns.pair) if columns.pair else None
     return Example(
-        text, pair, None, row.where, words=words, choices=_choices(row, columns) if columns.choices else None
+        text, pair, None, row.where, words=words, choices=choices_in(row, columns.choices) if columns.choices else None
     )
 
 
 def _named_tags(cell: Any, names: Sequence[str]) -> Any:
-    """Numbers of tags as their names; anything else as it is."""
-    tags = _listed(cell)
+    """Numbers of tags, in files of text too, as their names; anything else as it is."""
+    tags = list_of(cell)
+    if tags and all(isinstance(tag, str) and tag.isdecimal() for tag in tags):
+        tags = [int(tag) for tag in tags]
     if not tags or not all(isinstance(tag, int) and not isinstance(tag, bool) for tag in tags):
         return cell
     if odd := [tag for tag in tags if not 0 <= tag < len(names)]:
@@ -355,18 +222,6 @@ def _named_tags(cell: Any, names: Sequence[str]) -> Any:
             f"holds the tag {odd[0]}; expected 0 to {len(names) - 1}, as --tag-names has {len(names)} names"
         )
     return [names[tag] for tag in tags]
-
-
-def _named_choice(row: Row, columns: Columns, cell: Any) -> Any:
-    """The right choice, by its text if the row gives its choices names other than letters."""
-    found = row.values.get(columns.choices[0])
-    if not isinstance(found, dict) or len(columns.choices) > 1:
-        return cell
-    names, texts = (_listed(found.get(key)) or [] for key in ("label", "text"))
-    letters = [chr(ord("A") + place) for place in range(len(names))]
-    if len(names) != len(texts) or names == letters or plain(cell) not in names:
-        return cell
-    return texts[names.index(plain(cell))]
 
 
 def _cell_text(row: Row, column: str) -> str:
@@ -381,7 +236,7 @@ def _cell_text(row: Row, column: str) -> str:
 
 def _words(row: Row, column: str) -> tuple[str, ...] | None:
     """The tokens in a cell: a list, or its JSON; None if it holds a text."""
-    value = _listed(row.values.get(column))
+    value = list_of(row.values.get(column))
     if value is None:
         return None
     for number, word in enumerate(value):
@@ -390,40 +245,6 @@ def _words(row: Row, column: str) -> tuple[str, ...] | None:
     if not any(word.strip() for word in value):
         raise ValueError(f'column "{column}" holds no token; expected at least one')
     return tuple(value)
-
-
-def _choices(row: Row, columns: Columns) -> tuple[str, ...]:
-    """The choices of a row: from a column with a list, or from the columns that are not blank."""
-    if len(columns.choices) > 1:
-        cells = [plain(row.values.get(name)) for name in columns.choices]
-        while cells and is_blank(cells[-1]):
-            cells.pop()  # rows may have fewer choices than columns
-        where = columns.choices
-    else:
-        value = row.values.get(columns.choices[0])
-        found = _listed(value.get("text") if isinstance(value, dict) else value)
-        if found is None:
-            seen = shown(row.values.get(columns.choices[0]))[:60]
-            raise ValueError(f'column "{columns.choices[0]}" is {seen}; expected a list of choices')
-        cells, where = found, (columns.choices[0],) * len(found)
-    for number, cell in enumerate(cells):
-        if is_blank(cell) or isinstance(cell, dict | list | tuple):
-            seen = "empty" if is_blank(cell) else shown(cell)[:60]
-            raise ValueError(
-                f'column "{where[number]}": choice {number + 1} of {len(cells)} is {seen}; expected a text'
-            )
-    if len(cells) < 2:
-        raise ValueError(f'column "{columns.choices[0]}" holds {counted(len(cells), "choice")}; expected at least 2')
-    return tuple(str(cell) for cell in cells)
-
-
-def _listed(value: Any) -> list[Any] | None:
-    """A list, or the list in a text; None for anything else."""
-    if isinstance(value, str) and value.lstrip().startswith(("[", "('", '("')):
-        value = list_in(value)
-    if isinstance(value, np.ndarray | tuple):
-        value = list(value)
-    return [plain(one) for one in value] if isinstance(value, list) else None
 
 
 def sound_examples(examples: Iterable[Example], skip_bad_rows: bool, most: int = 5) -> tuple[list[Example], list[str]]:

@@ -80,6 +80,11 @@ def records_of(frame: Any, where: str, wanted: Sequence[str] | None = None) -> l
     return [{name: record[one] for name, one in zip(read, own, strict=True)} for record in found]
 
 
+def first_of(frame: Any, most: int) -> Any:
+    """The first rows of a table in memory, as such a table."""
+    return frame.head(most) if hasattr(frame, "head") else frame.slice(0, most)
+
+
 def is_columns(data: Any) -> bool:
     """Whether this is a dict of columns: names to lists or arrays."""
     return isinstance(data, Mapping) and len(data) > 0 and all(map(is_column, data.values()))

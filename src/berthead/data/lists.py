@@ -7,6 +7,9 @@ import json
 import re
 from typing import Any
 
+import numpy as np
+
+from berthead.data.labels import plain
 from berthead.errors import shown
 
 _PAIRS = {"[": "]", "(": ")", "{": "}"}
@@ -50,6 +53,23 @@ def list_in(text: str) -> list[Any] | None:
     items = _items(inside)
     # Python writes a tuple of one with a comma: (late) is a word in brackets.
     return None if items is not None and text[0] == "(" and inside and "," not in inside else items
+
+
+def list_of(value: Any) -> list[Any] | None:
+    """A list, or the list in a cell of text; None for anything else.
+
+    Args:
+        value: a cell.
+
+    Example:
+        >>> list_of(("a", "b")), list_of('["a"]'), list_of("[sic]")
+        (['a', 'b'], ['a'], None)
+    """
+    if isinstance(value, str) and value.lstrip().startswith(("[", "('", '("')):
+        value = list_in(value)
+    if isinstance(value, np.ndarray | tuple):
+        value = list(value)
+    return [plain(one) for one in value] if isinstance(value, list) else None
 
 
 def labels_in(text: str, separator: str = "|") -> list[Any]:

@@ -13,13 +13,13 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from berthead.data.examples import FORMS
+from berthead.data.forms import FORMS
 from berthead.errors import DataError, UsageError, did_you_mean
 from berthead.estimators.inputs import refuse_blank, refuse_empty, texts_of
 from berthead.fitted import Fitted
 from berthead.options import ESTIMATOR_OPTIONS, FitOptions
 from berthead.options.keywords import EstimatorKeywords
-from berthead.options.python_words import in_python, speaks_python
+from berthead.options.python_words import notes_in_python, speaks_python
 from berthead.options.signatures import documented, help_of, parameters_of
 from berthead.records import Example, FloatArray
 from berthead.tasks import find_task
@@ -138,9 +138,9 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
             # scikit-learn's searches take any Exception for a bad candidate and go on.
             raise KeyboardInterrupt
         fitted = Fitted(result.artifact)
-        fitted.warnings = result.warnings
-        for line in result.warnings:
-            warnings.warn(in_python(line), UserWarning, stacklevel=4)
+        fitted.warnings = notes_in_python(result.warnings)
+        for line in fitted.warnings:
+            warnings.warn(line, UserWarning, stacklevel=4)
         return fitted
 
     def _logits(self, X: Any) -> FloatArray:

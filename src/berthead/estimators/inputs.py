@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from berthead.data.examples import Form
+from berthead.data.forms import Form
 from berthead.data.frames import collected
 from berthead.data.labels import is_blank, plain
 from berthead.errors import DataError, counted, shown

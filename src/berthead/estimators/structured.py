@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from berthead.data.examples import FORMS, Columns, sound_examples, to_example
+from berthead.data.examples import Columns, sound_examples, to_example
+from berthead.data.forms import FORMS
 from berthead.errors import DataError
 from berthead.estimators.base import TextEstimator, with_parameters
 from berthead.estimators.inputs import refuse_empty, rows_of, values_of

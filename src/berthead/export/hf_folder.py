@@ -14,7 +14,7 @@ from berthead.function.artifact import Artifact
 from berthead.function.folder import transformers_config, write_tensors
 from berthead.function.head_record import omega_names, transformers_class
 from berthead.model import families
-from berthead.model.checkpoint import file_tensors
+from berthead.model.stored_tensors import file_tensors
 from berthead.storage.files import write_json
 from berthead.storage.folders import PAGE, PAGE_LINE, made_whole
 from berthead.storage.model_files import WEIGHTS

@@ -11,10 +11,11 @@ from functools import partial
 from typing import Any, BinaryIO
 
 from berthead.errors import DataError, listed
-from berthead.formats.annotations import kind_of, span_keys, with_spans
+from berthead.formats.annotations import span_keys, with_spans
 from berthead.formats.answers import ANSWERS
 from berthead.formats.documents import Document
 from berthead.formats.format import Content, Format, Source, Writing
+from berthead.formats.json_values import kind_of
 from berthead.formats.lines import copy_files, count_line_ends
 from berthead.formats.values import ESCAPE, json_of
 from berthead.records import Row

@@ -6,8 +6,10 @@ import io
 import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -20,6 +22,9 @@ from berthead.records import Row
 from berthead.storage.compression import split_codec
 
 STDIO = "-"
+
+View = Callable[[Iterator[Row]], Iterator[Row]]
+"""Makes other rows of those of a file."""
 
 
 class RowReader:
@@ -41,17 +46,52 @@ class RowReader:
         self.name, self.format = source.name, self._content.format or format.name
         self.columns, self.schema = self._content.columns, self._content.schema
         self._stack = source.stack.pop_all()
+        self._peeked: deque[Row] = deque()
+        self._view: View | None = None
+        self._view_notes: list[str] = []
 
     @property
     def notes(self) -> list[str]:
         """Notes for the user about the rows read so far."""
-        return self._source.notes + self._content.notes()
+        return self._source.notes + self._content.notes() + self._view_notes
 
     def __iter__(self) -> Iterator[Row]:
         try:
-            yield from self._content.rows
+            yield from self._rows
         finally:
             self.close()
+
+    @cached_property
+    def _rows(self) -> Iterator[Row]:
+        rows = self._own_rows()
+        return self._view(rows) if self._view else rows
+
+    def _own_rows(self) -> Iterator[Row]:
+        while True:
+            while self._peeked:
+                yield self._peeked.popleft()
+            row = next(self._content.rows, None)
+            if row is None:
+                return
+            yield row
+
+    def peek(self, most: int) -> list[Row]:
+        """The first rows, which are still read afterwards.
+
+        Args:
+            most: how many at most.
+        """
+        self._peeked += itertools.islice(self._content.rows, max(0, most - len(self._peeked)))
+        return list(itertools.islice(self._peeked, most))
+
+    def through(self, view: View, note: str) -> None:
+        """Read other rows, which are made from those of the file; before the first row is read.
+
+        Args:
+            view: makes them; their columns have the same names, and other types.
+            note: what the user should know of it.
+        """
+        self._view, self._view_notes, self.schema = view, [f"{self.name}: {note}"], None
 
     def skip(self, rows: int) -> int:
         """Skip the next rows, also while iterating.
@@ -65,9 +105,10 @@ class RowReader:
         Raises:
             DataError: as while iterating.
         """
-        if self._content.skip:
-            return self._content.skip(rows)
-        return sum(1 for _ in itertools.islice(self._content.rows, rows))
+        if self._content.skip and not self._view:
+            peeked = [self._peeked.popleft() for _ in range(min(rows, len(self._peeked)))]
+            return len(peeked) + self._content.skip(rows - len(peeked))
+        return sum(1 for _ in itertools.islice(self._rows, rows))
 
     def close(self) -> None:
         """Close the file; the rows end here."""

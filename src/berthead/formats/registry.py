@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 
 from berthead.errors import UsageError, did_you_mean, listed
-from berthead.formats.annotations import LABEL_STUDIO, SPACY
 from berthead.formats.conll import CONLL
 from berthead.formats.csv import CSV, TSV
 from berthead.formats.format import Format
 from berthead.formats.json import JSON_LINES, document_formats
+from berthead.formats.label_studio import LABEL_STUDIO
 from berthead.formats.parquet import PARQUET
+from berthead.formats.spacy import SPACY
 from berthead.formats.squad import SQUAD
 from berthead.formats.xlsx import XLSX
 from berthead.storage.compression import CODECS, split_codec

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from berthead.errors import DataError
-from berthead.formats.annotations import kind_of, wanted
 from berthead.formats.documents import Document
+from berthead.formats.json_values import kind_of, wanted
 from berthead.records import Row
 
 

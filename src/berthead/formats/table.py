@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from berthead.errors import DataError, listed
-from berthead.formats.readers import RowReader, count_rows, open_rows
+from berthead.formats.readers import RowReader, View, count_rows, open_rows
 from berthead.records import Row
 
 
@@ -25,6 +25,7 @@ class Table:
         columns: of all of them, in the order of the first.
         schema: the `pyarrow.Schema` of the first Parquet file, or None.
         rows: rows that were read or skipped so far.
+        view: makes other rows of those of each file, and a note, as `through` takes them; or None.
 
     Raises:
         DataError: one cannot be read, or has another format or other columns than the first.
@@ -45,6 +46,7 @@ class Table:
         self._waiting = iter(self.paths[1:])
         self._rows = iter(self._reader)
         self._notes: list[str] = []
+        self.view: tuple[View, str] | None = None
         self.rows = 0
 
     def __iter__(self) -> Iterator[Row]:
@@ -87,8 +89,19 @@ class Table:
             elif self.skip(rows) == 0:
                 return
 
+    def peek(self, most: int) -> list[Row]:
+        """The first rows of the first file, which are still read afterwards."""
+        return self._reader.peek(most)
+
+    def through(self, view: View, note: str) -> None:
+        """Read other rows, which are made from those of each file, as `RowReader.through`."""
+        self.view, self.schema = (view, note), None
+        self._reader.through(view, note)
+
     def count(self) -> int | None:
         """An estimate of the number of rows, as `count_rows`; None if unknown."""
+        if self.view:
+            return None
         known = [count for path in self.paths if (count := count_rows(path)) is not None]
         return sum(known) if len(known) == len(self.paths) else None
 
@@ -119,6 +132,8 @@ class Table:
         self._notes += self._reader.notes
         self._reader.close()
         self._reader = open_rows(path)
+        if self.view:
+            self._reader.through(*self.view)
         self._rows = iter(self._reader)
 
     def _check_alike(self, other: RowReader) -> None:

@@ -15,10 +15,11 @@ from berthead.errors import ModelError
 from berthead.function.head_record import StoredHead
 from berthead.model import lora
 from berthead.model.adapt import Adapt
-from berthead.model.checkpoint import Checkpoint, check_shapes, file_tensors, read_checkpoint
+from berthead.model.checkpoint import Checkpoint, read_checkpoint
 from berthead.model.config import EncoderConfig
 from berthead.model.encoder import Encoder
 from berthead.model.model import Model, sha256_of
+from berthead.model.stored_tensors import check_shapes, file_tensors
 from berthead.model.tensors import shapes_only
 from berthead.storage.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_json
 

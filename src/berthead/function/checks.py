@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from berthead.data.examples import FORMS
+from berthead.data.forms import FORMS
 from berthead.errors import ModelError
 from berthead.function.precision_report import PrecisionReport
 from berthead.records import Example

@@ -20,18 +20,11 @@ from berthead.function.head_record import StoredHead, make_head, omega_names, tr
 from berthead.function.record import check_seal, read_record, sealed
 from berthead.model import families
 from berthead.model.adapt import Adapt
-from berthead.model.checkpoint import (
-    build_encoder,
-    check_finite,
-    check_shapes,
-    file_tensors,
-    our_weights,
-    plain_shapes,
-    read_tensors,
-)
+from berthead.model.checkpoint import build_encoder, our_weights, plain_shapes
 from berthead.model.config import EncoderConfig
 from berthead.model.encoder import Encoder
 from berthead.model.model import Model, sha256_of
+from berthead.model.stored_tensors import check_finite, check_shapes, file_tensors, read_tensors
 from berthead.model.tensors import shapes_only
 from berthead.storage import tensors as storage
 from berthead.storage.files import write_json

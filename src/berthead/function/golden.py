@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from berthead.data.examples import FORMS
+from berthead.data.forms import FORMS
 from berthead.errors import GateError
 from berthead.function.checks import golden_input
 from berthead.function.protocol import Function

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from berthead.data.examples import FORMS
+from berthead.data.forms import FORMS
 from berthead.errors import ModelError, UsageError, listed
 from berthead.function.adapter import THETA
 from berthead.function.artifact import Artifact

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
-from berthead.data.examples import FORMS
+from berthead.data.forms import FORMS
 from berthead.errors import UsageError, listed
 from berthead.tasks import Task
 from berthead.text.tokenizer import Tokenizer

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from berthead.data.words import WordTable
 from berthead.errors import Interrupted, OutputError, UsageError, counted
 from berthead.formats.readers import STDIO
 from berthead.formats.registry import split_sheet
@@ -19,6 +21,7 @@ from berthead.jobs.inputs import is_file, matching
 from berthead.jobs.job import Job, run
 from berthead.jobs.work import Chunk, Pool, Work
 from berthead.options import PredictOptions
+from berthead.predict.columns import named_columns
 from berthead.predict.predictor import Applier
 from berthead.predict.reading import prefetched
 from berthead.progress import Progress
@@ -67,6 +70,7 @@ def predict_file(
     if options.ray and pool is None:
         raise UsageError("ray", f'is "{options.ray}", but no pool was given', fix="Give pool=RayPool(options).")
     with Table(paths) as table:
+        options = _by_sentence(table, predictor, options)
         work = Work.plan(predictor, options, table.columns, table.name)
         if lasting:
             job = Job(work, table, target, options, again, quiet, pool)
@@ -79,6 +83,17 @@ def predict_file(
     summary.notes += work.renamed()
     summary.max_tokens = widest(predictor.functions).policy.max_tokens
     return summary
+
+
+def _by_sentence(table: Table, predictor: Applier | JoinedPredictor, options: PredictOptions) -> PredictOptions:
+    """Make a table of a word a row one of a sentence a row; returns the options with its column of words."""
+    function = widest(predictor.functions)
+    wanted = named_columns(function, options, table.columns)
+    words = WordTable.find(function.task.form, wanted, table.columns, table.peek, table.name, label=False)
+    if words is None:
+        return options
+    table.through(words.sentences, words.note)
+    return replace(options, text=words.word)
 
 
 def _refuse(paths: Sequence[str], target: str, options: PredictOptions, lasting: bool) -> None:
@@ -103,6 +118,8 @@ def _refuse_many(job: Job, paths: Sequence[str]) -> None:
     if count is not None and count <= most:
         return
     with Table(paths) as again:  # the count was a guess
+        if job.table.view:
+            again.through(*job.table.view)
         if again.skip(most + 1) > most:
             fix = "Write another format, or several files."
             raise OutputError(job.target, "has no room for all rows", f"at most {most:,} rows", fix)

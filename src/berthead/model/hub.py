@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 from berthead.errors import ModelError, UsageError
-from berthead.model.checkpoint import models_home, read_checkpoint
+from berthead.model.checkpoint import read_checkpoint
+from berthead.model.encoder_folders import models_home
 from berthead.storage.files import hidden
 from berthead.storage.folders import folder_aside
 from berthead.text.tokenizer import Tokenizer

@@ -1,10 +1,11 @@
-"""Messages of errors in the words of Python: `skip_bad_rows=True` where the command line says `--skip-bad-rows`."""
+"""Errors and notes in the words of Python: `skip_bad_rows=True` where the command line says `--skip-bad-rows`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import fields
 from functools import cache
 from typing import Any
@@ -17,7 +18,8 @@ _FLAG = re.compile(
     r"(?<![\w/-])--([a-z][a-z-]*)(?:[ ]([A-Z]{2,}(?:,[A-Z]+)*\b|\d[\w.]*\b|\"[^\"]*\"|\w+(?:[:+=-]\w+)*))?"
 )
 # Commands of a shell stay as they are.
-_COMMAND = re.compile(r"(?:berthead [a-z]+|python [\w/.]+|pip install)[^.;]*")
+_COMMAND = re.compile(r"(?:berthead [a-z]+|python [\w/.]+|pip install)[^.;)]*")
+_FLAGS = ContextVar("flags", default=False)
 
 
 def in_python(message: str) -> str:
@@ -52,6 +54,29 @@ def speaks_python() -> Iterator[None]:
         raise
 
 
+@contextmanager
+def speaks_flags() -> Iterator[None]:
+    """Notes that are made in this block speak of flags: it is the command line that shows them."""
+    before = _FLAGS.set(True)
+    try:
+        yield
+    finally:
+        _FLAGS.reset(before)
+
+
+def notes_in_python(notes: Iterable[str]) -> list[str]:
+    """Notes for the user with arguments in place of flags, except in a block that `speaks_flags`.
+
+    Args:
+        notes: with flags.
+
+    Example:
+        >>> notes_in_python(["no scores; --valid 0.1 holds out a tenth"])
+        ['no scores; valid=0.1 holds out a tenth']
+    """
+    return list(notes) if _FLAGS.get() else list(map(in_python, notes))
+
+
 def _argument(match: re.Match[str]) -> str:
     name, value = match[1].replace("-", "_"), match[2]
     if name not in _known():
@@ -64,7 +89,7 @@ def _argument(match: re.Match[str]) -> str:
         return name
     if re.fullmatch(r"[A-Z,]{2,}|\d[\d.e-]*|\".*\"", value):
         return f"{name}={value}"
-    is_value = value in _known()[name]["values"] or ":" in value or follows.startswith(":")
+    is_value = value in _known()[name]["values"] or ":" in value or follows.startswith(":") or not follows
     return f'{name}="{value}"' if is_value else f"{name}{behind}"
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar, cast, get_type_hints
 
-from berthead.options import Options
+from berthead.options.base import Options
 from berthead.options.python_words import speaks_python
 
 F = TypeVar("F", bound=Callable[..., Any])

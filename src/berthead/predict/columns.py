@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from berthead.data.examples import FORMS, Columns
+from berthead.data.examples import Columns
+from berthead.data.forms import FORMS
 from berthead.data.labels import Labels
 from berthead.errors import UsageError
 from berthead.function.protocol import Function
@@ -18,7 +19,39 @@ from berthead.tasks.cells import short
 _SHARE = "p("
 
 
-def input_columns(function: Function, options: PredictOptions, names: list[str], where: str, label: bool) -> Columns:
+def named_columns(function: Function, options: PredictOptions, names: Sequence[str]) -> dict[str, Any]:
+    """The columns of an input file, by role, as the options or the fit name them.
+
+    Args:
+        function: the fitted function.
+        options: columns, if they have other names.
+        names: the file's columns.
+
+    Returns:
+        What `Columns.find` takes.
+
+    Raises:
+        UsageError: a pair column for a function of single texts.
+    """
+    fitted = function.columns
+    if options.pair and not fitted["pair"]:
+        raise UsageError("--pair", "this model was fitted on single texts", "", "Leave --pair out.")
+    # Other data of the same form may use other usual column names, and have a text instead of tokens.
+    form, given = function.task.form, options.to_dict()
+    wanted = {
+        role: given[role] or (name if FORMS[form].is_plain or _there(name, names) else None)
+        for role in ("text", "pair", "label", "intent", "choices")
+        for name in [fitted.get(role)]
+    }
+    wanted["pair"] = wanted["pair"] if fitted["pair"] else False  # a context is read as in the fit
+    wanted["tag_names"] = fitted.get("tag_names")
+    wanted["separator"] = options.separator or fitted.get("separator")
+    return wanted
+
+
+def input_columns(
+    function: Function, options: PredictOptions, names: Sequence[str], where: str, label: bool
+) -> Columns:
     """The columns of an input file, named by the options or as at the fit.
 
     Args:
@@ -35,24 +68,11 @@ def input_columns(function: Function, options: PredictOptions, names: list[str],
         DataError: a column is missing.
         UsageError: a pair column for a function of single texts.
     """
-    fitted = function.columns
-    if options.pair and not fitted["pair"]:
-        raise UsageError("--pair", "this model was fitted on single texts", "", "Leave --pair out.")
-    # Other data of the same form may use other usual column names, and have a text instead of tokens.
-    form, given = function.task.form, options.to_dict()
-    wanted = {
-        role: given[role] or (name if FORMS[form].is_plain or _there(name, names) else None)
-        for role in ("text", "pair", "label", "intent", "choices")
-        for name in [fitted.get(role)]
-    }
-    wanted["pair"] = wanted["pair"] if fitted["pair"] else False  # a context is read as in the fit
-    wanted["tag_names"] = fitted.get("tag_names")
-    wanted["separator"] = options.separator or fitted.get("separator")
-    several = function.task.several_labels
-    return Columns.find(form, wanted, names, where, label=label, several=several)
+    wanted, task = named_columns(function, options, names), function.task
+    return Columns.find(task.form, wanted, names, where, label=label, several=task.several_labels)
 
 
-def _there(wanted: Any, names: list[str]) -> bool:
+def _there(wanted: Any, names: Sequence[str]) -> bool:
     return bool(wanted) and all(name in names for name in ([wanted] if isinstance(wanted, str) else wanted))
 
 

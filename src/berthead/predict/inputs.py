@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from berthead.data.examples import FORMS, Columns, rows_of, same_name, to_example
+from berthead.data.column_names import same_name
+from berthead.data.examples import Columns, rows_of, to_example
+from berthead.data.forms import FORMS
 from berthead.data.frames import (
     KINDS,
     collected,
     columns_of,
+    first_of,
     is_column,
     is_columns,
     is_frame,
     records_of,
     rows_of_columns,
 )
+from berthead.data.words import WordTable
 from berthead.errors import DataError, UsageError, did_you_mean, listed, shown
 from berthead.formats.registry import path_in
 from berthead.function.protocol import Function
@@ -92,7 +96,10 @@ def examples_of(inputs: Any, function: Function) -> Iterator[Example]:
     inputs, where = collected(inputs), "the data frame"
     is_table = isinstance(inputs, dict) and _is_table(inputs, function)
     if is_table or is_frame(inputs):
-        columns = columns_in(list(map(str, inputs) if is_table else columns_of(inputs, where)), function, where)
+        names = list(map(str, inputs) if is_table else columns_of(inputs, where))
+        if not is_table:
+            _refuse_words(names, function, where, lambda most: list(rows_of(records_of(first_of(inputs, most), where))))
+        columns = columns_in(names, function, where)
         read = [name for name in (columns.text, columns.pair, *columns.choices) if name is not None]
         for row in rows_of(rows_of_columns(inputs, where) if is_table else records_of(inputs, where, read)):
             yield to_example(row, columns, None)
@@ -127,11 +134,23 @@ def example_of(value: Any, function: Function, where: str = "input") -> Example:
     """
     if isinstance(value, Mapping):
         named = {str(name): part for name, part in value.items()}
+        _refuse_words(list(named), function, where, lambda most: [Row(named, where)])
         return to_example(Row(named, where), columns_in(list(named), function, where), None)
     columns = Columns("text", "pair" if function.columns["pair"] else None, form=function.task.form)
     if FORMS[function.task.form].choices:
         columns = replace(columns, choices=("choices",))
     return to_example(Row(_values(value, function, where), where), columns, None)
+
+
+def _refuse_words(names: Sequence[str], function: Function, where: str, peek: Callable[[int], list[Row]]) -> None:
+    """Refuse rows of a word each, in whose place there would be fewer answers than rows."""
+    wanted = {"text": same_name(function.columns["text"], names)}
+    words = WordTable.find(function.task.form, wanted, names, peek, where, label=False)
+    if words is None:
+        return
+    fix = f'Give a list of words for each sentence: frame.groupby(frame["{words.sentence}"].ffill())["{words.word}"]'
+    fix += ".agg(list), or model.predict_file(FILE, OUT), which answers each sentence."
+    raise DataError(where, f'holds a word in each row of "{words.word}"', "a row for each sentence", fix)
 
 
 def columns_in(names: Sequence[str], function: Function, where: str) -> Columns:

@@ -143,14 +143,14 @@ class Applier:
             DataError: an example without finite logits, or one too long for a function fitted with `on_long="error"`.
         """
         task = self.function.task
-        values, inputs, faulty = self._scored(examples)
+        values, inputs, faulty = self.scored(examples)
         if left_out is not None and faulty.any():
             left_out += [f"{examples[number].where}: {NOT_FINITE}" for number in np.flatnonzero(faulty).tolist()]
             values = values[np.repeat(~faulty, [one.n_units for one in inputs])]
             sound = np.flatnonzero(~faulty).tolist()
             examples, inputs = [examples[number] for number in sound], [inputs[number] for number in sound]
         else:
-            _refuse_faulty(examples, faulty)
+            refuse_faulty(examples, faulty)
         if not examples:
             raise DataError("data", "holds no rows that can be scored", "rows with finite logits", NOT_FINITE)
         targets = task.targets([example.target for example in examples], inputs)
@@ -170,12 +170,12 @@ class Applier:
         Raises:
             DataError: an example without finite logits, or one too long for a function fitted with `on_long="error"`.
         """
-        values, inputs, faulty = self._scored(examples)
-        _refuse_faulty(examples, faulty)
+        values, inputs, faulty = self.scored(examples)
+        refuse_faulty(examples, faulty)
         return values, inputs
 
-    def _scored(self, examples: Sequence[Example]) -> tuple[FloatArray, list[EncodedExample], NDArray[np.bool_]]:
-        """Like `computed`, and which examples have logits that are not finite, [examples]."""
+    def scored(self, examples: Sequence[Example]) -> tuple[FloatArray, list[EncodedExample], NDArray[np.bool_]]:
+        """Like `computed`, and which examples have logits that are not finite, [examples]: they are no error."""
         values, inputs = [np.empty((0, self.function.task.outputs), dtype=np.float32)], list[EncodedExample]()
         faulty = [np.empty(0, dtype=np.bool_)]
         for chunk, (read,) in prefetched(self.read(examples)):
@@ -227,7 +227,7 @@ class Predictor(Applier):
         return type(self), (self.function, self.engine.precision, self.token_budget, self.device)
 
 
-def _refuse_faulty(examples: Sequence[Example], faulty: NDArray[np.bool_]) -> None:
+def refuse_faulty(examples: Sequence[Example], faulty: NDArray[np.bool_]) -> None:
     """Raise DataError at the first example whose logits are not finite."""
     if faulty.any():
         rows = f" ({int(faulty.sum()):,} of {counted(len(faulty), 'row')})" if len(faulty) > 1 else ""

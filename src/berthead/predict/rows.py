@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from berthead.data.examples import rows_of, sound_examples, to_example
 from berthead.data.frames import KINDS, collected, is_columns, is_frame, records_of, rows_of_columns
+from berthead.data.words import WordTable
 from berthead.errors import DataError
 from berthead.formats.readers import RowReader, open_rows
 from berthead.function.protocol import Function
 from berthead.options import ROW_OPTIONS, PredictOptions
-from berthead.predict.columns import input_columns
+from berthead.predict.columns import input_columns, named_columns
 from berthead.predict.reading import split_readable
 from berthead.records import Example, Row
 from berthead.tasks import Task
@@ -46,6 +48,41 @@ def read_rows(data: Any) -> tuple[list[str], Iterable[Row], str]:
     if not all(isinstance(record, dict) for record in records):
         raise DataError("data", f"holds {type(records[0]).__name__}", f"a file, a list of dicts, {KINDS}")
     return list(dict.fromkeys(str(name) for record in records for name in record)), rows_of(records), "data"
+
+
+def in_sentences(
+    rows: Iterable[Row], names: Sequence[str], form: str, wanted: Mapping[str, Any], where: str
+) -> tuple[Iterable[Row], str | None]:
+    """Labelled rows of a word each as rows of a sentence.
+
+    Args:
+        rows: of `read_rows`.
+        names: their columns.
+        form: a key of `FORMS`.
+        wanted: role to the given column, as for `Columns.find`.
+        where: the data, for errors.
+
+    Returns:
+        The rows of sentences, and the column of their words; the same rows and None, if they hold other things.
+
+    Raises:
+        DataError: there is a word a row, and no column says where a sentence begins.
+    """
+    if isinstance(rows, RowReader):
+        words = WordTable.find(form, wanted, names, rows.peek, where)
+        if words is not None:
+            rows.through(words.sentences, words.note)
+    else:
+        held, others = list[Row](), iter(rows)
+
+        def peek(most: int) -> list[Row]:
+            held.extend(itertools.islice(others, most))
+            return held
+
+        words = WordTable.find(form, wanted, names, peek, where)
+        rows = itertools.chain(held, others)
+        rows = rows if words is None else words.sentences(rows)
+    return rows, words.word if words else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +133,14 @@ def labelled_rows(data: Any, functions: Sequence[Function], *, needed: bool = Tr
     options = PredictOptions.from_sources(flags, only=ROW_OPTIONS)
     names, rows, where = read_rows(data)
     labelled, task = True, functions[0].task
+    rows, word = in_sentences(rows, names, task.form, named_columns(functions[0], options, names), where)
+    named = replace(options, text=word or options.text)
     try:
-        columns = input_columns(functions[0], options, names, where, label=True)
+        columns = input_columns(functions[0], named, names, where, label=True)
     except DataError:
         if needed or options.label or options.intent:
             raise
-        columns, labelled = input_columns(functions[0], options, names, where, label=False), False
+        columns, labelled = input_columns(functions[0], named, names, where, label=False), False
 
     def known(value: Any) -> Any:
         target = task.read(value)

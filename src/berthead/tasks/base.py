@@ -75,7 +75,7 @@ class Task(Protocol):
 
     name: ClassVar[str]
     form: ClassVar[str] = "text"
-    """What a row of data holds: a key of `data.examples.FORMS`."""
+    """What a row of data holds: a key of `data.forms.FORMS`."""
     measures_targets: ClassVar[bool] = False
     """Whether `from_targets` measures the targets, as their mean: then held-out rows have no part in it."""
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from berthead.data import tags as tagging
 from berthead.records import FloatArray, IntArray
 from berthead.tasks.arrays import softmax
+from berthead.tasks.viterbi import allowed, viterbi
 
 # Added to the score of a step that no tag sequence may take.
 IMPOSSIBLE = -1e4
@@ -56,7 +56,7 @@ class Field(NamedTuple):
 
     def path(self, logits: FloatArray) -> tuple[IntArray, FloatArray]:
         """The likeliest tags of a text's words, int64 [words], and their probabilities, [words]."""
-        path = tagging.viterbi(logits, self.first, self.step, self.last)
+        path = viterbi(logits, self.first, self.step, self.last)
         return path, marginals(logits, self.first, self.step, self.last)[np.arange(len(path)), path]
 
 
@@ -68,7 +68,7 @@ def as_array(values: Any) -> FloatArray:
 @lru_cache(maxsize=64)
 def rules(tags: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     """`tags.allowed` of a task's tags, cached because every text needs it."""
-    return tagging.allowed(tags)
+    return allowed(tags)
 
 
 def marginals(emissions: FloatArray, start: FloatArray, step: FloatArray, end: FloatArray) -> FloatArray:

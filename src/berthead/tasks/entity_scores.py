@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from berthead.data.tags import entities, strict_entities
+from berthead.data.entities import entities, strict_entities
 from berthead.errors import counted
 
 Rows = Sequence[Sequence[str]]
@@ -25,7 +25,7 @@ def entity_scores(gold: Rows, predicted: Rows, scheme: str = "BIO") -> dict[str,
     Args:
         gold: the tags of each row.
         predicted: as many tags for each row.
-        scheme: "BIO", "IOB1", "BIOES" or "plain", as `berthead.data.tags.scheme_of` finds it.
+        scheme: "BIO", "IOB1", "BIOES" or "plain", as `berthead.data.tag_schemes.scheme_of` finds it.
 
     Returns:
         From 0 to 1: `precision`, `recall` and `f1` over all entities; `macro_f1`, the mean over the labels seen;

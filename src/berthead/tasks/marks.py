@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ import numpy as np
 
 from berthead.data.labels import is_blank
 from berthead.errors import shown
+from berthead.formats.offsets import is_whole, utf16_place
+from berthead.records import Example
 from berthead.text.windows import EncodedExample
 
 
@@ -127,3 +130,15 @@ def trimmed(text: str, mark: Mark) -> tuple[int, int]:
     """
     inside = text[mark.start : mark.end]
     return mark.start + len(inside) - len(inside.lstrip()), mark.end - len(inside) + len(inside.rstrip())
+
+
+def in_code_points(example: Example) -> Example:
+    """The example with its spans in code points, if they only fit its words in UTF-16 units."""
+    text, marks = example.text, example.target
+    if text.isascii() or max(text) <= "\uffff" or all(is_whole(text, mark.start, mark.end) for mark in marks):
+        return example
+    places = [utf16_place(text, mark.start, mark.end) for mark in marks]
+    if not all(place and is_whole(text, *place) for place in places):
+        return example
+    moved = tuple(Mark(*place, mark.label) for place, mark in zip(places, marks, strict=True) if place)
+    return replace(example, target=moved, note="its spans look like UTF-16 offsets, and are read as such")

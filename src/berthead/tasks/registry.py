@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any, cast
 
 from berthead import plugins
-from berthead.data.examples import FORMS
+from berthead.data.forms import FORMS
 from berthead.errors import ModelError, UsageError, did_you_mean, listed
 from berthead.tasks.base import Task
 

@@ -11,29 +11,27 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from berthead.data import tags as tagging
+from berthead.data.entities import entities
 from berthead.data.labels import MOST_LABELS, is_blank
-from berthead.errors import DataError, UsageError, counted, did_you_mean, listed, shown
-from berthead.formats.offsets import is_whole, utf16_place
+from berthead.data.tag_schemes import SCHEMES, STANDARD, SchemeError, from_bio, letters_of, scheme_of, to_bio
+from berthead.data.tags import OUTSIDE
+from berthead.errors import DataError, counted, did_you_mean, listed, shown
 from berthead.records import Example, FloatArray, IntArray, Prediction, Span
 from berthead.tasks.arrays import ragged, softmax
 from berthead.tasks.base import Answer, Batch, Task
 from berthead.tasks.cells import spans_json
 from berthead.tasks.crf import Field, rules
+from berthead.tasks.entity_notes import ill_formed
 from berthead.tasks.entity_scores import entity_scores, span_scores
 from berthead.tasks.label_scores import nll
-from berthead.tasks.marks import Mark, aligned, check_marks, mark_of, trimmed
+from berthead.tasks.marks import Mark, aligned, check_marks, in_code_points, mark_of, trimmed
+from berthead.tasks.tag_unit import unit_for
+from berthead.tasks.viterbi import viterbi
 from berthead.text.tokenizer import Tokenizer
 from berthead.text.windows import EncodedExample, LengthPolicy, read_words
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-FEW_CUT = 0.02
-"""The share of spans that may cut words before pieces are tagged; a few are slips of the annotators."""
-SAMPLED = 1_000
-"""How many rows are looked at to choose between words and pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ class Tag(Task):
 
     tags: tuple[str, ...]
     scheme: str = "BIO"
-    letters: str = tagging.STANDARD
+    letters: str = STANDARD
     unit: str = "word"
     head: Any = field(default=None, compare=False, repr=False)
     mean_words: float | None = field(default=None, compare=False, repr=False)
@@ -94,7 +92,7 @@ class Tag(Task):
         if target and isinstance(target[0], Mark):
             if example.words is not None:
                 raise ValueError("holds spans, and the row holds tokens; expected a tag for each token")
-            example = _counted_in_code_points(example)
+            example = in_code_points(example)
             check_marks(example.target, example.text)
             return example
         if example.words is None and target:
@@ -116,11 +114,11 @@ class Tag(Task):
             raise DataError(where, saw, "tags in all rows, or spans in all rows").about(odd)
         if all(marked):
             labels = sorted({mark.label for target in rows for mark in target})
-            scheme, letters = "BIO", tagging.STANDARD
+            scheme, letters = "BIO", STANDARD
         else:
             try:
-                scheme, letters = tagging.scheme_of(rows), tagging.letters_of(rows)
-            except tagging.SchemeError as error:
+                scheme, letters = scheme_of(rows), letters_of(rows)
+            except SchemeError as error:
                 fix = "Write all tags in one scheme."
                 raise DataError(where, f"mixes tag schemes: {error}", "", fix).about(places[error.row]) from None
             if scheme == "plain":
@@ -130,8 +128,8 @@ class Tag(Task):
                     raise DataError(where, "holds no tags", "a tag for each word", fix).about(bare)
                 plain = sorted({tag for target in rows for tag in target})
                 return cls(_enough(tuple(plain), where), scheme, letters)
-            bio = [tagging.to_bio(target, scheme) for target in rows]
-            labels = sorted({one.label for target in bio for one in tagging.entities(target)})
+            bio = [to_bio(target, scheme) for target in rows]
+            labels = sorted({one.label for target in bio for one in entities(target)})
         found = ("O", *(f"{letter}-{label}" for label in labels for letter in "BI"))
         return cls(_enough(found, where), scheme, letters)
 
@@ -141,10 +139,10 @@ class Tag(Task):
         tags, scheme, letters = state["labels"], state["scheme"], state["letters"]
         if not isinstance(tags, list) or len(set(map(str, tags))) < len(tags) or len(tags) < 2:
             raise ValueError(f"labels are {shown(tags)[:60]}; expected at least two different tags")
-        if not all(isinstance(text, str) for text in (*tags, letters)) or scheme not in tagging.SCHEMES:
-            raise ValueError(f"scheme is {scheme!r}; expected one of {listed(tagging.SCHEMES)}")
-        if len(letters) != len(tagging.STANDARD):
-            raise ValueError(f"letters are {letters!r}; expected {len(tagging.STANDARD)} of them")
+        if not all(isinstance(text, str) for text in (*tags, letters)) or scheme not in SCHEMES:
+            raise ValueError(f"scheme is {scheme!r}; expected one of {listed(SCHEMES)}")
+        if len(letters) != len(STANDARD):
+            raise ValueError(f"letters are {letters!r}; expected {len(STANDARD)} of them")
         if (unit := state.get("unit", "word")) not in ("word", "piece"):
             raise ValueError(f"unit is {unit!r}; expected word or piece")
         return cls(tuple(tags), scheme, letters, unit)
@@ -162,21 +160,8 @@ class Tag(Task):
 
     def with_unit(self, unit: str, tokenizer: Tokenizer, examples: Sequence[Example]) -> tuple[Self, list[str]]:
         """The task with words or pieces as units; `auto`: pieces, where words cannot give the spans of the data."""
-        if unit == "word":
-            return self, []
-        texts = [example for example in examples if example.words is None]
-        if unit == "piece":
-            if not texts:
-                saw = "the rows hold tokens, and each has a tag already"
-                raise UsageError("--tag-unit piece", saw, "rows of texts with spans", "Leave --tag-unit out.")
-            return replace(self, unit=unit), []
-        marked = [example for example in texts if example.target][:SAMPLED]
-        spans = sum(len(example.target) for example in marked)
-        cut, cut_by_pieces = (_cut(tokenizer, marked, by_piece=by_piece) for by_piece in (False, True))
-        if not spans or cut < FEW_CUT * spans or 2 * cut_by_pieces > cut:
-            return self, []
-        told = f"{cut:,} of {counted(spans, 'span')} begin or end inside a word, so each piece of a word gets a tag"
-        return replace(self, unit="piece"), [f"{told} (--tag-unit piece); --tag-unit word gives tags to whole words"]
+        chosen, notes = unit_for(unit, tokenizer, examples)
+        return (self if chosen == "word" else replace(self, unit=chosen)), notes
 
     @property
     def outputs(self) -> int:
@@ -210,8 +195,8 @@ class Tag(Task):
         else:
             marks = [one.label for one in target if isinstance(one, Mark)]
             tags = [tag for tag in target if isinstance(tag, str)]
-            bare = set(tags) - {tagging.OUTSIDE} if tags and tagging.scheme_of([tags]) in ("plain", "IO") else set()
-            given = set(marks) or bare or {one.label for one in tagging.entities(tags)}
+            bare = set(tags) - {OUTSIDE} if tags and scheme_of([tags]) in ("plain", "IO") else set()
+            given = set(marks) or bare or {one.label for one in entities(tags)}
             known = {tag[2:] for tag in self.tags if tag != "O"}
         for label in sorted(given - known):
             near = did_you_mean(label, known)
@@ -230,8 +215,8 @@ class Tag(Task):
 
     def _bio(self, tags: Sequence[str]) -> list[str]:
         """The tags of a row in BIO; labels without prefixes are read as such, whatever the scheme of the fit."""
-        has_prefixes = self.scheme == "plain" or tagging.scheme_of([tags]) != "IO"
-        return tagging.to_bio(tags, self.scheme if has_prefixes else "IO")
+        has_prefixes = self.scheme == "plain" or scheme_of([tags]) != "IO"
+        return to_bio(tags, self.scheme if has_prefixes else "IO")
 
     def misfits(self, examples: Sequence[Example], inputs: Sequence[EncodedExample]) -> list[str]:
         """Spans that begin or end inside a word; entities that are not written as the others are."""
@@ -242,7 +227,7 @@ class Tag(Task):
                 lines += [f"misplaced: {example.where}: {line}" for line in found]
             elif example.target:
                 tagged.append(example)
-        return lines + _ill_formed(tagged)
+        return lines + ill_formed(tagged)
 
     def weights(self, targets: np.ndarray) -> FloatArray | None:
         """Words / (tags * words with the tag), float32 [tags]; none for a conditional random field."""
@@ -284,7 +269,7 @@ class Tag(Task):
             path, shares = self.path(rows)
             tags = [self.tags[number] for number in path]
             spans = []
-            for entity in tagging.entities(tags) if self.scheme != "plain" else ():
+            for entity in entities(tags) if self.scheme != "plain" else ():
                 start, end = int(one.units.start[entity.first]), int(one.units.end[entity.end - 1])
                 score = float(shares[entity.first : entity.end].mean())
                 window = int(one.units.window[entity.first])
@@ -296,7 +281,7 @@ class Tag(Task):
             given = None
             if example.words is not None:
                 padded = self._padded(tags, len(example.words))
-                given = tagging.from_bio(padded, self.scheme, self.letters) if self.scheme != "plain" else padded
+                given = from_bio(padded, self.scheme, self.letters) if self.scheme != "plain" else padded
             answers.append(Answer(given if self.scheme == "plain" and given is not None else spans, None, None,
                                   spans, given))  # fmt: skip
         return answers
@@ -396,29 +381,8 @@ class Tag(Task):
         if not (first[path[0]] and step[path[:-1], path[1:]].all()):
             no = np.float32(-np.inf)
             start, steps = np.where(first, np.float32(0), no), np.where(step, np.float32(0), no)
-            path = tagging.viterbi(np.log(shares + 1e-30), start, steps, np.zeros(self.outputs, dtype=np.float32))
+            path = viterbi(np.log(shares + 1e-30), start, steps, np.zeros(self.outputs, dtype=np.float32))
         return path, shares[np.arange(len(path)), path]
-
-
-def _cut(tokenizer: Tokenizer, examples: Sequence[Example], *, by_piece: bool) -> int:
-    """How many spans begin or end inside a word, or inside a piece."""
-    policy = LengthPolicy(8, "truncate")  # of words that are not read, the places are known too
-    encoded = read_words(tokenizer, examples, policy, whole=False, by_piece=by_piece)
-    return sum(
-        len(aligned(example.target, one, example.text)[1]) for example, one in zip(examples, encoded, strict=True)
-    )
-
-
-def _counted_in_code_points(example: Example) -> Example:
-    """The example with its spans in code points, if they only fit its words in UTF-16 units."""
-    text, marks = example.text, example.target
-    if text.isascii() or max(text) <= "\uffff" or all(is_whole(text, mark.start, mark.end) for mark in marks):
-        return example
-    places = [utf16_place(text, mark.start, mark.end) for mark in marks]
-    if not all(place and is_whole(text, *place) for place in places):
-        return example
-    moved = tuple(Mark(*place, mark.label) for place, mark in zip(places, marks, strict=True) if place)
-    return replace(example, target=moved, note="its spans look like UTF-16 offsets, and are read as such")
 
 
 def _is_marked(example: Example) -> bool:
@@ -431,27 +395,7 @@ def _places(tags: Sequence[str], read: EncodedExample) -> list[tuple[int, int, s
     assert read.units is not None
     words = read.units.start >= 0
     starts, ends = read.units.start[words].tolist(), read.units.end[words].tolist()
-    return [(starts[one.first], ends[one.end - 1], one.label) for one in tagging.entities(tags)]
-
-
-def _ill_formed(examples: Sequence[Example]) -> list[str]:
-    """A line about entities that are written otherwise than most."""
-    scheme = tagging.scheme_of(example.target for example in examples)
-    if scheme not in ("BIO", "BIOES"):
-        return []
-
-    def odd(tags: Sequence[str]) -> list[tagging.Entity]:
-        if scheme == "BIOES":
-            return tagging.unclosed(tags)
-        return [one for one in tagging.entities(tags) if not tags[one.first].startswith("B")]
-
-    found = [(example, entity) for example in examples for entity in odd(example.target)]
-    if not found:
-        return []
-    (example, entity), more = found[0], len(found) - 1
-    also = f", as {more:,} more are" if more else ""
-    saw, rule = tagging.shown_tags(example.target, entity), "begin with B" if scheme == "BIO" else "have an end tag"
-    return [f'misplaced: {example.where}: an entity is written "{saw}"{also}, and others {rule}; read as entities']
+    return [(starts[one.first], ends[one.end - 1], one.label) for one in entities(tags)]
 
 
 def _enough(tags: tuple[str, ...], where: str) -> tuple[str, ...]:

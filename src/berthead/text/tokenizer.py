@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import string
-import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +14,8 @@ import numpy as np
 
 from berthead.errors import ModelError, listed
 from berthead.records import IntArray
+from berthead.text.pieces import Pieces, by_words, pieces_of
+from berthead.text.special_tokens import template_of
 from berthead.text.tokenizer_config import follow, read_object
 
 # How tokenizers are saved that only Python code can read.
@@ -28,8 +28,6 @@ _SLOW_FILES = (
     "merges.txt",
 )
 _CONVERT = "python -c \"from transformers import AutoTokenizer as T; T.from_pretrained('{0}').save_pretrained('{0}')\""
-_ASCII_PUNCTUATION = frozenset(string.punctuation)
-_CJK = (("\u3400", "\u4dbf"), ("\u4e00", "\u9fff"), ("\uf900", "\ufaff"), ("\U00020000", "\U0002ebef"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,42 +47,6 @@ class Encoded:
     truncated: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Pieces:
-    """A text's tokens without the special ones, and their positions in the text.
-
-    Args:
-        ids: token numbers [tokens].
-        starts: the first character of each token, int64 [tokens].
-        ends: the character after each token's last, int64 [tokens].
-        words: the number of each token's word, int64 [tokens], never falling.
-    """
-
-    ids: list[int]
-    starts: IntArray
-    ends: IntArray
-    words: IntArray
-
-
-@dataclass(frozen=True, slots=True)
-class _Template:
-    """The special tokens around one text or a pair: three pieces of (ids, segments)."""
-
-    before: tuple[list[int], list[int]]
-    between: tuple[list[int], list[int]]
-    after: tuple[list[int], list[int]]
-    segment: int
-    pair_segment: int
-
-    @property
-    def special_tokens(self) -> list[int]:
-        return [*self.before[0], *self.between[0], *self.after[0]]
-
-    @property
-    def types(self) -> set[int]:
-        return {self.segment, self.pair_segment, *self.before[1], *self.between[1], *self.after[1]}
-
-
 class Tokenizer:
     """A checkpoint's tokenizer, without the padding and truncation that its file may configure.
 
@@ -98,8 +60,8 @@ class Tokenizer:
         backend.no_truncation()
         self.backend = backend
         self.config = config
-        self._single = _template(backend, pair=False)
-        self._pair = _template(backend, pair=True)
+        self._single = template_of(backend, pair=False)
+        self._pair = template_of(backend, pair=True)
         # BERT's own rule for words; others leave punctuation at a word, or a whole sentence without spaces in one.
         self._finds_words = type(backend.pre_tokenizer).__name__ == "BertPreTokenizer"
         self._of_words: Any = None
@@ -242,10 +204,10 @@ class Tokenizer:
         clean = [_text(text) for text in texts]
         with _readable():
             encodings = self.backend.encode_batch(clean, add_special_tokens=False)
-        found = [_pieces(encoding) for encoding in encodings]
+        found = [pieces_of(encoding) for encoding in encodings]
         if self._finds_words:
             return found
-        return [_by_words(one, text) for one, text in zip(found, clean, strict=True)]
+        return [by_words(one, text) for one, text in zip(found, clean, strict=True)]
 
     def word_ids(self, words: Sequence[Sequence[str]]) -> list[list[list[int]]]:
         """Token numbers of each word of texts given as words; a word without a token gets the unknown token."""
@@ -347,63 +309,9 @@ def _wordpiece(vocab: Path, config: dict[str, Any]) -> Any:
     return backend
 
 
-def _template(backend: Any, *, pair: bool) -> _Template:
-    """The special tokens around a text and a pair, read from one encoding."""
-    encoding = backend.encode("a", "a") if pair else backend.encode("a")
-    ids, segments, sides = encoding.ids, encoding.type_ids, encoding.sequence_ids
-    first = [i for i, side in enumerate(sides) if side == 0]
-    second = [i for i, side in enumerate(sides) if side == 1] or [len(ids)]
-    if not first:
-        first = [min(1, len(ids))]
-
-    def piece(start: int, end: int) -> tuple[list[int], list[int]]:
-        return ids[start:end], segments[start:end]
-
-    end_of_first = first[-1] + 1
-    return _Template(
-        before=piece(0, first[0]),
-        between=piece(end_of_first, second[0]) if pair else ([], []),
-        after=piece(second[-1] + 1, len(ids)) if pair else piece(end_of_first, len(ids)),
-        segment=segments[first[0]] if segments else 0,
-        pair_segment=segments[second[0]] if pair else 0,
-    )
-
-
 def _text(text: str) -> str:
     """Replace lone surrogates by question marks, because the library refuses them."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _pieces(encoding: Any) -> Pieces:
-    words = np.array([-1 if word is None else word for word in encoding.word_ids], dtype=np.int64)
-    places = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-    return Pieces(encoding.ids, places[:, 0], places[:, 1], words)
-
-
-def _by_words(pieces: Pieces, text: str) -> Pieces:
-    """The same tokens without their leading space, and with punctuation and CJK as separate words."""
-    starts, ends, words = pieces.starts.tolist(), pieces.ends.tolist(), []
-    word, known, place = -1, None, -1
-    for number, (first, last) in enumerate(zip(starts, ends, strict=True)):
-        start = last - len(text[first:last].lstrip())
-        end = start + len(text[start:last].rstrip())
-        # Tokens of single bytes share the place of their character. A token of space begins a word, it ends none.
-        apart = start == end or (
-            start != place and (_stands_alone(text[start : start + 1]) or _stands_alone(text[start - 1 : start]))
-        )
-        if pieces.words[number] != known or apart:
-            word += 1
-        known, place = pieces.words[number], start
-        starts[number], ends[number] = start, end
-        words.append(word)
-    return Pieces(pieces.ids, *(np.array(values, dtype=np.int64) for values in (starts, ends, words)))
-
-
-def _stands_alone(letter: str) -> bool:
-    """Whether a character is a word by itself, as in BERT."""
-    if letter.isascii():
-        return letter in _ASCII_PUNCTUATION and letter != ""
-    return unicodedata.category(letter).startswith("P") or any(first <= letter <= last for first, last in _CJK)
 
 
 def _fit_pair(first: int, second: int, room: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from berthead.data.examples import FORMS
+from berthead.data.forms import FORMS
 from berthead.data.split import folds
 from berthead.model.adapt import Adapt
 from berthead.model.heads import POOLINGS, RowHead, TokenHead

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from berthead.kernels import library
-from berthead.options import FitOptions, flag
+from berthead.options import FitOptions
+from berthead.options.base import flag
 from berthead.records import Example
 from berthead.text.windows import EncodedExample
 from berthead.train.settings import Settings

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from berthead import plugins
-from berthead.data.examples import FORMS
+from berthead.data.forms import FORMS
 from berthead.data.label_notes import overlap_note, repetition_notes
 from berthead.data.split import hold_out
 from berthead.engine.cpu import find_device, has_fast_bf16, use_threads

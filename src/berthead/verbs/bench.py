@@ -24,6 +24,7 @@ from berthead.model.tensors import TensorPack
 from berthead.model.units import packs, unit_logits
 from berthead.options import ROW_OPTIONS, PredictOptions
 from berthead.options.keywords import RowKeywords
+from berthead.options.python_words import notes_in_python
 from berthead.options.signatures import takes_options
 from berthead.predict import precision as gate
 from berthead.predict.answers import Computed, answered
@@ -166,7 +167,7 @@ def bench(model: Fitted | str | Path, data: Any = None, *, quiet: bool = True, *
         cpu=machine.cpu_model(), gpus=machine.gpus() if device.type == "cuda" else "", threads=torch.get_num_threads(),
         rows=len(timed.examples), tokens=needed, of="given" if data is not None else "golden",
         padding=1 - needed / computed, runs=runs, gate=reports[0].to_json() if reports else None, kept=kept,
-        auto=str(gate.choose({"": artifact}, device)), skipped=len(rows.bad), notes=rows.notes,
+        auto=str(gate.choose({"": artifact}, device)), skipped=len(rows.bad), notes=notes_in_python(rows.notes),
     )  # fmt: skip
 
 

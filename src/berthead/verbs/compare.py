@@ -10,16 +10,18 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from berthead.errors import UsageError, listed, shown
+from berthead.errors import DataError, UsageError, listed, shown
 from berthead.fitted import Fitted, load
 from berthead.formats.readers import STDIO
 from berthead.formats.registry import find_format, format_of
 from berthead.formats.writers import check_writable, open_writer
 from berthead.options import ROW_OPTIONS, PredictOptions
 from berthead.options.keywords import RowKeywords
+from berthead.options.python_words import notes_in_python
 from berthead.options.signatures import takes_options
-from berthead.predict.answers import decoded
-from berthead.predict.rows import knows, labelled_rows
+from berthead.predict.answers import NOT_FINITE, decoded
+from berthead.predict.predictor import refuse_faulty
+from berthead.predict.rows import LabelledRows, knows, labelled_rows
 from berthead.records import Example, FloatArray, Label
 from berthead.tasks import Answer, Batch, Task
 from berthead.text.windows import EncodedExample
@@ -182,34 +184,34 @@ def compare(a: Fitted | str | Path, b: Fitted | str | Path, data: Any, **options
     _check_same_question(first, second)
     artifacts = [first.artifact, second.artifact]
     read = labelled_rows(data, artifacts, needed=False, **options)
-    sides = _side(first, read.examples, read.labelled), _side(second, read.examples, read.labelled)
-    flips = _flips(*sides, read.examples, read.labelled)
+    sides, examples = _sides((first, second), read)
+    flips = _flips(*sides, examples, read.labelled)
     notes = read.unscored + _label_notes(*(side.task for side in sides)) + read.notes + read.left_out
-    known = _known(sides, read.examples) if read.labelled else [np.empty(0, dtype=np.bool_)] * 2
+    known = _known(sides, examples) if read.labelled else [np.empty(0, dtype=np.bool_)] * 2
     for name, one in zip("AB", known, strict=True):
         if count := int((~one).sum()):
             notes.append(f"{count:,} rows have a target that {name} does not know: it is wrong there, and no metric "
                          "counts them")  # fmt: skip
     scored = known[0] & known[1]
-    scores = [_scores(side, read.examples, scored) if scored.any() else {} for side in sides]
+    scores = [_scores(side, examples, scored) if scored.any() else {} for side in sides]
     for name, found in zip("AB", scores, strict=True):
         notes += [f"{name}: {warning}" for warning in found.get("warnings", [])]
     return Comparison(
         task=first.artifact.task.name,
         a=_hashes(first),
         b=_hashes(second),
-        rows=len(read.examples),
+        rows=len(examples),
         skipped=len(read.bad),
-        agreement=1 - len(flips) / len(read.examples),
+        agreement=1 - len(flips) / len(examples),
         flips=flips,
         right=_right(*sides),
-        test=_test(*sides, read.examples) if read.labelled else None,
+        test=_test(*sides, examples) if read.labelled else None,
         scored=int(scored.sum()),
         metrics=_metrics(*scores),
         per_label=_label_changes("per_label", *scores),
         per_intent=_label_changes("per_intent", *scores),
         moved=_moved(first, second),
-        notes=notes,
+        notes=notes_in_python(notes),
     )
 
 
@@ -261,9 +263,29 @@ def _hashes(fitted: Fitted) -> dict[str, str]:
     return {name: said[name] for name in ("theta_sha256", "omega_sha256")}
 
 
-def _side(fitted: Fitted, examples: list[Example], labelled: bool) -> _Side:
-    task = fitted.artifact.task
-    values, inputs = fitted.applier.computed(examples)
+def _sides(both: tuple[Fitted, Fitted], read: LabelledRows) -> tuple[tuple[_Side, _Side], list[Example]]:
+    """The answers of both functions, and the examples for which both have finite logits; others are bad rows."""
+    examples, found = read.examples, [one.applier.scored(read.examples) for one in both]
+    faulty = found[0][2] | found[1][2]
+    if not read.skips_bad:
+        refuse_faulty(examples, faulty)
+    for number in np.flatnonzero(faulty):
+        which = " and ".join(name for name, one in zip("AB", found, strict=True) if one[2][number])
+        read.bad.append(f"{examples[number].where}: {which}: {NOT_FINITE}")
+    kept = np.flatnonzero(~faulty).tolist()
+    if not kept:
+        raise DataError("data", "holds no rows that can be compared", "rows with finite logits", NOT_FINITE)
+    examples = [examples[number] for number in kept]
+    sides = []
+    for one, (values, inputs, _) in zip(both, found, strict=True):
+        sound = values[np.repeat(~faulty, [row.n_units for row in inputs])]
+        sides.append(_side(one.artifact.task, sound, [inputs[number] for number in kept], examples, read.labelled))
+    return (sides[0], sides[1]), examples
+
+
+def _side(
+    task: Task, values: FloatArray, inputs: list[EncodedExample], examples: list[Example], labelled: bool
+) -> _Side:
     answers = list(decoded(task, values, Batch(examples, inputs)))
     right: list[bool | None] = [None] * len(answers)
     if labelled:

@@ -6,14 +6,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from berthead.data.examples import FORMS, SYNONYMS, Columns, sound_examples, to_example
+from berthead.data.examples import Columns, sound_examples, to_example
+from berthead.data.forms import FORMS, SYNONYMS
 from berthead.errors import Interrupted, MachineError, UsageError, counted
 from berthead.fitted import Fitted, load
 from berthead.formats.readers import STDIO
 from berthead.options import FitOptions
 from berthead.options.keywords import FitKeywords
+from berthead.options.python_words import notes_in_python
 from berthead.options.signatures import takes_options
-from berthead.predict.rows import mended, notes_on, read_rows
+from berthead.predict.rows import in_sentences, mended, notes_on, read_rows
 from berthead.records import Example, Row
 from berthead.storage.folders import check_out
 from berthead.tasks import Task, find_task
@@ -111,6 +113,8 @@ def _fitted(
     names, rows, where = read_rows(data)
     task = find_task(chosen.task)
     wanted = chosen.to_dict() | {"tag_names": _tag_names(chosen.tag_names, task)}
+    rows, word = in_sentences(rows, names, task.form, wanted, where)
+    wanted["text"] = word or wanted["text"]
     columns = Columns.find(task.form, wanted, names, where, several=task.several_labels)
     examples, bad, notes = _labelled(rows, columns, task, chosen)
     notes += _unread_pair(names, columns)
@@ -118,7 +122,8 @@ def _fitted(
     notes += more_notes
     result = fit_examples(examples, held_out, chosen, columns.to_dict(), where, quiet=quiet, checkpoints=checkpoints)
     fitted = Fitted(result.artifact)
-    fitted.warnings = notes + [f"left out: {line}" for line in bad + bad_held_out] + result.warnings
+    notes += [f"left out: {line}" for line in bad + bad_held_out] + result.warnings
+    fitted.warnings = notes_in_python(notes)
     return fitted, result.history
 
 
@@ -144,6 +149,7 @@ def _held_out(
             saw = f'is "{options.valid}"'
             raise UsageError("--valid", saw, f"a file, or a share from 0 to {MOST_HELD_OUT:g} such as 0.1") from None
         names, rows, where = read_rows(options.valid)
+        rows, _ = in_sentences(rows, names, task.form, columns.to_dict(), where)
         Columns.find(task.form, columns.to_dict(), names, where, several=task.several_labels)
         return _labelled(rows, columns, task, options)
     check_share(share, "--valid", "a file, or a share")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from berthead.data.examples import FORMS
+from berthead.data.forms import FORMS
 from berthead.errors import BertheadError, UsageError
 from berthead.fitted import Fitted, load
 from berthead.function import joined_folder

@@ -15,6 +15,7 @@ from berthead.function.head_record import head_record
 from berthead.function.parameters import Parameters
 from berthead.options import ROW_OPTIONS, PredictOptions
 from berthead.options.keywords import RowKeywords
+from berthead.options.python_words import notes_in_python
 from berthead.options.signatures import takes_options
 from berthead.predict.predictor import Predictor
 from berthead.predict.rows import labelled_rows
@@ -134,7 +135,7 @@ def soup(
         "rows": len(read.examples),
     }
     made = Fitted(_recorded(found.artifact, given, [given[place] for place in chosen], told))
-    made.warnings = read.notes + read.left_out + found.metrics["warnings"]
+    made.warnings = notes_in_python(read.notes + read.left_out + found.metrics["warnings"])
     return made
 
 
