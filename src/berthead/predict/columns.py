@@ -48,8 +48,9 @@ def input_columns(function: Function, options: PredictOptions, names: list[str],
     wanted["pair"] = wanted["pair"] if fitted["pair"] else False  # a context is read as in the fit
     wanted["tag_names"] = fitted.get("tag_names")
     wanted["separator"] = options.separator or fitted.get("separator")
-    several = function.task.several_labels
-    return Columns.find(form, wanted, names, where, label=label, several=several)
+    task = function.task
+    kinds = {"several": task.several_labels, "numbers": task.several_numbers}
+    return Columns.find(form, wanted, names, where, label=label, **kinds)
 
 
 def _there(wanted: Any, names: list[str]) -> bool:
