@@ -89,8 +89,8 @@ def test_numbers_from_pandas_and_polars_are_the_same_labels(quick):
     for frame in (pd.DataFrame(rows), pl.DataFrame(rows), rows):
         assert [(type(one), one) for one in berthead.fit(frame, **quick).labels] == [(int, 0), (int, 1)]
         regression = berthead.fit(frame, task="regress", label="stars", **quick)
-        assert regression.artifact.task.low == 0
-        assert regression.artifact.task.high == 1.5
+        assert regression.artifact.task.scales[0].low == 0
+        assert regression.artifact.task.scales[0].high == 1.5
 
 
 def test_missing_values_of_pandas_are_bad_rows(quick):

@@ -269,7 +269,7 @@ def test_every_step_is_that_of_transformers_with_plain_torch(calm, monkeypatch, 
         if task == "classify":
             return criterion(logits, targets[rows_wanted]) / len(chosen_rows)
         if task == "regress":  # the head learns standardised targets
-            return criterion(logits, (targets[rows_wanted] - made.mean) / made.deviation)
+            return criterion(logits, (targets[rows_wanted] - made.scales[0].mean) / made.scales[0].deviation)
         return criterion(logits, targets[rows_wanted])
 
     plain = Plain(list(their.named_parameters()), chosen, len(texts)).fit(loss_of)
@@ -285,7 +285,7 @@ def test_every_step_is_that_of_transformers_with_plain_torch(calm, monkeypatch, 
     with torch.no_grad():
         wanted = their(**their_inputs(calm, [row["text"] for row in rows[:8]])).logits
     if task == "regress":
-        wanted = wanted * made.deviation + made.mean
+        wanted = wanted * made.scales[0].deviation + made.scales[0].mean
     np.testing.assert_allclose(logits_of(model, valid), wanted.numpy(), atol=2e-3)
     assert model.encoder.config.dropout == 0
     compare_weights(model, their)
