@@ -80,7 +80,7 @@ def _beyond(artifact: Artifact, left_out: list[str]) -> list[str]:
         lines.append(f"berthead gives the labels from these probabilities on, in their order: {state['thresholds']}.")
     for one in state.get("targets", [state] if "low" in state else []):
         low, high = number_text(one["low"]), number_text(one["high"])
-        of = f" {one['name']}" if "targets" in state else ""
+        of = f" for {one['name']}" if "targets" in state else ""
         lines.append(f"berthead keeps its answers{of} between {low} and {high}.")
     if state.get("threshold"):
         lines.append(f"berthead answers where a span's score is above that of no answer by {state['threshold']}.")

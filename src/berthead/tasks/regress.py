@@ -147,7 +147,7 @@ class Regress(Task):
     def check(self, target: float | Numbers) -> None:
         """Every finite number is allowed, under the names of the fit."""
         if _names_of(target) != set(self.names):
-            wanted = f"numbers for {listed(self.names)}: --label {','.join(self.names)}" if self.names else "one number"
+            wanted = f"numbers for {listed(self.names)}" if self.names else "one number"
             raise ValueError(f"holds {_in_words(target)}; expected {wanted}, as at the fit")
 
     def targets(self, values: Sequence[float | Numbers], inputs: Sequence[EncodedExample] = ()) -> np.ndarray:
@@ -186,7 +186,7 @@ class Regress(Task):
     def logits_in_words(self) -> str:
         """How standardised logits become answers."""
         lines = [
-            f"The answer{f' {name}' if self.names else ''} is {scale.mean!r} + {scale.deviation!r} times the logit."
+            f"The answer{f' for {name}' if self.names else ''} is {scale.mean!r} + {scale.deviation!r} times the logit."
             for name, scale in self._named()
             if scale.standardised
         ]
