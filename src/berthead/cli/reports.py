@@ -217,8 +217,9 @@ def compare_text(found: dict[str, Any], names: tuple[str, str], out: str | None)
         lines.append(f"{found['test']['name']}: p = {found['test']['p']:.4g}")
     if found["metrics"]:
         scored = f"{counted(found['scored'], 'row')} scored"
-        lines += ["", f"{scored:<20} {'A':>10} {'B':>10} {'B − A':>10}"]
-        lines += [f"{name:<20} {one['a']:>10,.4f} {one['b']:>10,.4f} {one['b'] - one['a']:>+10.4f}"
+        width = max(20, *map(len, found["metrics"]))
+        lines += ["", f"{scored:<{width}} {'A':>10} {'B':>10} {'B − A':>10}"]
+        lines += [f"{name:<{width}} {one['a']:>10,.4f} {one['b']:>10,.4f} {one['b'] - one['a']:>+10.4f}"
                   for name, one in found["metrics"].items()]  # fmt: skip
     for table in ("per_label", "per_intent"):
         if found[table]:
