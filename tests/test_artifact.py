@@ -503,10 +503,10 @@ def test_a_folder_that_lacks_a_file_is_refused(name, copied):
 @pytest.mark.parametrize(
     ("version", "reason"),
     [
-        (6, "newer berthead"),
-        (0, "expected 1 to 5"),
-        ("1", "expected 1 to 5"),
-        (None, "expected 1 to 5"),
+        (7, "newer berthead"),
+        (0, "expected 1 to 6"),
+        ("1", "expected 1 to 6"),
+        (None, "expected 1 to 6"),
         (True, "reads"),
     ],
 )
