@@ -20,9 +20,10 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 
 import berthead
 from berthead import TextRegressor
+from berthead.cli.printing import as_line
 from berthead.data.examples import Columns, TargetCells, to_example
 from berthead.errors import DataError, ModelError, OutputError, UsageError
-from berthead.records import Row
+from berthead.records import Prediction, Row
 from berthead.tasks import Answer, Regress
 from berthead.tasks.linear import ridge
 from berthead.tasks.scale import Scale
@@ -365,6 +366,11 @@ def test_several_numbers_are_as_far_apart_as_the_furthest_in_standard_deviations
     assert task.distance(Answer(one), Answer({"urgency": 2.0})) is None
     assert task.identity(Answer(one)) == task.identity(Answer({"urgency": 1.0, "price": 10.000001}))
     assert task.identity(Answer(one)) != task.identity(Answer(other))
+
+
+def test_a_dict_of_another_task_may_hold_other_things():
+    assert Answer({"urgency": 1.5, "queue": "billing"}).numbers == [1.5]
+    assert as_line(Prediction({"urgency": 1.5, "queue": "billing"}), as_json=False) == "urgency 1.5  queue billing"
 
 
 def test_a_row_with_infinite_numbers_has_no_answer(model):

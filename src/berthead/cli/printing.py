@@ -91,6 +91,7 @@ def as_line(prediction: Prediction, as_json: bool) -> str:
         from berthead.tasks.cells import number_text
 
         if isinstance(answer, dict):
-            return "  ".join(f"{name} {number_text(one)}" for name, one in answer.items())
+            parts = {name: number_text(one) if isinstance(one, float) else one for name, one in answer.items()}
+            return "  ".join(f"{name} {one}" for name, one in parts.items())
         return number_text(answer)
     return f"{answer}" if prediction.score is None else f"{answer}  {share_text(prediction.score)}"

@@ -42,7 +42,9 @@ class Answer:
     @property
     def numbers(self) -> list[float]:
         """All measured numbers in it: of a dict one for each target."""
-        return list(self.answer.values()) if isinstance(self.answer, dict) else [self.answer] if self.is_number else []
+        if isinstance(self.answer, dict):
+            return [one for one in self.answer.values() if isinstance(one, float)]
+        return [self.answer] if self.is_number else []
 
 
 @dataclass(frozen=True, slots=True)
