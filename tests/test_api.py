@@ -89,8 +89,8 @@ def test_numbers_from_pandas_and_polars_are_the_same_labels(quick):
     for frame in (pd.DataFrame(rows), pl.DataFrame(rows), rows):
         assert [(type(one), one) for one in berthead.fit(frame, **quick).labels] == [(int, 0), (int, 1)]
         regression = berthead.fit(frame, task="regress", label="stars", **quick)
-        assert regression.artifact.task.low == 0
-        assert regression.artifact.task.high == 1.5
+        assert regression.artifact.task.scales[0].low == 0
+        assert regression.artifact.task.scales[0].high == 1.5
 
 
 def test_missing_values_of_pandas_are_bad_rows(quick):
@@ -379,7 +379,11 @@ def test_a_fitted_function_saves_itself_whenever_asked(quick, tmp_path):
     [
         ("epoch", 3, 'epoch: is not an option; .*Did you mean "epochs"'),
         ("learning_rate", 1, "learning_rate: is not an option; expected one of task, "),
-        ("pooling", "poler", 'pooling: is "poler"; expected one of auto, cls, mean, pooler, cls_normalised, mean_normalised. Did you mean "pooler"'),
+        (
+            "pooling",
+            "poler",
+            'pooling: is "poler"; expected one of auto, cls, mean, pooler, cls_normalised, mean_normalised. Did you mean "pooler"',
+        ),
         ("task", "classification", 'task: is "classification".*Did you mean "classify"'),
         ("metric", "acuracy", 'metric: is "acuracy"; expected a metric of classify: .*Did you mean "accuracy"'),
         ("epochs", 0, "epochs: is 0; expected at least 1"),

@@ -230,7 +230,7 @@ def test_numbers_are_given_in_the_range_of_all_members(tiny_bert):
     low = berthead.fit(rows, **options)
     high = berthead.fit([row | {"label": row["label"] + 4} for row in rows], **options)
     task = berthead.soup([low, high], uniform=True).artifact.task
-    assert (task.low, task.high) == (1.5, 8.5)
+    assert (task.scales[0].low, task.scales[0].high) == (1.5, 8.5)
 
 
 def test_the_longest_answer_is_that_of_any_member(tiny_bert):

@@ -450,11 +450,6 @@ def test_calibration_and_voting_build_on_it(classifier):
         assert built.score(texts, wanted) > 0.6
 
 
-def test_one_regressor_answers_one_number(options):
-    with pytest.raises(ValueError, match="1d array"):
-        TextRegressor(**options).fit(X, np.column_stack([STARS, STARS]))
-
-
 # The model folder
 
 

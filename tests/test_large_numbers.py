@@ -125,7 +125,7 @@ def test_logits_are_in_standard_deviations_and_the_folder_says_so(fits):
 def test_soups_need_one_unit_and_comparisons_tell_near_numbers_apart(fits):
     far, other = fits["far"], fits["other"]
     made = berthead.soup([far, other], uniform=True)
-    assert made.artifact.task.standardised
+    assert made.artifact.task.scales[0].standardised
     assert np.ptp(answers(made)) > 1
     found = berthead.compare(far, other, shifted(SHIFT))
     assert found.agreement < 0.5
@@ -144,18 +144,18 @@ def test_estimators_learn_them_too(tiny_bert):
 @pytest.mark.parametrize("targets", [[0.0, 60.0], [1990.0, 2024.0], [1e6, 1.1e6], [-1e-6, 1e-6]])
 def test_numbers_that_float32_holds_keep_their_unit(targets):
     task = Regress.from_targets(targets, "a.csv")
-    assert not task.standardised
+    assert not task.scales[0].standardised
     assert set(task.to_json()) == {"labels", "activation", "mean", "deviation", "low", "high"}
 
 
 @pytest.mark.parametrize("targets", [[1.7e9, 1.7e9 + 60], [1e300, -1e300], [1e-300, 3e-300], [1e16, 1e16 + 2]])
 def test_other_numbers_are_standardised_and_come_back(targets):
     task = Regress.from_targets(targets, "a.csv")
-    assert task.standardised
+    assert task.scales[0].standardised
     assert Regress.from_json(json.loads(json.dumps(task.to_json()))) == task
     logits = task.targets(targets)
     assert logits.dtype == np.float32
     np.testing.assert_allclose(
         [one.answer for one in task.decode(logits)], targets, rtol=1e-15 if targets[0] > 1e9 else 1e-6
     )
-    assert task.evaluate(logits, task.targets(targets))["mae"] <= 1e-7 * task.deviation
+    assert task.evaluate(logits, task.targets(targets))["mae"] <= 1e-7 * task.scales[0].deviation

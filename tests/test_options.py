@@ -176,7 +176,10 @@ def test_an_error_says_which_source_the_value_is_from(tmp_path, monkeypatch):
         ({"head_lr": 0}, "--head-lr: is 0.0; expected a number above 0"),
         ({"layer_decay": 0}, "--layer-decay: is 0.0; expected a number above 0"),
         ({"layer_decay": 1.1}, "--layer-decay: is 1.1; expected at most 1"),
-        ({"pooling": "max"}, '--pooling: is "max"; expected one of auto, cls, mean, pooler, cls_normalised, mean_normalised'),
+        (
+            {"pooling": "max"},
+            '--pooling: is "max"; expected one of auto, cls, mean, pooler, cls_normalised, mean_normalised',
+        ),
         ({"precision": "fp16"}, '--precision: is "fp16"; expected one of auto, fp32, bf16. Did you mean "bf16"?'),
         ({"class_weight": "yes"}, '--class-weight: is "yes"; expected one of none, balanced'),
         ({"epochs": 0}, "--epochs: is 0; expected at least 1"),

@@ -23,6 +23,7 @@ from berthead.errors import DataError, UsageError
 from berthead.tasks import TASKS, Classify, Multilabel, Regress, choose_metric
 from berthead.tasks.label_scores import calibration_error, nll
 from berthead.tasks.multilabel import best_threshold
+from berthead.tasks.scale import Scale
 
 QUICK = settings(max_examples=tries(60), deadline=None)
 LOGIT = st.integers(-96, 96).map(lambda number: number / 8)  # with ties; exact in float32
@@ -225,7 +226,7 @@ def test_decoded_answers_are_plain_python():
     assert [(type(a.answer), a.answer) for a in one] == [(type(label), label) for label in labels]
     assert all(type(a.score) is float and all(type(p) is float for p in a.probabilities.values()) for a in one)
     many = Multilabel(Labels(labels), (0.5,) * 4).decode(np.ones((1, 4), dtype=np.float32))[0]
-    number = Regress(0, 1, -1, 1).decode(np.zeros((1, 1), dtype=np.float32))[0]
+    number = Regress((Scale(0, 1, -1, 1),)).decode(np.zeros((1, 1), dtype=np.float32))[0]
     assert many.answer == labels
     assert type(many.score) is float
     assert type(number.answer) is float
@@ -629,7 +630,7 @@ def test_regress_metrics_are_those_of_scipy_and_scikit_learn(answers, data):
         data.draw(st.lists(st.sampled_from([-2.0, 0.5, 1.0, 4.0]), min_size=len(answers), max_size=len(answers)))
     )
     logits = np.array(answers, dtype=np.float32)[:, None]
-    task = Regress(mean=1, deviation=2, low=-3, high=4)
+    task = Regress((Scale(mean=1, deviation=2, low=-3, high=4),))
     scores = task.evaluate(logits, gold[:, None].astype(np.float32))
     kept = np.clip(logits[:, 0].astype(np.float64), -3, 4)
     assert scores["mae"] == pytest.approx(sk.mean_absolute_error(gold, kept))
@@ -652,7 +653,7 @@ def test_regress_metrics_are_those_of_scipy_and_scikit_learn(answers, data):
 def test_equal_answers_or_targets_have_no_correlation_and_say_so(constant, side):
     flat, varied = np.full((11, 1), constant, dtype=np.float32), np.arange(11, dtype=np.float32)[:, None]
     pair = (flat, varied) if side == "answers" else (varied, flat)
-    scores = Regress(mean=0, deviation=1, low=-20, high=20).evaluate(*pair)
+    scores = Regress((Scale(mean=0, deviation=1, low=-20, high=20),)).evaluate(*pair)
     assert (scores["pearson"], scores["spearman"]) == (0, 0)
     assert scores["warnings"] == ["correlation is not defined: all answers or all targets are equal"]
     assert scores["mae"] == pytest.approx(np.abs(flat - varied).mean())
@@ -669,7 +670,7 @@ def test_a_head_learns_standardised_numbers():
     targets = [10.0, 20.0, 60.0, 30.0]
     task = Regress.from_targets(targets, "a.csv")
     assert task.affine() == pytest.approx((np.std(targets), np.mean(targets)))
-    assert (task.low, task.high) == (10, 60)
+    assert (task.scales[0].low, task.scales[0].high) == (10, 60)
     scale, shift = task.affine()
     raw = torch.randn(4, 1, generator=torch.Generator().manual_seed(0))
     wanted = torch.from_numpy(task.targets(targets))
@@ -703,7 +704,7 @@ def test_an_unknown_metric_is_named_with_the_known_ones():
 def test_better_scores_have_the_sign_that_the_metric_says(task):
     if task is Regress:
         gold = np.linspace(-1, 1, 12, dtype=np.float32)[:, None]
-        made, right, wrong = Regress(0, 1, -2, 2), gold, -gold
+        made, right, wrong = Regress((Scale(0, 1, -2, 2),)), gold, -gold
     elif task is Classify:
         gold = np.arange(12) % 3
         made, right, wrong = classify(), np.eye(3, dtype=np.float32)[gold], np.eye(3, dtype=np.float32)[(gold + 1) % 3]

@@ -34,17 +34,21 @@ from berthead.verbs.join import join
 AUTO = ("SequenceClassification", "TokenClassification", "QuestionAnswering", "MultipleChoice")
 ROWS: dict[str, tuple[list[dict], dict[str, Any]]] = {
     "classify": (toy_rows(1), {}), "multilabel": (toy_rows(1), {"label": "tags"}),
-    "regress": (toy_rows(1), {"label": "stars"}), "choose": (choose_rows(12), {}),
+    "regress": ([row | {"length": len(row["text"])} for row in toy_rows(1)], {"label": "stars"}),
+    "choose": (choose_rows(12), {}),
     "tag": (tag_rows(12), {}), "span": (span_rows(12), {}), "joint": (tag_rows(12), {}),
 }  # fmt: skip
 MEAN, CLS, POOLER = ({"pooling": pooling} for pooling in ("mean", "cls", "pooler"))
+SEVERAL = {"label": "stars,length"}
 # A row of the table, and the fits that it speaks of.
 FOLDERS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "`classify`, `multilabel`, `regress` with `mean` or `cls`": [
         (task, pooling) for task in ("classify", "multilabel", "regress") for pooling in (MEAN, CLS)
+    ] + [("regress", MEAN | SEVERAL)],
+    "`classify`, `multilabel`, `regress` of several numbers, with `pooler`": [
+        ("classify", POOLER), ("multilabel", POOLER), ("regress", POOLER | SEVERAL),
     ],
-    "`classify`, `multilabel` with `pooler`": [("classify", POOLER), ("multilabel", POOLER)],
-    "`regress` with `pooler`": [("regress", POOLER)],
+    "`regress` of one number, with `pooler`": [("regress", POOLER)],
     "`choose` with `mean` or `cls`": [("choose", MEAN), ("choose", CLS)],
     "`choose` with `pooler`": [("choose", POOLER)],
     "`tag`, with `--head crf` too": [("tag", {}), ("tag", {"head": "crf"})],

@@ -105,8 +105,8 @@ class Prediction:
     """The function's answer for one input, in plain Python types.
 
     Args:
-        answer: a label, a list of labels, a number, a list of spans (tag), a text (span; empty: the context holds no
-            answer), or a choice; None if there is an error.
+        answer: a label, a list of labels, a number, a dict of target to number (regress with several), a list of spans
+            (tag), a text (span; empty: the context holds no answer), or a choice; None if there is an error.
         score: probability of the answer (of the surest label for multilabel); None for regress and tag.
         probabilities: label or number of the choice to probability; None if there are no labels.
         n_tokens: tokens of the whole input, special tokens included.

@@ -87,8 +87,11 @@ def as_line(prediction: Prediction, as_json: bool) -> str:
         shares = prediction.probabilities or {}
         shown = "  ".join(f"{label} {share_text(shares[label])}" if label in shares else f"{label}" for label in answer)
         return shown or "(no label)"
-    if isinstance(answer, float) and prediction.score is None:
+    if isinstance(answer, float | dict) and prediction.score is None:
         from berthead.tasks.cells import number_text
 
+        if isinstance(answer, dict):
+            parts = {name: number_text(one) if isinstance(one, float) else one for name, one in answer.items()}
+            return "  ".join(f"{name} {one}" for name, one in parts.items())
         return number_text(answer)
     return f"{answer}" if prediction.score is None else f"{answer}  {share_text(prediction.score)}"

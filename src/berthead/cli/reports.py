@@ -69,10 +69,10 @@ def gate_rows(run: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def score_table(scores: dict[str, Any]) -> str:
-    """Metrics, below a table of the labels if there is one."""
+    """Metrics, below a table of the labels or of the targets if there is one."""
     table = scores.get("per_label", [])
     shares = [f"{row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1']:6.4f}" for row in table]
-    lines = _label_table("precision  recall      f1", table, shares)
+    lines = _label_table("precision  recall      f1", table, shares) + _target_table(scores.get("per_target", []))
     lines += [f"{name:<18} {value:,.4f}" if isinstance(value, float) else f"{name:<18} {value:,}"
               for name, value in scores.items() if isinstance(value, int | float)]  # fmt: skip
     return "\n".join(lines)
@@ -231,8 +231,9 @@ def compare_text(found: dict[str, Any], names: tuple[str, str], out: str | None)
         lines.append(f"{found['test']['name']}: p = {found['test']['p']:.4g}")
     if found["metrics"]:
         scored = f"{counted(found['scored'], 'row')} scored"
-        lines += ["", f"{scored:<20} {'A':>10} {'B':>10} {'B − A':>10}"]
-        lines += [f"{name:<20} {one['a']:>10,.4f} {one['b']:>10,.4f} {one['b'] - one['a']:>+10.4f}"
+        width = max(20, *map(len, found["metrics"]))
+        lines += ["", f"{scored:<{width}} {'A':>10} {'B':>10} {'B − A':>10}"]
+        lines += [f"{name:<{width}} {one['a']:>10,.4f} {one['b']:>10,.4f} {one['b'] - one['a']:>+10.4f}"
                   for name, one in found["metrics"].items()]  # fmt: skip
     for table in ("per_label", "per_intent"):
         if found[table]:
@@ -266,6 +267,23 @@ def _label_table(heads: str, table: list[dict[str, Any]], shares: list[str]) -> 
     return [f"{'label':<{width}}  {heads}  support", *lines] if table else []
 
 
+def _target_table(table: list[dict[str, Any]]) -> list[str]:
+    """Targets and the scores of their numbers; empty if there is one number a row."""
+    if not table:
+        return []
+    names = [name for name in table[0] if name not in ("target", "rows")]
+    width = max([6, *(len(row["target"]) for row in table)])
+    cells = [[f"{row[name]:,.4f}" for name in names] for row in table]
+    widths = [max(len(name), *(len(row[place]) for row in cells)) for place, name in enumerate(names)]
+
+    def line(first: str, texts: list[str], last: str) -> str:
+        shown = (f"{text:>{wide}}" for text, wide in zip(texts, widths, strict=True))
+        return "  ".join([f"{first:<{width}}", *shown, f"{last:>7}"])
+
+    rows = (line(row["target"], texts, f"{row['rows']:,}") for row, texts in zip(table, cells, strict=True))
+    return [line("target", names, "rows"), *rows]
+
+
 def _flip(flip: dict[str, Any]) -> str:
     verdicts = {True: " (right)", False: " (wrong)", None: ""}
     sides = [f"{name} {_short(flip[name.lower()])}{verdicts[flip[f'{name.lower()}_right']]}" for name in "AB"]
@@ -277,6 +295,8 @@ def _short(value: Any, most: int = 60) -> str:
     """A value as JSON, cut off if it is long."""
     from berthead.tasks.cells import number_text
 
+    if isinstance(value, dict):
+        value = {key: float(number_text(one)) if isinstance(one, float) else one for key, one in value.items()}
     text = number_text(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +19,18 @@ from berthead.records import Example, Row
 
 # Characters of a row: tokens take up to a hundred bytes a character, so longer texts would fill the memory.
 LONGEST_TEXT = 10_000_000
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class TargetCells:
+    """The cells of a target that has a column for each of several numbers.
+
+    Args:
+        cells: by column.
+    """
+
+    cells: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +40,14 @@ class Columns:
     Args:
         text: the column of the text, the tokens or the question.
         pair: of the second text or the context, or None.
-        label: of the target, or a 0/1 column for each label with commas between them; None: targets are not read.
+        label: of the target, or a column for each label or number, with commas between them; None: targets are not
+            read.
         choices: of the choices: one with lists, or one for each choice.
         intent: of the label beside the tags, or None.
         form: a key of FORMS.
         tag_names: the names of tags that are numbers, in their order; empty: tags are names.
         separator: what separates the labels in a cell of text, or None: the task's own.
+        numbers: whether several columns of the target hold numbers; else 0 or 1, whether a row has their label.
     """
 
     text: str
@@ -43,11 +58,12 @@ class Columns:
     form: str = "text"
     tag_names: tuple[str, ...] = ()
     separator: str | None = None
+    numbers: bool = False
 
     @classmethod
     def find(
         cls, form: str, wanted: Mapping[str, Any], names: Sequence[str], where: str, *, label: bool = True,
-        several: bool = False,
+        several: bool = False, numbers: bool = False,
     ) -> Columns:  # fmt: skip
         """The columns of a file.
 
@@ -58,6 +74,7 @@ class Columns:
             where: the file, for errors.
             label: whether targets are read.
             several: whether a target is a list of labels.
+            numbers: whether a target may be several numbers.
 
         Returns:
             The columns.
@@ -89,12 +106,13 @@ class Columns:
         return cls(
             text,
             find("pair", kind.pair) if has_pair else None,
-            _label_columns(kind, wanted.get("label"), names, where, several) if label else None,
+            _label_columns(kind, wanted.get("label"), names, where, several or numbers) if label else None,
             choice_columns(kind, wanted.get("choices"), names, where) if kind.choices else (),
             find("intent", kind.intent) if kind.intent and label else None,
             form,
             tuple(wanted.get("tag_names") or ()),
             separator,
+            numbers,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -108,6 +126,8 @@ class Columns:
     def target_cell(self, row: Row) -> Any:
         """The cell of the target: a list of labels if each has a column, or if they are separated by a given mark.
 
+        Of several numbers it is all their cells, as `TargetCells`.
+
         Raises:
             ValueError: a column of a label holds something other than 0 and 1.
         """
@@ -115,7 +135,10 @@ class Columns:
         if label in row.values or "," not in label:
             cell = row.values.get(label)
             return labels_in(cell, self.separator) if self.separator and isinstance(cell, str) else cell
-        return [name for name in label.split(",") if _is_one(row.values.get(name), name)]
+        names = label.split(",")
+        if self.numbers:
+            return TargetCells({name: row.values.get(name) for name in names})
+        return [name for name in names if _is_one(row.values.get(name), name)]
 
 
 def _label_columns(kind: Form, wanted: Any, names: Sequence[str], where: str, several: bool) -> str:
@@ -124,7 +147,8 @@ def _label_columns(kind: Form, wanted: Any, names: Sequence[str], where: str, se
         return find_column("label", wanted, names, where, kind.label)
     if not several:
         saw = f'names several columns, "{wanted}", but this task reads one'
-        raise UsageError("--label", saw, "", "For several labels a row: --task multilabel.")
+        fix = "For several labels a row: --task multilabel; for several numbers: --task regress."
+        raise UsageError("--label", saw, "", fix)
     found = [find_column("label", name.strip(), names, where) for name in wanted.split(",")]
     if len(set(found)) < len(found):
         raise UsageError("--label", f'is "{wanted}"', "each column once")
@@ -137,7 +161,8 @@ def _is_one(cell: Any, name: str) -> bool:
     text = "" if is_blank(cell) else text_of_label(cell).strip()
     if text not in ("0", "1", "true", "false"):
         seen = "is blank" if is_blank(cell) else f"is {shown(cell)[:60]}"
-        raise CellError(name, f"{seen}; expected 0 or 1: whether the row has this label")
+        numbers = "; for numbers: --task regress" if _NUMBER.fullmatch(text) else ""
+        raise CellError(name, f"{seen}; expected 0 or 1: whether the row has this label{numbers}")
     return text in ("1", "true")
 
 

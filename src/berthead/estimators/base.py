@@ -101,11 +101,11 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _fit(
         self, task: str, X: Any, targets: Sequence[Any], read: Callable[[Any], Sequence[Any]],
-        class_weight: str = "none",
+        class_weight: str = "none", label: str | None = None,
     ) -> Fitted:  # fmt: skip
         examples = _examples(X, targets, "X")
         pairs = examples[0].pair is not None
-        columns = FORMS[find_task(task).form].usual(pair=pairs)
+        columns = FORMS[find_task(task).form].usual(pair=pairs) | ({"label": label} if label else {})
 
         def held_out(X: Any, y: Any) -> list[Example]:
             found = _examples(X, read(y), "valid X")

@@ -121,8 +121,12 @@ def label_lists(y: Any) -> list[list[Any]] | None:
     return lists
 
 
-def matrix_of(y: Any) -> np.ndarray:
+def matrix_of(y: Any, wanted: str = "0 or 1 for each label") -> np.ndarray:
     """A matrix as an array, also of nullable columns.
+
+    Args:
+        y: the matrix.
+        wanted: what its cells hold, for the error.
 
     Raises:
         DataError: a cell is missing.
@@ -133,7 +137,7 @@ def matrix_of(y: Any) -> np.ndarray:
     cells = matrix.tolist()
     for number, row in enumerate(cells):
         if any(map(is_blank, row)):
-            raise DataError(f"y[{number}]", "holds a missing value", "0 or 1 for each label")
+            raise DataError(f"y[{number}]", "holds a missing value", wanted)
     return np.array(cells)
 
 

@@ -9,7 +9,7 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import column_or_1d
 
-from berthead.data.frames import columns_of, is_frame
+from berthead.data.frames import collected, columns_of, is_frame
 from berthead.data.labels import Labels, plain
 from berthead.errors import DataError, shown
 from berthead.estimators.base import TextEstimator, with_parameters
@@ -99,7 +99,7 @@ class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
 
 @with_parameters("valid", "random_state", "verbose")
 class TextRegressor(RegressorMixin, TextEstimator):  # type: ignore[misc]
-    """Predict(BERT(x)) for numbers.
+    """Predict(BERT(x)) for numbers: one a text if y is a column, several if y is a matrix.
 
     Args:
         {options}
@@ -118,7 +118,7 @@ class TextRegressor(RegressorMixin, TextEstimator):  # type: ignore[misc]
 
         Args:
             X: texts [rows], or pairs as tuples or two columns.
-            y: finite numbers [rows].
+            y: finite numbers [rows], or [rows, targets]; the columns of a table name its targets.
 
         Returns:
             The estimator.
@@ -126,13 +126,22 @@ class TextRegressor(RegressorMixin, TextEstimator):  # type: ignore[misc]
         Raises:
             DataError: nothing can be learnt from the rows (it is a ValueError).
         """
-        self.fitted_ = self._fit("regress", X, _numbers(y), _numbers)
+        targets = _numbers(y)
+        label = ",".join(targets[0]) if targets and isinstance(targets[0], dict) else None
+        self.fitted_ = self._fit("regress", X, targets, _numbers, label=label)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Numbers, float64 [rows]."""
+        """Numbers, float64 [rows], or [rows, targets] if y was a matrix."""
         logits = self._logits(X)
-        return np.array([answer.answer for answer in self.fitted_.artifact.task.decode(logits)], dtype=np.float64)
+        answers = [answer.numbers for answer in self.fitted_.artifact.task.decode(logits)]
+        numbers = np.array(answers, dtype=np.float64).reshape(len(answers), self.fitted_.artifact.task.outputs)
+        return numbers if numbers.shape[1] > 1 else numbers[:, 0]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
 
 
 def _targets(y: Any) -> tuple[list[Any], list[Any] | None, Any]:
@@ -155,12 +164,24 @@ def _targets(y: Any) -> tuple[list[Any], list[Any] | None, Any]:
     return [[names[column] for column in np.flatnonzero(row)] for row in matrix], names, classes.dtype
 
 
-def _numbers(y: Any) -> list[float]:
-    """Targets as finite numbers."""
+def _numbers(y: Any) -> list[Any]:
+    """Targets as finite numbers; of several a dict a row."""
+    y = collected(y)
+    names = list(columns_of(y, "y")) if is_frame(y) else None
     y = in_memory(y)
     refuse_missing(y)
-    targets = column_or_1d(np.asarray(y), warn=True).astype(float)
+    matrix = np.asarray(y)
+    if matrix.ndim == 2 and matrix.shape[1] > 1:
+        matrix = matrix_of(matrix, "a number for each target")
+    else:
+        matrix = column_or_1d(matrix, warn=True)
+    targets = matrix.astype(float)
     if not np.isfinite(targets).all():
         raise DataError("y", "holds NaN or infinity", "finite numbers")
-    numbers: list[float] = targets.tolist()
-    return numbers
+    numbers: list[Any] = targets.tolist()
+    if targets.ndim == 1:
+        return numbers
+    names = names or [str(place) for place in range(targets.shape[1])]
+    if odd := [name for name in names if "," in name or not name.strip()]:
+        raise DataError("y", f"has the column {shown(odd[0])}", "columns whose names have no comma", "Rename it.")
+    return [dict(zip(names, row, strict=True)) for row in numbers]

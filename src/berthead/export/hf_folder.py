@@ -78,9 +78,10 @@ def _beyond(artifact: Artifact, left_out: list[str]) -> list[str]:
         lines.append(f"berthead divides the logits by the temperature {state['temperature']} before the softmax.")
     if "thresholds" in state:
         lines.append(f"berthead gives the labels from these probabilities on, in their order: {state['thresholds']}.")
-    if "low" in state:
-        low, high = number_text(state["low"]), number_text(state["high"])
-        lines.append(f"berthead keeps its answers between {low} and {high}.")
+    for one in state.get("targets", [state] if "low" in state else []):
+        low, high = number_text(one["low"]), number_text(one["high"])
+        of = f" for {one['name']}" if "targets" in state else ""
+        lines.append(f"berthead keeps its answers{of} between {low} and {high}.")
     if state.get("threshold"):
         lines.append(f"berthead answers where a span's score is above that of no answer by {state['threshold']}.")
     if artifact.policy.on_long == "window":

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any, BinaryIO
 
-from berthead.errors import shown
+from berthead.errors import OutputError, listed, shown
 from berthead.formats.format import Header, UnfitRow, Writing
 
-_PREDICTION = "prediction"
+# `prediction`, with the name of a function before it, and that of a target or a number behind it.
+_PREDICTION = re.compile("(^|_)prediction(_|$)")
 
 
 class AnswersById:
@@ -52,8 +54,16 @@ def check(values: dict[str, Any]) -> None:
         raise UnfitRow("the row", saw, 'a column "id"', "Write a .jsonl file, which holds all columns.")
 
 
+def check_added(added: Iterable[str]) -> None:
+    """Refuse several answers a row: OutputError."""
+    answers = list(filter(_PREDICTION.search, added))
+    if len(answers) > 1:
+        saw = f"holds one answer of each row, and this model gives {listed(answers)}"
+        raise OutputError("a .json file", saw, "", "Write a .jsonl file, which holds all columns.")
+
+
 def _answer_of(header: Header) -> str:
-    return next((name for name in header.added if name.startswith(_PREDICTION)), _PREDICTION)
+    return next(filter(_PREDICTION.search, header.added))
 
 
 def _as_it_is(header: Header, rows: Iterable[dict[str, Any]]) -> Header:
@@ -61,4 +71,5 @@ def _as_it_is(header: Header, rows: Iterable[dict[str, Any]]) -> Header:
 
 
 # Parts are JSON Lines: what is one object cannot be joined from several.
-ANSWERS = Writing(encode=lambda stream, header, whole: AnswersById(stream, header), learn=_as_it_is, check=check)
+ANSWERS = Writing(encode=lambda stream, header, whole: AnswersById(stream, header), learn=_as_it_is, check=check,
+                  check_added=check_added)  # fmt: skip

@@ -137,6 +137,7 @@ class Writing:
         learn: the header that fits all rows, for formats that need it before the first row is written;
             their parts are JSON Lines unless there is a schema. None: not needed.
         check: raises UnfitRow for a row that the format cannot hold, before it is stored; None: every row fits.
+        check_added: raises OutputError for added columns that the format cannot hold, before any row; None: all fit.
         most_rows: the most rows that a file can hold; None: any number.
     """
 
@@ -145,6 +146,7 @@ class Writing:
     schema: Callable[[list[str], Any, Mapping[str, type]], Any] | None = None
     learn: Callable[[Header, Iterable[dict[str, Any]]], Header] | None = None
     check: Callable[[dict[str, Any]], None] | None = None
+    check_added: Callable[[Iterable[str]], None] | None = None
     most_rows: int | None = None
 
 

@@ -42,8 +42,10 @@ class Output:
             added: new column to its type.
 
         Raises:
-            OutputError: a column's name that the format cannot hold.
+            OutputError: columns that the format cannot hold.
         """
+        if check_added := _writing(format).check_added:
+            check_added(added)
         names = [*columns, *(name for name in added if name not in columns)]
         if _writing(format).schema:
             _check_names(names)

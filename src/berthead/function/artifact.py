@@ -41,7 +41,8 @@ from berthead.text.windows import LengthPolicy
 
 # 1: one answer a row, long texts cut. 2: every task, and windows. 3: a change of theta-hat in place of theta-tilde.
 # 4: a head that no class of transformers gives, in a file that its classes with a head refuse (`StoredHead`); a part of
-# a joined folder, in a file that transformers does not look for. 5: tags of pieces. 6: vectors of length 1.
+# a joined folder, in a file that transformers does not look for. 5: tags of pieces. 6: vectors of length 1, and several
+# numbers.
 FORMAT_VERSION = 6
 # What needs no newer berthead is written so that an older one reads it.
 PLAIN_VERSION, ADAPTER_VERSION, BLOCKED_VERSION = 2, 3, 4

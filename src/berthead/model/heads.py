@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -139,7 +140,8 @@ class RowHead(nn.Module):
             if layer is not None:
                 nn.init.normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
-        self.scale, self.shift = 1.0, 0.0
+        self.scale: float | Tensor = 1.0
+        self.shift: float | Tensor = 0.0
 
     def forward(self, hidden: Tensor, pack: TensorPack) -> Tensor:
         """Logits of the pack's rows.
@@ -167,7 +169,7 @@ class RowHead(nn.Module):
             pooled = POOLED[self.pooled](self.dense(pooled))
         dropped = self.dropout(pooled)
         logits: Tensor = self.out(dropped)
-        if (self.scale, self.shift) != (1.0, 0.0):
+        if self.is_rescaled:
             logits = logits * self.scale + self.shift
         return logits if self.attend is None else torch.cat([logits, self.attend(dropped)], 1)
 
@@ -198,12 +200,29 @@ class RowHead(nn.Module):
         """The lowest `format_version` of a folder whose readers know its pooling."""
         return POOLINGS[self.pooling].format_version
 
+    def rescale(self, scale: float | FloatArray, shift: float | FloatArray) -> None:
+        """Until `fold`, multiply the last layer's outputs, and add to them.
+
+        Args:
+            scale: the factor, or one for each output, [outputs].
+            shift: what is added, as `scale`.
+        """
+        self.scale, self.shift = (
+            self.out.bias.new_tensor(one) if isinstance(one, np.ndarray) else one for one in (scale, shift)
+        )
+
+    @property
+    def is_rescaled(self) -> bool:
+        """Whether `rescale` changes anything."""
+        return isinstance(self.scale, Tensor) or (self.scale, self.shift) != (1.0, 0.0)
+
     @torch.no_grad()
     def fold(self) -> None:
         """Fold scale and shift into the last layer's weights."""
-        self.out.weight.mul_(self.scale)
-        self.out.bias.mul_(self.scale).add_(self.shift)
-        self.scale, self.shift = 1.0, 0.0
+        scale, shift = (one.to(self.out.bias) if isinstance(one, Tensor) else one for one in (self.scale, self.shift))
+        self.out.weight.mul_(scale[:, None] if isinstance(scale, Tensor) else scale)
+        self.out.bias.mul_(scale).add_(shift)
+        self.rescale(1.0, 0.0)
 
     def fold_input(self, mean: Tensor, deviation: Tensor) -> None:
         """Make the last layer read x instead of (x - mean) / deviation, each [width]."""

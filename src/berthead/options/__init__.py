@@ -38,8 +38,8 @@ class FitOptions(Options):
     pair: str | None = option(None, "Column of the second text of a pair, or of the context of a question.")
     label: str | None = option(
         None,
-        "Column of the target, the tags or the answers; multilabel: also a 0/1 column for each label: a,b,c "
-        "[default: a usual name].",
+        "Column of the target, the tags or the answers; multilabel, regress: also a 0/1 column for each label, a "
+        "column for each number: a,b,c [default: a usual name].",
         several=True,
     )
     choices: str | None = option(

@@ -141,8 +141,8 @@ def _deciding_window(task: Task, computed: Computed, number: int) -> int | None:
 
 def _is_finite(answer: Answer) -> bool:
     """Whether an answer's numbers are: large logits may overflow when they are decoded."""
-    numbers = [answer.score, answer.answer if answer.is_number else None]
-    return all(math.isfinite(number) for number in numbers if number is not None)
+    numbers = answer.numbers if answer.score is None else [answer.score, *answer.numbers]
+    return all(map(math.isfinite, numbers))
 
 
 def _prediction(example: Example, read: EncodedExample, answer: Answer, window: int | None) -> Prediction:

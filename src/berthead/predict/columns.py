@@ -69,7 +69,8 @@ def input_columns(
         UsageError: a pair column for a function of single texts.
     """
     wanted, task = named_columns(function, options, names), function.task
-    return Columns.find(task.form, wanted, names, where, label=label, several=task.several_labels)
+    kinds = {"several": task.several_labels, "numbers": task.several_numbers}
+    return Columns.find(task.form, wanted, names, where, label=label, **kinds)
 
 
 def _there(wanted: Any, names: Sequence[str]) -> bool:

@@ -39,6 +39,13 @@ class Answer:
         """Whether it is a measured number, and not a label that happens to be a number."""
         return isinstance(self.answer, float) and self.probabilities is None
 
+    @property
+    def numbers(self) -> list[float]:
+        """All measured numbers in it: of a dict one for each target."""
+        if isinstance(self.answer, dict):
+            return [one for one in self.answer.values() if isinstance(one, float)]
+        return [self.answer] if self.is_number else []
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -78,6 +85,9 @@ class Task(Protocol):
     """What a row of data holds: a key of `data.forms.FORMS`."""
     measures_targets: ClassVar[bool] = False
     """Whether `from_targets` measures the targets, as their mean: then held-out rows have no part in it."""
+
+    several_numbers: ClassVar[bool] = False
+    """Whether a target may be several numbers, with a column for each: then `read` gets them as `TargetCells`."""
 
     @classmethod
     @abstractmethod
@@ -250,8 +260,8 @@ class Task(Protocol):
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None, sizes: Sequence[int] = ()) -> Tensor:
         """The loss of each example, [examples]; `sizes`: the units of each."""
 
-    def affine(self) -> tuple[float, float]:
-        """The scale and shift that turn a head's raw outputs into the user's unit."""
+    def affine(self) -> tuple[Any, Any]:
+        """The scale and shift that turn a head's raw outputs into the user's unit: numbers, or arrays [outputs]."""
         return 1.0, 0.0
 
     def tuned(self, logits: FloatArray, targets: np.ndarray, batch: Batch | None = None) -> Self:
@@ -322,8 +332,9 @@ class Task(Protocol):
 
     @property
     def number_unit(self) -> float:
-        """The size of a difference of two numbers that matters, in the user's unit."""
-        return self.affine()[0]
+        """The size of a difference of two numbers that matters, in the unit of `distance`."""
+        unit: float = self.affine()[0]
+        return unit
 
     def distance(self, one: Answer, other: Answer) -> float | None:
         """The distance of two numbers in the user's unit; None: answers are only equal or not."""

@@ -17,17 +17,21 @@ def ridge(features: Any, targets: np.ndarray, unseen: Any, outputs: int) -> Floa
 
     Args:
         features: of fitted texts, [rows, features], also sparse.
-        targets: their numbers, float32 [rows, 1].
+        targets: their numbers, float32 [rows, outputs]; NaN: not known.
         unseen: features of other texts.
         outputs: of the task.
 
     Returns:
-        float32 [other rows, 1].
+        float32 [other rows, outputs].
     """
     from sklearn.linear_model import Ridge
 
-    predicted: np.ndarray = Ridge().fit(features, targets[:, 0]).predict(unseen)
-    return predicted[:, None].astype(np.float32)
+    predicted = np.zeros((unseen.shape[0], outputs), dtype=np.float32)
+    for number in range(outputs):
+        known = ~np.isnan(targets[:, number])
+        if known.any():
+            predicted[:, number] = Ridge().fit(features[known], targets[known, number]).predict(unseen)
+    return predicted
 
 
 def softmax_regression(features: Any, targets: np.ndarray, unseen: Any, outputs: int) -> FloatArray:

@@ -28,6 +28,19 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None
     return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights, reduction="none").mean(1)
 
 
+def squared_errors(logits: Tensor, targets: Tensor, deviations: Sequence[float]) -> Tensor:
+    """Squared errors in standard deviations, the mean over each row's known targets, [rows].
+
+    Args:
+        logits: [rows, targets].
+        targets: as the logits; NaN: not known.
+        deviations: of each target, in the unit of the logits.
+    """
+    known = ~targets.isnan()
+    away = torch.where(known, logits - targets.nan_to_num(), 0.0) / logits.new_tensor(deviations)
+    return (away**2).sum(1) / known.sum(1).clamp(min=1)
+
+
 def word_losses(logits: Tensor, targets: Tensor, weights: Tensor | None, sizes: Sequence[int]) -> Tensor:
     """The sum of each text's words' cross-entropies, [texts]; `sizes`: the words of each."""
     each = cross_entropy(logits, targets, weights)

@@ -54,10 +54,9 @@ def fit_model(
         UsageError: the loss is not finite.
         MachineError: too little memory for one row, or another process died.
     """
-    rescaled = isinstance(model.head, RowHead)
-    if isinstance(model.head, RowHead):
-        model.head.scale, model.head.shift = task.affine()
     model.to(torch.device(settings.device))
+    if isinstance(model.head, RowHead):
+        model.head.rescale(*task.affine())
     mode = mode_of(model, task.outputs, train, valid, settings, quiet, cache, team)
     if team.ends_early and isinstance(mode, CachedFeatures):
         return History()  # this process is done
@@ -72,7 +71,7 @@ def fit_model(
     else:
         history = _in_steps(mode, task, train, valid, settings, quiet, checkpoints, saved)
     model.cpu()
-    if rescaled:
+    if isinstance(model.head, RowHead):
         model.head.fold()
     model.eval()
     return history

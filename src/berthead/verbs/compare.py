@@ -93,7 +93,8 @@ class PairedTest:
 
     Args:
         name: `McNemar, exact` on the rows where exactly one is right (McNemar 1947), or `Wilcoxon signed-rank` on the
-            absolute errors of numbers (Wilcoxon 1945); two-sided.
+            absolute errors of numbers (Wilcoxon 1945), of several targets on the largest in standard deviations;
+            two-sided.
         p: the p-value: the probability of such a difference or a larger one between equally good functions.
     """
 
@@ -112,7 +113,8 @@ class Comparison:
         rows: number of compared rows.
         skipped: rows left out.
         agreement: share of the rows with the same answer; numbers are compared in six digits.
-        flips: the other rows, in order; for numbers by descending difference.
+        flips: the other rows, in order; for numbers by descending difference, of several targets by the largest one in
+            standard deviations.
         right: how often each is right; None: no targets, or answers that are not right or wrong.
         test: the test of whether one is better; None: no targets, or nothing to test.
         scored: rows used for metrics and labels: those whose targets both functions know.
@@ -323,10 +325,21 @@ def _scores(side: _Side, examples: list[Example], kept: np.ndarray) -> dict[str,
 
 
 def _metrics(a: dict[str, Any], b: dict[str, Any]) -> dict[str, dict[str, float]]:
+    a, b = (_of_targets(one) | one for one in (a, b))
     return {
         name: {"a": value, "b": b[name]}
         for name, value in a.items()
         if isinstance(value, int | float) and isinstance(b.get(name), int | float)
+    }
+
+
+def _of_targets(scores: dict[str, Any]) -> dict[str, float]:
+    """The metrics of each of several targets, by the target and the metric."""
+    return {
+        f"{row['target']}: {name}": value
+        for row in scores.get("per_target", [])
+        for name, value in row.items()
+        if isinstance(value, float)
     }
 
 

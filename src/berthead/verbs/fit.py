@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -115,7 +115,7 @@ def _fitted(
     wanted = chosen.to_dict() | {"tag_names": _tag_names(chosen.tag_names, task)}
     rows, word = in_sentences(rows, names, task.form, wanted, where)
     wanted["text"] = word or wanted["text"]
-    columns = Columns.find(task.form, wanted, names, where, several=task.several_labels)
+    columns = _columns(task, wanted, names, where)
     examples, bad, notes = _labelled(rows, columns, task, chosen)
     notes += _unread_pair(names, columns)
     held_out, bad_held_out, more_notes = _held_out(chosen, task, columns)
@@ -150,10 +150,15 @@ def _held_out(
             raise UsageError("--valid", saw, f"a file, or a share from 0 to {MOST_HELD_OUT:g} such as 0.1") from None
         names, rows, where = read_rows(options.valid)
         rows, _ = in_sentences(rows, names, task.form, columns.to_dict(), where)
-        Columns.find(task.form, columns.to_dict(), names, where, several=task.several_labels)
+        _columns(task, columns.to_dict(), names, where)
         return _labelled(rows, columns, task, options)
     check_share(share, "--valid", "a file, or a share")
     return share, [], []
+
+
+def _columns(task: type[Task], wanted: Mapping[str, Any], names: Sequence[str], where: str) -> Columns:
+    kinds = {"several": task.several_labels, "numbers": task.several_numbers}
+    return Columns.find(task.form, wanted, names, where, **kinds)
 
 
 def _tag_names(given: str | None, task: type[Task]) -> list[str]:
