@@ -118,7 +118,7 @@ def test_white_space_at_the_ends_of_a_span_is_not_counted(by_word):
 def test_pieces_are_taken_where_spans_cut_words(by_piece, by_word):
     assert by_piece.info()["task"]["unit"] == "piece"
     assert "unit" not in by_word.info()["task"]
-    (note,) = [one for one in by_piece.warnings if "tag-unit" in one]
+    (note,) = [one for one in by_piece.warnings if "tag_unit" in one]
     assert note.startswith("36 of 48 spans begin or end inside a word, so each piece of a word gets a tag")
     assert "begins or ends inside a word" in " ".join(by_word.warnings)
     assert by_piece.evaluate(animal_rows(TEXTS, 1))["f1"] == 1.0

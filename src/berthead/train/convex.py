@@ -32,10 +32,13 @@ FOLDS = 5
 ENOUGH_ROWS = 2_000
 # Penalties, as multiples of the vectors' mean variance times the loss's curvature; the strongest first, because the
 # next one starts where the last one ended. So strong that only the labels' mean vectors count, to hardly any.
-STRENGTHS = 10.0 ** np.arange(3.0, -4.1, -0.5)
-# The path ends after so many penalties that are no better.
-PATIENCE = 3
+STRENGTHS = tuple(10.0**power for power in range(3, -5, -1))
+# The path ends after so many penalties that are no better; then those half-way to the best one's neighbours are tried.
+PATIENCE = 2
+HALF_WAY = 10**0.5
 STEPS, MEMORY = 200, 10
+# A search ends where a step changes the loss by no more than this: on the path, and for the head that is kept.
+NEAR_ENOUGH, NEAREST = 1e-4, 1e-7
 # Directions in which the vectors vary less than this, relative to the widest one, hold rounding only.
 LEAST_SPREAD = 1e-7
 # The options that only a fit in steps reads: with one of them, a head is fitted in steps.
@@ -120,33 +123,35 @@ def solve(
     by_pair = FORMS[task.form].needs_pair
     fold_of = folds(fold.examples, FOLDS, seed, lambda one: task.group(one.target), by_pair=by_pair)
     scored = _enough(fold_of)
-    bias = head.out.bias.detach()
     best: _Trial | None = None
     looks = (_View.standardised, False), (_View.centred, solving.normalises)
-    with Progress("solve", len(looks) * len(scored) * len(STRENGTHS) + 1, "heads", quiet) as progress:
+    most = (len(looks) * len(STRENGTHS) + 2) * len(scored) + 1
+    with Progress("solve", most, "heads", quiet) as progress:
         for look, normalised in looks:
             now = vectors(normalised)
             view = look(now)
             problem.look(view, now)
-            trial = _path(problem, fold_of, scored, bias, solving.metric, progress)
+            judge = _Judge(problem, fold_of, scored, solving.metric, progress)
+            trial = _path(judge, head.out.bias.detach())
             if best is None or trial.value > best.value:
-                best, chosen = trial, (view, normalised)
+                best, chosen = trial, (view, normalised, judge)
         assert best is not None
-        view, normalised = chosen
-        if (view, normalised) != (problem.view, looks[-1][1]):
+        view, normalised, judge = chosen
+        if problem.view is not view:
             problem.look(view, vectors(normalised))
-        found = problem.minimised(np.arange(len(fold.targets)), STRENGTHS[best.place], best.first)
+        best = max(best, judge.trial(best.strength * HALF_WAY, best), judge.trial(best.strength / HALF_WAY, best))
+        found = problem.minimised(np.arange(len(fold.targets)), best.strength, best.heads[0], NEAREST)
         progress.advance(1)
-    of_first = {name: one.clone() for name, one in _written(head, best.first, view).items()}
+    of_first = {name: one.clone() for name, one in _written(head, best.heads[0], view).items()}
     head.load_state_dict(_written(head, found, view))
     if normalised and isinstance(head, RowHead):
         head.pooling = POOLINGS[head.pooling].normalised or head.pooling
     solution = {
-        "penalty": problem.unit * float(STRENGTHS[best.place]),
+        "penalty": problem.unit * best.strength,
         "vectors": "normalised" if normalised else view.name, "folds": FOLDS, "chosen_by": solving.metric,
-        "scored_rows": len(best.rows),
+        "scored_rows": len(judge.rows),
     }  # fmt: skip
-    return OutOfFold(best.rows, best.logits, fold_of, of_first, solution)
+    return OutOfFold(judge.rows, best.logits, fold_of, of_first, solution)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,13 +225,15 @@ class _Found:
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """The best of a path of penalties: its place, its value, and what it answered."""
+    """A strength of penalty: how good it is, the answers of the scored rows, and the heads of the scored folds."""
 
-    place: int
+    strength: float
     value: float
-    rows: IntArray
     logits: FloatArray
-    first: _Found
+    heads: list[_Found]
+
+    def __lt__(self, other: _Trial) -> bool:
+        return self.value < other.value
 
 
 class _Problem:
@@ -243,8 +250,9 @@ class _Problem:
         """See the units' vectors in this view from now on."""
         self.view, self.seen, self.spread = view, view.seen(vectors), view.spread
         prior = torch.from_numpy(self.task.prior(self.targets)).float()
-        self.curvature = self._curvature(prior)
-        self.unit = self.curvature * float(self.spread.sum()) / vectors.shape[1]
+        outputs = ((prior - self.shift) / self.scale).repeat(len(vectors), 1)
+        curvature = _curvature(self._loss_of(np.arange(len(self.targets))), outputs)
+        self.unit = float(curvature.mean() * self.spread.sum()) / vectors.shape[1]
 
     def units_of(self, rows: IntArray) -> Tensor:
         """The numbers of the rows' units, int64 [units]."""
@@ -256,16 +264,17 @@ class _Problem:
         values: FloatArray = logits.numpy()
         return values
 
-    def minimised(self, rows: IntArray, strength: float, start: _Found) -> _Found:
+    def minimised(self, rows: IntArray, strength: float, start: _Found, near: float) -> _Found:
         """The head with the least loss of the rows at this strength of penalty, from a head near it."""
-        penalty = self.unit * float(strength)
+        penalty = self.unit * strength
         loss_of, seen = self._loss_of(rows), self.seen[self.units_of(rows)]
         # In these units every direction is about equally steep, so few steps are enough.
-        step = (self.curvature * self.spread + penalty).rsqrt()
-        bias_step = self.curvature**-0.5
-        point = torch.cat([start.weight / step, start.bias[:, None] / bias_step], 1).requires_grad_()
+        curvature = _curvature(loss_of, start.logits(seen))
+        step = (curvature[:, None] * self.spread + penalty).rsqrt()
+        bias_step = curvature.rsqrt()
+        point = torch.cat([start.weight / step, (start.bias / bias_step)[:, None]], 1).requires_grad_()
         search = torch.optim.LBFGS(
-            [point], max_iter=STEPS, history_size=MEMORY, tolerance_grad=1e-5, tolerance_change=1e-7,
+            [point], max_iter=STEPS, history_size=MEMORY, tolerance_grad=1e-6, tolerance_change=near,
             line_search_fn="strong_wolfe",
         )  # fmt: skip
 
@@ -294,38 +303,62 @@ class _Problem:
 
         return loss
 
-    def _curvature(self, prior: Tensor) -> float:
-        """How steep the loss is in an output, where nothing is read: the mean square of its gradient."""
-        units = int(self.edges[-1])
-        outputs = ((prior - self.shift) / self.scale).repeat(units, 1).requires_grad_()
-        self._loss_of(np.arange(len(self.targets)))(outputs).backward()  # type: ignore[no-untyped-call]
-        assert outputs.grad is not None
-        return max(float(((outputs.grad * units) ** 2).mean()), 1e-12)
+
+def _curvature(loss: Callable[[Tensor], Tensor], outputs: Tensor) -> Tensor:
+    """How steep a loss is in each output: of likelihoods the mean square of its gradient.
+
+    Args:
+        loss: of the units' outputs.
+        outputs: [units, outputs].
+
+    Returns:
+        Above 0, [outputs].
+    """
+    outputs = outputs.detach().requires_grad_()
+    loss(outputs).backward()  # type: ignore[no-untyped-call]
+    assert outputs.grad is not None
+    return ((outputs.grad * len(outputs)) ** 2).mean(0).clamp_min(1e-6)
 
 
-def _path(
-    problem: _Problem, fold_of: IntArray, scored: Sequence[int], bias: Tensor, metric: str, progress: Progress
-) -> _Trial:
-    """The best penalty of a path by the rows of some folds, each answered by a head fitted without its fold."""
-    inside = [np.flatnonzero(fold_of == fold) for fold in scored]
-    outside = [np.flatnonzero(fold_of != fold) for fold in scored]
-    order = np.argsort(np.concatenate(inside), kind="stable")
-    rows = np.concatenate(inside)[order]
-    some = problem.fold.of(rows)
-    place_of_units = ranges(*_moved(problem.sizes[np.concatenate(inside)], order))
-    founds = [_Found.at(bias, problem) for _ in scored]
-    best: _Trial | None = None
-    for place, strength in enumerate(STRENGTHS):
-        founds = [problem.minimised(rest, strength, found) for rest, found in zip(outside, founds, strict=True)]
-        logits = [problem.logits(found, some) for some, found in zip(inside, founds, strict=True)]
-        together = np.concatenate(logits)[place_of_units]
-        value = _value(problem.task, metric, together, some)
-        progress.advance(len(scored))
-        if best is None or value > best.value:
-            best = _Trial(place, value, rows, together, founds[0])
-        elif place - best.place >= PATIENCE:
+class _Judge:
+    """Judges penalties by the rows of some folds, each answered by a head that was fitted without its fold."""
+
+    def __init__(
+        self, problem: _Problem, fold_of: IntArray, scored: Sequence[int], metric: str, progress: Progress
+    ) -> None:
+        self.problem, self.metric, self.progress = problem, metric, progress
+        self.inside = [np.flatnonzero(fold_of == fold) for fold in scored]
+        self.outside = [np.flatnonzero(fold_of != fold) for fold in scored]
+        together = np.concatenate(self.inside)
+        order = np.argsort(together, kind="stable")
+        self.rows = together[order]
+        self.fold = problem.fold.of(self.rows)
+        ends = np.cumsum(problem.sizes[together])
+        self.units = ranges((ends - problem.sizes[together])[order], ends[order])
+
+    def trial(self, strength: float, near: _Trial | list[_Found]) -> _Trial:
+        """Try a strength of penalty, from heads near it."""
+        starts = near.heads if isinstance(near, _Trial) else near
+        heads = [
+            self.problem.minimised(rows, strength, start, NEAR_ENOUGH)
+            for rows, start in zip(self.outside, starts, strict=True)
+        ]
+        answers = [self.problem.logits(found, rows) for rows, found in zip(self.inside, heads, strict=True)]
+        logits = np.concatenate(answers)[self.units]
+        self.progress.advance(len(heads))
+        return _Trial(strength, _value(self.problem.task, self.metric, logits, self.fold), logits, heads)
+
+
+def _path(judge: _Judge, bias: Tensor) -> _Trial:
+    """The best of a path of penalties."""
+    last = best = judge.trial(STRENGTHS[0], [_Found.at(bias, judge.problem)] * len(judge.inside))
+    worse = 0
+    for strength in STRENGTHS[1:]:
+        last = judge.trial(strength, last)
+        worse = 0 if best < last else worse + 1
+        best = max(best, last)
+        if worse == PATIENCE:
             break
-    assert best is not None
     return best
 
 
@@ -340,12 +373,6 @@ def _enough(fold_of: IntArray) -> list[int]:
     sizes = np.bincount(fold_of, minlength=FOLDS)
     wanted = int(np.searchsorted(np.cumsum(sizes), ENOUGH_ROWS)) + 1
     return [fold for fold in range(min(FOLDS, wanted)) if sizes[fold]]
-
-
-def _moved(sizes: IntArray, order: IntArray) -> tuple[IntArray, IntArray]:
-    """Where the units of rows in another order begin and end."""
-    ends = np.cumsum(sizes)
-    return (ends - sizes)[order], ends[order]
 
 
 def _written(head: nn.Module, found: _Found, view: _View) -> dict[str, Tensor]:
