@@ -46,7 +46,7 @@ def noisy_rows(count: int, seed: int = 0) -> list[dict]:
     """Toy rows, some of them with another row's label, so that no head is right about all."""
     rows = toy_rows(-(-count // 14))[:count]
     draw = random.Random(seed)
-    for row in draw.sample(rows, count // 5):
+    for row in draw.sample(rows, count // 2):
         row |= {name: draw.choice(rows)[name] for name in ("stars", "tags")} | {
             "label": draw.choice(["mixed", "positive"])
         }
@@ -71,7 +71,7 @@ def test_a_classifier_is_that_of_scikit_learn(tiny_bert, weight, pooling):
     shares = np.exp(wanted / fitted.info()["task"]["temperature"])
     assert [str(label) for label in theirs.classes_] == fitted.labels
     ours = fitted.predict_proba([row["text"] for row in rows])
-    np.testing.assert_allclose(ours, shares / shares.sum(1, keepdims=True), atol=5e-3)
+    np.testing.assert_allclose(ours, shares / shares.sum(1, keepdims=True), atol=2e-3)
 
 
 def test_numbers_are_those_of_ridge_regression(tiny_bert):
@@ -102,7 +102,7 @@ def test_each_label_has_a_logistic_regression(tiny_bert):
         # Ours is the mean over rows and labels.
         strength = 1 / (len(rows) * len(fitted.labels) * solved["penalty"])
         theirs = LogisticRegression(C=strength, tol=1e-8, max_iter=5000).fit(features, has)
-        np.testing.assert_allclose(ours[:, number], theirs.predict_proba(features)[:, 1], atol=5e-3)
+        np.testing.assert_allclose(ours[:, number], theirs.predict_proba(features)[:, 1], atol=2e-3)
 
 
 @pytest.mark.parametrize("seed", daily(range(3), 0))

@@ -76,13 +76,14 @@ class FitOptions(Options):
     )
     epochs: int | None = option(
         None,
-        "Passes over the data [default: 3; frozen: 40; top: 6; lora: 6; bitfit: 6]; below 256 rows at least 100 steps.",
+        "Passes over the data [default: 3; top: 6; lora: 6; bitfit: 6; frozen: none, as a linear head is solved, other heads "
+        "40]; below 256 rows at least 100 steps.",
         low=1,
     )
     batch: int = option(32, "Rows in one training step.", low=1)
     lr: float | None = option(
         None,
-        "Peak learning rate [default: 5e-5 x 768 / the encoder's width, minilm: 1e-4; frozen: 1e-3; top: 2e-4; "
+        "Peak learning rate [default: 5e-5 x 768 / the encoder's width, minilm: 1e-4; frozen, in steps: 1e-3; top: 2e-4; "
         "lora: 1e-3; bitfit: 2e-3].",
         above=0,
     )
@@ -99,7 +100,10 @@ class FitOptions(Options):
     class_weight: str = option(
         "none", "balanced: a rare class counts as much as a common one.", choices=("none", "balanced")
     )
-    metric: str | None = option(None, "Metric that chooses the best epoch [default: the task's own].")
+    metric: str | None = option(
+        None,
+        "Metric that chooses the best epoch [default: the task's own], or a frozen head's penalty [default: loss].",
+    )
     max_tokens: int | None = option(None, "Longest row or window in tokens [default: the encoder's].", low=4)
     on_long: str = option(
         "window", "What happens to longer inputs, in fit and in predict.", choices=("window", "truncate", "error")

@@ -38,7 +38,7 @@ PATIENCE = 2
 HALF_WAY = 10**0.5
 STEPS, MEMORY = 200, 10
 # A search ends where a step changes the loss by no more than this: on the path, and for the head that is kept.
-NEAR_ENOUGH, NEAREST = 1e-4, 1e-7
+NEAR_ENOUGH, NEAREST = 1e-4, 1e-8
 # Directions in which the vectors vary less than this, relative to the widest one, hold rounding only.
 LEAST_SPREAD = 1e-7
 # The options that only a fit in steps reads: with one of them, a head is fitted in steps.
