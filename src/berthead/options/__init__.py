@@ -76,15 +76,15 @@ class FitOptions(Options):
     )
     epochs: int | None = option(
         None,
-        "Passes over the data [default: 3; top: 6; lora: 6; bitfit: 6; frozen: none, as a linear head is solved, other heads "
-        "40]; below 256 rows at least 100 steps.",
+        "Passes over the data [default: 3; top: 6; lora: 6; bitfit: 6; frozen: none, as a linear head is solved, "
+        "other heads 40]; below 256 rows at least 100 steps.",
         low=1,
     )
     batch: int = option(32, "Rows in one training step.", low=1)
     lr: float | None = option(
         None,
-        "Peak learning rate [default: 5e-5 x 768 / the encoder's width, minilm: 1e-4; frozen, in steps: 1e-3; top: 2e-4; "
-        "lora: 1e-3; bitfit: 2e-3].",
+        "Peak learning rate [default: 5e-5 x 768 / the encoder's width, minilm: 1e-4; frozen, in steps: 1e-3; "
+        "top: 2e-4; lora: 1e-3; bitfit: 2e-3].",
         above=0,
     )
     head_lr: float | None = option(
