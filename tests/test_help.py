@@ -101,5 +101,5 @@ def test_a_fit_without_data_says_so(cli, tmp_path):
     ran = cli("fit", "--out", tmp_path / "m")
     assert (ran.code, ran.err.splitlines()[0]) == (
         2,
-        "berthead: fit: got no data; expected a file of rows. Try: berthead fit --help",
+        "berthead: fit: got no data; expected a file of rows, or --labels FILE. Try: berthead fit --help",
     )

@@ -102,7 +102,7 @@ def test_a_config_file_reaches_fit(tmp_path, toy_csv):
 def test_an_unknown_flag_gets_the_nearest_name():
     message = refused(epoch=3)
     assert message.startswith(
-        "epoch: is not an option; expected one of task, text, pair, label, choices, intent, separator, valid, "
+        "epoch: is not an option; expected one of task, text, pair, label, choices, intent, separator, labels, "
     )
     assert message.endswith('overwrite, resume, checkpoint_minutes. Did you mean "epochs"?')
     assert refused(zzz=None).startswith("zzz: is not an option")
@@ -284,7 +284,14 @@ def test_options_are_frozen_and_are_written_as_json():
 def test_every_option_has_help_and_a_default_that_is_allowed(record, spec):
     words = spec.metadata["help"]
     assert len(words) > 10
-    assert words[0].isupper() or words.split(":")[0] in ("balanced", "eval", "choose", "joint", "multilabel")
+    assert words[0].isupper() or words.split(":")[0] in (
+        "balanced",
+        "eval",
+        "choose",
+        "classify",
+        "joint",
+        "multilabel",
+    )
     assert words.endswith((".", "].", "none"))
     default = getattr(record(), spec.name)
     assert default == spec.default

@@ -49,8 +49,8 @@ def fit(
     if print_config:
         _print_config(data, out, FitOptions.from_sources(given, config))
         return
-    if data is None:
-        raise UsageError("fit", "got no data", "a file of rows", "Try: berthead fit --help")
+    if data is None and not FitOptions.from_sources(given, config).labels:
+        raise UsageError("fit", "got no data", "a file of rows, or --labels FILE", "Try: berthead fit --help")
     if (out is None) == (shared is None) or (shared is None) != (name is None):
         raise UsageError(
             "fit", "needs one output folder", "--out DIR, or --shared DIR --name NAME", "Try: berthead fit --help"

@@ -10,7 +10,7 @@ import typer.core
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 # The flags of all commands by what they are about; a flag has one section, whatever the command.
 SECTIONS = {
-    "Rows": "text pair label choices intent separator tag_unit tag_names valid skip_bad_rows",
+    "Rows": "text pair label labels choices intent separator tag_unit tag_names valid skip_bad_rows",
     "Output": "out onnx hf shared name probabilities as_json quiet overwrite resume shard",
     "Task and model": "task encoder revision adapt head pooling windows max_tokens on_long stride base soup uniform",
     "Training": "epochs batch lr head_lr layer_decay unfreeze weight_decay warmup clip class_weight metric seed",

@@ -27,6 +27,8 @@ def fit_report(record: dict[str, Any], out: str) -> str:
         Lines.
     """
     run, task = record["run"], record["task"]["name"]
+    if said := run.get("described"):
+        return f"{described_text(said)}\nmodel folder: {out}  ({task})"
     lines = [f"fitted {counted(run['rows'], 'row')} ({record['parameters']['adapt']}), {_how(run)}"]
     if "metrics" in run:
         metric = run["settings"]["metric"]
@@ -40,6 +42,11 @@ def fit_report(record: dict[str, Any], out: str) -> str:
     lines += [f"{f'precision {name}':<30} {words}" for name, words in gate_rows(run)]
     lines.append(f"model folder: {out}  ({task})")
     return "\n".join(lines)
+
+
+def described_text(said: dict[str, Any]) -> str:
+    """What a function whose labels are known by texts about them has learnt, in a few words."""
+    return f"nothing was learnt: {said['labels']} labels by {counted(said['texts'], 'text')} about them"
 
 
 def _how(run: dict[str, Any]) -> str:
@@ -154,6 +161,8 @@ def info_text(record: dict[str, Any], folder: str) -> str:
     rows += gate_rows(run)
     if "soup" in run:
         rows.append(("soup", f"the mean of {_of_members(run['soup'])}; what the first of them was fitted on:"))
+    if said := run.get("described"):
+        rows.append(("described", described_text(said)))
     rows.append(("fitted on", f"{counted(run['rows'], 'row')}, sha256 {run['data_sha256']}, seed {run['seed']}"))
     rows.append(("versions", ", ".join(f"{name} {value}" for name, value in run["versions"].items())))
     if "export" in record:

@@ -47,6 +47,11 @@ class FitOptions(Options):
     )
     intent: str | None = option(None, "joint: column of the label beside the tags [default: intent, or label].")
     separator: str | None = option(None, "multilabel: what separates the labels in a cell [default: |].")
+    labels: str | None = option(
+        None,
+        "classify: a YAML file of labels and their descriptions, which are rows too; without DATA the labels are known "
+        "by them alone, and nothing is learnt [default: none].",
+    )
     valid: str | None = option(
         None, "Held-out data: a file, or a share of the rows such as 0.1 [default: 0.1; below 256 rows: 0]; 0: none."
     )
@@ -76,15 +81,15 @@ class FitOptions(Options):
     )
     epochs: int | None = option(
         None,
-        "Passes over the data [default: 3; top: 6; lora: 6; bitfit: 6; frozen: none, as a linear head is solved, "
-        "other heads 40]; below 256 rows at least 100 steps.",
+        "Passes over the data [default: 3; frozen: 40; top: 6; lora: 6; bitfit: 6]; below 256 rows at least 100 steps. "
+        "The linear head of a frozen encoder is solved instead, unless options of steps are given.",
         low=1,
     )
     batch: int = option(32, "Rows in one training step.", low=1)
     lr: float | None = option(
         None,
-        "Peak learning rate [default: 5e-5 x 768 / the encoder's width, minilm: 1e-4; frozen, in steps: 1e-3; "
-        "top: 2e-4; lora: 1e-3; bitfit: 2e-3].",
+        "Peak learning rate [default: 5e-5 x 768 / the encoder's width, minilm: 1e-4; frozen: 1e-3; top: 2e-4; "
+        "lora: 1e-3; bitfit: 2e-3].",
         above=0,
     )
     head_lr: float | None = option(

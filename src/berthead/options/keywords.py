@@ -17,6 +17,7 @@ class FitKeywords(TypedDict, total=False):
     choices: str | Sequence[str] | None
     intent: str | None
     separator: str | None
+    labels: str | None
     valid: float | str | Path | None
     encoder: str | Path
     adapt: str
@@ -90,6 +91,7 @@ class RowKeywords(TypedDict, total=False):
 class EstimatorKeywords(TypedDict, total=False):
     """Parameters of the estimators."""
 
+    labels: str | None
     encoder: str | Path
     adapt: str
     tag_unit: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,11 +19,12 @@ from berthead.function.golden import replay
 from berthead.function.precision_report import LEAST_AGREEMENT, MOST_LOST_POINTS, PrecisionReport, Verdict
 from berthead.kernels import native
 from berthead.model.model import Model
-from berthead.predict.answers import decoded
+from berthead.predict.answers import Computed, decoded
 from berthead.predict.predictor import Predictor
 from berthead.records import FloatArray
 from berthead.tasks import Batch, Task
 from berthead.text.layout import Layout
+from berthead.text.windows import EncodedExample
 
 # Held-out rows that a fit measures.
 MOST_ROWS = 512
@@ -57,9 +58,17 @@ def computed_by(model: Model, precision: str, device: torch.device = CPU) -> str
     return "kernels" if native.computes(model.encoder, precision) else "torch"
 
 
+class Computer(Protocol):
+    """What computes logits in a precision."""
+
+    def compute(self, inputs: Sequence[EncodedExample]) -> Computed:
+        """Logits of encoded examples, in order."""
+        ...
+
+
 def measure(
     artifact: Artifact, batch: Batch, targets: np.ndarray | None, of: str, exact: FloatArray | None = None,
-    predictors: Mapping[str, Predictor] | None = None, device: torch.device = CPU,
+    predictors: Mapping[str, Computer] | None = None, device: torch.device = CPU,
 ) -> PrecisionReport:  # fmt: skip
     """Compare the answers of each lower precision with those of float32.
 
@@ -75,7 +84,8 @@ def measure(
     Returns:
         The report; the same processor and rows give the same report.
     """
-    task, prepared = artifact.task, predictors or {}
+    task = artifact.task
+    prepared: Mapping[str, Computer] = predictors or {}
     if exact is None:
         exact = (prepared.get("fp32") or Predictor(artifact, device=device)).compute(batch.inputs).values
     scores = None if targets is None else task.evaluate(exact, targets, batch)

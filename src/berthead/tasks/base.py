@@ -200,6 +200,9 @@ class Task(Protocol):
         """The task of a mean of functions: this one, merged with the others."""
         return self
 
+    can_be_described: ClassVar[bool] = False
+    """Whether an answer is one of labels that texts about them describe: `fit --labels`."""
+
     # The head that it needs.
 
     level: ClassVar[str] = "row"

@@ -47,6 +47,7 @@ class Classify(Task):
 
     name: ClassVar[str] = "classify"
     problem_type: ClassVar[str] = "single_label_classification"
+    can_be_described: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, int]] = {"accuracy": 1, "macro_f1": 1, "micro_f1": 1, "loss": -1}
     decided: ClassVar[tuple[str, ...]] = ("temperature",)
     linear: ClassVar[LinearModel | None] = softmax_regression

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from berthead.data.forms import FORMS
 from berthead.data.split import folds
+from berthead.errors import ModelError
 from berthead.model.adapt import Adapt
 from berthead.model.heads import POOLINGS, RowHead, TokenHead
 from berthead.options import HEADS, FitOptions
@@ -53,14 +54,14 @@ class OutOfFold:
         rows: their numbers, ascending int64 [scored rows].
         logits: of their units, float32 [units, outputs].
         fold_of: the fold of every row, int64 [rows].
-        head: the parameters of the head that was fitted without fold 0.
+        heads: the parameters of the heads that were fitted without fold 0, 1, ..., as far as those folds were scored.
         solution: what was chosen, for the folder's record.
     """
 
     rows: IntArray
     logits: FloatArray
     fold_of: IntArray
-    head: dict[str, Tensor]
+    heads: list[dict[str, Tensor]]
     solution: dict[str, Any]
 
 
@@ -95,7 +96,7 @@ class Solving:
         is_linear = pooling is not None and not POOLINGS[pooling].dense and options.windows == "mean"
         if kind != "token" and not (kind == "row" and is_linear):
             return None
-        # Of few rows the loss tells penalties apart far better than a share of right answers does.
+        # The loss is smooth where a share of right answers of few rows has steps.
         return cls(options.metric or "loss", kind == "row" and options.pooling == "auto")
 
 
@@ -117,6 +118,9 @@ def solve(
 
     Returns:
         The rows' answers out of fold.
+
+    Raises:
+        ModelError: vectors that are not finite.
     """
     weights = task.weights(fold.targets) if balanced else None
     problem = _Problem(task, fold, weights)
@@ -129,6 +133,8 @@ def solve(
     with Progress("solve", most, "heads", quiet) as progress:
         for look, normalised in looks:
             now = vectors(normalised)
+            if not now.isfinite().all():
+                raise ModelError("--encoder", "gives vectors that are not finite", "", "Try --precision fp32.")
             view = look(now)
             problem.look(view, now)
             judge = _Judge(problem, fold_of, scored, solving.metric, progress)
@@ -142,7 +148,7 @@ def solve(
         best = max(best, judge.trial(best.strength * HALF_WAY, best), judge.trial(best.strength / HALF_WAY, best))
         found = problem.minimised(np.arange(len(fold.targets)), best.strength, best.heads[0], NEAREST)
         progress.advance(1)
-    of_first = {name: one.clone() for name, one in _written(head, best.heads[0], view).items()}
+    without = [_written(head, one, view) for one in best.heads]
     head.load_state_dict(_written(head, found, view))
     if normalised and isinstance(head, RowHead):
         head.pooling = POOLINGS[head.pooling].normalised or head.pooling
@@ -151,7 +157,7 @@ def solve(
         "vectors": "normalised" if normalised else view.name, "folds": FOLDS, "chosen_by": solving.metric,
         "scored_rows": len(judge.rows),
     }  # fmt: skip
-    return OutOfFold(judge.rows, best.logits, fold_of, of_first, solution)
+    return OutOfFold(judge.rows, best.logits, fold_of, without, solution)
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,7 +385,8 @@ def _written(head: nn.Module, found: _Found, view: _View) -> dict[str, Tensor]:
     """The head's parameters, so that it reads the vectors themselves."""
     weight = (found.weight.double() @ view.turn.T.double()) / view.scale.double()
     bias = found.bias.double() - weight @ view.mean.double()
-    return head.state_dict() | {"out.weight": weight.float(), "out.bias": bias.float()}
+    others = {name: one.clone() for name, one in head.state_dict().items()}
+    return others | {"out.weight": weight.float(), "out.bias": bias.float()}
 
 
 _PART = 16_384

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from berthead.engine.cpu import use_threads
 from berthead.function.adapter import taken_out
@@ -17,10 +18,12 @@ from berthead.model.adapt import Adapt
 from berthead.model.model import Model
 from berthead.options import HEADS, FitOptions
 from berthead.predict import precision as gate
+from berthead.predict.answers import Computed
 from berthead.predict.predictor import Predictor
 from berthead.records import Example, IntArray
 from berthead.tasks import Task, find_task
 from berthead.text.layout import Layout
+from berthead.text.windows import EncodedExample
 from berthead.train.baselines import baseline_logits, can_be_based
 from berthead.train.cached_features import check_folder
 from berthead.train.checkpoints import Checkpoints
@@ -132,7 +135,7 @@ def fit_examples(
                 history.interrupted = True  # the fitted parameters are complete, and are kept
         if not history.interrupted:
             try:
-                run["gate"] = _gate(replace(judged.function, task=task), judged).to_json()
+                run["gate"] = _gate(replace(artifact, task=task), judged).to_json()
             except KeyboardInterrupt:
                 history.interrupted = True
     artifact = replace(artifact, task=task, run=run | {"interrupted": history.interrupted})
@@ -147,13 +150,15 @@ class _Judged:
         rows: held-out rows, or the fitted ones, each answered by a function that was fitted without it.
         logits: of their units, float32 [units, outputs].
         splits: what baselines are fitted on, and the numbers of the rows that they answer then.
-        function: the function that answers the rows of the first split.
+        functions: what answers the rows of each fold.
+        fold_of: the function of each row, int64 [rows].
     """
 
     rows: Fold
     logits: np.ndarray
     splits: list[tuple[Fold, IntArray]]
-    function: Artifact
+    functions: list[Artifact]
+    fold_of: IntArray
 
     def logits_of(self, rows: IntArray) -> np.ndarray:
         """The logits of the units of some of the rows, [units, outputs]."""
@@ -167,18 +172,25 @@ def _judged(artifact: Artifact, folds: Sequence[Fold], history: History) -> _Jud
     solved = history.out_of_fold
     if valid.examples:
         logits = Predictor(artifact).compute(valid.inputs).values
-        return _Judged(valid, logits, [(train, np.arange(len(valid.examples)))], artifact)
+        return _Judged(
+            valid, logits, [(train, np.arange(len(valid.examples)))], [artifact], np.zeros(len(valid.examples), int)
+        )
     if solved is None:
         return None
-    head = deepcopy(artifact.model.head)
-    head.load_state_dict(solved.head)
     fold_of = solved.fold_of[solved.rows]
     splits = [
         (train.of(np.flatnonzero(solved.fold_of != fold)), np.flatnonzero(fold_of == fold))
         for fold in (np.unique(fold_of) if len(fold_of) <= MOST_ROWS_IN_FOLDS else (0,))
     ]
-    function = replace(artifact, model=Model(artifact.model.encoder, head))
-    return _Judged(train.of(solved.rows), solved.logits, splits, function)
+    functions = [_with_head(artifact, one) for one in solved.heads]
+    return _Judged(train.of(solved.rows), solved.logits, splits, functions, fold_of)
+
+
+def _with_head(artifact: Artifact, parameters: dict[str, Tensor]) -> Artifact:
+    """The function with other parameters of its head."""
+    head = deepcopy(artifact.model.head)
+    head.load_state_dict(parameters)
+    return replace(artifact, model=Model(artifact.model.encoder, head))
 
 
 def _compared(task: Task, judged: _Judged, metric: str) -> dict[str, Any]:
@@ -219,14 +231,33 @@ def _no_better(task: Task, metric: str, run: dict[str, Any], options: FitOptions
     return [f"the fit is no better than the answer of most rows ({got}); try {', '.join(flags)}, or more rows"]
 
 
+class _ByFold:
+    """Computes each row in a precision by the function that was fitted without it."""
+
+    def __init__(self, functions: Sequence[Artifact], fold_of: IntArray, precision: str) -> None:
+        self.functions, self.fold_of, self.precision = functions, fold_of, precision
+
+    def compute(self, inputs: Sequence[EncodedExample]) -> Computed:
+        """Logits of the units of the rows, [units, outputs]."""
+        layout = Layout(inputs)
+        values = np.empty((layout.n_units, self.functions[0].task.outputs), dtype=np.float32)
+        for fold in np.unique(self.fold_of):
+            rows = np.flatnonzero(self.fold_of == fold)
+            some = Predictor(self.functions[fold], self.precision).compute([inputs[int(row)] for row in rows])
+            values[layout.units_of(rows)] = some.values
+        return Computed(values, None, layout)
+
+
 def _gate(artifact: Artifact, judged: _Judged) -> PrecisionReport:
     """How well lower precisions agree with fp32 on some of the rows."""
-    unseen = judged.splits[0][1]
-    fold, logits = judged.rows.of(unseen), judged.logits_of(unseen)
-    rows = np.unique(np.linspace(0, len(fold.inputs) - 1, min(gate.MOST_ROWS, len(fold.inputs))).astype(int))
-    some = fold.of(rows)
-    units = Layout(fold.inputs).units_of(rows)
-    return gate.measure(artifact, some.batch, some.targets, "held-out", logits[units])
+    count = len(judged.rows.inputs)
+    rows = np.unique(np.linspace(0, count - 1, min(gate.MOST_ROWS, count)).astype(int))
+    some, exact = judged.rows.of(rows), judged.logits_of(rows)
+    by_fold = {
+        precision: _ByFold(judged.functions, judged.fold_of[rows], precision)
+        for precision in gate.candidates(artifact.model)
+    }
+    return gate.measure(artifact, some.batch, some.targets, "held-out", exact, by_fold)
 
 
 def golden_inputs(examples: Sequence[Example]) -> list[Example]:

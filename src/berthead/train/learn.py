@@ -94,7 +94,7 @@ def learn(
     if held_out is None:
         held_out = held_out_by_default(len(examples), task, solved=solving is not None)
     pairs = any(example.pair is not None or example.choices for example in examples)
-    tokenizer, policy = _reader(encoder, options, pairs)
+    tokenizer, policy = reader_of(encoder, options, pairs)
     sides = _Sides.of(task, examples, held_out, options, tokenizer, policy, where)
     if solving and not fits_in_memory(encoder.config.width, sides.folds):  # then it is fitted in steps
         solving = None
@@ -269,7 +269,7 @@ def _notes(task: Task, folds: Sequence[Fold], policy: LengthPolicy, checkpoint: 
     return notes
 
 
-def _reader(checkpoint: Checkpoint, options: FitOptions, pairs: bool) -> tuple[Tokenizer, LengthPolicy]:
+def reader_of(checkpoint: Checkpoint, options: FitOptions, pairs: bool) -> tuple[Tokenizer, LengthPolicy]:
     """The checkpoint's tokenizer, and how long inputs are handled."""
     tokenizer = Tokenizer.from_checkpoint(checkpoint.folder)
     check_tokenizer(tokenizer, checkpoint.config, f"--encoder {options.encoder}", pairs=False)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
+from berthead.data.descriptions import read_descriptions, with_descriptions
 from berthead.data.examples import Columns, sound_examples, to_example
 from berthead.data.forms import FORMS, SYNONYMS
 from berthead.errors import Interrupted, MachineError, UsageError, counted
@@ -20,6 +21,7 @@ from berthead.records import Example, Row
 from berthead.storage.folders import check_out
 from berthead.tasks import Task, find_task
 from berthead.train.checkpoints import Checkpoints
+from berthead.train.described import describe
 from berthead.train.fit import fit_examples
 from berthead.train.settings import MOST_HELD_OUT, check_share
 from berthead.train.steps import History
@@ -30,13 +32,14 @@ GO_ON = "To continue, run the same command with --resume."
 
 @takes_options(FitOptions)
 def fit(
-    data: Any, *, out: str | Path | None = None, config: str | Path | None = None, quiet: bool = False,
+    data: Any = None, *, out: str | Path | None = None, config: str | Path | None = None, quiet: bool = False,
     **options: Unpack[FitKeywords],
 ) -> Fitted:  # fmt: skip
     """Fit Predict(BERT(x)) on labelled data.
 
     Args:
-        data: a file of rows, a data frame, an Arrow table, a dict of columns, or a list of dicts.
+        data: a file of rows, a data frame, an Arrow table, a dict of columns, or a list of dicts; None: `labels` says
+            what the labels mean, and nothing is learnt.
         out: the model folder to write, or None.
         config: a YAML file with options.
         quiet: show no progress.
@@ -110,14 +113,22 @@ def _fitted(
     data: Any, chosen: FitOptions, quiet: bool, checkpoints: Checkpoints | None = None
 ) -> tuple[Fitted, History]:
     """Read the rows and fit them; returns the result."""
-    names, rows, where = read_rows(data)
     task = find_task(chosen.task)
+    described = _described(chosen, task)
+    if data is None:
+        if not described:
+            raise UsageError("fit", "got no data", "rows, or --labels FILE")
+        return Fitted(describe(described, chosen, f"--labels {chosen.labels}")), History()
+    names, rows, where = read_rows(data)
     wanted = chosen.to_dict() | {"tag_names": _tag_names(chosen.tag_names, task)}
     rows, word = in_sentences(rows, names, task.form, wanted, where)
     wanted["text"] = word or wanted["text"]
     columns = _columns(task, wanted, names, where)
     examples, bad, notes = _labelled(rows, columns, task, chosen)
     notes += _unread_pair(names, columns)
+    if described:
+        examples, more_notes = with_descriptions(examples, described)
+        notes += more_notes
     held_out, bad_held_out, more_notes = _held_out(chosen, task, columns)
     notes += more_notes
     result = fit_examples(examples, held_out, chosen, columns.to_dict(), where, quiet=quiet, checkpoints=checkpoints)
@@ -125,6 +136,15 @@ def _fitted(
     notes += [f"left out: {line}" for line in bad + bad_held_out] + result.warnings
     fitted.warnings = notes_in_python(notes)
     return fitted, result.history
+
+
+def _described(options: FitOptions, task: type[Task]) -> list[Example]:
+    """The descriptions of labels, as rows."""
+    if options.labels is None:
+        return []
+    if not task.can_be_described:
+        raise UsageError("--labels", f"is given, but --task {task.name} has no labels to describe", "--task classify")
+    return read_descriptions(Path(options.labels))
 
 
 def _labelled(
