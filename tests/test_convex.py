@@ -87,6 +87,10 @@ def test_numbers_are_those_of_ridge_regression(tiny_bert):
     wanted = theirs.predict(features) * targets.std() + targets.mean()
     ours = [one.answer for one in fitted.predict([row["text"] for row in rows])]
     np.testing.assert_allclose(ours, wanted.clip(targets.min(), targets.max()), atol=2e-3 * targets.std())
+    # The heads without a fold answer in the same unit.
+    told = fitted.info()["run"]["gate"]
+    assert told["fp32"] == pytest.approx(fitted.metrics["pearson"], abs=1e-6)
+    assert all(one["largest_drift"] < 0.5 for one in told["precisions"].values())
 
 
 def test_each_label_has_a_logistic_regression(tiny_bert):

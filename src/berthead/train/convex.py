@@ -54,7 +54,8 @@ class OutOfFold:
         rows: their numbers, ascending int64 [scored rows].
         logits: of their units, float32 [units, outputs].
         fold_of: the fold of every row, int64 [rows].
-        heads: the parameters of the heads that were fitted without fold 0, 1, ..., as far as those folds were scored.
+        heads: the parameters of the heads that were fitted without fold 0, 1, ..., as far as those folds were scored;
+            their outputs are in the user's unit.
         solution: what was chosen, for the folder's record.
     """
 
@@ -148,7 +149,7 @@ def solve(
         best = max(best, judge.trial(best.strength * HALF_WAY, best), judge.trial(best.strength / HALF_WAY, best))
         found = problem.minimised(np.arange(len(fold.targets)), best.strength, best.heads[0], NEAREST)
         progress.advance(1)
-    without = [_written(head, one, view) for one in best.heads]
+    without = [_written(head, problem.in_users_unit(one), view) for one in best.heads]
     head.load_state_dict(_written(head, found, view))
     if normalised and isinstance(head, RowHead):
         head.pooling = POOLINGS[head.pooling].normalised or head.pooling
@@ -269,6 +270,11 @@ class _Problem:
         logits = found.logits(self.seen[self.units_of(rows)]) * self.scale + self.shift
         values: FloatArray = logits.numpy()
         return values
+
+    def in_users_unit(self, found: _Found) -> _Found:
+        """The head whose outputs are logits, without the task's scale and shift behind it."""
+        scale = self.scale.expand(len(found.bias))
+        return _Found(found.weight * scale[:, None], found.bias * scale + self.shift)
 
     def minimised(self, rows: IntArray, strength: float, start: _Found, near: float) -> _Found:
         """The head with the least loss of the rows at this strength of penalty, from a head near it."""

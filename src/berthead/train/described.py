@@ -1,7 +1,8 @@
 """Labels by their descriptions: a function without labelled rows, in which nothing is learnt.
 
 A text's logits are its vector's cosines with a vector for each label, times `SCALE`. A label's vector is the mean of
-those of its texts, each in every template (Yin et al. 2019, "Benchmarking Zero-shot Text Classification").
+those of its texts. (Templates around them, as in Yin et al. 2019, "Benchmarking Zero-shot Text Classification", were no
+better: docs/fitting.md.)
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from berthead.train.fit import golden_inputs
 from berthead.train.identity import data_sha256
 from berthead.train.learn import reader_of, versions
 
-TEMPLATES = ("{}", "This text is about {}.", "The topic of this text is {}.", "{}: a text of this kind.")
 # Encoders of sentences are trained with cosines times 20 (Reimers and Gurevych 2019, sentence-transformers' default).
 SCALE = 20.0
 # What is learnt in a fit, and how.
@@ -78,13 +78,12 @@ def describe(rows: Sequence[Example], options: FitOptions, where: str) -> Artifa
     pooling = _normalised(choose_pooling(options.pooling, encoder), options.pooling)
     model = Model(encoder.encoder(), RowHead(encoder.config.width, task.outputs, pooling)).eval()
     model.requires_grad_(False)
-    texts = [template.format(row.text) for row in rows for template in TEMPLATES]
-    inputs = task.encode(tokenizer, [Example(text) for text in texts], policy)
+    inputs = task.encode(tokenizer, rows, policy)
     engine = engine_for(model, torch.device("cpu"))
     vectors = torch.from_numpy(
         by_row([one.rows[0] for one in inputs], engine.pooled, 1, TOKEN_BUDGET, lambda done: None)
     )
-    label_of = torch.from_numpy(task.targets([row.target for row in rows])).repeat_interleave(len(TEMPLATES))
+    label_of = torch.from_numpy(task.targets([row.target for row in rows]))
     sums = torch.zeros(task.outputs, vectors.shape[1]).index_add(0, label_of, vectors)
     model.head.load_state_dict(
         {"out.weight": SCALE * functional.normalize(sums), "out.bias": torch.zeros(task.outputs)}
@@ -92,7 +91,7 @@ def describe(rows: Sequence[Example], options: FitOptions, where: str) -> Artifa
     run: dict[str, Any] = {
         "rows": 0, "held_out_rows": 0, "data_sha256": data_sha256(rows), "seed": options.seed, "threads": threads,
         "settings": {"metric": next(iter(kind.metrics))}, "class_weight": "none",
-        "described": {"labels": task.outputs, "texts": len(rows), "templates": list(TEMPLATES), "scale": SCALE},
+        "described": {"labels": task.outputs, "texts": len(rows), "scale": SCALE},
         "epochs": [], "best_epoch": 0, "versions": versions(options), "interrupted": False,
     }  # fmt: skip
     columns = Columns(options.text or "text", None, options.label or "label").to_dict()
