@@ -392,7 +392,7 @@ def test_every_flag_of_fit_reaches_the_options(cli, tiny_bert, tmp_path, monkeyp
         "clip": 2.0, "class_weight": "balanced", "metric": "loss", "max_tokens": 30, "precision": "fp32", "seed": 3,
         "threads": 1, "skip_bad_rows": True, "overwrite": True, "head": "linear", "on_long": "error", "stride": 5,
         "windows": "max", "device": "cuda", "choices": "a,b", "intent": "intent", "separator": ";",
-        "tag_unit": "word", "tag_names": "a,b",
+        "tag_unit": "word", "tag_names": "a,b", "labels": "labels.yaml",
         "head_lr": 0.25, "layer_decay": 0.75,
         "unfreeze": True, "cache": "kept", "workers": 2, "resume": True, "checkpoint_minutes": 0.5,
     }  # fmt: skip

@@ -123,10 +123,10 @@ def test_labels_by_chance_are_not_known_out_of_fold(seed):
     assert abs(run["metrics"]["accuracy"] - 0.5) < 0.16
 
 
-def test_what_a_solved_fit_writes_down_is_enough(tmp_path):
-    rows = noisy_rows(100)
-    fitted = berthead.fit(rows, out=tmp_path / "one", **FROZEN)
-    berthead.fit(rows, out=tmp_path / "two", **FROZEN)
+def test_what_a_solved_fit_writes_down_is_enough(tiny_bert, tmp_path):
+    rows, options = noisy_rows(100), TINY | {"encoder": str(tiny_bert)}
+    fitted = berthead.fit(rows, out=tmp_path / "one", **options)
+    berthead.fit(rows, out=tmp_path / "two", **options)
     assert all_bytes(tmp_path / "one") == all_bytes(tmp_path / "two")
     run = fitted.info()["run"]
     assert set(run["settings"]) == {"metric", "precision", "seed", "balanced", "device"}

@@ -120,7 +120,7 @@ def test_what_needs_rows_is_refused_without_them(described, tiny_bert, options, 
 
 
 def test_no_rows_and_no_labels_are_refused(tmp_path, cli):
-    with pytest.raises(UsageError, match="got no data; expected rows, or labels="):
+    with pytest.raises(DataError, match="data: is None; expected rows, or labels="):
         berthead.fit()
     done = cli("fit", "--out", tmp_path / "model")
     assert done.code == 2

@@ -35,7 +35,7 @@ from berthead.train.workers import is_writer, team_of
 
 GOLDEN_EXAMPLES = 8
 # Of more rows baselines answer one fold only: they take longer to fit than a head does.
-MOST_ROWS_IN_FOLDS = 1_000
+MOST_ROWS_IN_FOLDS = 300
 
 
 @dataclass(frozen=True, slots=True)

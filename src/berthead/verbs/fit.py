@@ -9,7 +9,7 @@ from typing import Any, Unpack
 from berthead.data.descriptions import read_descriptions, with_descriptions
 from berthead.data.examples import Columns, sound_examples, to_example
 from berthead.data.forms import FORMS, SYNONYMS
-from berthead.errors import Interrupted, MachineError, UsageError, counted
+from berthead.errors import DataError, Interrupted, MachineError, UsageError, counted
 from berthead.fitted import Fitted, load
 from berthead.formats.readers import STDIO
 from berthead.options import FitOptions
@@ -117,7 +117,7 @@ def _fitted(
     described = _described(chosen, task)
     if data is None:
         if not described:
-            raise UsageError("fit", "got no data", "rows, or --labels FILE")
+            raise DataError("data", "is None", "rows, or --labels FILE")
         return Fitted(describe(described, chosen, f"--labels {chosen.labels}")), History()
     names, rows, where = read_rows(data)
     wanted = chosen.to_dict() | {"tag_names": _tag_names(chosen.tag_names, task)}
