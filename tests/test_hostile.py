@@ -245,3 +245,19 @@ def test_an_interruption_in_the_tokenizer_stays_one(toy_model, monkeypatch):
     object.__delattr__(tokenizer, "backend")
     with pytest.raises(KeyboardInterrupt):
         tokenizer.ids(["good"])
+
+
+@pytest.mark.parametrize("numbers", [None, [], [3, 3]], ids=["no entry", "no number", "two numbers"])
+def test_a_template_without_its_tokens_is_told_in_one_line(tiny_bert, tmp_path, capfd, numbers):
+    """The library would print a panic before our line."""
+    folder = tmp_path / "encoder"
+    shutil.copytree(tiny_bert, folder)
+    written = json.loads((folder / "tokenizer.json").read_text())
+    known = written["post_processor"]["special_tokens"]
+    sep = known.pop("[SEP]")
+    if numbers is not None:
+        known["[SEP]"] = sep | {"ids": numbers}
+    (folder / "tokenizer.json").write_text(json.dumps(written))
+    with pytest.raises(ModelError, match=r"tokenizer\.json: cannot be read \(.*\[SEP\]"):
+        Tokenizer.from_folder(folder)
+    assert "panicked" not in capfd.readouterr().err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +27,35 @@ class Template:
     def types(self) -> set[int]:
         """The token types of a row."""
         return {self.segment, self.pair_segment, *self.before[1], *self.between[1], *self.after[1]}
+
+
+def check_templates(backend: Any) -> None:
+    """Check that each special token of a template has its numbers: where one lacks them, the library would panic.
+
+    A panic prints lines of its own before anybody can say what is wrong.
+
+    Raises:
+        ValueError: a token of a template is not among its special tokens, or has not one number for each of its texts.
+    """
+    state = getattr(backend.post_processor, "__getstate__", lambda: b"null")()
+    for template in _templates(json.loads(state)):
+        known = template.get("special_tokens", {})
+        for piece in (*template.get("single", ()), *template.get("pair", ())):
+            name = piece.get("SpecialToken", {}).get("id")
+            if name is None:
+                continue
+            ids = known.get(name, {}).get("ids", ())
+            if not ids or len(ids) != len(known[name].get("tokens", ids)):
+                raise ValueError(f'the template of its post_processor uses "{name}", which has no number there')
+
+
+def _templates(state: Any) -> Iterator[Mapping[str, Any]]:
+    """The templates of a post-processor, or of several in a row."""
+    if isinstance(state, dict):
+        if state.get("type") == "TemplateProcessing":
+            yield state
+        for one in state.get("processors", ()):
+            yield from _templates(one)
 
 
 def template_of(backend: Any, *, pair: bool) -> Template:

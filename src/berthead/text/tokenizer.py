@@ -15,7 +15,7 @@ import numpy as np
 from berthead.errors import ModelError, listed
 from berthead.records import IntArray
 from berthead.text.pieces import Pieces, by_words, pieces_of
-from berthead.text.special_tokens import template_of
+from berthead.text.special_tokens import check_templates, template_of
 from berthead.text.tokenizer_config import follow, read_object
 
 # How tokenizers are saved that only Python code can read.
@@ -60,6 +60,7 @@ class Tokenizer:
         backend.no_truncation()
         self.backend = backend
         self.config = config
+        check_templates(backend)
         self._single = template_of(backend, pair=False)
         self._pair = template_of(backend, pair=True)
         # BERT's own rule for words; others leave punctuation at a word, or a whole sentence without spaces in one.
