@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from pathlib import Path
 
 import fuzzing
 import numpy as np
@@ -28,17 +29,23 @@ def copied(home, tmp_path):
     return shutil.copytree(home, tmp_path / "home")
 
 
-@pytest.mark.parametrize("target", [*fuzzing.KINDS, "rows"])
-def test_what_is_broken_is_refused_or_changes_nothing(target, copied):
-    tried, ends = fuzzing.case(target, copied), collections.Counter()
+def ends_of(target: str, home: Path, number: int) -> collections.Counter:
+    """How the cases of a seeded run end."""
+    tried, ends = fuzzing.case(target, home), collections.Counter()
 
-    @seed(1)
+    @seed(number)
     @settings(max_examples=tries(160), deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(st.data())
     def once(data):
         ends[tried(data)] += 1
 
     once()
+    return ends
+
+
+@pytest.mark.parametrize("target", [*fuzzing.KINDS, "rows"])
+def test_what_is_broken_is_refused_or_changes_nothing(target, copied):
+    ends = ends_of(target, copied, 1)
     assert ends["refused"] > 5
     assert len(ends) > 1  # what is not broken, or in a place that nobody reads, is taken
 
@@ -67,15 +74,7 @@ def test_loading_packs_the_weights_of_a_folder(home, kind, precision, monkeypatc
 
 def test_spoilt_weights_and_records_are_refused_in_every_precision(precision, copied):
     """The seeded run on folders of a model: truncated weights, changed headers, spoilt records."""
-    tried, ends = fuzzing.case("model", copied), collections.Counter()
-
-    @seed(2)
-    @settings(max_examples=tries(160), deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(st.data())
-    def once(data):
-        ends[tried(data)] += 1
-
-    once()
+    ends = ends_of("model", copied, 2)
     assert ends["refused"] > 5
 
 
